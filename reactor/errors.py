@@ -1,0 +1,90 @@
+"""Every exception that the package raises or hands to `connection_lost`, and the sets of errno it knows.
+
+Blame is a type. What our caller did wrong derives from `UsageError`; what ended a connection or an
+attempt derives from the built-in exception that a program already catches (`TimeoutError`,
+`ConnectionError`, `OSError`) beside `ReactorError`.
+"""
+
+from __future__ import annotations
+
+import errno
+
+__all__ = [
+    "ACCEPT_AGAIN",
+    "ACCEPT_EXHAUSTED",
+    "AddressError",
+    "CloseTimeout",
+    "ConnectError",
+    "ConnectTimeout",
+    "ConnectionAborted",
+    "IdleTimeout",
+    "ListenError",
+    "ReactorError",
+    "UsageError",
+]
+
+
+class ReactorError(Exception):
+    """What every exception of this package derives from."""
+
+
+class UsageError(ReactorError, RuntimeError):
+    """The caller broke a rule of the interface: a closed reactor, a second `run`, a write after `write_eof`."""
+
+
+class AddressError(ReactorError, ValueError):
+    """A text or value that is no address, or an address that the operation can't use."""
+
+
+class ListenError(ReactorError, OSError):
+    """A listening socket could not be had. `errno` is the kernel's, the text names the address."""
+
+
+class ConnectError(ReactorError, ConnectionError):
+    """No attempt to connect succeeded. The text names each address that was tried and its error.
+
+    `attempts` holds a pair of address and exception for each attempt, in the order they were made.
+    """
+
+    def __init__(self, message: str, attempts: tuple[tuple[str, OSError], ...] = ()) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+
+
+class ConnectTimeout(ConnectError, TimeoutError):
+    """The attempts to connect took longer than they were given."""
+
+
+class ConnectionAborted(ReactorError, ConnectionAbortedError):
+    """This side called `abort`, or closed the reactor while the connection was open."""
+
+
+class IdleTimeout(ReactorError, TimeoutError):
+    """No byte went in either direction for as long as `Timeouts.idle` allows."""
+
+
+class CloseTimeout(ReactorError, TimeoutError):
+    """The peer did not take what was queued before `close` within the time that it was given."""
+
+
+#: The connection was gone before it could be accepted, or the network said so: accept(2) asks to try
+#: the next one. The set is the one of accept(2), "Error handling", with ECONNABORTED and EPERM.
+ACCEPT_AGAIN = frozenset(
+    number
+    for name in (
+        "ECONNABORTED",
+        "EPERM",
+        "ENETDOWN",
+        "EPROTO",
+        "ENOPROTOOPT",
+        "EHOSTDOWN",
+        "ENONET",
+        "EHOSTUNREACH",
+        "EOPNOTSUPP",
+        "ENETUNREACH",
+    )
+    if (number := getattr(errno, name, None)) is not None
+)
+
+#: The process or the machine has run out of something that only time or closing gives back.
+ACCEPT_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

@@ -1,0 +1,62 @@
+"""What a user subclasses. The calls come in this order, and in no other:
+
+    start -> connection_made -> [data* -> [eof_received]] -> connection_lost -> end
+
+where `data` is `data_received` (or, for a `BufferedProtocol`, `get_buffer` and `buffer_updated`),
+and `pause_writing` / `resume_writing` may come in turn, in pairs, anywhere between `connection_made`
+and `connection_lost`. All calls come on the thread that drives the reactor, and none comes from
+inside another call of the same connection, but for `pause_writing`, which a `write` may make.
+
+The names and the order are those of asyncio's protocols (PEP 3156), so a class written for them that
+talks to nothing but its transport needs no change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reactor.connection import Connection
+
+__all__ = ["BufferedProtocol", "Protocol"]
+
+
+class _Base:
+    __slots__ = ()
+
+    def connection_made(self, connection: Connection) -> None:
+        """Told once, first: `connection` is open and may be written to."""
+
+    def eof_received(self) -> bool | None:
+        """The peer has sent its last byte. Return True to keep the write side open; else it is closed."""
+
+    def pause_writing(self) -> None:
+        """More than the high-water mark is queued: stop writing."""
+
+    def resume_writing(self) -> None:
+        """The queue is down to the low-water mark: writing may go on."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Told once, last. `exc` is the reason; None is a clean end."""
+
+
+class Protocol(_Base):
+    """A protocol that is handed the bytes as they come."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        """`data` arrived; at least one byte."""
+
+
+class BufferedProtocol(_Base):
+    """A protocol whose own buffer is filled by recv_into(2), so that large input is never copied."""
+
+    __slots__ = ()
+
+    def get_buffer(self, sizehint: int) -> bytearray | memoryview:
+        """Return a writable buffer of at least one byte; `sizehint` bytes would do well."""
+        raise TypeError(f"{type(self).__name__} must define get_buffer")
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """`nbytes` bytes, 1 or more, now stand at the start of the buffer."""

@@ -1,0 +1,158 @@
+"""`FlatSelector`: the platform's `selectors.DefaultSelector`, epoll, kept in one byte per descriptor.
+
+The standard class keeps a named tuple, a dictionary entry and an int for each descriptor (about 150
+bytes), and asks the kernel for as many events as there are registered descriptors. This subclass keeps
+the interest in a bytearray indexed by descriptor and asks for a bounded batch; it is a `BaseSelector`
+to everybody else. Where there is no epoll, the loop takes `DefaultSelector` as it is.
+"""
+
+from __future__ import annotations
+
+import select
+import selectors
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
+from typing import Any
+
+__all__ = ["FlatSelector", "Poll", "default_selector", "poll_of"]
+
+Poll = Callable[[float | None, int], list[tuple[int, int]]]
+Fold = Callable[[int, int], int]
+
+if sys.platform == "linux":
+
+    class FlatSelector(selectors.EpollSelector):
+        """An `EpollSelector` whose registrations are bytes, without `SelectorKey.data`."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._epoll: select.epoll = self._selector  # type: ignore[attr-defined]
+            # Takes a timeout and the most events, returns descriptors with epoll's own event bits.
+            self.poll: Poll = self._epoll.poll
+            self._interest = bytearray()
+
+        def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+            """Watch `fileobj` for `events`. Raises KeyError if it is watched, ValueError if it can't be."""
+            if data is not None:
+                raise ValueError("FlatSelector keeps no data: keep it by descriptor")
+            fd = _descriptor(fileobj)
+            if not events or events & ~(EVENT_READ | EVENT_WRITE):
+                raise ValueError(f"Invalid events: {events!r}")
+            interest = self._interest
+            if fd >= len(interest):
+                interest.extend(bytes(fd + 1 - len(interest)))
+            elif interest[fd]:
+                raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
+            self._epoll.register(fd, _MASK[events])
+            interest[fd] = events
+            return SelectorKey(fileobj, fd, events, None)
+
+        def unregister(self, fileobj: Any) -> SelectorKey:
+            """Watch `fileobj` no more. Raises KeyError if it is not watched."""
+            key = self.get_key(fileobj)
+            self._interest[key.fd] = 0
+            try:
+                self._epoll.unregister(key.fd)
+            except OSError:
+                # The owner has closed it; the kernel has then dropped it by itself: epoll(7), Q6.
+                pass
+            return key
+
+        def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+            """Watch `fileobj` for other `events`. Raises KeyError if it is not watched."""
+            key = self.get_key(fileobj)
+            if not events or events & ~(EVENT_READ | EVENT_WRITE):
+                raise ValueError(f"Invalid events: {events!r}")
+            self._epoll.modify(key.fd, _MASK[events])
+            self._interest[key.fd] = events
+            return SelectorKey(fileobj, key.fd, events, None)
+
+        def fold(self, fd: int, mask: int) -> int:
+            """Return epoll's event bits of `fd` as `EVENT_READ` and `EVENT_WRITE` that are asked for."""
+            events = 0
+            if mask & ~select.EPOLLIN:
+                events |= EVENT_WRITE
+            if mask & ~select.EPOLLOUT:
+                events |= EVENT_READ
+            return events & self._interest[fd]
+
+        def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+            """Return the ready keys with their events, as every selector does."""
+            if timeout is not None and timeout < 0:
+                timeout = 0
+            watched = max(1, len(self.get_map()))
+            return [
+                (SelectorKey(fd, fd, self._interest[fd], None), events)
+                for fd, mask in self._epoll.poll(timeout, watched)
+                if (events := self.fold(fd, mask))
+            ]
+
+        def get_key(self, fileobj: Any) -> SelectorKey:
+            """Return the key of `fileobj`. Raises KeyError if it is not watched."""
+            fd = _descriptor(fileobj)
+            events = self._interest[fd] if fd < len(self._interest) else 0
+            if not events:
+                raise KeyError(f"{fileobj!r} is not registered")
+            return SelectorKey(fileobj, fd, events, None)
+
+        def get_map(self) -> Mapping[Any, SelectorKey]:
+            """Return a live view from watched descriptors to their keys."""
+            return _FlatMap(self, self._interest)
+
+        def close(self) -> None:
+            """Close the epoll descriptor and forget everything that was watched."""
+            self._interest.clear()
+            super().close()
+
+    _MASK = {
+        EVENT_READ: select.EPOLLIN,
+        EVENT_WRITE: select.EPOLLOUT,
+        EVENT_READ | EVENT_WRITE: select.EPOLLIN | select.EPOLLOUT,
+    }
+
+    class _FlatMap(Mapping[Any, SelectorKey]):
+        def __init__(self, selector: FlatSelector, interest: bytearray) -> None:
+            self._selector = selector
+            self._interest = interest
+
+        def __len__(self) -> int:
+            return len(self._interest) - self._interest.count(0)
+
+        def __iter__(self) -> Iterator[int]:
+            return (fd for fd, events in enumerate(self._interest) if events)
+
+        def __getitem__(self, fileobj: Any) -> SelectorKey:
+            return self._selector.get_key(fileobj)
+
+
+def _descriptor(fileobj: Any) -> int:
+    fd: int = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+    if fd < 0:
+        raise ValueError(f"Invalid file descriptor: {fd}")
+    return fd
+
+
+def default_selector() -> BaseSelector:
+    """Return the best selector of the platform: a `DefaultSelector`, the flat one where it is epoll."""
+    if sys.platform == "linux" and issubclass(FlatSelector, selectors.DefaultSelector):
+        return FlatSelector()
+    return selectors.DefaultSelector()
+
+
+def poll_of(selector: BaseSelector) -> tuple[Poll, Fold]:
+    """Return how to ask `selector` for events, and how to turn what it says into selectors' events.
+
+    The first takes a timeout in seconds and the most events that are wanted; a selector that can't be
+    told the most may return more.
+    """
+    if sys.platform == "linux" and isinstance(selector, FlatSelector):
+        return selector.poll, selector.fold
+
+    def poll(timeout: float | None, most: int) -> list[tuple[int, int]]:
+        return [(key.fd, events) for key, events in selector.select(timeout)]
+
+    def fold(fd: int, events: int) -> int:
+        return events
+
+    return poll, fold

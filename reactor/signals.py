@@ -1,0 +1,93 @@
+"""Signals as callbacks of the loop. Nothing here happens unless a handler is asked for."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from reactor.errors import UsageError
+
+__all__ = ["Signals"]
+
+
+@attrs.define(eq=False)
+class _Handler:
+    callback: Callable[..., object]
+    args: tuple[Any, ...]
+    previous: Any
+    due: bool = False
+
+
+class Signals:
+    """The signals that a loop handles, and what stood there before.
+
+    Python runs its handlers between two bytecodes of the main thread; ours only hands the callback to
+    the loop. A signal that comes just before the loop waits would be seen too late: that is what the
+    descriptor for `signal.set_wakeup_fd` is for, so its bytes are never read for their value, and a
+    storm that fills it loses nothing. Signals of a kind that come before the callback ran are one, as
+    they are to the kernel: signal(7), "Queueing and delivery semantics for standard signals".
+    """
+
+    def __init__(self, schedule: Callable[..., object], wakeup_fd: int) -> None:
+        self._schedule = schedule
+        self._wakeup_fd = wakeup_fd
+        self._previous_wakeup_fd = -1
+        self._handlers: dict[int, _Handler] = {}
+
+    def add(self, signum: int, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Run `callback(*args)` on the loop's thread when the signal comes, in the place of what did.
+
+        Raises UsageError off the main thread, ValueError or OSError for a signal that can't be handled.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise UsageError(
+                "signal handlers can only be set on the main thread: signal.signal's rule"
+            )
+        known = self._handlers.get(signum)
+        if known is not None:
+            known.callback, known.args = callback, args
+            return
+        if not self._handlers:
+            self._previous_wakeup_fd = signal.set_wakeup_fd(
+                self._wakeup_fd, warn_on_full_buffer=False
+            )
+        try:
+            previous = signal.signal(signum, self._on_signal)
+        except (ValueError, OSError):
+            self._restore_wakeup_fd()
+            raise
+        self._handlers[signum] = _Handler(callback, args, previous)
+
+    def remove(self, signum: int) -> bool:
+        """Put back what handled the signal before; return whether there was a handler of ours."""
+        handler = self._handlers.pop(signum, None)
+        if handler is None:
+            return False
+        # None: it was set from C, and can't be put back from Python.
+        signal.signal(signum, signal.SIG_DFL if handler.previous is None else handler.previous)
+        self._restore_wakeup_fd()
+        return True
+
+    def clear(self) -> None:
+        """Put back all that was there before."""
+        for signum in list(self._handlers):
+            self.remove(signum)
+
+    def _restore_wakeup_fd(self) -> None:
+        if not self._handlers:
+            signal.set_wakeup_fd(self._previous_wakeup_fd)
+
+    def _on_signal(self, signum: int, frame: object) -> None:
+        handler = self._handlers.get(signum)
+        if handler is not None and not handler.due:
+            handler.due = True
+            self._schedule(self._run, handler)
+
+    @staticmethod
+    def _run(handler: _Handler) -> None:
+        handler.due = False
+        handler.callback(*handler.args)

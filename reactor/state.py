@@ -1,0 +1,68 @@
+"""The states of a connection, the events that move it, and the one table of moves.
+
+Each direction ends on its own: `READ_CLOSED` is the peer's end of file, `WRITE_CLOSED` is ours, and
+a connection that has seen both is `CLOSING`. What the table does not list can't happen; `after`
+raises for it, because it would be a bug of ours.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["ENDED", "READABLE", "TRANSITIONS", "WRITABLE", "Event", "State", "after"]
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    OPENING = "opening"  # the socket is there, the protocol has not been told
+    OPEN = "open"
+    READ_CLOSED = "read closed"  # the peer has sent its last byte
+    WRITE_CLOSED = "write closed"  # ours is sent, or queued behind what was written
+    CLOSING = "closing"  # nothing more is read or taken for writing; what is queued goes out
+    CLOSED = "closed"  # off the selector, the socket closed, `connection_lost` is due
+    LOST = "lost"  # `connection_lost` was called
+
+
+class Event(Enum):
+    """What moves a connection from one state to the next."""
+
+    MADE = "made"
+    PEER_EOF = "peer's end of file"
+    WRITE_EOF = "our end of file"
+    CLOSE = "close"
+    CUT = "cut"  # the queue is empty while closing, or abort, or an error
+    TOLD = "told"  # connection_lost was called
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.OPENING, Event.MADE): State.OPEN,
+    (State.OPENING, Event.CUT): State.CLOSED,
+    (State.OPEN, Event.PEER_EOF): State.READ_CLOSED,
+    (State.OPEN, Event.WRITE_EOF): State.WRITE_CLOSED,
+    (State.OPEN, Event.CLOSE): State.CLOSING,
+    (State.OPEN, Event.CUT): State.CLOSED,
+    (State.READ_CLOSED, Event.WRITE_EOF): State.CLOSING,
+    (State.READ_CLOSED, Event.CLOSE): State.CLOSING,
+    (State.READ_CLOSED, Event.CUT): State.CLOSED,
+    (State.WRITE_CLOSED, Event.PEER_EOF): State.CLOSING,
+    (State.WRITE_CLOSED, Event.CLOSE): State.CLOSING,
+    (State.WRITE_CLOSED, Event.CUT): State.CLOSED,
+    (State.CLOSING, Event.CUT): State.CLOSED,
+    (State.CLOSED, Event.TOLD): State.LOST,
+}
+
+READABLE = frozenset({State.OPEN, State.WRITE_CLOSED})
+WRITABLE = frozenset({State.OPEN, State.READ_CLOSED})
+ENDED = frozenset({State.CLOSED, State.LOST})
+
+
+def after(state: State, event: Event) -> State:
+    """Return the state that `event` leads to from `state`.
+
+    Raises KeyError, with both names, for a move that the table does not allow.
+    """
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise KeyError(f"no move from {state.value!r} on {event.value!r}") from None

@@ -1,0 +1,74 @@
+"""The wake-up: a pair of sockets that gets the loop out of its wait, from any thread or signal handler."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from reactor.errors import ReactorError
+
+__all__ = ["Wakeup"]
+
+_DRAIN = 4096  # bytes read at a time; a burst is one byte, only a storm of signals leaves more
+
+
+class Wakeup:
+    """Calls `on_wake()` on the loop's thread after `wake()` was called on any.
+
+    A burst of `wake()` writes one byte: who finds it written does nothing. The write never blocks, and
+    a full buffer is as good as a wake-up. The loop watches `fileno()` for reading.
+    """
+
+    __slots__ = ("_on_wake", "_pending", "_receiver", "_sender")
+
+    def __init__(self, on_wake: Callable[[], None]) -> None:
+        self._receiver, self._sender = socket.socketpair()
+        if self._receiver.family in (socket.AF_INET, socket.AF_INET6):
+            self._refuse_strangers()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
+        self._on_wake = on_wake
+        self._pending = False
+
+    def _refuse_strangers(self) -> None:
+        # Where there are no Unix sockets, socketpair() listens for a moment on loopback, and an
+        # unpatched Python takes whoever connects first (CVE-2024-3219).
+        receiver, sender = self._receiver, self._sender
+        if (
+            receiver.getpeername() != sender.getsockname()
+            or sender.getpeername() != receiver.getsockname()
+        ):
+            self.close()
+            raise ReactorError("another process connected to the wake-up's socket pair: try again")
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable."""
+        return self._receiver.fileno()
+
+    def signal_fileno(self) -> int:
+        """The descriptor for `signal.set_wakeup_fd`."""
+        return self._sender.fileno()
+
+    def wake(self) -> None:
+        """Get the loop out of its wait. From any thread, and from signal handlers."""
+        if self._pending:
+            return
+        self._pending = True
+        try:
+            self._sender.send(b"\0")
+        except BlockingIOError:
+            pass  # full: the loop has something to read already
+
+    def on_event(self, events: int) -> None:
+        """Empty the receiving end, then call back. `_pending` is cleared first, so that nothing is missed."""
+        try:
+            self._receiver.recv(_DRAIN)
+        except BlockingIOError:
+            pass  # reported for what was read already
+        self._pending = False
+        self._on_wake()
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._receiver.close()
+        self._sender.close()
