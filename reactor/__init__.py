@@ -39,3 +39,5 @@ __all__ = [
     "Timeouts",
     "UsageError",
 ]
+
+__version__ = "0.1.0"

@@ -76,9 +76,7 @@ class Address:
             if ":" not in host:
                 raise AddressError(f"{host!r} in {text!r} is no IPv6 address: {_FORMS}")
         elif ":" in host:
-            raise AddressError(
-                f"{text!r} is ambiguous: put the IPv6 address in brackets, [IPV6]:PORT"
-            )
+            raise AddressError(f"{text!r} is ambiguous: put the IPv6 address in brackets, [IPV6]:PORT")
         return cls._inet(host, int(port), text)
 
     @classmethod
@@ -86,9 +84,7 @@ class Address:
         """Return the address that getsockname(2) or getpeername(2) gave, as `socket` hands it out."""
         if isinstance(sockaddr, tuple):
             return cls(host=sockaddr[0], port=sockaddr[1])
-        path = (
-            sockaddr.decode("utf-8", "surrogateescape") if isinstance(sockaddr, bytes) else sockaddr
-        )
+        path = sockaddr.decode("utf-8", "surrogateescape") if isinstance(sockaddr, bytes) else sockaddr
         return cls(path=path)
 
     @classmethod
@@ -133,9 +129,7 @@ class Address:
             return f"unix:{self.path}"
         if self.fd is not None:
             return f"fd:{self.fd}"
-        return (
-            f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
-        )
+        return f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
 
     @property
     def family(self) -> socket.AddressFamily | None:

@@ -51,9 +51,10 @@ def bind(
         options = list(options)
         with contextlib.ExitStack() as opened:
             sockets: list[socket.socket] = []
-            for family, sockaddr in _places(address):
+            for family, place in _places(address):
+                sockaddr = place
                 if address.port == 0 and sockets:  # the kernel picked one for the first
-                    sockaddr = (sockaddr[0], sockets[0].getsockname()[1], *sockaddr[2:])
+                    sockaddr = (place[0], sockets[0].getsockname()[1], *place[2:])
                 sock = opened.enter_context(_listening(family, address, reuse_port, options))
                 if address.path is not None:
                     _clear_stale(address.path)
@@ -75,16 +76,14 @@ def cannot_listen(address: Address, exc: OSError) -> ListenError:
     }
     mend = mends.get(exc.errno or 0)
     cause = exc.strerror or str(exc)
-    return ListenError(
-        exc.errno, f"cannot listen on {address}: {cause}" + (f": {mend}" if mend else "")
-    )
+    return ListenError(exc.errno, f"cannot listen on {address}: {cause}" + (f": {mend}" if mend else ""))
 
 
 def _places(address: Address) -> list[tuple[socket.AddressFamily, Any]]:
     if address.host == "" and socket.has_dualstack_ipv6():
         return [(socket.AF_INET6, ("::", address.port))]
     if address.host == "":
-        return [(socket.AF_INET, ("0.0.0.0", address.port))]
+        return [(socket.AF_INET, ("", address.port))]
     return address.resolve(passive=True)
 
 
@@ -122,9 +121,7 @@ def _set_inet_options(sock: socket.socket, *, dual_stack: bool, reuse_port: bool
 def _inherited(fd: int) -> socket.socket:
     sock = socket.socket(fileno=fd)
     try:
-        if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
-            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-        ):
+        if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise OSError(errno.EINVAL, "it is no listening stream socket")
         sock.setblocking(False)
         sock.set_inheritable(False)

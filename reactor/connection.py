@@ -80,9 +80,7 @@ class IdleWatch:
         self._timer = None
         for connection in self._wheel.expired(self._loop.now, EXPIRED_PER_TICK):
             assert isinstance(connection, Connection)
-            connection.fail(
-                IdleTimeout(f"no byte in either direction for {self._wheel.timeout:g} s")
-            )
+            connection.fail(IdleTimeout(f"no byte in either direction for {self._wheel.timeout:g} s"))
         if self._timer is None:
             self._schedule()
 
@@ -444,9 +442,7 @@ class Connection:
 
     def _close_timed_out(self, timeout: float) -> None:
         queued = self.get_write_buffer_size()
-        self.abort(
-            CloseTimeout(f"{queued} bytes not taken in the {timeout:g} s that close gave them")
-        )
+        self.abort(CloseTimeout(f"{queued} bytes not taken in the {timeout:g} s that close gave them"))
 
     def _broke(self, exc: Exception, callback: str) -> None:
         self._loop.report(exc, f"{type(self._protocol).__qualname__}.{callback}", self)

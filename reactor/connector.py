@@ -78,9 +78,7 @@ class Connector:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._resolved, places, problem)
 
-    def _resolved(
-        self, places: list[tuple[socket.AddressFamily, Any]], problem: OSError | None
-    ) -> None:
+    def _resolved(self, places: list[tuple[socket.AddressFamily, Any]], problem: OSError | None) -> None:
         if problem is not None:
             self._attempts.append((str(self._address), problem))
         self._places = places

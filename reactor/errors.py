@@ -29,7 +29,7 @@ class ReactorError(Exception):
 
 
 class UsageError(ReactorError, RuntimeError):
-    """The caller broke a rule of the interface: a closed reactor, a second `run`, a write after `write_eof`."""
+    """The caller broke a rule: a closed reactor, a second `run`, a write after `write_eof`."""
 
 
 class AddressError(ReactorError, ValueError):

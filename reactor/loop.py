@@ -205,14 +205,13 @@ class Loop:
         self.now = self._clock()
 
         handlers = registry.by_fd
-        for fd, mask in events:
+        for fd, ready in events:
             if stale and fd in stale:
                 continue
-            if mask != EVENT_READ:
-                mask = registry.fold(fd, mask)
-                if not mask:
-                    continue
-            handlers[fd].on_event(mask)  # type: ignore[union-attr]
+            if ready == EVENT_READ:
+                handlers[fd].on_event(EVENT_READ)  # type: ignore[union-attr]
+            elif asked := registry.fold(fd, ready):
+                handlers[fd].on_event(asked)  # type: ignore[union-attr]
         handled = len(events)
         if self.outbox:
             self._flush_outbox()
@@ -239,9 +238,7 @@ class Loop:
 
     def _run_ready(self) -> int:
         ready = self._ready
-        count = min(
-            len(ready), CALLBACKS_PER_TICK
-        )  # what these callbacks add runs in the next tick
+        count = min(len(ready), CALLBACKS_PER_TICK)  # what these callbacks add runs in the next tick
         for _ in range(count):
             self._run(ready.popleft())
         return count
@@ -347,9 +344,7 @@ class Loop:
 
     # Descriptors
 
-    def add_reader(
-        self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any
-    ) -> None:
+    def add_reader(self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any) -> None:
         """Run `callback(*args)` whenever `fd`, a descriptor of your own, is readable.
 
         Another call for the same descriptor replaces the callback.
@@ -359,9 +354,7 @@ class Loop:
         self._check_open()
         self.registry.watch(fd, EVENT_READ, self.call, callback, args)
 
-    def add_writer(
-        self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any
-    ) -> None:
+    def add_writer(self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any) -> None:
         """Run `callback(*args)` whenever `fd` is writable; else as `add_reader`."""
         self._check_open()
         self.registry.watch(fd, EVENT_WRITE, self.call, callback, args)

@@ -17,9 +17,7 @@ def _count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> Non
 
 def _size(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(
-            f"{attribute.name} must be a whole number of bytes, 0 or more, not {value!r}"
-        )
+        raise ValueError(f"{attribute.name} must be a whole number of bytes, 0 or more, not {value!r}")
 
 
 def _seconds(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -46,18 +44,14 @@ class Limits:
     Raises ValueError, naming the field, for a value that can't be meant.
     """
 
-    max_connections: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_count)
-    )
+    max_connections: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
     accept_batch: int = attrs.field(default=64, validator=_count)
     high_water: int = attrs.field(default=64 * 1024, validator=_size)
     low_water: int = attrs.field(default=16 * 1024, validator=_size)
 
     def __attrs_post_init__(self) -> None:
         if self.low_water > self.high_water:
-            raise ValueError(
-                f"low_water ({self.low_water}) must not be above high_water ({self.high_water})"
-            )
+            raise ValueError(f"low_water ({self.low_water}) must not be above high_water ({self.high_water})")
 
 
 @attrs.frozen(kw_only=True)

@@ -1,4 +1,6 @@
-"""What a user subclasses. The calls come in this order, and in no other:
+"""What a user subclasses.
+
+The calls come in this order, and in no other:
 
     start -> connection_made -> [data* -> [eof_received]] -> connection_lost -> end
 

@@ -137,9 +137,7 @@ class Reactor(Loop):
         self._check_open()
         where = Address.of(address)
         timeouts = timeouts or Timeouts()
-        terms = Terms(
-            limits or Limits(), timeouts, self._idle_watch(timeouts), self._connection_lost
-        )
+        terms = Terms(limits or Limits(), timeouts, self._idle_watch(timeouts), self._connection_lost)
         if self._resolver is None:
             self._resolver = ThreadPoolExecutor(_RESOLVER_THREADS, "reactor-resolver")
         connector = Connector(
@@ -171,9 +169,7 @@ class Reactor(Loop):
         """
         self._check_open()
         timeouts = timeouts or Timeouts()
-        terms = Terms(
-            limits or Limits(), timeouts, self._idle_watch(timeouts), self._connection_lost
-        )
+        terms = Terms(limits or Limits(), timeouts, self._idle_watch(timeouts), self._connection_lost)
         sockaddr = sock.getpeername()
         protocol = factory()
         sock.setblocking(False)

@@ -44,17 +44,13 @@ class Signals:
         Raises UsageError off the main thread, ValueError or OSError for a signal that can't be handled.
         """
         if threading.current_thread() is not threading.main_thread():
-            raise UsageError(
-                "signal handlers can only be set on the main thread: signal.signal's rule"
-            )
+            raise UsageError("signal handlers can only be set on the main thread: signal.signal's rule")
         known = self._handlers.get(signum)
         if known is not None:
             known.callback, known.args = callback, args
             return
         if not self._handlers:
-            self._previous_wakeup_fd = signal.set_wakeup_fd(
-                self._wakeup_fd, warn_on_full_buffer=False
-            )
+            self._previous_wakeup_fd = signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
         try:
             previous = signal.signal(signum, self._on_signal)
         except (ValueError, OSError):

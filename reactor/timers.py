@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-__all__ = ["Handle", "TimerHeap", "TimerHandle", "Wheel", "WheelMember"]
+__all__ = ["Handle", "TimerHandle", "TimerHeap", "Wheel", "WheelMember"]
 
 
 class Handle:

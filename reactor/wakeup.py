@@ -34,10 +34,7 @@ class Wakeup:
         # Where there are no Unix sockets, socketpair() listens for a moment on loopback, and an
         # unpatched Python takes whoever connects first (CVE-2024-3219).
         receiver, sender = self._receiver, self._sender
-        if (
-            receiver.getpeername() != sender.getsockname()
-            or sender.getpeername() != receiver.getsockname()
-        ):
+        if receiver.getpeername() != sender.getsockname() or sender.getpeername() != receiver.getsockname():
             self.close()
             raise ReactorError("another process connected to the wake-up's socket pair: try again")
 

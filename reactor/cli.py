@@ -1,0 +1,287 @@
+"""The command line: `serve` runs an app, `connect` is the client for it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import reactor
+from reactor.address import Address
+from reactor.apps import APPS
+from reactor.connection import Connection
+from reactor.errors import AddressError, ListenError, UsageError
+from reactor.options import Limits, Timeouts
+from reactor.protocol import Protocol
+from reactor.server import Reactor
+
+__all__ = ["main"]
+
+log = logging.getLogger("reactor")
+
+DEFAULT_ADDRESS = "127.0.0.1:9092"
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+# Bytes of standard input that are read, and on their way to the peer, at a time.
+_CHUNK = 64 * 1024
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    argv: the words after the program's name; None for the process's own.
+    Status 0: done. 1: the port, the peer or the network said no. 2: a word that can't be meant.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or (words[0].startswith("-") and words[0] not in {"-h", "--help", "--version"}):
+        words = ["serve", *words]
+    options = _parser().parse_args(words)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    try:
+        status: int = options.command(options)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message} (try {self.prog} --help)\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m reactor",
+        description="A TCP reactor. Without a command it is: serve echo.",
+    )
+    parser.add_argument("--version", action="version", version=f"reactor {reactor.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="run a server"))
+    _add_connect(commands.add_parser("connect", help="connect standard input and output to a server"))
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_serve)
+    parser.add_argument(
+        "app",
+        nargs="?",
+        type=_app,
+        default="echo",
+        metavar="APP",
+        help=f"{', '.join(APPS)}, or module:factory with what makes a Protocol (default: echo)",
+    )
+    parser.add_argument(
+        "--listen",
+        action="append",
+        type=_address,
+        metavar="ADDRESS",
+        help="HOST:PORT, [IPV6]:PORT, :PORT for every interface, unix:/path or fd:N; port 0 picks "
+        f"one; may be repeated (default: {DEFAULT_ADDRESS})",
+    )
+    parser.add_argument(
+        "--idle-timeout",
+        type=float,
+        metavar="S",
+        help="seconds without a byte in either direction until a client is cut off (default: never)",
+    )
+    parser.add_argument(
+        "--max-connections",
+        type=int,
+        metavar="N",
+        help="clients at once, for each --listen; more wait in the kernel's backlog (default: no limit)",
+    )
+    parser.add_argument(
+        "--drain-timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help="seconds that clients have after SIGINT or SIGTERM; a second one leaves at once "
+        "(default: %(default)g)",
+    )
+    _add_log_level(parser)
+
+
+def _add_connect(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_connect)
+    parser.add_argument(
+        "address", type=_address, metavar="ADDRESS", help="HOST:PORT, [IPV6]:PORT or unix:/path"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=10.0,
+        metavar="S",
+        help="seconds that connecting may take (default: %(default)g)",
+    )
+    _add_log_level(parser)
+
+
+def _add_log_level(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        default="info",
+        metavar="LEVEL",
+        help=f"{', '.join(LEVELS)}; the log goes to standard error (default: %(default)s)",
+    )
+    parser.set_defaults(error=parser.error)
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except AddressError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def _seconds(text: str) -> float:
+    try:
+        return Timeouts(close=float(text)).close
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0") from None
+
+
+def _app(name: str) -> Callable[[], Any]:
+    known = APPS.get(name)
+    if known is not None:
+        return known
+    module_name, separator, path = name.partition(":")
+    if not (separator and module_name and path):
+        raise argparse.ArgumentTypeError(
+            f"there is no app {name!r}: choose {', '.join(APPS)}, or give module:factory"
+        )
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the installed command finds modules where `python -m` does
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as exc:
+        # Whatever a module raises while it is imported is its user's to mend.
+        raise argparse.ArgumentTypeError(f"cannot import {name!r}: {type(exc).__name__}: {exc}") from exc
+    if not callable(found):
+        raise argparse.ArgumentTypeError(f"{name!r} is no factory: it can't be called")
+    factory: Callable[[], Any] = found
+    return factory
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        limits = Limits(max_connections=options.max_connections)
+        timeouts = Timeouts(idle=options.idle_timeout)
+    except ValueError as exc:
+        options.error(str(exc))
+    with Reactor() as loop:
+        try:
+            for address in options.listen or [Address.parse(DEFAULT_ADDRESS)]:
+                listener = loop.listen(address, options.app, limits=limits, timeouts=timeouts)
+                for bound in listener.addresses:
+                    log.info("listening on %s", bound)
+        except ListenError as exc:
+            return _failed(exc.strerror)
+        loop.run(signals={signal.SIGINT, signal.SIGTERM}, drain_timeout=options.drain_timeout)
+        left = len(loop.connections())
+        if left:
+            return _failed(f"left at once: {left} connections were still open")
+    return 0
+
+
+def _connect(options: argparse.Namespace) -> int:
+    if options.address.fd is not None:
+        options.error(f"{options.address} can't be connected to: give HOST:PORT or unix:/path")
+    problems: list[BaseException] = []
+    with Reactor() as loop:
+
+        def failed(exc: BaseException) -> None:
+            problems.append(exc)
+            loop.stop()
+
+        loop.connect(
+            options.address,
+            lambda: _Terminal(loop, failed),
+            timeouts=Timeouts(connect=options.timeout),
+            on_failure=failed,
+        )
+        loop.run()
+    return _failed(str(problems[0])) if problems else 0
+
+
+def _failed(message: str | None) -> int:
+    sys.stderr.write(f"python -m reactor: {message}\n")
+    return EXIT_FAILED
+
+
+class _Terminal(Protocol):
+    """Standard input to the peer, the peer to standard output.
+
+    Standard input may be a file, which no selector takes, so a thread reads it: one chunk at a time,
+    the next when the last has been written and the peer keeps up.
+    """
+
+    def __init__(self, loop: Reactor, failed: Callable[[BaseException], None]) -> None:
+        self._loop = loop
+        self._failed = failed
+        self._may_read = threading.Event()
+        self._paused = False
+
+    def connection_made(self, connection: Connection) -> None:
+        self._connection = connection
+        self._may_read.set()
+        threading.Thread(target=self._read_input, daemon=True).start()
+
+    def data_received(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(sys.stdout.fileno(), rest) :]
+        except OSError as exc:
+            self._connection.abort(OSError(exc.errno, f"standard output: {exc.strerror}"))
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._may_read.set()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is None:
+            self._loop.stop()
+        else:
+            self._failed(exc)
+
+    def _read_input(self) -> None:
+        data = b"."
+        while data:
+            self._may_read.wait()
+            self._may_read.clear()
+            data = os.read(sys.stdin.fileno(), _CHUNK)
+            try:
+                self._loop.call_soon_threadsafe(self._send, data)
+            except UsageError:
+                return  # the connection has ended, and the reactor with it
+
+    def _send(self, data: bytes) -> None:
+        if data:
+            self._connection.write(data)
+        else:
+            self._connection.write_eof()
+        if not self._paused:
+            self._may_read.set()

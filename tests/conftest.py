@@ -1,0 +1,62 @@
+"""Fixtures that every test file may use. The tools behind them are in `helpers`."""
+
+import gc
+import os
+import selectors
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from reactor import Reactor
+from reactor.selector import default_selector
+from tests.helpers import Errors
+
+settings.register_profile("ci", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("nightly", settings.get_profile("ci"), max_examples=100_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# What the platform's default is, then the standard library's: other platforms' users get one of them.
+SELECTORS: dict[str, Callable[[], selectors.BaseSelector]] = {
+    "default": default_selector,
+    **{
+        name: getattr(selectors, name)
+        for name in ("EpollSelector", "PollSelector", "SelectSelector", "KqueueSelector")
+        if hasattr(selectors, name)
+    },
+}
+
+
+@pytest.fixture(params=list(SELECTORS))
+def make_selector(request: pytest.FixtureRequest) -> Callable[[], selectors.BaseSelector]:
+    """Each selector that the platform has, in turn."""
+    return SELECTORS[request.param]
+
+
+@pytest.fixture
+def errors() -> Errors:
+    """What the reactor reported to `on_error`."""
+    return Errors()
+
+
+@pytest.fixture
+def reactor(make_selector: Callable[[], selectors.BaseSelector], errors: Errors) -> Iterator[Reactor]:
+    """A reactor on each selector; the test fails on an error that it has not taken from `errors`."""
+    with Reactor(selector=make_selector(), on_error=errors) as made:
+        yield made
+    assert errors.seen == []
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    """Fail the test if it leaves more descriptors open than it found."""
+    gc.collect()
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    gc.collect()
+    after = {
+        f"{fd} -> {os.readlink(f'/proc/self/fd/{fd}')}"
+        for fd in set(os.listdir("/proc/self/fd")) - before
+        if os.path.exists(f"/proc/self/fd/{fd}")
+    }
+    assert after == set()

@@ -1,0 +1,179 @@
+"""Real objects for the tests: a protocol that remembers, a socket that follows a script, a clock."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from reactor import Connection, Protocol, Reactor
+
+DEADLINE = 20.0  # seconds after which a wait for something has failed; nothing waits for it
+
+
+def spin(reactor: Reactor, until: Callable[[], object], deadline: float = DEADLINE) -> None:
+    """Drive `reactor` until `until()` is true."""
+    end = time.monotonic() + deadline
+    while not until():
+        left = end - time.monotonic()
+        assert left > 0, "what was waited for did not come"
+        reactor.run_once(min(left, 0.05))
+
+
+class Errors:
+    """An `on_error` that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[BaseException, str, Any]] = []
+
+    def __call__(self, exc: BaseException, callback: str, connection: Any) -> None:
+        self.seen.append((exc, callback, connection))
+
+    def take(self) -> tuple[BaseException, str, Any]:
+        """Return the one error there is, and forget it."""
+        (only,) = self.seen
+        self.seen.clear()
+        return only
+
+
+class Recorder(Protocol):
+    """Keeps every call, in order, as a tuple of its name and argument."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.connection: Connection
+        self.keep_open = False
+
+    @property
+    def names(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+    @property
+    def received(self) -> bytes:
+        return b"".join(call[1] for call in self.calls if call[0] == "data_received")
+
+    @property
+    def lost(self) -> bool:
+        return "connection_lost" in self.names
+
+    @property
+    def reason(self) -> BaseException | None:
+        """What `connection_lost` was told; fails unless it came exactly once, and last."""
+        assert self.names.count("connection_lost") == 1
+        assert self.names[-1] == "connection_lost"
+        return self.calls[-1][1]
+
+    def connection_made(self, connection: Connection) -> None:
+        self.connection = connection
+        self.calls.append(("connection_made", connection))
+
+    def data_received(self, data: bytes) -> None:
+        self.calls.append(("data_received", data))
+
+    def eof_received(self) -> bool:
+        self.calls.append(("eof_received",))
+        return self.keep_open
+
+    def pause_writing(self) -> None:
+        self.calls.append(("pause_writing",))
+
+    def resume_writing(self) -> None:
+        self.calls.append(("resume_writing",))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.calls.append(("connection_lost", exc))
+
+
+class Echo(Recorder):
+    """A recorder that sends back what it gets."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.connection.write(data)
+
+
+def connect(reactor: Reactor, address: Any) -> socket.socket:
+    """Return a plain blocking client of a listener's address."""
+    if address.path is not None:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(address.path)
+        return client
+    return socket.create_connection((address.host, address.port), timeout=DEADLINE)
+
+
+def pair(reactor: Reactor, protocol: Any, **options: Any) -> tuple[Connection, socket.socket]:
+    """Return a connection of `reactor` with `protocol`, and a non-blocking socket at its other end."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    return reactor.adopt(ours, lambda: protocol, **options), theirs
+
+
+class ScriptedSocket:
+    """A real socket whose calls follow a script where there is one.
+
+    Each entry of `script[name]` stands for one call of that method: an exception is raised; a number
+    is the most bytes that `send`, `sendmsg` or `recv` pass through; None lets the call through as it
+    is. When the entries are used up, calls go through. `calls` keeps the names of all calls.
+    """
+
+    def __init__(self, sock: socket.socket, **script: list[Any]) -> None:
+        self._sock = sock
+        self.script = {name: deque(entries) for name, entries in script.items()}
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def _next(self, name: str) -> int | None:
+        self.calls.append(name)
+        entries = self.script.get(name)
+        entry = entries.popleft() if entries else None
+        if isinstance(entry, BaseException):
+            raise entry
+        return entry
+
+    def send(self, data: Any) -> int:
+        most = self._next("send")
+        return self._sock.send(data if most is None else memoryview(data)[:most])
+
+    def sendmsg(self, pieces: list[Any]) -> int:
+        most = self._next("sendmsg")
+        if most is None:
+            return self._sock.sendmsg(pieces)
+        return self._sock.send(b"".join(pieces)[:most])
+
+    def recv(self, size: int) -> bytes:
+        most = self._next("recv")
+        return self._sock.recv(size if most is None else min(size, most))
+
+    def recv_into(self, buffer: Any) -> int:
+        most = self._next("recv_into")
+        view = memoryview(buffer)
+        return self._sock.recv_into(view if most is None else view[:most])
+
+    def shutdown(self, how: int) -> None:
+        self._next("shutdown")
+        self._sock.shutdown(how)
+
+    def setsockopt(self, *args: Any) -> None:
+        self._next("setsockopt")
+        self._sock.setsockopt(*args)
+
+    def close(self) -> None:
+        self._next("close")
+        self._sock.close()
+
+
+class ManualClock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds

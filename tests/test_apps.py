@@ -1,0 +1,167 @@
+"""The built-in apps, and real clients talking to them."""
+
+import hashlib
+import random
+import shutil
+import socket
+import subprocess
+
+import pytest
+
+from reactor import Reactor
+from reactor.apps import APPS
+from reactor.apps.echo import Echo
+from tests.helpers import DEADLINE, connect, pair, spin
+
+PACKAGES = {"nc": "netcat-openbsd", "socat": "socat", "telnet": "telnet"}
+
+
+def program(name):
+    path = shutil.which(name)
+    assert path, f"{name} is missing: install the package {PACKAGES[name]}"
+    return path
+
+
+@pytest.fixture
+def address(reactor):
+    return reactor.listen("127.0.0.1:0", Echo).addresses[0]
+
+
+def talk(reactor, words, data):
+    """Run a client with `data` as its input beside the reactor; return what it printed."""
+    process = subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    out = bytearray()
+    rest = memoryview(data)
+
+    def read():
+        more = process.stdout.read1(65536)
+        out.extend(more)
+        if not more:
+            reactor.remove_reader(process.stdout)
+            process.stdout.close()
+
+    def write():
+        nonlocal rest
+        rest = rest[process.stdin.raw.write(rest[:65536]) :]
+        if not rest:
+            reactor.remove_writer(process.stdin)
+            process.stdin.close()
+
+    reactor.add_reader(process.stdout, read)
+    reactor.add_writer(process.stdin, write)
+    try:
+        spin(reactor, lambda: process.stdout.closed)
+        assert process.wait(DEADLINE) in {0, 1}  # telnet says 1 when the server closes
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+    return bytes(out)
+
+
+def test_nc(reactor, address):
+    assert talk(reactor, [program("nc"), "-N", address.host, str(address.port)], b"hi\n") == b"hi\n"
+
+
+def test_socat_gets_every_byte_back(reactor, address):
+    data = random.Random(1).randbytes(4_000_000)
+    words = [program("socat"), "-t", "10", "-", f"TCP:{address.host}:{address.port}"]
+    back = talk(reactor, words, data)
+    assert hashlib.sha256(back).digest() == hashlib.sha256(data).digest()
+
+
+def test_telnet(reactor):
+    address = reactor.listen("127.0.0.1:0", APPS["greet"]).addresses[0]
+    out = talk(reactor, [program("telnet"), address.host, str(address.port)], b"\n")
+    assert b"Hello from reactor." in out
+
+
+def test_blocking_client_of_the_documents(reactor, address):
+    with connect(reactor, address) as client:
+        client.sendall(b"Hello\n")
+        spin(reactor, lambda: reactor.connections())
+        reactor.run_once(DEADLINE)
+        assert client.recv(8192) == b"Hello\n"
+
+
+def test_echo_does_not_read_from_a_client_that_does_not(reactor):
+    echo = Echo()
+    connection, peer = pair(reactor, echo)
+    sent = 0
+    with peer:
+        while connection.is_reading():
+            try:
+                sent += peer.send(bytes(65536))
+            except BlockingIOError:
+                pass
+            reactor.run_once(0)
+        queued = connection.get_write_buffer_size()
+        assert 0 < queued < 256 * 1024
+        received = 0
+        while received < sent:
+            try:
+                received += len(peer.recv(65536))
+            except BlockingIOError:
+                pass
+            reactor.run_once(0)
+        assert connection.is_reading()
+
+
+def test_a_client_that_never_reads_does_not_stop_another(reactor, address):
+    with connect(reactor, address) as stuck, connect(reactor, address) as other:
+        stuck.setblocking(False)
+        other.setblocking(False)
+        spin(reactor, lambda: len(reactor.connections()) == 2)
+        spin(reactor, lambda: fill(stuck) and not all(c.is_reading() for c in reactor.connections()))
+        other.send(b"x")
+        spin(reactor, lambda: peek(other))
+        assert other.recv(10) == b"x"
+
+
+def fill(sock):
+    try:
+        sock.send(bytes(65536))
+    except BlockingIOError:
+        pass
+    return True
+
+
+def peek(sock):
+    try:
+        return sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return b""
+
+
+def test_discard_answers_nothing(reactor):
+    connection, peer = pair(reactor, APPS["discard"]())
+    with peer:
+        peer.send(b"x" * 1000)
+        peer.shutdown(socket.SHUT_WR)
+        spin(reactor, lambda: reactor.connections() == [])
+        assert peer.recv(10) == b""
+
+
+def test_greet_greets_and_closes(reactor):
+    connection, peer = pair(reactor, APPS["greet"]())
+    with peer:
+        reactor.run_once(0)
+        assert peer.recv(100) == b"Hello from reactor.\n"
+        assert peer.recv(100) == b""
+
+
+def test_reactors_of_one_process_serve_each_other():
+    with Reactor() as first, Reactor() as second:
+        address = first.listen("127.0.0.1:0", APPS["greet"]).addresses[0]
+        got = []
+
+        class Client(APPS["discard"]):
+            def data_received(self, data):
+                got.append(data)
+
+        second.connect(address, Client)
+        spin(second, lambda: (first.run_once(0), got)[1])
+        assert b"".join(got) == b"Hello from reactor.\n"

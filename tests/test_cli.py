@@ -1,0 +1,330 @@
+"""The command line: what it serves, what it says, and how it ends."""
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from reactor.cli import main
+from tests.helpers import DEADLINE
+
+
+@contextmanager
+def command(*words, **options):
+    """Run `python -m reactor` with `words`; give the process, and end it whatever happens."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reactor", *words],
+        stdin=options.pop("stdin", subprocess.DEVNULL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def server(*words, **options):
+    """Run a server; give the process and the address that it says it listens on."""
+    with command(*words, **options) as process:
+        yield process, listening_on(process)
+
+
+def listening_on(process):
+    ready, _, _ = select.select([process.stderr], [], [], DEADLINE)
+    assert ready, "the server said nothing"
+    line = process.stderr.readline().decode()
+    found = re.search(r"listening on (\S+)\n$", line)
+    assert found, line
+    return found[1]
+
+
+def client_of(address):
+    if address.startswith("unix:"):
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(DEADLINE)
+        client.connect(address.removeprefix("unix:"))
+        return client
+    host, port = address.rsplit(":", 1)
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=DEADLINE)
+
+
+def read_all(client):
+    data = b""
+    while more := client.recv(65536):
+        data += more
+    return data
+
+
+def usage_error(capsys, *words):
+    """Return the one line that `words` are refused with."""
+    with pytest.raises(SystemExit) as refused:
+        main(words)
+    assert refused.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+def test_echoes_by_default():
+    with server("--listen", "127.0.0.1:0") as (_, address), client_of(address) as client:
+        client.sendall(b"hi\n")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b"hi\n"
+
+
+def test_default_address_is_the_one_of_the_readme():
+    with server() as (_, address):
+        assert address == "127.0.0.1:9092"
+
+
+@pytest.mark.parametrize(
+    ("app", "sent", "received"),
+    [("echo", b"abc", b"abc"), ("discard", b"abc", b""), ("greet", b"", b"Hello from reactor.\n")],
+)
+def test_apps(app, sent, received):
+    with server("serve", app, "--listen", "127.0.0.1:0") as (_, address), client_of(address) as client:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == received
+
+
+def test_several_addresses_each_get_their_line(tmp_path):
+    path = str(tmp_path / "s")
+    with server("--listen", "127.0.0.1:0", "--listen", f"unix:{path}") as (process, first):
+        assert listening_on(process) == f"unix:{path}"
+        for address in (first, f"unix:{path}"):
+            with client_of(address) as client:
+                client.sendall(b"x")
+                assert client.recv(1) == b"x"
+
+
+def test_serves_a_factory_of_a_module_in_the_working_directory(tmp_path):
+    (tmp_path / "shout.py").write_text(
+        "from reactor import Protocol\n"
+        "class Shout(Protocol):\n"
+        "    def connection_made(self, connection): self.connection = connection\n"
+        "    def data_received(self, data): self.connection.write(data.upper())\n"
+    )
+    words = ("serve", "shout:Shout", "--listen", "127.0.0.1:0")
+    with server(*words, cwd=tmp_path) as (_, address), client_of(address) as client:
+        client.sendall(b"hi")
+        assert client.recv(2) == b"HI"
+
+
+def test_inherited_descriptor():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        words = ("--listen", f"fd:{listening.fileno()}")
+        with server(*words, pass_fds=[listening.fileno()]) as (_, address), client_of(address) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+
+
+def test_idle_client_is_cut_off():
+    words = ("--listen", "127.0.0.1:0", "--idle-timeout", "0.05")
+    with server(*words) as (_, address), client_of(address) as client:
+        assert client.recv(1) == b""
+
+
+def test_max_connections_leaves_the_next_in_the_backlog():
+    words = ("--listen", "127.0.0.1:0", "--max-connections", "1")
+    with server(*words) as (_, address), client_of(address) as first:
+        first.sendall(b"1")
+        assert first.recv(1) == b"1"
+        with client_of(address) as second:
+            second.sendall(b"2")
+            first.close()
+            assert second.recv(1) == b"2"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signal_drains_and_exits_0(signum):
+    with server("--listen", "127.0.0.1:0") as (process, address), client_of(address) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        process.send_signal(signum)
+        assert client.recv(1) == b""
+        assert process.wait(DEADLINE) == 0
+        assert b"Traceback" not in process.stderr.read()
+
+
+def stuck_echo(address):
+    """Return a client that has sent more than it reads, so that the server has something queued."""
+    client = client_of(address)
+    client.setblocking(False)
+    while select.select([], [client], [], 0.2)[1]:
+        try:
+            client.send(bytes(65536))
+        except BlockingIOError:
+            pass
+    return client
+
+
+def wait_until_refused(address):
+    while True:
+        try:
+            client_of(address).close()
+        except ConnectionRefusedError:
+            return
+        except ConnectionResetError:
+            continue  # it was in the backlog when the listener closed
+
+
+def test_second_signal_leaves_at_once():
+    words = ("--listen", "127.0.0.1:0", "--drain-timeout", "1000")
+    with server(*words) as (process, address), stuck_echo(address):
+        process.send_signal(signal.SIGTERM)
+        wait_until_refused(address)  # the drain has begun
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 1
+        assert process.stderr.read().endswith(b"left at once: 1 connections were still open\n")
+
+
+def test_drain_gives_up_at_its_deadline():
+    words = ("--listen", "127.0.0.1:0", "--drain-timeout", "0.1")
+    with server(*words) as (process, address), stuck_echo(address):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+def test_port_in_use_is_one_line_and_status_1():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with command("--listen", address) as process:
+            out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    assert out == b""
+    assert err.decode() == (
+        f"python -m reactor: cannot listen on {address}: Address already in use: "
+        "stop what listens there, or choose another\n"
+    )
+
+
+def test_address_that_is_not_permitted_is_one_line_and_status_1(capsys, tmp_path):
+    (tmp_path / "file").write_text("not a socket")
+    assert main(["--listen", f"unix:{tmp_path}/file"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "move it away" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["serve", "nonsense"], "there is no app 'nonsense': choose echo, discard, greet, or give"),
+        (["serve", "nonsense:"], "there is no app 'nonsense:'"),
+        (["serve", "no_such_module:F"], "cannot import 'no_such_module:F': ModuleNotFoundError"),
+        (["serve", "os:no_such_name"], "cannot import 'os:no_such_name': AttributeError"),
+        (["serve", "os:sep"], "'os:sep' is no factory"),
+        (["--listen", "nonsense"], "'nonsense' has no port: write HOST:PORT"),
+        (["--listen", "127.0.0.1:99999"], "port 99999 in 127.0.0.1:99999 is out of range: 0 to 65535"),
+        (["--listen", "127.0.0.1:http"], "'http' in '127.0.0.1:http' is no port number"),
+        (["--idle-timeout", "-1"], "idle must be more than 0 seconds, not -1.0"),
+        (["--idle-timeout", "soon"], "invalid float value: 'soon'"),
+        (["--max-connections", "0"], "max_connections must be a whole number of 1 or more, not 0"),
+        (["--drain-timeout", "nan"], "'nan' is no number of seconds above 0"),
+        (["--log-level", "loud"], "invalid choice: 'loud'"),
+        (["bogus"], "invalid choice: 'bogus'"),
+        (["connect"], "the following arguments are required: ADDRESS"),
+        (["connect", "fd:3"], "fd:3 can't be connected to"),
+        (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+    ],
+)
+def test_bad_word_is_one_line_with_the_cause(capsys, words, cause):
+    assert cause in usage_error(capsys, *words)
+
+
+def test_module_that_fails_to_import_is_one_line(capsys, tmp_path, monkeypatch):
+    (tmp_path / "broken_app.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    told = usage_error(capsys, "serve", "broken_app:App")
+    assert "cannot import 'broken_app:App': ZeroDivisionError: division by zero" in told
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+    assert done.value.code == 0
+    assert re.fullmatch(r"reactor \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_connect_passes_its_input_to_the_peer_and_back():
+    data = bytes(range(256)) * 4096
+    with server("--listen", "127.0.0.1:0") as (_, address):
+        with command("connect", address, stdin=subprocess.PIPE) as process:
+            out, err = process.communicate(data, timeout=DEADLINE)
+            assert process.returncode == 0
+            assert out == data
+            assert err == b""
+
+
+def test_connect_reads_a_file(tmp_path):
+    (tmp_path / "file").write_bytes(b"from a file\n")
+    with server("--listen", "127.0.0.1:0") as (_, address), (tmp_path / "file").open() as file:
+        with command("connect", address, stdin=file) as process:
+            out, _ = process.communicate(timeout=DEADLINE)
+    assert out == b"from a file\n"
+
+
+def test_connect_ends_when_the_peer_does_though_input_is_open():
+    reading, writing = os.pipe()
+    try:
+        with server("serve", "greet", "--listen", "127.0.0.1:0") as (_, address):
+            with command("connect", address, stdin=reading) as process:
+                out, _ = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0
+        assert out == b"Hello from reactor.\n"
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_connect_refused_is_one_line_and_status_1(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        address = f"127.0.0.1:{gone.getsockname()[1]}"
+    assert main(["connect", address]) == 1
+    told = capsys.readouterr().err
+    assert told == (f"python -m reactor: cannot connect to {address}: {address}: Connection refused\n")
+
+
+def test_connect_tells_a_reset(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with command("connect", f"127.0.0.1:{listening.getsockname()[1]}", stdin=subprocess.PIPE) as process:
+            peer, _ = listening.accept()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            peer.close()
+            _, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    assert err == b"python -m reactor: [Errno 104] Connection reset by peer\n"
+
+
+def test_connect_tells_that_its_output_was_closed():
+    with server("--listen", "127.0.0.1:0") as (_, address):
+        with command("connect", address, stdin=subprocess.PIPE) as process:
+            process.stdout.close()
+            process.stdout = None
+            _, err = process.communicate(b"x", timeout=DEADLINE)
+    assert process.returncode == 1
+    assert err == b"python -m reactor: [Errno 32] standard output: Broken pipe\n"
+
+
+def test_interrupted_connect_exits_130():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        words = ("connect", f"127.0.0.1:{listening.getsockname()[1]}")
+        with command(*words, stdin=subprocess.PIPE) as process:
+            peer, _ = listening.accept()
+            with peer:
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130
+    assert err == b""
