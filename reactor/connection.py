@@ -25,10 +25,11 @@ from reactor.buffers import OutboundBuffer
 from reactor.errors import CloseTimeout, ConnectionAborted, IdleTimeout, UsageError
 from reactor.loop import Loop
 from reactor.options import Limits, Timeouts
+from reactor.registry import EventHandler
 from reactor.state import ENDED, READABLE, WRITABLE, Event, State, after
 from reactor.timers import Handle, TimerHandle, Wheel, WheelMember
 
-__all__ = ["Connection", "IdleWatch", "Terms", "flush_connections"]
+__all__ = ["Connection", "IdleWatch", "Terms", "connection_of", "flush_connections"]
 
 #: Bytes asked for in one recv(2): the most that one readiness may take from the others' time.
 RECV_SIZE = 64 * 1024
@@ -42,10 +43,6 @@ EXPIRED_PER_TICK = 256
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
-
-# Looked up as globals on the byte's way, where an attribute of a class costs more.
-_OPEN = State.OPEN
-_READ = EVENT_READ
 
 
 class IdleWatch:
@@ -115,6 +112,26 @@ class _Queue(OutboundBuffer):
         self.deadline: TimerHandle | None = None
 
 
+#: Stands in `Connection._out` when nothing is queued and nothing more is taken, so that `write` has one
+#: question to ask instead of two.
+_SHUT = _Queue()
+
+
+class _BufferedInput:
+    """What the loop calls for a connection whose protocol receives into its own buffer."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def on_event(self, events: int) -> None:
+        if events & EVENT_READ:
+            self.connection.receive_into()
+        if events & EVENT_WRITE:
+            self.connection.on_event(EVENT_WRITE)
+
+
 @attrs.define(eq=False, repr=False, init=False)
 class Connection:
     """A connected stream socket, with the protocol that it serves.
@@ -130,10 +147,10 @@ class Connection:
     _terms: Terms
     _peer: bytes | str | None
     _state: State
-    # None: nothing. Bytes: the one piece gathered in this tick. Queue: more, or what the kernel left.
+    # None: nothing. Bytes: the one piece gathered in this tick. Queue: more, or what the kernel left;
+    # or `_SHUT`.
     _out: bytes | _Queue | None
     _reading: bool
-    _buffered: bool
     last_active: float
     spoke: int
 
@@ -149,7 +166,7 @@ class Connection:
         self._reading = True
         self.last_active = loop.now
         self.spoke = 0
-        self.set_protocol(protocol)
+        self._protocol = protocol
 
     def __repr__(self) -> str:
         peer = self.get_extra_info("peername")
@@ -161,8 +178,8 @@ class Connection:
 
         Raises OSError if the selector does not take the socket, which is then still the maker's.
         """
-        self._loop.registry.register(self._sock.fileno(), _READ, self)
-        self._state = after(self._state, Event.MADE)
+        self._loop.registry.register(self._sock.fileno(), EVENT_READ, self._handler())
+        self._move(Event.MADE)
         if self._terms.idle is not None:
             self._terms.idle.add(self)
         try:
@@ -170,18 +187,23 @@ class Connection:
         except Exception as exc:
             self._broke(exc, "connection_made")
 
+    def _handler(self) -> EventHandler:
+        return self if hasattr(self._protocol, "data_received") else _BufferedInput(self)
+
+    def _move(self, event: Event) -> None:
+        self._state = after(self._state, event)
+        if self._out is None and self._state not in WRITABLE:
+            self._out = _SHUT
+
     # The byte's way
 
     def on_event(self, events: int) -> None:
         """Read once, or send what is queued, or both. The loop's call."""
-        if events != _READ:
-            if events & _READ:
-                self.on_event(_READ)
-            if isinstance(self._out, _Queue):
+        if events != 1:  # EVENT_READ, whose name would cost a look-up for each message
+            if events & EVENT_READ:
+                self.on_event(EVENT_READ)
+            if isinstance(self._out, _Queue) and self._out.armed:
                 self._flush(self._out)
-            return
-        if self._buffered:
-            self._receive_into()
             return
         try:
             data = self._sock.recv(RECV_SIZE)
@@ -207,7 +229,7 @@ class Connection:
         or closed, where `data` is dropped. Raises TypeError for anything else than bytes, UsageError
         after `write_eof`.
         """
-        if self._out is None and self._state is _OPEN and type(data) is bytes:
+        if self._out is None and type(data) is bytes:
             outbox = self._loop.outbox
             if outbox is not None and len(data) <= GATHER_MOST:
                 self._out = data
@@ -283,7 +305,7 @@ class Connection:
             self._out = None
             if queue.armed:
                 self._update_interest()
-            if self._state is not _OPEN:
+            if self._state not in WRITABLE:
                 self._drained()
         if queue.paused and queue.size <= self._terms.limits.low_water and self._state in WRITABLE:
             queue.paused = False
@@ -315,6 +337,7 @@ class Connection:
         return False
 
     def _drained(self) -> None:
+        self._out = _SHUT
         if self._state is State.CLOSING:
             self._cut(None)
         elif self._state is State.WRITE_CLOSED:
@@ -325,7 +348,8 @@ class Connection:
 
     # Receiving, off the straight way
 
-    def _receive_into(self) -> None:
+    def receive_into(self) -> None:
+        """Read once into the protocol's buffer. The loop's call."""
         try:
             buffer = self._protocol.get_buffer(RECV_SIZE)
             if not len(buffer):
@@ -350,7 +374,7 @@ class Connection:
             self._broke(exc, "buffer_updated")
 
     def _receive_eof(self) -> None:
-        self._state = after(self._state, Event.PEER_EOF)
+        self._move(Event.PEER_EOF)
         self._update_interest()
         if self._state in ENDED:
             return
@@ -365,7 +389,7 @@ class Connection:
             self.close()
 
     def _update_interest(self) -> None:
-        events = _READ if self._reading and self._state in READABLE else 0
+        events = EVENT_READ if self._reading and self._state in READABLE else 0
         if isinstance(self._out, _Queue) and self._out.armed:
             events |= EVENT_WRITE
         try:
@@ -382,10 +406,10 @@ class Connection:
         """
         if self._state not in WRITABLE:
             return
-        self._state = after(self._state, Event.WRITE_EOF)
+        self._move(Event.WRITE_EOF)
         if self._state is State.CLOSING:
             self._finish(self._terms.timeouts.close)
-        elif self._out is None:
+        elif self._out is _SHUT:
             self._drained()
         else:
             self._flush(self._queue())
@@ -403,7 +427,7 @@ class Connection:
         """
         if self._state in ENDED or self._state is State.CLOSING:
             return
-        self._state = after(self._state, Event.CLOSE)
+        self._move(Event.CLOSE)
         self._finish(self._terms.timeouts.close if timeout is None else timeout)
 
     def abort(self, exc: BaseException | None = None) -> None:
@@ -430,7 +454,7 @@ class Connection:
         return self._state is State.CLOSING or self._state in ENDED
 
     def _finish(self, timeout: float) -> None:
-        if self._out is None:
+        if self._out is _SHUT:
             self._cut(None)
             return
         queue = self._queue()
@@ -449,10 +473,10 @@ class Connection:
         self.fail(exc)
 
     def _cut(self, reason: BaseException | None) -> None:
-        self._state = after(self._state, Event.CUT)
         if isinstance(self._out, _Queue) and self._out.deadline is not None:
             self._out.deadline.cancel()
         self._out = None
+        self._move(Event.CUT)
         if self._terms.idle is not None:
             self._terms.idle.discard(self)
         self._loop.registry.unregister(self._sock.fileno())
@@ -460,7 +484,7 @@ class Connection:
         self._loop.post_notice(self._tell, reason)
 
     def _tell(self, reason: BaseException | None) -> None:
-        self._state = after(self._state, Event.TOLD)
+        self._move(Event.TOLD)
         protocol, self._protocol = self._protocol, None
         try:
             protocol.connection_lost(reason)
@@ -519,7 +543,8 @@ class Connection:
     def set_protocol(self, protocol: Any) -> None:
         """Hand all further calls to `protocol`, which is not told of `connection_made`."""
         self._protocol = protocol
-        self._buffered = not hasattr(protocol, "data_received")
+        if self._state not in ENDED:
+            self._loop.registry.replace(self._sock.fileno(), self._handler())
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return a fact about the connection, or `default` where it is not known.
@@ -558,8 +583,15 @@ def flush_connections(outbox: list[Connection], now: float) -> None:
                 connection._out = None
             else:
                 connection._keep(out, sent)
-        elif isinstance(out, _Queue) and not out.armed:
+        elif isinstance(out, _Queue) and out.size and not out.armed:
             connection._flush(out)
+
+
+def connection_of(handler: EventHandler) -> Connection | None:
+    """Return the connection that a registered handler stands for, or None if it is something else."""
+    if isinstance(handler, _BufferedInput):
+        return handler.connection
+    return handler if isinstance(handler, Connection) else None
 
 
 def _frozen(piece: bytes | bytearray | memoryview) -> bytes:

@@ -208,8 +208,8 @@ class Loop:
         for fd, ready in events:
             if stale and fd in stale:
                 continue
-            if ready == EVENT_READ:
-                handlers[fd].on_event(EVENT_READ)  # type: ignore[union-attr]
+            if ready == 1:  # EVENT_READ, whose name would cost a look-up for each message
+                handlers[fd].on_event(1)  # type: ignore[union-attr]
             elif asked := registry.fold(fd, ready):
                 handlers[fd].on_event(asked)  # type: ignore[union-attr]
         handled = len(events)

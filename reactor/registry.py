@@ -73,6 +73,10 @@ class Registry:
             self.by_fd[fd] = None
             raise
 
+    def replace(self, fd: int, handler: EventHandler) -> None:
+        """Have `handler` called for `fd` from now on, in the place of the one that was registered."""
+        self.by_fd[fd] = handler
+
     def modify(self, fd: int, events: int) -> None:
         """Wait for other `events` of `fd`; none leave it with its handler but off the selector.
 

@@ -10,7 +10,7 @@ from selectors import BaseSelector
 
 from reactor.address import Address, AddressLike
 from reactor.binding import SocketOption
-from reactor.connection import Connection, IdleWatch, Terms, flush_connections
+from reactor.connection import Connection, IdleWatch, Terms, connection_of, flush_connections
 from reactor.connector import Connector, FailureHandler
 from reactor.errors import ConnectionAborted
 from reactor.listener import Factory, Listener, set_no_delay
@@ -184,7 +184,8 @@ class Reactor(Loop):
 
     def connections(self) -> list[Connection]:
         """Return the open connections, closing ones included."""
-        return [item for item in self.registry.handlers() if isinstance(item, Connection)]
+        found = map(connection_of, self.registry.handlers())
+        return [connection for connection in found if connection is not None]
 
     def drain(self, timeout: float = 30.0) -> None:
         """Accept no more, close each connection when what is queued has gone, then let `run` return.

@@ -1,6 +1,7 @@
 """The built-in apps, and real clients talking to them."""
 
 import hashlib
+import os
 import random
 import shutil
 import socket
@@ -32,6 +33,7 @@ def talk(reactor, words, data):
     process = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
+    os.set_blocking(process.stdin.fileno(), False)
     out = bytearray()
     rest = memoryview(data)
 

@@ -23,6 +23,7 @@ def command(*words, **options):
         stdin=options.pop("stdin", subprocess.DEVNULL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,
         **options,
     )
     try:
@@ -37,6 +38,13 @@ def server(*words, **options):
     """Run a server; give the process and the address that it says it listens on."""
     with command(*words, **options) as process:
         yield process, listening_on(process)
+
+
+@contextmanager
+def listening_socket():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(DEADLINE)
+        yield listening, f"127.0.0.1:{listening.getsockname()[1]}"
 
 
 def listening_on(process):
@@ -198,8 +206,7 @@ def test_drain_gives_up_at_its_deadline():
 
 
 def test_port_in_use_is_one_line_and_status_1():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with listening_socket() as (_, address):
         with command("--listen", address) as process:
             out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
@@ -290,16 +297,16 @@ def test_connect_ends_when_the_peer_does_though_input_is_open():
 
 
 def test_connect_refused_is_one_line_and_status_1(capsys):
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        address = f"127.0.0.1:{gone.getsockname()[1]}"
+    with listening_socket() as (_, address):
+        pass
     assert main(["connect", address]) == 1
     told = capsys.readouterr().err
     assert told == (f"python -m reactor: cannot connect to {address}: {address}: Connection refused\n")
 
 
 def test_connect_tells_a_reset(capsys):
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        with command("connect", f"127.0.0.1:{listening.getsockname()[1]}", stdin=subprocess.PIPE) as process:
+    with listening_socket() as (listening, address):
+        with command("connect", address, stdin=subprocess.PIPE) as process:
             peer, _ = listening.accept()
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             peer.close()
@@ -319,9 +326,8 @@ def test_connect_tells_that_its_output_was_closed():
 
 
 def test_interrupted_connect_exits_130():
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        words = ("connect", f"127.0.0.1:{listening.getsockname()[1]}")
-        with command(*words, stdin=subprocess.PIPE) as process:
+    with listening_socket() as (listening, address):
+        with command("connect", address, stdin=subprocess.PIPE) as process:
             peer, _ = listening.accept()
             with peer:
                 process.send_signal(signal.SIGINT)
