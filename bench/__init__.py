@@ -1,0 +1,1 @@
+"""Benchmarks beside asyncio, uvloop and a bare `selectors` loop. `python -m bench` lists them."""

@@ -1,0 +1,103 @@
+"""`python -m bench`: lists the benchmarks; `python -m bench NAME` runs one."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.servers import SERVERS
+
+#: Each benchmark is a module of this package, with `add_options` and `run`.
+BENCHMARKS = {
+    "echo": "messages per second and CPU time for each: plain, with timeouts, beside idle connections",
+    "idle": "memory for each idle connection, and the system calls of an idle loop",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 not possible here, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        for name, told in BENCHMARKS.items():
+            sys.stdout.write(f"{name:8} {told}\n")
+        return 0
+    try:
+        return _run(words)
+    except ImportError as exc:
+        return _failed(f"{exc.name} is missing: pip install 'selectors-reactor[bench]'")
+    except KeyboardInterrupt:
+        sys.stderr.write("python -m bench: interrupted\n")
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bench.load import BrokenServerError, raise_descriptor_limit
+    from bench.measure import ServerFailedError, machine, pin_load
+    from bench.report import Report
+
+    options = _parser().parse_args(words)
+    needed = max(options.connections, getattr(options, "idle_connections", 0)) + 100
+    limit = raise_descriptor_limit()
+    if limit < needed:
+        return _failed(
+            f"{needed} descriptors are needed and {limit} allowed: run `ulimit -n {needed}` as root"
+        )
+    pin_load()
+    console = Console()
+    report = Report(machine(options.servers), options.rounds)
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            options.benchmark.run(options, report, progress)
+    except (ServerFailedError, BrokenServerError, OSError) as exc:
+        return _failed(str(exc))
+    report.show(console)
+    if options.json is not None:
+        report.write(options.json)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="NAME")
+    for name, told in BENCHMARKS.items():
+        benchmark = importlib.import_module(f"bench.{name}")
+        command = commands.add_parser(name, help=told, description=benchmark.__doc__)
+        command.set_defaults(benchmark=benchmark)
+        command.add_argument("--rounds", type=int, default=9, metavar="N")
+        command.add_argument(
+            "--seconds", type=float, default=1.0, metavar="S", help="length of one measurement"
+        )
+        command.add_argument(
+            "--peers",
+            dest="servers",
+            type=_servers,
+            default=list(SERVERS),
+            metavar="NAME,NAME",
+            help="beside this project: uvloop, asyncio, bare (default: all)",
+        )
+        command.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there")
+        benchmark.add_options(command)
+    return parser
+
+
+def _servers(text: str) -> list[str]:
+    peers = text.split(",")
+    unknown = set(peers) - set(SERVERS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such peer: {', '.join(sorted(unknown))}")
+    return ["reactor", *(peer for peer in peers if peer != "reactor")]
+
+
+def _failed(message: str) -> int:
+    sys.stderr.write(f"python -m bench: {message}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Echo: messages per second and CPU time per message, beside the peers."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from contextlib import ExitStack
+
+from rich.progress import Progress
+
+from bench.load import exchange, open_connections
+from bench.measure import Server, running
+from bench.report import Report, ratio
+
+__all__ = ["add_options", "run"]
+
+Rates = dict[str, list[float]]
+
+ACTIVE = 16  # connections that talk beside the idle ones
+ACTIVE_SIZE = 64  # bytes of their messages
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what only this benchmark has."""
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [int(size) for size in text.split(",")],
+        default=[64, 1024, 16384],
+        metavar="N,N",
+        help="bytes of a message",
+    )
+    parser.add_argument("--connections", type=int, default=64, metavar="N")
+    parser.add_argument("--idle-connections", type=int, default=15_000, metavar="N", help="0 leaves them out")
+
+
+def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+    """Measure plain echo, echo under an idle timeout, and echo beside idle connections."""
+    for mode, title in (("plain", "echo"), ("timeout", "echo with an idle timeout on every connection")):
+        kinds = [kind for kind in options.servers if mode == "plain" or kind != "bare"]
+        for size in options.sizes:
+            label = f"{title}: {options.connections} connections, {size} B, one message in flight each"
+            _compare(options, report, progress, label, mode, kinds, size)
+    if options.idle_connections:
+        _beside_idle(options, report, progress)
+
+
+def _measure(server: Server, connections: int, size: int, seconds: float) -> tuple[float, float]:
+    """Return messages per second and CPU microseconds per message."""
+    with open_connections(server.port, connections) as opened:
+        before = server.cpu_seconds()
+        messages, took = exchange(opened, size, seconds)
+        cpu = server.cpu_seconds() - before
+    return messages / took, cpu / messages * 1e6
+
+
+def _compare(
+    options: argparse.Namespace,
+    report: Report,
+    progress: Progress,
+    title: str,
+    mode: str,
+    kinds: list[str],
+    size: int,
+) -> None:
+    rates: Rates = defaultdict(list)
+    costs: Rates = defaultdict(list)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(running(kind, mode)) for kind in kinds]
+        for number in progress.track(range(options.rounds), description=title):
+            # The order turns with the rounds, so that no server always follows the same one.
+            turn = number % len(servers)
+            for server in servers[turn:] + servers[:turn]:
+                rate, cost = _measure(server, options.connections, size, options.seconds)
+                rates[server.kind].append(rate)
+                costs[server.kind].append(cost)
+    report.raw.append({"title": title, "rates": rates, "cpu_us_per_message": costs})
+    table = report.table(
+        title, ["server", "messages/s", "CPU µs/message", "our rate / its", "its CPU / ours"]
+    )
+    for kind in kinds:
+        table.add_row(
+            kind,
+            f"{statistics.median(rates[kind]):,.0f}",
+            f"{statistics.median(costs[kind]):.2f}",
+            f"{ratio(rates[kinds[0]], rates[kind]):.3f}",
+            f"{ratio(costs[kind], costs[kinds[0]]):.3f}",
+        )
+
+
+def _beside_idle(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+    number = options.idle_connections
+    title = f"echo: {ACTIVE} connections, {ACTIVE_SIZE} B, beside {number:,} idle ones"
+    with_idle: Rates = defaultdict(list)
+    without: Rates = defaultdict(list)
+    for kind in progress.track(options.servers, description=title):
+        with (
+            running(kind, "plain") as crowded,
+            running(kind, "plain") as empty,
+            open_connections(crowded.port, number),
+        ):
+            for turn in range(options.rounds):
+                pair = [(crowded, with_idle), (empty, without)]
+                for server, rates in pair if turn % 2 else reversed(pair):
+                    rate, _ = _measure(server, ACTIVE, ACTIVE_SIZE, options.seconds)
+                    rates[kind].append(rate)
+    report.raw.append({"title": title, "with_idle": with_idle, "without_idle": without})
+    table = report.table(title, ["server", "messages/s with", "messages/s without", "with / without"])
+    for kind in options.servers:
+        table.add_row(
+            kind,
+            f"{statistics.median(with_idle[kind]):,.0f}",
+            f"{statistics.median(without[kind]):,.0f}",
+            f"{ratio(with_idle[kind], without[kind]):.3f}",
+        )

@@ -1,0 +1,123 @@
+"""The load: clients that keep one message in flight on each connection.
+
+As little as Python can do for a message, a read and a write, so that the server is what is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+__all__ = ["exchange", "open_connections", "raise_descriptor_limit"]
+
+_RESET = struct.pack("ii", 1, 0)
+_WAIT = 10.0  # seconds that a server may take to answer before it counts as broken
+_sources = count()
+
+
+class BrokenServerError(Exception):
+    """The server answered with other bytes than it was sent, or not at all."""
+
+
+def raise_descriptor_limit() -> int:
+    """Raise this process's limit of descriptors as far as it may, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+@contextmanager
+def open_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
+    """Give `number` connections to `port`; at the end they are reset, so that no port stays in TIME_WAIT.
+
+    Each set comes from another address of the loopback net, which has its own ports.
+    """
+    source = f"127.0.0.{2 + next(_sources) % 200}"
+    connections: list[socket.socket] = []
+    try:
+        for _ in range(number):
+            connection = socket.create_connection(
+                ("127.0.0.1", port), timeout=_WAIT, source_address=(source, 0)
+            )
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connections.append(connection)
+        yield connections
+    finally:
+        for connection in connections:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            connection.close()
+
+
+def exchange(connections: list[socket.socket], size: int, seconds: float) -> tuple[int, float]:
+    """Keep one message of `size` bytes in flight on each connection for `seconds`.
+
+    Returns the number of messages that came back and the seconds it took.
+    Raises BrokenServerError if an answer is missing or wrong.
+    """
+    _verify(connections, size)
+    message = b"x" * size
+    waiting = {}
+    with select.epoll() as poller:
+        for connection in connections:
+            connection.setblocking(False)
+            waiting[connection.fileno()] = size
+            poller.register(connection, select.EPOLLIN)
+        messages = 0
+        started = time.perf_counter()
+        end = started + seconds
+        read, write, clock, poll = os.read, os.write, time.perf_counter, poller.poll
+        for connection in connections:
+            connection.send(message)
+        while clock() < end:
+            events = poll(_WAIT, len(connections))
+            if not events:
+                raise BrokenServerError("the server stopped answering")
+            for fd, _ in events:
+                got = len(read(fd, 65536))
+                left = waiting[fd] - got
+                if left:
+                    if not got or left < 0:
+                        raise BrokenServerError("the server did not send back what it was sent")
+                    waiting[fd] = left
+                else:
+                    waiting[fd] = size
+                    messages += 1
+                    write(fd, message)
+        took = clock() - started
+    _collect(connections, waiting)
+    return messages, took
+
+
+def _verify(connections: list[socket.socket], size: int) -> None:
+    pattern = bytes(i * 7 % 251 for i in range(size))
+    for connection in connections:
+        connection.settimeout(_WAIT)
+        connection.sendall(pattern)
+    for connection in connections:
+        if _receive(connection, size) != pattern:
+            raise BrokenServerError("the server did not send back what it was sent")
+
+
+def _collect(connections: list[socket.socket], waiting: dict[int, int]) -> None:
+    # Every connection still has a message in flight; the next round must not find it.
+    for connection in connections:
+        connection.settimeout(_WAIT)
+        _receive(connection, waiting[connection.fileno()])
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    received = bytearray()
+    while len(received) < size:
+        more = connection.recv(size - len(received))
+        if not more:
+            raise BrokenServerError("the server closed the connection")
+        received += more
+    return bytes(received)

@@ -1,0 +1,135 @@
+"""Servers as processes: started, read out, and ended whatever happens."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import attrs
+
+__all__ = ["Server", "ServerFailedError", "machine", "pin_load", "running"]
+
+SERVER_CORE = 0
+LOAD_CORE = 1
+
+
+class ServerFailedError(Exception):
+    """A server did not start. The text is its last word."""
+
+
+@attrs.frozen
+class Server:
+    """A running server: its kind, its port, and what the kernel knows of its process."""
+
+    kind: str
+    port: int
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that it has used, in seconds, by the scheduler's nanosecond count."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0]) / 1e9
+
+    def anonymous_bytes(self) -> int:
+        """Return its anonymous memory, in bytes."""
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * 1024
+        raise ServerFailedError("/proc does not tell the anonymous memory")
+
+    def system_calls(self, seconds: float) -> tuple[int, str]:
+        """Return how many system calls it makes in `seconds`, and how that was found out.
+
+        Without strace, times that it went to sleep are counted instead, which an idle loop does once
+        for each wake-up.
+        """
+        strace = shutil.which("strace")
+        if strace is None:
+            before = self._sleeps()
+            subprocess.run(["sleep", str(seconds)], check=True)
+            return self._sleeps() - before, "wake-ups; strace is not installed"
+        tracer = subprocess.Popen(
+            [strace, "-f", "-p", str(self.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            tracer.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            tracer.send_signal(signal.SIGINT)
+        _, told = tracer.communicate()
+        # The wait that strace finds it in, and interrupts, is shown as well: it is one from before.
+        lines = [line for line in told.splitlines() if "(" in line and not line.startswith("strace:")]
+        return max(0, len(lines) - 1), "strace"
+
+    def _sleeps(self) -> int:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches"):
+                return int(line.split()[1])
+        raise ServerFailedError("/proc does not tell the context switches")
+
+
+@contextmanager
+def running(kind: str, mode: str) -> Iterator[Server]:
+    """Give a server of `kind` in `mode`, on a core of its own where there are two."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.servers", kind, mode, _core(SERVER_CORE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            _, error = process.communicate()
+            raise ServerFailedError(f"{kind}: {error.strip().splitlines()[-1] if error else 'it ended'}")
+        yield Server(kind, int(line), process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def pin_load() -> None:
+    """Keep this process, the load, off the server's core."""
+    if _core(LOAD_CORE) != "any":
+        os.sched_setaffinity(0, {LOAD_CORE})
+
+
+def _core(number: int) -> str:
+    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
+        return str(number)
+    return "any"
+
+
+def machine(peers: list[str]) -> dict[str, str]:
+    """Return what the figures depend on: processor, cores, kernel, Python and the peers' versions."""
+    names = {"uvloop": "uvloop", "reactor": "selectors-reactor"}
+    versions = {kind: _version(names[kind]) for kind in peers if kind in names}
+    return {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed as a package"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

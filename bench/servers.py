@@ -1,0 +1,166 @@
+"""The servers that are measured: `python -m bench.servers KIND MODE`.
+
+KIND is reactor, asyncio, uvloop or bare. MODE is plain (echo), timeout (echo with an idle timeout on every
+connection; the peers, which have none built in, cancel and set a timer for each message, as their users
+do) or untimed (as plain; the name that the idle benchmark uses).
+
+The port is printed as a line, and the process ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import sys
+from typing import Any
+
+from bench.load import raise_descriptor_limit
+
+IDLE_TIMEOUT = 60.0  # seconds; longer than a measurement, so that it is armed and never fires
+BACKLOG = 4096
+RECV_SIZE = 65536
+
+
+def serve_reactor(mode: str) -> None:
+    """Serve with this project."""
+    from reactor import Connection, Protocol, Reactor, Timeouts
+
+    class Echo(Protocol):
+        __slots__ = ("connection",)
+
+        def connection_made(self, connection: Connection) -> None:
+            self.connection = connection
+
+        def data_received(self, data: bytes) -> None:
+            self.connection.write(data)
+
+    timeouts = Timeouts(idle=IDLE_TIMEOUT if mode == "timeout" else None)
+    with Reactor() as reactor:
+        listener = reactor.listen("127.0.0.1:0", Echo, timeouts=timeouts, backlog=BACKLOG)
+        announce(listener.addresses[0].port or 0)
+        reactor.add_reader(0, reactor.stop)
+        reactor.run()
+
+
+def serve_asyncio(mode: str) -> None:
+    """Serve with asyncio's own loop."""
+    import asyncio
+
+    asyncio.run(_serve_protocol(mode))
+
+
+def serve_uvloop(mode: str) -> None:
+    """Serve with uvloop."""
+    import uvloop
+
+    uvloop.run(_serve_protocol(mode))
+
+
+async def _serve_protocol(mode: str) -> None:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+
+    class Echo(asyncio.Protocol):
+        __slots__ = ("transport",)
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(data)
+
+    class TimedEcho(asyncio.Protocol):
+        __slots__ = ("timer", "transport")
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+            self.timer = loop.call_later(IDLE_TIMEOUT, transport.abort)
+
+        def data_received(self, data: bytes) -> None:
+            self.timer.cancel()
+            self.timer = loop.call_later(IDLE_TIMEOUT, self.transport.abort)
+            self.transport.write(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.timer.cancel()
+
+    factory = TimedEcho if mode == "timeout" else Echo
+    server = await loop.create_server(factory, "127.0.0.1", 0, backlog=BACKLOG)
+    announce(server.sockets[0].getsockname()[1])
+    done = loop.create_future()
+    loop.add_reader(0, done.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await done
+
+
+def serve_bare(mode: str) -> None:
+    """Serve with a selector, and nothing between it and the sockets."""
+    selector = selectors.DefaultSelector()
+    listening = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setblocking(False)
+    selector.register(listening, selectors.EVENT_READ, "listening")
+    selector.register(0, selectors.EVENT_READ, "input")
+    announce(listening.getsockname()[1])
+    while True:
+        for key, _ in selector.select():
+            if key.data is None:
+                _echo_once(selector, key.fileobj)
+            elif key.data == "listening":
+                client, _ = listening.accept()
+                client.setblocking(False)
+                selector.register(client, selectors.EVENT_READ)
+            else:
+                return
+
+
+def _echo_once(selector: selectors.BaseSelector, client: Any) -> None:
+    try:
+        data = client.recv(RECV_SIZE)
+    except ConnectionResetError:
+        data = b""
+    if data:
+        client.send(data)
+    else:
+        selector.unregister(client)
+        client.close()
+
+
+def _warm_up_allocator() -> None:
+    """Free one large block, as every program of some size has done.
+
+    Until then glibc gets each of asyncio's 256 KiB receive buffers from mmap(2), and asyncio runs at a
+    quarter of its speed: mallopt(3), M_MMAP_THRESHOLD.
+    """
+    del [bytes(1 << 20)][:]
+
+
+def announce(port: int) -> None:
+    """Print the port, the sign that connections are accepted."""
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
+
+
+SERVERS = {
+    "reactor": serve_reactor,
+    "uvloop": serve_uvloop,
+    "asyncio": serve_asyncio,
+    "bare": serve_bare,
+}
+
+
+def main() -> None:
+    """Run the server that the command line names."""
+    _, kind, mode, core = sys.argv
+    if hasattr(os, "sched_setaffinity") and core != "any":
+        os.sched_setaffinity(0, {int(core)})
+    raise_descriptor_limit()
+    _warm_up_allocator()
+    SERVERS[kind](mode)
+
+
+if __name__ == "__main__":
+    main()
