@@ -86,15 +86,25 @@ class Registry:
         before = self._interest[fd]
         if events == before:
             return
+        self._interest[fd] = 0
         if not before:
             self.selector.register(fd, events)
         elif not events:
             self.selector.unregister(fd)
         else:
-            self.selector.modify(fd, events)
+            self._change(fd, events)
         self._interest[fd] = events
         if not before or before & ~events:
             self.stale.add(fd)
+
+    def _change(self, fd: int, events: int) -> None:
+        try:
+            self.selector.modify(fd, events)
+        except OSError:
+            # Some selectors have dropped the descriptor by then, and some have not.
+            if fd in self.selector.get_map():
+                self.selector.unregister(fd)
+            raise
 
     def unregister(self, fd: int) -> None:
         """Forget `fd` and its handler. To be called before the descriptor is closed."""
