@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from reactor.address import Address
@@ -18,9 +18,6 @@ __all__ = ["SocketOption", "UnixPath", "bind", "cannot_listen"]
 
 #: What setsockopt(2) takes: the level, the option and its value.
 SocketOption = tuple[int, int, int | bytes]
-
-# How long the probe of a Unix socket may take, seconds: connect(2) on one only waits for a full backlog.
-_PROBE_TIMEOUT = 1.0
 
 
 class UnixPath:
@@ -153,18 +150,12 @@ def _clear_stale(path: str) -> None:
 
 
 def _is_live(path: str) -> bool:
-    with _probe() as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
             return False
-        except TimeoutError:
+        except BlockingIOError:
             return True  # a full backlog: somebody owns it
     return True
-
-
-@contextlib.contextmanager
-def _probe() -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_PROBE_TIMEOUT)
-        yield probe

@@ -204,8 +204,6 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _connect(options: argparse.Namespace) -> int:
-    if options.address.fd is not None:
-        options.error(f"{options.address} can't be connected to: give HOST:PORT or unix:/path")
     problems: list[BaseException] = []
     with Reactor() as loop:
 
@@ -213,12 +211,15 @@ def _connect(options: argparse.Namespace) -> int:
             problems.append(exc)
             loop.stop()
 
-        loop.connect(
-            options.address,
-            lambda: _Terminal(loop, failed),
-            timeouts=Timeouts(connect=options.timeout),
-            on_failure=failed,
-        )
+        try:
+            loop.connect(
+                options.address,
+                lambda: _Terminal(loop, failed),
+                timeouts=Timeouts(connect=options.timeout),
+                on_failure=failed,
+            )
+        except AddressError as exc:
+            options.error(str(exc))
         loop.run()
     return _failed(str(problems[0])) if problems else 0
 

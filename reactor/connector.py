@@ -21,8 +21,9 @@ __all__ = ["Connector", "FailureHandler"]
 #: Is given the one error of a connector that did not connect.
 FailureHandler = Callable[[ConnectError], object]
 
-# What connect(2) on a non-blocking socket says when the answer comes later; the last is Windows'.
-_IN_PROGRESS = frozenset({errno.EINPROGRESS, errno.EAGAIN, errno.EWOULDBLOCK})
+# What connect(2) on a non-blocking socket says when the answer comes later, here and on Windows. EAGAIN is
+# not of them: a Unix socket says it for a full backlog, and nothing comes later.
+_IN_PROGRESS = frozenset({errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
 
 
 class Connector:

@@ -60,13 +60,12 @@ class Listener:
         self._sockets = bind(address, backlog=backlog, reuse_port=reuse_port, options=options)
         self._path = UnixPath(address.path) if address.path is not None else None
         self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in self._sockets)
-        self._holds: set[str] = {"starting"}
+        self._holds: set[str] = set()
         self._backoff = _FIRST_BACKOFF
         self._logged_until = 0.0
         try:
             for sock in self._sockets:
-                loop.registry.register(sock.fileno(), 0, _Acceptor(self, sock))
-            self._release("starting")
+                loop.registry.register(sock.fileno(), EVENT_READ, _Acceptor(self, sock))
         except OSError:
             self.close()
             raise
@@ -149,7 +148,7 @@ class Listener:
         self._loop.call_later(self._backoff, self._release, "backing off")
         if self._loop.now >= self._logged_until:
             self._logged_until = self._loop.now + 1.0
-            scarce = "out of resources" if exc.errno in ACCEPT_EXHAUSTED else "accept failed"
+            scarce = "out of resources" if exc.errno in ACCEPT_EXHAUSTED else "cannot accept"
             log.error("%s: %s: %s; trying again in %g s", self, scarce, exc, self._backoff)
         self._backoff = min(self._backoff * 2, _LAST_BACKOFF)
 
@@ -161,7 +160,10 @@ class Listener:
     def _release(self, why: str) -> None:
         self._holds.discard(why)
         if not self._holds:
-            self._watch(EVENT_READ)
+            try:
+                self._watch(EVENT_READ)
+            except OSError as exc:
+                self._back_off(exc)
 
     def _watch(self, events: int) -> None:
         for sock in self._sockets:

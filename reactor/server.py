@@ -12,7 +12,7 @@ from reactor.address import Address, AddressLike
 from reactor.binding import SocketOption
 from reactor.connection import Connection, IdleWatch, Terms, connection_of, flush_connections
 from reactor.connector import Connector, FailureHandler
-from reactor.errors import ConnectionAborted
+from reactor.errors import AddressError, ConnectionAborted
 from reactor.listener import Factory, Listener, set_no_delay
 from reactor.loop import ErrorHandler, Loop
 from reactor.options import Limits, Timeouts
@@ -136,6 +136,8 @@ class Reactor(Loop):
         """
         self._check_open()
         where = Address.of(address)
+        if where.fd is not None:
+            raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path, or adopt it")
         timeouts = timeouts or Timeouts()
         terms = Terms(limits or Limits(), timeouts, self._idle_watch(timeouts), self._connection_lost)
         if self._resolver is None:

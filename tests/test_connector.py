@@ -1,0 +1,267 @@
+"""Connecting: attempts in turn, one error for all of them, a deadline over the whole."""
+
+import socket
+import threading
+
+import pytest
+
+from reactor import Address, AddressError, ConnectError, ConnectTimeout, Reactor, Timeouts
+from tests.helpers import DEADLINE, Echo, ManualClock, Recorder, spin
+
+
+@pytest.fixture
+def failures():
+    return []
+
+
+@pytest.fixture
+def recorder():
+    return Recorder()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()[1]
+
+
+def resolving_to(*places):
+    def getaddrinfo(host, port, **options):
+        found = places or [("127.0.0.1", port)]
+        return [
+            (socket.AF_INET6 if ":" in place[0] else socket.AF_INET, socket.SOCK_STREAM, 6, "", place)
+            for place in found
+        ]
+
+    return getaddrinfo
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "[::1]:0", "unix:{tmp_path}/s"])
+def test_connects_and_talks(reactor, recorder, tmp_path, text, descriptors):
+    listener = reactor.listen(text.format(tmp_path=tmp_path), Echo)
+    connector = reactor.connect(listener.addresses[0], lambda: recorder)
+    spin(reactor, connector.is_done)
+    recorder.connection.write(b"hello")
+    spin(reactor, lambda: recorder.received)
+    assert recorder.received == b"hello"
+    if "unix" not in text:
+        peername = recorder.connection.get_extra_info("peername")
+        assert Address.from_sockaddr(peername) == listener.addresses[0]
+    recorder.connection.close()
+    spin(reactor, lambda: recorder.lost)
+    connector.cancel()
+    listener.close()
+    spin(reactor, lambda: not reactor.connections())
+
+
+def test_name_is_looked_up_on_another_thread(reactor, recorder, monkeypatch):
+    threads = []
+    lookup = resolving_to()
+
+    def getaddrinfo(*args, **options):
+        threads.append(threading.current_thread())
+        return lookup(*args, **options)
+
+    port = reactor.listen("127.0.0.1:0", Echo).addresses[0].port
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    reactor.connect(f"example.invalid:{port}", lambda: recorder)
+    spin(reactor, lambda: recorder.calls)
+    assert threads[0] is not threading.current_thread()
+
+
+def test_unknown_name(reactor, failures, monkeypatch):
+    def getaddrinfo(*args, **options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    reactor.connect("nowhere.invalid:1", Recorder, on_failure=failures.append)
+    spin(reactor, lambda: failures)
+    assert str(failures[0]) == (
+        "cannot connect to nowhere.invalid:1: nowhere.invalid:1: Name or service not known"
+    )
+
+
+def test_name_without_addresses(reactor, failures, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: [])
+    reactor.connect("nowhere.invalid:1", Recorder, on_failure=failures.append)
+    spin(reactor, lambda: failures)
+    assert "the name has no address" in str(failures[0])
+
+
+def test_refused_tells_the_address_and_the_error(reactor, failures):
+    address = f"127.0.0.1:{free_port()}"
+    reactor.connect(address, Recorder, on_failure=failures.append)
+    spin(reactor, lambda: failures)
+    (failure,) = failures
+    assert isinstance(failure, ConnectError)
+    assert isinstance(failure, ConnectionError)
+    assert str(failure) == f"cannot connect to {address}: {address}: Connection refused"
+    ((where, exc),) = failure.attempts
+    assert where == address
+    assert isinstance(exc, ConnectionRefusedError)
+
+
+def test_next_address_is_tried_when_one_fails(reactor, recorder, monkeypatch):
+    port = reactor.listen("127.0.0.1:0", Echo).addresses[0].port
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        resolving_to(("127.0.0.2", free_port()), ("::1", port, 0, 0), ("127.0.0.1", port)),
+    )
+    reactor.connect(f"three.invalid:{port}", lambda: recorder)
+    spin(reactor, lambda: recorder.calls)
+    assert recorder.connection.get_extra_info("peername") == ("127.0.0.1", port)
+
+
+def test_every_attempt_is_told(reactor, failures, monkeypatch):
+    places = [("127.0.0.2", free_port()), ("127.0.0.3", free_port())]
+    monkeypatch.setattr(socket, "getaddrinfo", resolving_to(*places))
+    reactor.connect("two.invalid:1", Recorder, on_failure=failures.append)
+    spin(reactor, lambda: failures)
+    assert [where for where, _ in failures[0].attempts] == [f"{host}:{port}" for host, port in places]
+    assert "\n" not in str(failures[0])
+
+
+def test_failure_without_a_handler_goes_to_on_error(reactor, errors):
+    address = f"127.0.0.1:{free_port()}"
+    reactor.connect(address, Recorder)
+    spin(reactor, lambda: errors.seen)
+    exc, callback, connection = errors.take()
+    assert isinstance(exc, ConnectError)
+    assert callback == f"<Connector {address}>"
+    assert connection is None
+
+
+def test_missing_unix_socket(reactor, failures, tmp_path):
+    reactor.connect(f"unix:{tmp_path}/none", Recorder, on_failure=failures.append)
+    spin(reactor, lambda: failures)
+    assert "No such file or directory" in str(failures[0])
+
+
+@pytest.fixture
+def silent():
+    """The address of a listener whose backlog is full: connecting to it gets no answer."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        waiting = []
+        for _ in range(3):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(listening.getsockname())
+            waiting.append(sock)
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        for sock in waiting:
+            sock.close()
+
+
+def test_unix_socket_with_a_full_backlog_is_a_failed_attempt(reactor, failures, tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as waiting:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen(0)
+        waiting.connect(str(tmp_path / "s"))
+        reactor.connect(f"unix:{tmp_path}/s", Recorder, on_failure=failures.append)
+        spin(reactor, lambda: failures)
+    assert "Resource temporarily unavailable" in str(failures[0])
+
+
+def test_no_answer_ends_at_the_timeout(make_selector, silent, failures, descriptors):
+    clock = ManualClock()
+    with Reactor(selector=make_selector(), clock=clock) as reactor:
+        reactor.connect(silent, Recorder, timeouts=Timeouts(connect=3), on_failure=failures.append)
+        reactor.run_once(0)
+        clock.advance(2.9)
+        reactor.run_once(0)
+        assert failures == []
+        clock.advance(0.2)
+        reactor.run_once(0)
+    (failure,) = failures
+    assert isinstance(failure, ConnectTimeout)
+    assert isinstance(failure, TimeoutError)
+    assert str(failure) == (
+        f"cannot connect to {silent}: no answer within 3 s; {silent}: Connection timed out"
+    )
+
+
+def test_timeout_covers_the_name_look_up(failures, monkeypatch):
+    clock = ManualClock()
+    answered = threading.Event()
+
+    def getaddrinfo(*args, **options):
+        answered.wait(DEADLINE)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with Reactor(clock=clock) as reactor:
+        reactor.connect("slow.invalid:1", Recorder, timeouts=Timeouts(connect=3), on_failure=failures.append)
+        clock.advance(4)
+        reactor.run_once(0)
+        answered.set()
+        assert isinstance(failures[0], ConnectTimeout)
+        reactor.run_once(0.05)
+    assert len(failures) == 1
+
+
+def test_answer_of_a_look_up_after_the_reactor_was_closed_is_dropped(monkeypatch):
+    answered, done = threading.Event(), threading.Event()
+
+    def getaddrinfo(*args, **options):
+        answered.wait(DEADLINE)
+        done.set()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with Reactor() as reactor:
+        connector = reactor.connect("slow.invalid:1", Recorder)
+    answered.set()
+    assert done.wait(DEADLINE)
+    assert connector.is_done()
+
+
+def test_cancelled_connector_says_nothing(reactor, silent, failures, descriptors):
+    connector = reactor.connect(silent, Recorder, on_failure=failures.append)
+    reactor.run_once(0)
+    connector.cancel()
+    connector.cancel()
+    assert connector.is_done()
+    assert failures == []
+    assert reactor.next_timeout() is None
+
+
+def test_local_address(reactor, recorder):
+    address = reactor.listen("127.0.0.1:0", Echo).addresses[0]
+    reactor.connect(address, lambda: recorder, local_address="127.0.0.5:0")
+    spin(reactor, lambda: recorder.calls)
+    assert recorder.connection.get_extra_info("sockname")[0] == "127.0.0.5"
+
+
+def test_factory_that_raises_is_reported(reactor, errors, descriptors):
+    problem = RuntimeError("mine")
+
+    def factory():
+        raise problem
+
+    listener = reactor.listen("127.0.0.1:0", Echo)
+    reactor.connect(listener.addresses[0], factory)
+    spin(reactor, lambda: errors.seen)
+    assert errors.take()[0] is problem
+    spin(reactor, lambda: not reactor.connections())
+    listener.close()
+
+
+def test_selector_that_refuses_the_connection_is_a_failed_attempt(reactor, failures, monkeypatch, tmp_path):
+    listener = reactor.listen(f"unix:{tmp_path}/s", Echo)  # connects at once: registered once
+    reactor.connect(listener.addresses[0], Recorder, on_failure=failures.append)
+
+    def refuse(*args):
+        raise OSError(28, "No more watches")
+
+    monkeypatch.setattr(reactor.registry.selector, "register", refuse)
+    reactor.run_once(0)
+    monkeypatch.undo()
+    assert "No more watches" in str(failures[0])
+
+
+@pytest.mark.parametrize("address", ["nonsense", "fd:3", ("127.0.0.1", -1), 7])
+def test_address_that_cannot_be_meant(reactor, address):
+    with pytest.raises(AddressError):
+        reactor.connect(address, Recorder)
