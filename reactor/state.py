@@ -65,4 +65,4 @@ def after(state: State, event: Event) -> State:
     try:
         return TRANSITIONS[state, event]
     except KeyError:
-        raise KeyError(f"no move from {state.value!r} on {event.value!r}") from None
+        raise KeyError(f"no move from {state.name} on {event.name}") from None

@@ -1,0 +1,56 @@
+"""Limits and timeouts: what can't be meant is refused where it is written, by the field's name."""
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor import Limits, Timeouts
+
+NOT_COUNTS = [0, -1, 1.5, True, "1", float("nan")]
+NOT_SIZES = [-1, 1.5, True, "1"]
+NOT_SECONDS = [0, -1, True, "1", float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("value", NOT_COUNTS)
+@pytest.mark.parametrize("field", ["max_connections", "accept_batch"])
+def test_counts(field, value):
+    with pytest.raises(ValueError, match=f"^{field} must be a whole number of 1 or more, not"):
+        Limits(**{field: value})
+
+
+@pytest.mark.parametrize("value", NOT_SIZES)
+@pytest.mark.parametrize("field", ["high_water", "low_water"])
+def test_sizes(field, value):
+    with pytest.raises(ValueError, match=f"^{field} must be a whole number of bytes, 0 or more, not"):
+        Limits(**{field: value})
+
+
+def test_low_water_is_not_above_high_water():
+    with pytest.raises(ValueError, match=r"^low_water \(2\) must not be above high_water \(1\)$"):
+        Limits(low_water=2, high_water=1)
+
+
+@pytest.mark.parametrize("value", NOT_SECONDS)
+@pytest.mark.parametrize("field", [field.name for field in attrs.fields(Timeouts)])
+def test_seconds(field, value):
+    with pytest.raises(ValueError, match=f"^{field} must be more than 0 seconds, not"):
+        Timeouts(**{field: value})
+
+
+@given(st.floats(min_value=1e-6, max_value=1e9) | st.integers(1, 10**9))
+def test_any_positive_number_of_seconds_will_do(seconds):
+    assert Timeouts(idle=seconds).idle == seconds
+
+
+def test_none_is_no_limit():
+    assert Limits(max_connections=None).max_connections is None
+    assert Timeouts(idle=None).idle is None
+
+
+@pytest.mark.parametrize("options", [Limits(), Timeouts()])
+def test_options_are_values(options):
+    assert options == type(options)()
+    assert hash(options) == hash(type(options)())
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        options.close = 1

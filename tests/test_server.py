@@ -1,0 +1,209 @@
+"""The reactor as a whole: adopt, drain, signals, and giving everything back."""
+
+import os
+import signal
+import socket
+import threading
+
+import pytest
+
+from reactor import CloseTimeout, ConnectionAborted, Reactor, UsageError
+from tests.helpers import Echo, ManualClock, Recorder, connect, pair, spin
+
+BIG = 4 * 1024 * 1024
+
+
+def test_adopt_makes_a_connection_of_a_connected_socket(reactor):
+    recorder = Recorder()
+    connection, peer = pair(reactor, recorder)
+    assert reactor.connections() == [connection]
+    peer.send(b"x")
+    reactor.run_once(1)
+    assert recorder.received == b"x"
+    peer.close()
+
+
+def test_adopt_of_an_unconnected_socket_leaves_it_the_caller_s(reactor):
+    with socket.socket() as sock:
+        with pytest.raises(OSError, match="not connected"):
+            reactor.adopt(sock, Recorder)
+        assert sock.fileno() >= 0
+
+
+def test_listeners_are_the_open_ones(reactor):
+    first, second = (reactor.listen("127.0.0.1:0", Echo) for _ in range(2))
+    first.close()
+    assert reactor.listeners() == [second]
+    assert str(second.addresses[0]) in repr(reactor)
+
+
+def test_repr_of_a_closed_reactor():
+    reactor = Reactor()
+    assert repr(reactor) == "<Reactor without listeners>"
+    reactor.close()
+    assert repr(reactor) == "<Reactor closed>"
+
+
+def test_drain_sends_what_is_queued_then_run_returns(reactor, descriptors):
+    listener = reactor.listen("127.0.0.1:0", Recorder)
+    clients = [connect(reactor, listener.addresses[0]) for _ in range(3)]
+    spin(reactor, lambda: len(reactor.connections()) == 3)
+    received = []
+
+    def read(client):
+        data = b""
+        while more := client.recv(1 << 20):
+            data += more
+        received.append(data)
+
+    threads = [threading.Thread(target=read, args=(client,)) for client in clients]
+    for connection in reactor.connections():
+        connection.write(b"x" * BIG)
+    for thread in threads:
+        thread.start()
+    reactor.drain()
+    reactor.run()
+    for thread in threads:
+        thread.join()
+    assert received == [b"x" * BIG] * 3
+    assert reactor.connections() == []
+    assert listener.is_closed()
+    for client in clients:
+        client.close()
+
+
+def test_drain_of_nothing_returns_at_once(reactor):
+    reactor.connect("127.0.0.1:1", Recorder, on_failure=lambda exc: None)
+    reactor.drain()
+    reactor.run()
+    assert reactor.next_timeout() is None
+
+
+def test_drain_counts_a_connection_that_was_lost_just_before(reactor):
+    recorder = Recorder()
+    connection, peer = pair(reactor, recorder)
+    reactor.drain()
+    reactor.call_soon(connection.abort)
+    reactor.run()
+    spin(reactor, lambda: recorder.lost)
+    peer.close()
+
+
+def test_drain_gives_up_on_a_silent_peer_at_its_deadline(make_selector):
+    clock = ManualClock()
+    recorder = Recorder()
+    with Reactor(selector=make_selector(), clock=clock) as reactor:
+        connection, peer = pair(reactor, recorder)
+        connection.write(b"x" * BIG)
+        reactor.drain(5)
+        reactor.run_once(0)
+        reactor.run_once(0)
+        assert not recorder.lost
+        clock.advance(5.1)
+        reactor.run()
+        assert isinstance(recorder.reason, CloseTimeout)
+        peer.close()
+
+
+def test_reactor_can_run_again_after_a_drain(reactor):
+    reactor.drain()
+    reactor.run()
+    reactor.listen("127.0.0.1:0", Echo)
+    reactor.call_soon(reactor.drain)
+    reactor.run()
+
+
+def test_first_signal_drains_second_stops():
+    previous = signal.getsignal(signal.SIGUSR1)
+    recorder = Recorder()
+    with Reactor() as reactor:
+        connection, peer = pair(reactor, recorder)
+        connection.write(b"x" * BIG)
+        reactor.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+        reactor.call_later(0.05, os.kill, os.getpid(), signal.SIGUSR1)
+        reactor.run(signals={signal.SIGUSR1})
+        assert reactor.connections() == [connection]
+        assert connection.is_closing()
+        assert signal.getsignal(signal.SIGUSR1) is previous
+    assert isinstance(recorder.reason, ConnectionAborted)
+    peer.close()
+
+
+def test_one_signal_ends_a_run_without_connections():
+    with Reactor() as reactor:
+        listener = reactor.listen("127.0.0.1:0", Echo)
+        reactor.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+        reactor.run(signals=[signal.SIGUSR1])
+        assert listener.is_closed()
+
+
+def test_close_tells_every_connection_once(make_selector, descriptors):
+    recorders = [Recorder() for _ in range(5)]
+    reactor = Reactor(selector=make_selector())
+    listener = reactor.listen("127.0.0.1:0", Echo)
+    reactor.connect(listener.addresses[0], Echo)
+    peers = [pair(reactor, recorder)[1] for recorder in recorders]
+    recorders[0].connection.close()
+    reactor.close()
+    reactor.close()
+    assert recorders[0].reason is None
+    assert {str(recorder.reason) for recorder in recorders[1:]} == {"the reactor was closed"}
+    for peer in peers:
+        peer.close()
+
+
+def test_connection_lost_may_use_the_reactor_while_it_closes():
+    class Stubborn(Recorder):
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            reactor.call_later(1, print)
+
+    stubborn = Stubborn()
+    reactor = Reactor()
+    _, peer = pair(reactor, stubborn)
+    reactor.close()
+    assert isinstance(stubborn.reason, ConnectionAborted)
+    peer.close()
+
+
+def test_closed_reactor_s_use_is_an_error():
+    reactor = Reactor()
+    reactor.close()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for use in (
+            lambda: reactor.listen("127.0.0.1:0", Echo),
+            lambda: reactor.connect("127.0.0.1:1", Echo),
+            lambda: reactor.adopt(ours, Echo),
+            reactor.drain,
+            reactor.run,
+            reactor.run_once,
+            reactor.fileno,
+            reactor.__enter__,
+        ):
+            with pytest.raises(UsageError, match="the reactor is closed: make a new one"):
+                use()
+
+
+def test_reactors_leave_nothing_behind(make_selector, descriptors):
+    threads = threading.active_count()
+    for _ in range(100):
+        with Reactor(selector=make_selector()) as reactor:
+            listener = reactor.listen("127.0.0.1:0", Echo)
+            recorder = Recorder()
+            reactor.connect(listener.addresses[0], lambda recorder=recorder: recorder)
+            spin(reactor, lambda: recorder.calls)  # noqa: B023
+    assert threading.active_count() == threads
+
+
+def test_echo_between_two_reactors_of_one_process(make_selector):
+    recorder = Recorder()
+    with Reactor(selector=make_selector()) as one, Reactor(selector=make_selector()) as two:
+        listener = one.listen("127.0.0.1:0", Echo)
+        two.connect(listener.addresses[0], lambda: recorder)
+        spin(two, lambda: recorder.calls)
+        recorder.connection.write(b"hello")
+        one.run_once(1)
+        one.run_once(1)
+        spin(two, lambda: recorder.received)
+    assert recorder.received == b"hello"

@@ -1,0 +1,148 @@
+"""Signals: none are touched unless asked for, none is lost, and what was there comes back."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from reactor import Reactor, UsageError
+from tests.helpers import DEADLINE, spin
+
+SIGNUM = signal.SIGUSR1
+
+
+@pytest.fixture
+def before():
+    """What handled the signal before the test; it must handle it after."""
+
+    def handler(signum, frame):
+        raise AssertionError
+
+    outer = signal.signal(SIGNUM, handler)
+    wakeup_fd = signal.set_wakeup_fd(-1)
+    yield handler
+    assert signal.getsignal(SIGNUM) is handler
+    assert signal.set_wakeup_fd(wakeup_fd) == -1
+    signal.signal(SIGNUM, outer)
+
+
+def kill():
+    os.kill(os.getpid(), SIGNUM)
+
+
+def test_no_signal_is_touched_unless_asked_for(before, reactor):
+    reactor.call_soon(reactor.stop)
+    reactor.run()
+    assert signal.getsignal(SIGNUM) is before
+
+
+def test_signal_runs_the_callback_on_the_loop(before, reactor):
+    got = []
+    reactor.add_signal_handler(SIGNUM, got.append, "signal")
+    kill()
+    assert got == []
+    spin(reactor, lambda: got)
+    assert got == ["signal"]
+    assert reactor.remove_signal_handler(SIGNUM) is True
+    assert reactor.remove_signal_handler(SIGNUM) is False
+
+
+def test_signal_gets_the_loop_out_of_its_wait(before, reactor):
+    reactor.add_signal_handler(SIGNUM, reactor.stop)
+    timer = threading.Timer(0.05, kill)
+    timer.start()
+    reactor.run()
+    timer.join()
+    reactor.remove_signal_handler(SIGNUM)
+
+
+def test_another_callback_replaces_the_first(before, reactor):
+    got = []
+    reactor.add_signal_handler(SIGNUM, got.append, 1)
+    reactor.add_signal_handler(SIGNUM, got.append, 2)
+    kill()
+    spin(reactor, lambda: got)
+    assert got == [2]
+    reactor.remove_signal_handler(SIGNUM)
+
+
+def test_close_puts_back_what_was_there(before):
+    with Reactor() as reactor:
+        reactor.add_signal_handler(SIGNUM, print)
+        reactor.add_signal_handler(signal.SIGUSR2, print)
+        assert signal.getsignal(SIGNUM) is not before
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+
+
+def test_handler_that_python_does_not_know_becomes_the_default(reactor, monkeypatch):
+    set_signal = signal.signal
+    calls = []
+
+    def record(signum, handler):
+        calls.append(handler)
+        set_signal(signum, handler)
+
+    monkeypatch.setattr(signal, "signal", record)
+    reactor.add_signal_handler(SIGNUM, print)
+    reactor.remove_signal_handler(SIGNUM)
+    assert calls[-1] is signal.SIG_DFL
+
+
+def test_signals_before_the_callback_ran_are_one(before, reactor):
+    got = []
+    reactor.add_signal_handler(SIGNUM, got.append, 1)
+    for _ in range(10):
+        kill()
+    for _ in range(5):
+        reactor.run_once(0)
+    assert got == [1]
+    reactor.remove_signal_handler(SIGNUM)
+
+
+def test_storm_neither_ends_the_loop_nor_loses_the_last(reactor):
+    count = []
+    previous = signal.getsignal(signal.SIGALRM)
+    reactor.add_signal_handler(signal.SIGALRM, lambda: count.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+    try:
+        spin(reactor, lambda: len(count) > 200)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    reactor.run_once(0)
+    reactor.run_once(0)
+    before = len(count)
+    os.kill(os.getpid(), signal.SIGALRM)
+    spin(reactor, lambda: len(count) > before)
+    reactor.remove_signal_handler(signal.SIGALRM)
+    assert signal.getsignal(signal.SIGALRM) is previous
+
+
+def test_signal_that_comes_after_its_handler_was_removed_is_dropped(before, reactor):
+    got = []
+    reactor.add_signal_handler(SIGNUM, got.append, 1)
+    reactor._signals._on_signal(signal.SIGUSR2, None)
+    reactor.remove_signal_handler(SIGNUM)
+    reactor.run_once(0)
+    assert got == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, 0, 10**6])
+def test_signal_that_cannot_be_handled(before, reactor, signum):
+    with pytest.raises((ValueError, OSError)):
+        reactor.add_signal_handler(signum, print)
+
+
+def test_only_the_main_thread_may_set_handlers(reactor):
+    problems = []
+
+    def add():
+        try:
+            reactor.add_signal_handler(SIGNUM, print)
+        except UsageError as exc:
+            problems.append(str(exc))
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    thread.join(DEADLINE)
+    assert problems == ["signal handlers can only be set on the main thread: signal.signal's rule"]

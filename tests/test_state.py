@@ -1,0 +1,51 @@
+"""The table of states: every move is in it or is impossible, and the ways out are always there."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor.state import ENDED, READABLE, TRANSITIONS, WRITABLE, Event, State, after
+
+
+@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("state", State)
+def test_every_state_and_event_is_in_the_table_or_refused(state, event):
+    if (state, event) in TRANSITIONS:
+        assert after(state, event) is TRANSITIONS[state, event]
+    else:
+        with pytest.raises(KeyError, match=f"no move from {state.name} on {event.name}"):
+            after(state, event)
+
+
+def test_a_connection_can_be_cut_until_it_is_closed():
+    for state in set(State) - ENDED:
+        assert after(state, Event.CUT) is State.CLOSED
+
+
+def test_the_loss_is_told_from_closed_alone_and_is_the_end():
+    assert [state for state, event in TRANSITIONS if event is Event.TOLD] == [State.CLOSED]
+    assert not [state for state, _ in TRANSITIONS if state is State.LOST]
+
+
+def test_each_direction_ends_on_its_own():
+    assert READABLE & WRITABLE == {State.OPEN}
+    assert after(after(State.OPEN, Event.PEER_EOF), Event.WRITE_EOF) is State.CLOSING
+    assert after(after(State.OPEN, Event.WRITE_EOF), Event.PEER_EOF) is State.CLOSING
+
+
+@given(st.lists(st.sampled_from(Event)))
+def test_no_way_leads_back(events):
+    order = [
+        {State.OPENING},
+        {State.OPEN},
+        {State.READ_CLOSED, State.WRITE_CLOSED},
+        {State.CLOSING},
+        {State.CLOSED},
+        {State.LOST},
+    ]
+    state = State.OPENING
+    for event in events:
+        if (state, event) in TRANSITIONS:
+            before = next(i for i, states in enumerate(order) if state in states)
+            state = after(state, event)
+            assert state in set().union(*order[before + 1 :])
