@@ -269,15 +269,18 @@ class _Terminal(Protocol):
             self._failed(exc)
 
     def _read_input(self) -> None:
-        data = b"."
-        while data:
-            self._may_read.wait()
-            self._may_read.clear()
-            data = os.read(sys.stdin.fileno(), _CHUNK)
-            try:
+        try:
+            data = b"."
+            while data:
+                self._may_read.wait()
+                self._may_read.clear()
+                data = os.read(sys.stdin.fileno(), _CHUNK)
                 self._loop.call_soon_threadsafe(self._send, data)
-            except UsageError:
-                return  # the connection has ended, and the reactor with it
+        except OSError as exc:
+            problem = OSError(exc.errno, f"standard input: {exc.strerror}")
+            self._loop.call_soon_threadsafe(self._connection.abort, problem)
+        except UsageError:
+            pass  # the connection has ended, and the reactor with it
 
     def _send(self, data: bytes) -> None:
         if data:

@@ -29,13 +29,16 @@ def address(reactor):
 
 
 def talk(reactor, words, data):
-    """Run a client with `data` as its input beside the reactor; return what it printed."""
+    """Run a client with `data` as its input beside the reactor; return what it printed.
+
+    Its input ends after `data`; with None there is none, and it stays open.
+    """
     process = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     os.set_blocking(process.stdin.fileno(), False)
     out = bytearray()
-    rest = memoryview(data)
+    rest = memoryview(data or b"")
 
     def read():
         more = process.stdout.read1(65536)
@@ -52,7 +55,8 @@ def talk(reactor, words, data):
             process.stdin.close()
 
     reactor.add_reader(process.stdout, read)
-    reactor.add_writer(process.stdin, write)
+    if data is not None:
+        reactor.add_writer(process.stdin, write)
     try:
         spin(reactor, lambda: process.stdout.closed)
         assert process.wait(DEADLINE) in {0, 1}  # telnet says 1 when the server closes
@@ -77,14 +81,14 @@ def test_socat_gets_every_byte_back(reactor, address):
 
 def test_telnet(reactor):
     address = reactor.listen("127.0.0.1:0", APPS["greet"]).addresses[0]
-    out = talk(reactor, [program("telnet"), address.host, str(address.port)], b"\n")
+    out = talk(reactor, [program("telnet"), address.host, str(address.port)], None)
     assert b"Hello from reactor." in out
 
 
 def test_blocking_client_of_the_documents(reactor, address):
     with connect(reactor, address) as client:
         client.sendall(b"Hello\n")
-        spin(reactor, lambda: reactor.connections())
+        spin(reactor, reactor.connections)
         reactor.run_once(DEADLINE)
         assert client.recv(8192) == b"Hello\n"
 
@@ -139,7 +143,7 @@ def peek(sock):
 
 
 def test_discard_answers_nothing(reactor):
-    connection, peer = pair(reactor, APPS["discard"]())
+    _, peer = pair(reactor, APPS["discard"]())
     with peer:
         peer.send(b"x" * 1000)
         peer.shutdown(socket.SHUT_WR)
@@ -148,7 +152,7 @@ def test_discard_answers_nothing(reactor):
 
 
 def test_greet_greets_and_closes(reactor):
-    connection, peer = pair(reactor, APPS["greet"]())
+    _, peer = pair(reactor, APPS["greet"]())
     with peer:
         reactor.run_once(0)
         assert peer.recv(100) == b"Hello from reactor.\n"

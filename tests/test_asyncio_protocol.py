@@ -94,7 +94,7 @@ def test_end_of_file_is_answered(reactor):
     address = reactor.listen("127.0.0.1:0", UpperLines).addresses[0]
     with connect(reactor, address) as client:
         client.shutdown(1)
-        spin(reactor, lambda: reactor.connections())
+        spin(reactor, reactor.connections)
         spin(reactor, lambda: not reactor.connections())
         assert client.makefile("rb").read().endswith(b"bye\n")
 

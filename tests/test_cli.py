@@ -334,3 +334,13 @@ def test_interrupted_connect_exits_130():
                 _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 130
     assert err == b""
+
+
+def test_connect_tells_that_its_input_cannot_be_read(tmp_path):
+    with server("--listen", "127.0.0.1:0") as (_, address):
+        write_only = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+        with command("connect", address, stdin=write_only) as process:
+            os.close(write_only)
+            _, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    assert err == b"python -m reactor: [Errno 9] standard input: Bad file descriptor\n"

@@ -99,7 +99,7 @@ def test_receives_what_the_peer_sends(reactor, recorder, peer, connection):
 
 
 def test_one_receive_for_one_readiness(reactor, recorder):
-    connection, peer, sock = scripted(reactor, recorder)
+    _, peer, sock = scripted(reactor, recorder)
     peer.send(b"hello")
     reactor.run_once(1)
     assert sock.calls.count("recv") == 1
@@ -200,7 +200,7 @@ def test_water_marks_follow_asyncio(connection):
 
 @pytest.mark.parametrize("arguments", [{"high": 1, "low": 2}, {"high": -1}, {"low": -1}])
 def test_water_marks_that_cannot_be_meant(connection, arguments):
-    with pytest.raises(ValueError, match="low_water|high_water"):
+    with pytest.raises(ValueError, match=r"low_water|high_water"):
         connection.set_write_buffer_limits(**arguments)
 
 
@@ -523,7 +523,7 @@ def test_connection_is_freed_without_the_collector(reactor):
             connection, peer = pair(reactor, protocol, timeouts=Timeouts(idle=60))
             alive = weakref.WeakSet([protocol, connection])
             end(connection, peer)
-            spin(reactor, lambda: connection.get_protocol() is None)  # noqa: B023
+            spin(reactor, lambda connection=connection: connection.get_protocol() is None)
             peer.close()
             del protocol.connection, protocol, connection
             assert len(alive) == 0
@@ -542,7 +542,7 @@ def test_protocol_that_raised_is_freed_too(reactor, errors):
         _, peer = pair(reactor, broken)
         alive = weakref.ref(broken)
         peer.send(b"x")
-        spin(reactor, lambda: broken.lost)  # noqa: B023
+        spin(reactor, lambda broken=broken: broken.lost)
         errors.take()
         broken.calls.clear()
         del broken

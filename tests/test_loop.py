@@ -3,6 +3,7 @@
 import logging
 import os
 import select
+import selectors
 import shutil
 import socket
 import subprocess
@@ -70,7 +71,7 @@ def test_cancelled_callback_does_not_run(reactor, ran):
 
 
 def test_callback_may_cancel_a_later_one(reactor, ran):
-    reactor.call_soon(lambda: later.cancel())
+    reactor.call_soon(lambda: [later.cancel()])
     later = reactor.call_soon(ran.append, 1)
     reactor.run_once()
     assert ran == []
@@ -422,7 +423,7 @@ def test_closed_loop_s_use_is_an_error():
         lambda: reactor.add_writer(0, print),
         lambda: reactor.add_signal_handler(10, print),
     ):
-        with pytest.raises(UsageError, match="^the reactor is closed: make a new one$"):
+        with pytest.raises(UsageError, match=r"^the reactor is closed: make a new one$"):
             use()
 
 
@@ -448,8 +449,6 @@ def test_host_can_wait_for_the_reactor_s_descriptor():
 
 
 def test_selector_without_a_descriptor_says_so():
-    import selectors
-
     with Reactor(selector=selectors.PollSelector()) as reactor:
         with pytest.raises(UsageError, match="PollSelector has no descriptor: call run_once instead"):
             reactor.fileno()
@@ -573,7 +572,7 @@ def test_writer_s_hang_up_of_an_unwatched_direction_is_dropped(pairs):
 
 
 def test_events_that_nobody_asked_for_are_passed_over(make_selector, pairs, ran):
-    ((ours, theirs),) = pairs(1)
+    ((ours, _),) = pairs(1)
     with Loop(selector=make_selector()) as loop:
         loop.add_reader(ours, ran.append, 1)
         real = loop.registry.poll

@@ -28,7 +28,7 @@ def test_the_loss_is_told_from_closed_alone_and_is_the_end():
 
 
 def test_each_direction_ends_on_its_own():
-    assert READABLE & WRITABLE == {State.OPEN}
+    assert {State.OPEN} == READABLE & WRITABLE
     assert after(after(State.OPEN, Event.PEER_EOF), Event.WRITE_EOF) is State.CLOSING
     assert after(after(State.OPEN, Event.WRITE_EOF), Event.PEER_EOF) is State.CLOSING
 
