@@ -135,7 +135,8 @@ def _warm_up_allocator() -> None:
     Until then glibc gets each of asyncio's 256 KiB receive buffers from mmap(2), and asyncio runs at a
     quarter of its speed: mallopt(3), M_MMAP_THRESHOLD.
     """
-    del [bytes(1 << 20)][:]
+    large = bytes(1 << 20)
+    del large
 
 
 def announce(port: int) -> None:
