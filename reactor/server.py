@@ -62,9 +62,9 @@ class Reactor(Loop):
         drain_timeout: for that drain, seconds.
         Raises UsageError if the reactor is closed or being driven already.
         """
-        for signum in signals:
-            self.add_signal_handler(signum, self._signalled, drain_timeout)
         try:
+            for signum in signals:
+                self.add_signal_handler(signum, self._signalled, drain_timeout)
             super().run()
         finally:
             for signum in signals:
@@ -74,6 +74,7 @@ class Reactor(Loop):
         if self._to_drain is None:
             self._drain(drain_timeout)
         else:
+            self._to_drain = None
             self.stop()
 
     def listen(

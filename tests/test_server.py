@@ -137,6 +137,26 @@ def test_one_signal_ends_a_run_without_connections():
         assert listener.is_closed()
 
 
+def test_signal_that_cannot_be_handled_leaves_the_others_as_they_were():
+    previous = signal.getsignal(signal.SIGUSR1)
+    with Reactor() as reactor:
+        with pytest.raises(OSError, match="Invalid argument"):
+            reactor.run(signals=[signal.SIGUSR1, signal.SIGKILL])
+        assert signal.getsignal(signal.SIGUSR1) is previous
+
+
+def test_reactor_that_was_stopped_in_its_drain_can_drain_again():
+    with Reactor() as reactor:
+        connection, peer = pair(reactor, Recorder())
+        connection.write(b"x" * BIG)
+        for _ in range(2):
+            reactor.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+            reactor.call_later(0.05, os.kill, os.getpid(), signal.SIGUSR1)
+            reactor.run(signals={signal.SIGUSR1})
+            assert reactor.connections() == [connection]
+        peer.close()
+
+
 def test_close_tells_every_connection_once(make_selector, descriptors):
     recorders = [Recorder() for _ in range(5)]
     reactor = Reactor(selector=make_selector())
