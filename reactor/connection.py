@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
@@ -22,14 +22,14 @@ import attrs
 
 from reactor.address import Address, pack_sockaddr, unpack_sockaddr
 from reactor.buffers import OutboundBuffer
-from reactor.errors import CloseTimeout, ConnectionAborted, IdleTimeout, UsageError
+from reactor.errors import CloseTimeout, ConnectionAborted, UsageError
 from reactor.loop import Loop
-from reactor.options import Limits, Timeouts
 from reactor.registry import EventHandler
 from reactor.state import ENDED, READABLE, WRITABLE, Event, State, after
-from reactor.timers import Handle, TimerHandle, Wheel, WheelMember
+from reactor.terms import Terms
+from reactor.timers import TimerHandle
 
-__all__ = ["Connection", "IdleWatch", "Terms", "connection_of", "flush_connections"]
+__all__ = ["Connection", "connection_of", "flush_connections"]
 
 #: Bytes asked for in one recv(2): the most that one readiness may take from the others' time.
 RECV_SIZE = 64 * 1024
@@ -38,61 +38,8 @@ RECV_SIZE = 64 * 1024
 GATHER_MOST = 2048
 GATHER_QUEUE = 64 * 1024
 
-#: Idle connections that are ended in one tick at most.
-EXPIRED_PER_TICK = 256
-
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
-
-
-class IdleWatch:
-    """Ends the connections that share one idle timeout, in seconds, with `IdleTimeout`."""
-
-    def __init__(self, loop: Loop, timeout: float) -> None:
-        self._loop = loop
-        self._wheel = Wheel(timeout)
-        self._timer: Handle | None = None
-
-    def add(self, connection: WheelMember) -> None:
-        """Watch `connection` from its `last_active` on."""
-        self._wheel.add(connection)
-        if self._timer is None:
-            self._schedule()
-
-    def discard(self, connection: WheelMember) -> None:
-        """Watch it no more."""
-        self._wheel.discard(connection)
-        if self._timer is not None and self._wheel.next_due() is None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _schedule(self) -> None:
-        due = self._wheel.next_due()
-        if due is not None and due <= self._loop.now:
-            self._timer = self._loop.call_soon(self._sweep)  # the rest of a sweep, in the next tick
-        else:
-            self._timer = None if due is None else self._loop.call_at(due, self._sweep)
-
-    def _sweep(self) -> None:
-        self._timer = None
-        for connection in self._wheel.expired(self._loop.now, EXPIRED_PER_TICK):
-            assert isinstance(connection, Connection)
-            connection.fail(IdleTimeout(f"no byte in either direction for {self._wheel.timeout:g} s"))
-        if self._timer is None:
-            self._schedule()
-
-
-@attrs.frozen(eq=False)
-class Terms:
-    """What the connections of one listener or connector have in common.
-
-    idle: watches for silence, or None. on_lost: called after `connection_lost`.
-    """
-
-    limits: Limits
-    timeouts: Timeouts
-    idle: IdleWatch | None
-    on_lost: Callable[[Connection], object]
 
 
 class _Queue(OutboundBuffer):

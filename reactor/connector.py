@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from reactor.address import Address
-from reactor.connection import Connection, Terms
+from reactor.connection import Connection
 from reactor.errors import ConnectError, ConnectTimeout
 from reactor.listener import Factory, set_no_delay
 from reactor.loop import Loop
 from reactor.registry import EVENT_WRITE
+from reactor.terms import Terms
 
 __all__ = ["Connector", "FailureHandler"]
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from reactor.address import Address
 from reactor.binding import SocketOption, UnixPath, bind
-from reactor.connection import Connection, IdleWatch, Terms
+from reactor.connection import Connection
 from reactor.errors import ACCEPT_AGAIN, ACCEPT_EXHAUSTED, UsageError
 from reactor.loop import Loop
 from reactor.options import Limits, Timeouts
 from reactor.registry import EVENT_READ
+from reactor.terms import IdleWatch, Terms
 
 __all__ = ["Factory", "Listener", "set_no_delay"]
 

@@ -10,12 +10,13 @@ from selectors import BaseSelector
 
 from reactor.address import Address, AddressLike
 from reactor.binding import SocketOption
-from reactor.connection import Connection, IdleWatch, Terms, connection_of, flush_connections
+from reactor.connection import Connection, connection_of, flush_connections
 from reactor.connector import Connector, FailureHandler
 from reactor.errors import AddressError, ConnectionAborted
 from reactor.listener import Factory, Listener, set_no_delay
 from reactor.loop import ErrorHandler, Loop
 from reactor.options import Limits, Timeouts
+from reactor.terms import IdleWatch, Terms
 
 __all__ = ["Reactor"]
 

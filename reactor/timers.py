@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 __all__ = ["Handle", "TimerHandle", "TimerHeap", "Wheel", "WheelMember"]
 
@@ -128,7 +128,10 @@ class WheelMember(Protocol):
     spoke: int
 
 
-class Wheel:
+Member = TypeVar("Member", bound=WheelMember)
+
+
+class Wheel(Generic[Member]):
     """Members that share one timeout, each in the bucket of the time when it may be due.
 
     Activity costs the member one store to `last_active` and nothing here: a member that was active
@@ -143,23 +146,23 @@ class Wheel:
     def __init__(self, timeout: float) -> None:
         self.timeout = timeout
         self._width = timeout / self.SPOKES
-        self._buckets: dict[int, set[WheelMember]] = {}
+        self._buckets: dict[int, set[Member]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
-    def add(self, member: WheelMember) -> None:
+    def add(self, member: Member) -> None:
         """Put `member` in the bucket that its `last_active` says."""
         self._put(member, math.ceil((member.last_active + self.timeout) / self._width))
 
-    def _put(self, member: WheelMember, spoke: int) -> None:
+    def _put(self, member: Member, spoke: int) -> None:
         bucket = self._buckets.get(spoke)
         if bucket is None:
             bucket = self._buckets[spoke] = set()
         member.spoke = spoke
         bucket.add(member)
 
-    def discard(self, member: WheelMember) -> None:
+    def discard(self, member: Member) -> None:
         """Take `member` out, if it is there."""
         bucket = self._buckets.get(member.spoke)
         if bucket is not None:
@@ -171,7 +174,7 @@ class Wheel:
         """Return when the earliest bucket comes up, or None when the wheel is empty."""
         return min(self._buckets) * self._width if self._buckets else None
 
-    def expired(self, now: float, most: int) -> Iterator[WheelMember]:
+    def expired(self, now: float, most: int) -> Iterator[Member]:
         """Take out and yield each member that is due at `now`, looking at no more than `most` of them."""
         for spoke in sorted(spoke for spoke in self._buckets if spoke * self._width <= now):
             bucket = self._buckets[spoke]
