@@ -35,7 +35,7 @@ __all__ = ["Connection", "connection_of", "flush_connections"]
 RECV_SIZE = 64 * 1024
 
 #: Bytes up to which a write within a tick waits for the tick's end, and a gathered queue for its send.
-GATHER_MOST = 2048
+GATHER_MOST = 4096
 GATHER_QUEUE = 64 * 1024
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)

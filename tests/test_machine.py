@@ -15,7 +15,7 @@ from reactor.selector import FlatSelector
 from tests.helpers import Errors, Recorder, connect, spin
 
 RESET = struct.pack("ii", 1, 0)
-SIZES = st.sampled_from([0, 1, 100, 2048, 2049, 70_000, 3_000_000])
+SIZES = st.sampled_from([0, 1, 100, 4096, 4097, 70_000, 3_000_000])
 
 
 class Served(Recorder):
