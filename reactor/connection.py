@@ -274,7 +274,7 @@ class Connection:
         if not isinstance(queue, _Queue):
             return self._state in WRITABLE
         if queue.size <= self._terms.limits.high_water:
-            return True
+            return self._state in WRITABLE  # `_SHUT` is empty too
         if not queue.paused:
             queue.paused = True
             try:
@@ -325,12 +325,13 @@ class Connection:
         self._update_interest()
         if self._state in ENDED:
             return
+        both_ended = self._state is State.CLOSING
         try:
             keep = self._protocol.eof_received()
         except Exception as exc:
             self._broke(exc, "eof_received")
             return
-        if self._state is State.CLOSING:
+        if both_ended and self._state is State.CLOSING:
             self._finish(self._terms.timeouts.close)
         elif self._state is State.READ_CLOSED and not keep:
             self.close()
@@ -427,7 +428,10 @@ class Connection:
         if self._terms.idle is not None:
             self._terms.idle.discard(self)
         self._loop.registry.unregister(self._sock.fileno())
-        self._sock.close()
+        try:
+            self._sock.close()
+        except OSError:
+            pass  # the descriptor is given back all the same: close(2), "Dealing with error returns"
         self._loop.post_notice(self._tell, reason)
 
     def _tell(self, reason: BaseException | None) -> None:

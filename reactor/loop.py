@@ -193,7 +193,7 @@ class Loop:
         if registry.leftover:
             events = registry.batch(registry.leftover, EVENTS_PER_TICK)
         else:
-            if self._ready:
+            if self._ready or self.outbox:  # a flush may call back, and that write
                 timeout = 0
             elif due is not None:
                 wait = min(max(0.0, due - self._clock()), _LONGEST_WAIT)
