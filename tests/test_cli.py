@@ -308,6 +308,8 @@ def test_connect_tells_a_reset(capsys):
     with listening_socket() as (listening, address):
         with command("connect", address, stdin=subprocess.PIPE) as process:
             peer, _ = listening.accept()
+            peer.send(b"x")
+            assert process.stdout.read(1) == b"x"  # it knows that it is connected
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             peer.close()
             _, err = process.communicate(timeout=DEADLINE)
@@ -330,6 +332,8 @@ def test_interrupted_connect_exits_130():
         with command("connect", address, stdin=subprocess.PIPE) as process:
             peer, _ = listening.accept()
             with peer:
+                peer.send(b"x")
+                assert process.stdout.read(1) == b"x"
                 process.send_signal(signal.SIGINT)
                 _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 130
