@@ -8,18 +8,30 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from hypothesis import settings
+
 from reactor import Connection, Protocol, Reactor
+
+_HYPOTHESIS_EXAMPLES = 100  # what a profile has that does not say how many
 
 DEADLINE = 20.0  # seconds after which a wait for something has failed; nothing waits for it
 
 
-def spin(reactor: Reactor, until: Callable[[], object], deadline: float = DEADLINE) -> None:
-    """Drive `reactor` until `until()` is true."""
+def spin(
+    reactor: Reactor, until: Callable[[], object], deadline: float = DEADLINE, wait: float = 0.05
+) -> None:
+    """Drive `reactor` until `until()` is true, which is asked after each tick or `wait` seconds of it."""
     end = time.monotonic() + deadline
     while not until():
         left = end - time.monotonic()
         assert left > 0, "what was waited for did not come"
-        reactor.run_once(min(left, 0.05))
+        reactor.run_once(min(left, wait))
+
+
+def examples(count: int) -> settings:
+    """Let a test that is slow try `count` examples where the profile asks for no certain number."""
+    asked = settings.default.max_examples
+    return settings(max_examples=count if asked == _HYPOTHESIS_EXAMPLES else asked)
 
 
 class Errors:

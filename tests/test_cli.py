@@ -196,7 +196,9 @@ def test_second_signal_leaves_at_once(tmp_path):
         wait_until_refused(address)  # the drain has begun
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 1
-        assert process.stderr.read().endswith(b"left at once: 1 connections were still open\n")
+        told = process.stderr.read()
+        # How many of those that asked whether it still accepts were taken in is chance.
+        assert re.search(rb"left at once: [1-9]\d* connections were still open\n$", told), told
 
 
 def test_drain_gives_up_at_its_deadline(tmp_path):
