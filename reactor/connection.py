@@ -173,7 +173,8 @@ class Connection:
 
         A bytearray or memoryview is copied, and may be changed afterwards.
         Returns False once more than the high-water mark is queued, and when the connection is closing
-        or closed, where `data` is dropped. Raises TypeError for anything else than bytes, UsageError
+        or closed, where `data` is dropped. A small piece that waits for the tick's end counts as
+        queued when the kernel has refused it. Raises TypeError for anything else than bytes, UsageError
         after `write_eof`.
         """
         if self._out is None and type(data) is bytes:
