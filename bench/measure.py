@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -55,17 +56,21 @@ class Server:
             before = self._sleeps()
             subprocess.run(["sleep", str(seconds)], check=True)
             return self._sleeps() - before, "wake-ups; strace is not installed"
-        tracer = subprocess.Popen(
-            [strace, "-f", "-p", str(self.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        try:
-            tracer.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            tracer.send_signal(signal.SIGINT)
-        _, told = tracer.communicate()
-        # The wait that strace finds it in, and interrupts, is shown as well: it is one from before.
-        lines = [line for line in told.splitlines() if "(" in line and not line.startswith("strace:")]
-        return max(0, len(lines) - 1), "strace"
+        with subprocess.Popen(
+            [strace, "-c", "-f", "-p", str(self.pid)],  # -c: calls that end, not the waits it is found in
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as tracer:
+            try:
+                tracer.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                tracer.send_signal(signal.SIGINT)
+            _, told = tracer.communicate()
+        if f"Process {self.pid} attached" not in told:
+            raise ServerFailedError(f"strace could not attach to the server: {told.strip()}")
+        totals = re.search(r"^100\.00\s+\S+\s+\S+\s+(\d+).*\btotal$", told, re.MULTILINE)
+        return int(totals[1]) if totals else 0, "strace"
 
     def _sleeps(self) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

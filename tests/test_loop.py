@@ -609,6 +609,7 @@ def test_idle_loop_makes_no_system_calls():
         idle.kill()
         idle.communicate()
     calls = [line for line in told.splitlines() if "(" in line and not line.startswith("strace:")]
+    assert f"Process {idle.pid} attached" in told
     assert len(calls) <= 1, told  # the wait that it was found in
     assert all("epoll_" in call for call in calls)
 
