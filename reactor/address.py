@@ -44,7 +44,7 @@ class Address:
     fd: int | None = None
 
     @classmethod
-    def of(cls, value: AddressLike) -> Address:
+    def of(cls, value: object) -> Address:
         """Return `value` as an `Address`.
 
         value: an `Address`, a text in one of the forms above, or a pair of host and port.

@@ -14,7 +14,7 @@ from typing import Any
 from reactor.address import Address
 from reactor.errors import ListenError
 
-__all__ = ["SocketOption", "UnixPath", "bind", "cannot_listen"]
+__all__ = ["SocketOption", "UnixPath", "bind", "cannot_listen", "given"]
 
 #: What setsockopt(2) takes: the level, the option and its value.
 SocketOption = tuple[int, int, int | bytes]
@@ -115,17 +115,31 @@ def _set_inet_options(sock: socket.socket, *, dual_stack: bool, reuse_port: bool
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def given(sock: socket.socket) -> socket.socket:
+    """Return a listening socket that the caller made, set to not block. Raises ListenError if it is none."""
+    try:
+        _check_listening(sock)
+        sock.setblocking(False)
+    except OSError as exc:
+        raise ListenError(exc.errno, f"cannot listen on {sock!r}: {exc.strerror or exc}") from exc
+    return sock
+
+
 def _inherited(fd: int) -> socket.socket:
     sock = socket.socket(fileno=fd)
     try:
-        if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise OSError(errno.EINVAL, "it is no listening stream socket")
+        _check_listening(sock)
         sock.setblocking(False)
         sock.set_inheritable(False)
     except BaseException:
         sock.detach()
         raise
     return sock
+
+
+def _check_listening(sock: socket.socket) -> None:
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise OSError(errno.EINVAL, "it is no listening stream socket")
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from reactor.address import Address
-from reactor.binding import SocketOption, UnixPath, bind
+from reactor.binding import UnixPath
 from reactor.connection import Connection
 from reactor.errors import ACCEPT_AGAIN, ACCEPT_EXHAUSTED, UsageError
 from reactor.loop import Loop
@@ -41,16 +41,14 @@ class Listener:
     def __init__(
         self,
         loop: Loop,
-        address: Address,
+        sockets: list[socket.socket],
         factory: Factory,
         *,
         limits: Limits,
         timeouts: Timeouts,
         idle: IdleWatch | None,
         on_lost: Callable[[Connection], object],
-        backlog: int,
-        reuse_port: bool,
-        options: Iterable[SocketOption],
+        path: str | None,
     ) -> None:
         self.connections = 0
         self._loop = loop
@@ -58,8 +56,8 @@ class Listener:
         self._limits = limits
         self._on_lost = on_lost
         self._terms = Terms(limits, timeouts, idle, self._connection_lost)
-        self._sockets = bind(address, backlog=backlog, reuse_port=reuse_port, options=options)
-        self._path = UnixPath(address.path) if address.path is not None else None
+        self._sockets = sockets
+        self._path = UnixPath(path) if path is not None else None
         self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in self._sockets)
         self._holds: set[str] = set()
         self._backoff = _FIRST_BACKOFF

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from selectors import BaseSelector
 
 from reactor.address import Address, AddressLike
-from reactor.binding import SocketOption
+from reactor.binding import SocketOption, bind, given
 from reactor.connection import Connection, connection_of, flush_connections
 from reactor.connector import Connector, FailureHandler
 from reactor.errors import AddressError, ConnectionAborted
@@ -80,7 +80,7 @@ class Reactor(Loop):
 
     def listen(
         self,
-        address: AddressLike,
+        address: AddressLike | socket.socket,
         factory: Factory,
         *,
         limits: Limits | None = None,
@@ -93,7 +93,7 @@ class Reactor(Loop):
 
         address: an `Address`, its text ("127.0.0.1:9092", "[::1]:9092", ":9092", "unix:/path",
             "fd:3"), or a pair of host and port; port 0 lets the kernel pick one. A name is looked up
-            at once and may block.
+            at once and may block. Or a listening stream socket, which is then the reactor's.
         limits, timeouts: for all its connections; None for the defaults.
         backlog: connections that the kernel holds until they are accepted; it may hold fewer.
         reuse_port: let other processes listen on the same port beside this one.
@@ -103,17 +103,21 @@ class Reactor(Loop):
         self._check_open()
         limits = limits or Limits()
         timeouts = timeouts or Timeouts()
+        if isinstance(address, (Address, str, tuple)) or not hasattr(address, "accept"):
+            where = Address.of(address)
+            sockets = bind(where, backlog=backlog, reuse_port=reuse_port, options=options)
+            path = where.path
+        else:
+            sockets, path = [given(address)], None
         listener = Listener(
             self,
-            Address.of(address),
+            sockets,
             factory,
             limits=limits,
             timeouts=timeouts,
             idle=self._idle_watch(timeouts),
             on_lost=self._connection_lost,
-            backlog=backlog,
-            reuse_port=reuse_port,
-            options=options,
+            path=path,
         )
         self._listeners = [*self.listeners(), listener]
         return listener

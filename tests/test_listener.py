@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from reactor import Limits, Reactor, UsageError
+from reactor import AddressError, Limits, ListenError, Reactor, UsageError
 from tests.helpers import Echo, ManualClock, Recorder, connect, spin
 
 
@@ -50,6 +50,24 @@ def test_every_kind_of_address_serves(reactor, factory, tmp_path, text, descript
 
 def test_address_may_be_a_pair_of_host_and_port(reactor, factory):
     assert reactor.listen(("127.0.0.1", 0), factory).addresses[0].port > 0
+
+
+def test_listening_socket_of_the_caller_s_is_taken_over(reactor, factory, descriptors):
+    listener = reactor.listen(socket.create_server(("127.0.0.1", 0)), factory)
+    with connect(reactor, listener.addresses[0]) as client:
+        client.sendall(b"hello")
+        spin(reactor, lambda: factory.made and factory.made[-1].received)
+    spin(reactor, lambda: factory.made[-1].lost)
+    listener.close()
+
+
+def test_what_does_not_listen_stays_the_caller_s(reactor, factory):
+    with pytest.raises(AddressError, match="5 is no address"):
+        reactor.listen(5, factory)
+    with socket.socket() as sock:
+        with pytest.raises(ListenError, match=r"cannot listen on <socket.*it is no listening stream socket"):
+            reactor.listen(sock, factory)
+        assert sock.fileno() >= 0
 
 
 def test_accepted_sockets_send_without_delay(reactor, factory):
