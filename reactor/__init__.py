@@ -3,21 +3,27 @@
 from reactor.address import Address
 from reactor.connection import Connection
 from reactor.connector import Connector
+from reactor.drain import Drained
 from reactor.errors import (
     AddressError,
     CloseTimeout,
     ConnectError,
     ConnectionAborted,
     ConnectTimeout,
+    DrainTimeout,
     IdleTimeout,
     ListenError,
     ReactorError,
+    ReadTimeout,
+    SlowConsumer,
     UsageError,
+    WriteTimeout,
 )
 from reactor.listener import Listener
 from reactor.options import Limits, Timeouts
 from reactor.protocol import BufferedProtocol, Protocol
 from reactor.server import Reactor
+from reactor.stats import Histogram, Stats
 
 __all__ = [
     "Address",
@@ -29,6 +35,9 @@ __all__ = [
     "Connection",
     "ConnectionAborted",
     "Connector",
+    "DrainTimeout",
+    "Drained",
+    "Histogram",
     "IdleTimeout",
     "Limits",
     "ListenError",
@@ -36,8 +45,12 @@ __all__ = [
     "Protocol",
     "Reactor",
     "ReactorError",
+    "ReadTimeout",
+    "SlowConsumer",
+    "Stats",
     "Timeouts",
     "UsageError",
+    "WriteTimeout",
 ]
 
 __version__ = "0.1.0"

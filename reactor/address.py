@@ -19,12 +19,13 @@ import attrs
 
 from reactor.errors import AddressError
 
-__all__ = ["Address", "AddressLike", "pack_sockaddr", "unpack_sockaddr"]
+__all__ = ["Address", "AddressLike", "pack_sockaddr", "site_of", "unpack_sockaddr"]
 
 _FORMS = "write HOST:PORT, [IPV6]:PORT, :PORT, unix:/path or fd:N"
 
 _PORT = struct.Struct("!H")
 _PORT_FLOW_SCOPE = struct.Struct("!HII")
+_V4_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 peer of a socket for both: RFC 4291, 2.5.5.2
 
 # What sun_path holds, without the closing zero: unix(7) has 108 on Linux, the BSDs 104.
 _UNIX_PATH_MOST = 107
@@ -189,3 +190,15 @@ def unpack_sockaddr(packed: bytes | str) -> Any:
     if len(packed) == _PORT.size + 4:
         return socket.inet_ntop(socket.AF_INET, packed[:4]), *_PORT.unpack(packed[4:])
     return socket.inet_ntop(socket.AF_INET6, packed[:16]), *_PORT_FLOW_SCOPE.unpack(packed[16:])
+
+
+def site_of(packed: bytes | str | None) -> bytes | None:
+    """Return what tells one peer's site from others': an IPv4 address, or the /64 of an IPv6 one.
+
+    packed: a socket address from `pack_sockaddr`. Unix sockets have no site: None.
+    """
+    if not isinstance(packed, bytes):
+        return None
+    if len(packed) == _PORT.size + 4:
+        return packed[:4]
+    return packed[12:16] if packed.startswith(_V4_MAPPED) else packed[:8]

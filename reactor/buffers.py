@@ -35,12 +35,15 @@ class OutboundBuffer:
             self._pieces.append(piece)
             self.size += len(piece)
 
-    def vector(self) -> list[bytes | memoryview]:
-        """Return what goes out next, at most `PIECES_PER_SEND` pieces, without copying a byte."""
+    def vector(self, most: int | None = None) -> list[bytes | memoryview]:
+        """Return what goes out next, at most `PIECES_PER_SEND` pieces, without copying a byte.
+
+        most: bytes; None for no bound.
+        """
         pieces: list[bytes | memoryview] = list(islice(self._pieces, PIECES_PER_SEND))
         if self._offset:
             pieces[0] = memoryview(pieces[0])[self._offset :]
-        return pieces
+        return pieces if most is None else _first_bytes(pieces, most)
 
     def advance(self, sent: int) -> None:
         """Forget the first `sent` bytes, which the kernel has taken."""
@@ -50,3 +53,13 @@ class OutboundBuffer:
         while pieces and sent >= len(pieces[0]):
             sent -= len(pieces.popleft())
         self._offset = sent
+
+
+def _first_bytes(pieces: list[bytes | memoryview], most: int) -> list[bytes | memoryview]:
+    taken = []
+    for piece in pieces:
+        if not most:
+            break
+        taken.append(piece if len(piece) <= most else memoryview(piece)[:most])
+        most -= len(taken[-1])
+    return taken

@@ -1,86 +1,95 @@
-"""One connection: receive, send, flow control and the ways to end it.
+"""One connection: receive, and the ways to end it. How it sends is in `sender`.
 
-In: the selector reports the socket, `on_event` reads once and hands the bytes to the protocol.
-Out: within a tick, small writes are gathered and leave in one system call when the tick's events are
-handled; a large write, or one made outside of ticks, goes straight to the kernel. What the kernel does
-not take waits in an `OutboundBuffer`, and EVENT_WRITE is asked for as long as it does.
-
-Why gathered (64 connections, one message in flight each): sending all answers of a batch one after the
-other is 2 % cheaper than in turn with the reads, and 16 writes of 100 bytes cost one send instead of 16.
-Why not the large ones: a batch of them no longer fits the cache, and at 16 KiB that halved the rate.
+The selector reports the socket, `on_event` reads once and hands the bytes to the protocol.
 """
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterator
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
 import attrs
 
-from reactor.address import Address, pack_sockaddr, unpack_sockaddr
-from reactor.buffers import OutboundBuffer
-from reactor.errors import CloseTimeout, ConnectionAborted, UsageError
+from reactor.address import Address, pack_sockaddr, site_of, unpack_sockaddr
+from reactor.errors import (
+    CloseTimeout,
+    ConnectionAborted,
+    IdleTimeout,
+    ReactorError,
+    ReadTimeout,
+    UsageError,
+    WriteTimeout,
+    cause_of,
+)
+from reactor.linger import Linger, is_quiet, release
 from reactor.loop import Loop
-from reactor.registry import EventHandler
-from reactor.state import ENDED, READABLE, WRITABLE, Event, State, after
+from reactor.rates import TokenBucket
+from reactor.registry import EventHandler, Registry
+from reactor.sender import SHUT, Outbound, Sender
+from reactor.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
 from reactor.terms import Terms
-from reactor.timers import TimerHandle
+from reactor.timers import Bucket, round_up
 
-__all__ = ["Connection", "connection_of", "flush_connections"]
+__all__ = ["Connection", "connection_of", "connections_of"]
 
 #: Bytes asked for in one recv(2): the most that one readiness may take from the others' time.
 RECV_SIZE = 64 * 1024
 
-#: Bytes up to which a write within a tick waits for the tick's end, and a gathered queue for its send.
-GATHER_MOST = 4096
-GATHER_QUEUE = 64 * 1024
-
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)
-_HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
+
+#: In `set_timeouts`: leave it as it is.
+_KEEP: Any = object()
 
 
-class _Queue(OutboundBuffer):
-    """What is queued, and what only a connection with a queue has to know.
+class _Input:
+    """What the loop calls for a connection that can't be read the straight way.
 
-    armed: EVENT_WRITE is asked for; else the connection is in the loop's outbox.
-    paused: the protocol was told to pause.
-    deadline: the timer that ends a `close` whose queue the peer does not take.
+    Because its protocol receives into its own buffer, or because `Limits.read_rate` is to be kept.
+    held: nothing is read for now, because the rate allows no more.
     """
 
-    __slots__ = ("armed", "deadline", "paused")
+    __slots__ = ("_rate", "connection", "held")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.armed = False
-        self.paused = False
-        self.deadline: TimerHandle | None = None
-
-
-#: Stands in `Connection._out` when nothing is queued and nothing more is taken, so that `write` has one
-#: question to ask instead of two.
-_SHUT = _Queue()
-
-
-class _BufferedInput:
-    """What the loop calls for a connection whose protocol receives into its own buffer."""
-
-    __slots__ = ("connection",)
-
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, rate: TokenBucket | None) -> None:
         self.connection = connection
+        self.held = False
+        self._rate = rate
 
     def on_event(self, events: int) -> None:
         if events & EVENT_READ:
-            self.connection.receive_into()
+            self._read()
         if events & EVENT_WRITE:
             self.connection.on_event(EVENT_WRITE)
 
+    def _read(self) -> None:
+        connection, rate = self.connection, self._rate
+        if rate is None:
+            connection.receive_into(RECV_SIZE)
+            return
+        loop = connection._loop
+        most = min(rate.available(loop.now), RECV_SIZE)
+        before = loop.bytes_received
+        if most and hasattr(connection.get_protocol(), "data_received"):
+            connection.on_event(EVENT_READ, most)
+        elif most:
+            connection.receive_into(most)
+        rate.take(loop.bytes_received - before)
+        if not rate.available(loop.now):
+            self._hold(True)
+            loop.call_later(rate.wait(), self._hold, False)
+
+    def _hold(self, held: bool) -> None:
+        self.held = held
+        if not self.connection.is_closing():
+            self.connection._update_interest()
+
 
 @attrs.define(eq=False, repr=False, init=False)
-class Connection:
+class Connection(Sender):
     """A connected stream socket, with the protocol that it serves.
 
     Made by `Reactor.listen`, `connect` and `adopt`, and handed to `connection_made`. Its methods have
@@ -94,16 +103,19 @@ class Connection:
     _terms: Terms
     _peer: bytes | str | None
     _state: State
-    # None: nothing. Bytes: the one piece gathered in this tick. Queue: more, or what the kernel left;
-    # or `_SHUT`.
-    _out: bytes | _Queue | None
+    # None: nothing. Bytes: the one piece gathered in this tick. Outbound: more, or what the kernel left;
+    # always, when a rate is to be kept. Or `SHUT`.
+    _out: bytes | Outbound | None
     _reading: bool
     last_active: float
-    spoke: int
+    # Since when, and for how many seconds at most, the peer owes something; None when it does not.
+    _owed: tuple[float, float] | None
+    bucket: Bucket | None
 
     def __init__(
         self, loop: Loop, sock: socket.socket, protocol: Any, terms: Terms, sockaddr: Any = None
     ) -> None:
+        loop.touch()
         self._loop = loop
         self._sock = sock
         self._terms = terms
@@ -111,56 +123,69 @@ class Connection:
         self._state = State.OPENING
         self._out = None
         self._reading = True
+        self._owed = None
+        self.bucket = None
         self.last_active = loop.now
-        self.spoke = 0
         self._protocol = protocol
 
     def __repr__(self) -> str:
         peer = self.get_extra_info("peername")
         where = "" if peer is None else f" {Address.from_sockaddr(peer)}"
-        return f"<Connection{where} {self._state.value}>"
+        protocol = "" if self._protocol is None else f", {type(self._protocol).__name__}"
+        return f"<Connection{where} {self._state.value}{protocol}>"
 
     def open(self) -> None:
         """Watch the socket, which must not block, and tell the protocol. Called once, by the maker.
 
         Raises OSError if the selector does not take the socket, which is then still the maker's.
         """
+        limits, timeouts = self._terms.limits, self._terms.timeouts
         self._loop.registry.register(self._sock.fileno(), EVENT_READ, self._handler())
         self._move(Event.MADE)
-        if self._terms.idle is not None:
-            self._terms.idle.add(self)
+        if limits.write_rate is not None:
+            self._out = queue = Outbound(self._loop.now)
+            queue.rate = TokenBucket(limits.write_rate, self._loop.now)
+        if timeouts.read is not None:
+            self._owed = (self._loop.now, timeouts.read)
+        if timeouts.idle is not None or timeouts.read is not None:
+            self._look_later()
         try:
             self._protocol.connection_made(self)
         except Exception as exc:
             self._broke(exc, "connection_made")
 
     def _handler(self) -> EventHandler:
-        return self if hasattr(self._protocol, "data_received") else _BufferedInput(self)
+        rate = self._terms.limits.read_rate
+        if rate is not None:
+            return _Input(self, TokenBucket(rate, self._loop.now))
+        return self if hasattr(self._protocol, "data_received") else _Input(self, None)
 
     def _move(self, event: Event) -> None:
         self._state = after(self._state, event)
         if self._out is None and self._state not in WRITABLE:
-            self._out = _SHUT
+            self._out = SHUT
 
     # The byte's way
 
-    def on_event(self, events: int) -> None:
-        """Read once, or send what is queued, or both. The loop's call."""
+    def on_event(self, events: int, most: int = RECV_SIZE) -> None:
+        """Read once, `most` bytes at most, or send what is queued, or both. The loop's call."""
         if events != 1:  # EVENT_READ, whose name would cost a look-up for each message
             if events & EVENT_READ:
                 self.on_event(EVENT_READ)
-            if isinstance(self._out, _Queue) and self._out.armed:
+            if isinstance(self._out, Outbound) and self._out.armed:
                 self._flush(self._out)
             return
         try:
-            data = self._sock.recv(RECV_SIZE)
+            data = self._sock.recv(most)
         except (BlockingIOError, InterruptedError):
             return  # not readable after all: select(2), "Bugs"
         except OSError as exc:
             self.fail(exc)
             return
         if data:
-            self.last_active = self._loop.now
+            loop = self._loop
+            loop.bytes_received += len(data)
+            self.last_active = loop.now
             try:
                 self._protocol.data_received(data)
             except Exception as exc:
@@ -168,145 +193,19 @@ class Connection:
         else:
             self._receive_eof()
 
-    def write(self, data: bytes | bytearray | memoryview) -> bool:
-        """Send `data` after all that was written before; never blocks.
-
-        A bytearray or memoryview is copied, and may be changed afterwards.
-        Returns False once more than the high-water mark is queued, and when the connection is closing
-        or closed, where `data` is dropped. A small piece that waits for the tick's end counts as
-        queued when the kernel has refused it. Raises TypeError for anything else than bytes, UsageError
-        after `write_eof`.
-        """
-        if self._out is None and type(data) is bytes:
-            outbox = self._loop.outbox
-            if outbox is not None and len(data) <= GATHER_MOST:
-                self._out = data
-                outbox.append(self)
-                return True
-            try:
-                sent = self._sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as exc:
-                self.fail(exc)
-                return False
-            self.last_active = self._loop.now
-            return sent == len(data) or self._keep(data, sent)
-        return self.writelines((data,))
-
-    def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> bool:
-        """Send the pieces one after the other, in one system call if the kernel takes them; as `write`."""
-        frozen = [_frozen(piece) for piece in pieces]
-        if self._state not in WRITABLE:
-            if self._state is State.WRITE_CLOSED:
-                raise UsageError("write after write_eof: our direction has ended")
-            return False
-        outbox = self._loop.outbox
-        queue = self._queue()
-        for piece in frozen:
-            queue.append(piece)
-        if not queue.armed:
-            if outbox is None or queue.size > min(GATHER_QUEUE, self._terms.limits.high_water):
-                self._flush(queue)
-            else:
-                outbox.append(self)
-        return self._check_high_water()
-
-    # What the kernel did not take
-
-    def _queue(self) -> _Queue:
-        out = self._out
-        if isinstance(out, _Queue):
-            return out
-        queue = self._out = _Queue()
-        if out is not None:
-            queue.append(out)
-        return queue
-
-    def _keep(self, data: bytes, sent: int) -> bool:
-        self._out = None
-        queue = self._queue()
-        queue.append(data)
-        queue.advance(sent)
-        self._arm(queue)
-        return self._check_high_water()
-
-    def _arm(self, queue: _Queue) -> None:
-        queue.armed = True
-        self._update_interest()
-
-    def _flush(self, queue: _Queue) -> None:
-        try:
-            sent = self._transmit(queue)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as exc:
-            self.fail(exc)
-            return
-        if sent:
-            self.last_active = self._loop.now
-            queue.advance(sent)
-        if queue.size:
-            if not queue.armed:
-                self._arm(queue)
-        else:
-            self._out = None
-            if queue.armed:
-                self._update_interest()
-            if self._state not in WRITABLE:
-                self._drained()
-        if queue.paused and queue.size <= self._terms.limits.low_water and self._state in WRITABLE:
-            queue.paused = False
-            try:
-                self._protocol.resume_writing()
-            except Exception as exc:
-                self._broke(exc, "resume_writing")
-
-    def _transmit(self, queue: _Queue) -> int:
-        pieces = queue.vector()
-        if len(pieces) <= 1:
-            return self._sock.send(pieces[0]) if pieces else 0
-        if _HAS_SENDMSG:
-            return self._sock.sendmsg(pieces)
-        return self._sock.send(b"".join(pieces) if queue.size <= GATHER_QUEUE else pieces[0])
-
-    def _check_high_water(self) -> bool:
-        queue = self._out
-        if not isinstance(queue, _Queue):
-            return self._state in WRITABLE
-        if queue.size <= self._terms.limits.high_water:
-            return self._state in WRITABLE  # `_SHUT` is empty too
-        if not queue.paused:
-            queue.paused = True
-            try:
-                self._protocol.pause_writing()
-            except Exception as exc:
-                self._broke(exc, "pause_writing")
-        return False
-
-    def _drained(self) -> None:
-        self._out = _SHUT
-        if self._state is State.CLOSING:
-            self._cut(None)
-        elif self._state is State.WRITE_CLOSED:
-            try:
-                self._sock.shutdown(socket.SHUT_WR)
-            except OSError as exc:
-                self.fail(exc)
-
     # Receiving, off the straight way
 
-    def receive_into(self) -> None:
-        """Read once into the protocol's buffer. The loop's call."""
+    def receive_into(self, most: int) -> None:
+        """Read once into the protocol's buffer, `most` bytes at most. The loop's call."""
         try:
-            buffer = self._protocol.get_buffer(RECV_SIZE)
+            buffer = self._protocol.get_buffer(most)
             if not len(buffer):
                 raise UsageError("get_buffer returned an empty buffer: return at least one byte")
         except Exception as exc:
             self._broke(exc, "get_buffer")
             return
         try:
-            nbytes = self._sock.recv_into(buffer)
+            nbytes = self._sock.recv_into(buffer if len(buffer) <= most else memoryview(buffer)[:most])
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
@@ -315,6 +214,7 @@ class Connection:
         if not nbytes:
             self._receive_eof()
             return
+        self._loop.bytes_received += nbytes
         self.last_active = self._loop.now
         try:
             self._protocol.buffer_updated(nbytes)
@@ -326,23 +226,28 @@ class Connection:
         self._update_interest()
         if self._state in ENDED:
             return
-        both_ended = self._state is State.CLOSING
+        both_ended = self._state is State.ENDING
         try:
             keep = self._protocol.eof_received()
         except Exception as exc:
             self._broke(exc, "eof_received")
             return
-        if both_ended and self._state is State.CLOSING:
+        if both_ended and self._state is State.ENDING:
             self._finish(self._terms.timeouts.close)
         elif self._state is State.READ_CLOSED and not keep:
             self.close()
 
     def _update_interest(self) -> None:
-        events = EVENT_READ if self._reading and self._state in READABLE else 0
-        if isinstance(self._out, _Queue) and self._out.armed:
+        registry, fd = self._loop.registry, self._sock.fileno()
+        events = EVENT_READ if self.is_reading() else 0
+        if events:
+            handler = registry.handler_of(fd)
+            if isinstance(handler, _Input) and handler.held:
+                events = 0
+        if isinstance(self._out, Outbound) and self._out.armed:
             events |= EVENT_WRITE
         try:
-            self._loop.registry.modify(self._sock.fileno(), events)
+            registry.modify(fd, events)
         except OSError as exc:
             self.fail(exc)
 
@@ -356,10 +261,10 @@ class Connection:
         if self._state not in WRITABLE:
             return
         self._move(Event.WRITE_EOF)
-        if self._state is State.CLOSING:
+        if self._state is State.ENDING:
             self._finish(self._terms.timeouts.close)
-        elif self._out is _SHUT:
-            self._drained()
+        elif self._out is SHUT:
+            self._drained(SHUT)
         else:
             self._flush(self._queue())
 
@@ -373,8 +278,11 @@ class Connection:
         timeout: seconds that the peer has to take it; None for `Timeouts.close`. Then the connection
         ends with `CloseTimeout`. `connection_lost` comes later, never from inside this call. When the
         connection is closing or closed it does nothing.
+
+        Our direction is ended first, and the socket kept for the rest of that time until the peer ends
+        its own, so that its unread input can't turn the close into a reset that cuts off what was sent.
         """
-        if self._state in ENDED or self._state is State.CLOSING:
+        if self._state in ENDED or self._state in CLOSES:
             return
         self._move(Event.CLOSE)
         self._finish(self._terms.timeouts.close if timeout is None else timeout)
@@ -400,42 +308,61 @@ class Connection:
 
     def is_closing(self) -> bool:
         """Return whether the connection is closing or closed."""
-        return self._state is State.CLOSING or self._state in ENDED
+        return self._state in CLOSES or self._state in ENDED
 
     def _finish(self, timeout: float) -> None:
-        if self._out is _SHUT:
-            self._cut(None)
+        closing = (self._loop.time(), timeout)
+        if self._out is SHUT:
+            self._end(closing)
             return
         queue = self._queue()
-        if not queue.armed:
+        queue.closing = closing
+        if not (queue.armed or queue.throttled):
             self._flush(queue)
-        if self._state is State.CLOSING:
+        if self._state in CLOSES:
             self._update_interest()
-            queue.deadline = self._loop.call_later(timeout, self._close_timed_out, timeout)
+            self._terms.watch.add(self, *closing)
 
-    def _close_timed_out(self, timeout: float) -> None:
-        queued = self.get_write_buffer_size()
-        self.abort(CloseTimeout(f"{queued} bytes not taken in the {timeout:g} s that close gave them"))
+    def _drained(self, queue: Outbound) -> None:
+        self._out = SHUT
+        if self._state is State.WRITE_CLOSED:
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError as exc:
+                self.fail(exc)
+        elif self._state in CLOSES:
+            self._end(queue.closing or (self._loop.time(), self._terms.timeouts.close))
+
+    def _end(self, closing: tuple[float, float]) -> None:
+        if self._state is State.ENDING:
+            self._cut(None)
+            return
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+            self._loop.registry.modify(self._sock.fileno(), EVENT_READ)
+        except OSError as exc:
+            self.fail(exc)
+            return
+        self._leave(None)
+        Linger(self._loop, self._sock, self._terms, site_of(self._peer), *closing)
+        self._loop.post_notice(self._tell, None, False)
 
     def _broke(self, exc: Exception, callback: str) -> None:
         self._loop.report(exc, f"{type(self._protocol).__qualname__}.{callback}", self)
         self.fail(exc)
 
     def _cut(self, reason: BaseException | None) -> None:
-        if isinstance(self._out, _Queue) and self._out.deadline is not None:
-            self._out.deadline.cancel()
+        self._leave(reason)
+        release(self._loop, self._sock)
+        self._loop.post_notice(self._tell, reason, True)
+
+    def _leave(self, reason: BaseException | None) -> None:
         self._out = None
         self._move(Event.CUT)
-        if self._terms.idle is not None:
-            self._terms.idle.discard(self)
-        self._loop.registry.unregister(self._sock.fileno())
-        try:
-            self._sock.close()
-        except OSError:
-            pass  # the descriptor is given back all the same: close(2), "Dealing with error returns"
-        self._loop.post_notice(self._tell, reason)
+        self._terms.watch.discard(self)
+        self._loop.counters.closed[cause_of(reason)] += 1
 
-    def _tell(self, reason: BaseException | None) -> None:
+    def _tell(self, reason: BaseException | None, gone: bool) -> None:
         self._move(Event.TOLD)
         protocol, self._protocol = self._protocol, None
         try:
@@ -443,7 +370,106 @@ class Connection:
         except Exception as exc:
             self._loop.report(exc, f"{type(protocol).__qualname__}.connection_lost", self)
         finally:
-            self._terms.on_lost(self)
+            if gone:
+                self._terms.on_gone(site_of(self._peer), reason)
+
+    def disown(self) -> socket.socket:
+        """Come to an end without a word, and return the socket: this is a child process of its owner's."""
+        self._out = SHUT
+        self._move(Event.FORKED)
+        return self._sock
+
+    def _dropped(self, nbytes: int) -> None:
+        self._loop.check_process()
+        self._loop.counters.dropped_writes += 1
+
+    # Deadlines
+
+    def set_timeouts(
+        self,
+        *,
+        idle: float | None = _KEEP,
+        read: float | None = _KEEP,
+        write: float | None = _KEEP,
+        close: float = _KEEP,
+    ) -> None:
+        """Change this connection's timeouts, in seconds, None for none; what is left out stays.
+
+        read: the peer owes a message from now on, and the connection ends with `ReadTimeout` if the next
+            call of this method with `read` is later than that. None: it owes nothing.
+        idle, write, close: as in `Timeouts`.
+        Raises ValueError, naming the argument, for a value that is not a positive number.
+        """
+        if read is not _KEEP:
+            self._owe(read)
+        new = {"idle": idle, "write": write, "close": close}
+        changed: dict[str, Any] = {name: value for name, value in new.items() if value is not _KEEP}
+        if changed:
+            timeouts = attrs.evolve(self._terms.timeouts, **changed)
+            self._terms = attrs.evolve(self._terms, timeouts=timeouts)
+            if self._state not in ENDED:
+                self._look_later()
+
+    def _owe(self, timeout: float | None) -> None:
+        if timeout is None:
+            self._owed = None
+            return
+        if not 0 < timeout < math.inf:
+            raise ValueError(f"read must be more than 0 seconds, not {timeout!r}")
+        start = self._loop.time()
+        self._owed = (start, timeout)
+        if self._state in READABLE:
+            self._terms.watch.add(self, start, timeout)
+
+    def may_end(self) -> bool:
+        """Return whether nothing is under way, as far as this side can know. For a drain.
+
+        There is no unread input, and nothing queued; the peer owes no message; and the protocol, if it
+        has a method `draining`, does not say that it is busy.
+        """
+        if (self._owed is not None and self._state in READABLE) or self.get_write_buffer_size():
+            return False
+        draining = getattr(self._protocol, "draining", None)
+        try:
+            if draining is not None and draining():
+                return False
+        except Exception as exc:
+            self._broke(exc, "draining")
+            return False
+        return self._state not in READABLE or is_quiet(self._sock)
+
+    def check_deadlines(self, now: float) -> float | None:
+        """End the connection if a deadline has passed; else return when to look again. The watch's call."""
+        again = math.inf
+        for start, timeout, kind, told in self._deadlines():
+            if start + timeout <= now:
+                self._time_out(kind(told.format(timeout)))
+                return None
+            again = min(again, round_up(start + timeout, timeout))
+        return None if again == math.inf else again
+
+    def _deadlines(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:
+        timeouts, out = self._terms.timeouts, self._out
+        if timeouts.idle is not None:
+            yield self.last_active, timeouts.idle, IdleTimeout, "no byte in either direction for {:g} s"
+        if self._owed is not None and self._state in READABLE:
+            yield *self._owed, ReadTimeout, "the peer did not send what it owes within {:g} s"
+        if isinstance(out, Outbound) and out.armed and timeouts.write is not None:
+            told = f"the peer took none of {out.size} queued bytes for {{:g}} s"
+            yield out.since, timeouts.write, WriteTimeout, told
+        if isinstance(out, Outbound) and out.closing is not None:
+            told = f"{out.size} bytes not taken in the {{:g}} s that close gave them"
+            yield *out.closing, CloseTimeout, told
+
+    def _look_later(self) -> None:
+        for start, timeout, _, _ in self._deadlines():
+            self._terms.watch.add(self, start, timeout)
+
+    def _time_out(self, exc: ReactorError) -> None:
+        if self.get_write_buffer_size():
+            self.abort(exc)  # what is queued can't be delivered, and must not seem to be
+        else:
+            self.fail(exc)
 
     # Flow control
 
@@ -465,27 +491,6 @@ class Connection:
             if self._state not in ENDED:
                 self._update_interest()
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set this connection's water marks, in bytes; asyncio's rules for what is left out.
-
-        high: None is four times `low`, or what the listener's limits say. low: None is a quarter of
-        `high`. Raises ValueError if low is above high or one is negative.
-        """
-        limits = self._terms.limits
-        if high is None:
-            high = limits.high_water if low is None else 4 * low
-        limits = attrs.evolve(limits, high_water=high, low_water=high // 4 if low is None else low)
-        self._terms = attrs.evolve(self._terms, limits=limits)
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the low and the high water mark, in bytes."""
-        return self._terms.limits.low_water, self._terms.limits.high_water
-
-    def get_write_buffer_size(self) -> int:
-        """Return how many bytes were written and not taken by the kernel."""
-        out = self._out
-        return out.size if isinstance(out, _Queue) else len(out or b"")
-
     # Facts
 
     def get_protocol(self) -> Any:
@@ -495,7 +500,7 @@ class Connection:
     def set_protocol(self, protocol: Any) -> None:
         """Hand all further calls to `protocol`, which is not told of `connection_made`."""
         self._protocol = protocol
-        if self._state not in ENDED:
+        if self._state not in ENDED and self._terms.limits.read_rate is None:
             self._loop.registry.replace(self._sock.fileno(), self._handler())
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -503,10 +508,15 @@ class Connection:
 
         "peername": the peer's socket address; known to the end, even after a reset.
         "sockname": our own; while the socket is open. "socket": the socket itself, not to be read,
-        written or closed.
+        written or closed. "listener": the `Listener` that accepted it, or None. "origin": where it comes
+        from, in words.
         """
         if name == "socket":
             return self._sock
+        if name == "listener":
+            return self._terms.owner
+        if name == "origin":
+            return self._terms.origin
         if name == "peername":
             return default if self._peer is None else unpack_sockaddr(self._peer)
         if name == "sockname" and self._state not in ENDED:
@@ -514,41 +524,13 @@ class Connection:
         return default
 
 
-def flush_connections(outbox: list[Connection], now: float) -> None:
-    """Send what the callbacks of a tick have written on these connections.
-
-    now: the tick's time, in the clock's seconds. One function for all of them, because a call for each
-    costs as much as what gathering saves.
-    """
-    for connection in outbox:
-        out = connection._out
-        if type(out) is bytes:
-            try:
-                sent = connection._sock.send(out)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as exc:
-                connection.fail(exc)
-                continue
-            connection.last_active = now
-            if sent == len(out):
-                connection._out = None
-            else:
-                connection._keep(out, sent)
-        elif isinstance(out, _Queue) and out.size and not out.armed:
-            connection._flush(out)
+def connections_of(registry: Registry) -> list[Connection]:
+    """Return the connections that are registered, in the order of their descriptors."""
+    return [found for found in map(connection_of, registry.handlers()) if found is not None]
 
 
 def connection_of(handler: EventHandler) -> Connection | None:
     """Return the connection that a registered handler stands for, or None if it is something else."""
-    if isinstance(handler, _BufferedInput):
+    if isinstance(handler, _Input):
         return handler.connection
     return handler if isinstance(handler, Connection) else None
-
-
-def _frozen(piece: bytes | bytearray | memoryview) -> bytes:
-    if type(piece) is bytes:
-        return piece
-    if isinstance(piece, (bytes, bytearray, memoryview)):
-        return bytes(piece)
-    raise TypeError(f"write takes bytes, bytearray or memoryview, not {type(piece).__name__}")

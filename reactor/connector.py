@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from reactor.address import Address
-from reactor.connection import Connection
 from reactor.errors import ConnectError, ConnectTimeout
 from reactor.listener import Factory, set_no_delay
 from reactor.loop import Loop
@@ -66,6 +65,11 @@ class Connector:
     def cancel(self) -> None:
         """Give up, without a word; once connected or failed it does nothing."""
         self._end()
+
+    def disown(self) -> socket.socket | None:
+        """Return the socket of the attempt at hand: this is a child process, which may only close it."""
+        sock, self._sock = self._sock, None
+        return sock
 
     def is_done(self) -> bool:
         """Return whether it has connected, failed or been cancelled."""
@@ -141,9 +145,11 @@ class Connector:
             sock.close()
             self._loop.report(exc, f"the protocol factory of {self}")
             return
+        self._loop.counters.connected += 1
         try:
-            Connection(self._loop, sock, protocol, self._terms, self._sockaddr).open()
+            self._terms.connection_type(self._loop, sock, protocol, self._terms, self._sockaddr).open()
         except OSError as exc:
+            self._terms.on_gone(None, exc)
             self._sock = sock
             self._attempt_failed(exc)
             self._fail(ConnectError)

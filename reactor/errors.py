@@ -17,10 +17,15 @@ __all__ = [
     "ConnectError",
     "ConnectTimeout",
     "ConnectionAborted",
+    "DrainTimeout",
     "IdleTimeout",
     "ListenError",
     "ReactorError",
+    "ReadTimeout",
+    "SlowConsumer",
     "UsageError",
+    "WriteTimeout",
+    "cause_of",
 ]
 
 
@@ -59,8 +64,24 @@ class ConnectionAborted(ReactorError, ConnectionAbortedError):
     """This side called `abort`, or closed the reactor while the connection was open."""
 
 
+class DrainTimeout(ConnectionAborted):
+    """The connection was still busy when the time of a drain was up."""
+
+
 class IdleTimeout(ReactorError, TimeoutError):
     """No byte went in either direction for as long as `Timeouts.idle` allows."""
+
+
+class ReadTimeout(ReactorError, TimeoutError):
+    """The peer did not complete what it owed within `Timeouts.read`, or what `set_timeouts` asked for."""
+
+
+class WriteTimeout(ReactorError, TimeoutError):
+    """The peer took no byte of what was queued for as long as `Timeouts.write` allows."""
+
+
+class SlowConsumer(ReactorError, ConnectionAbortedError):
+    """More was written than the peer takes, and `Limits.max_write_buffer` was reached."""
 
 
 class CloseTimeout(ReactorError, TimeoutError):
@@ -88,3 +109,12 @@ ACCEPT_AGAIN = frozenset(
 
 #: The process or the machine has run out of something that only time or closing gives back.
 ACCEPT_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def cause_of(exc: BaseException | None) -> str:
+    """Return the short name of what ended a connection, to count by: "clean", "ECONNRESET", "IdleTimeout"."""
+    if exc is None:
+        return "clean"
+    if isinstance(exc, OSError) and exc.errno is not None:
+        return errno.errorcode.get(exc.errno, f"errno {exc.errno}")
+    return type(exc).__name__

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from reactor.address import Address
+from reactor.address import Address, pack_sockaddr, site_of
 from reactor.binding import UnixPath
-from reactor.connection import Connection
+from reactor.connection import Connection, connections_of
+from reactor.drain import Drain, Drained
 from reactor.errors import ACCEPT_AGAIN, ACCEPT_EXHAUSTED, UsageError
+from reactor.linger import Linger, give_back, lingering_of
 from reactor.loop import Loop
 from reactor.options import Limits, Timeouts
 from reactor.registry import EVENT_READ
-from reactor.terms import IdleWatch, Terms
+from reactor.terms import Terms, Watch
+from reactor.timers import Handle
 
-__all__ = ["Factory", "Listener", "set_no_delay"]
-
-log = logging.getLogger("reactor")
+__all__ = ["AcceptErrorHandler", "Factory", "Listener", "set_no_delay"]
 
 #: Makes the protocol of a new connection.
 Factory = Callable[[], Any]
+
+#: Is told that there is no descriptor or memory for a newcomer; returns whether it has made room.
+AcceptErrorHandler = Callable[[OSError], bool]
 
 # How long accepting stops when descriptors or memory have run out, seconds: doubling up to a second,
 # as long as asyncio always waits.
@@ -35,7 +42,8 @@ class Listener:
 
     Made by `Reactor.listen`. Called on the thread that drives the reactor.
 
-    addresses: what is listened on, with the real ports. connections: how many are open.
+    addresses: what is listened on, with the real ports. connections: how many are open, or closed and
+    waiting for their peer's end.
     """
 
     def __init__(
@@ -46,22 +54,34 @@ class Listener:
         *,
         limits: Limits,
         timeouts: Timeouts,
-        idle: IdleWatch | None,
-        on_lost: Callable[[Connection], object],
+        watch: Watch,
+        connection_type: type[Connection],
+        on_gone: Callable[[bytes | None, BaseException | None], object],
+        on_accept_error: AcceptErrorHandler | None,
+        backlog: int,
         path: str | None,
     ) -> None:
         self.connections = 0
         self._loop = loop
         self._factory = factory
         self._limits = limits
-        self._on_lost = on_lost
-        self._terms = Terms(limits, timeouts, idle, self._connection_lost)
+        self._on_gone = on_gone
+        self._on_accept_error = on_accept_error
         self._sockets = sockets
         self._path = UnixPath(path) if path is not None else None
         self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in self._sockets)
+        origin = f"accepted on {', '.join(map(str, self.addresses))}"
+        self._terms = Terms(limits, timeouts, watch, origin, self, self._gone, connection_type)
+        self._by_site: Counter[bytes] = Counter()
         self._holds: set[str] = set()
         self._backoff = _FIRST_BACKOFF
-        self._logged_until = 0.0
+        self._retry = Handle(self._release, ("backing off",))
+        self._admitted: Callable[[Connection], object] | None = None
+        self._left_in_backlog: int | None = None
+        self._backlog = backlog
+        self._drain: Drain | None = None
+        # Given up for a moment when there are none left, so that newcomers can be refused.
+        self._reserve = _new_reserve() if limits.when_full == "refuse" else None
         try:
             for sock in self._sockets:
                 loop.registry.register(sock.fileno(), EVENT_READ, _Acceptor(self, sock))
@@ -83,73 +103,197 @@ class Listener:
         self._release("paused")
 
     def close(self) -> None:
-        """Accept no more, and remove the file of a Unix socket. Open connections go on."""
-        sockets, self._sockets = self._sockets, []
-        for sock in sockets:
-            if self._loop.registry.handler_of(sock.fileno()) is not None:
-                self._loop.registry.unregister(sock.fileno())
-            sock.close()
-        if self._path is not None:
-            self._path.remove()
-            self._path = None
+        """Accept no more, and remove the file of a Unix socket. Open connections go on.
+
+        Who waits in the kernel's backlog is reset by it; `drain` serves them.
+        """
+        for sock in list(self._sockets):
+            self._close_socket(sock)
+
+    def disown(self) -> list[socket.socket]:
+        """Return the sockets: this is a child process, which may do nothing but close them."""
+        self._path = None
+        return self._sockets
 
     def is_closed(self) -> bool:
-        """Return whether `close` was called."""
+        """Return whether it accepts no more: `close` was called, or `drain` has emptied the backlog."""
         return not self._sockets
+
+    def drain(self, timeout: float = 30.0, on_done: Callable[[Drained], object] | None = None) -> None:
+        """Serve who waits in the backlog, accept no more, and let the connections come to their end.
+
+        A connection that has nothing under way is closed at once: no unread input, nothing queued, no
+        message owed (`Timeouts.read`), and `Protocol.draining`, where there is one, does not say True.
+        The others are asked again. on_done: is given a `Drained` when all have ended.
+        timeout: seconds, after which what is still open is aborted with `DrainTimeout`.
+        More than once does nothing. Raises UsageError after `close`.
+        """
+        if self._drain is None:
+            self._check_open()
+            self._drain = Drain(
+                self._loop,
+                timeout,
+                connections=self._own_connections,
+                lingering=self._own_lingering,
+                held=lambda: self.connections + len(self._sockets),
+                stop_listening=self.close,
+                on_done=on_done or self._tell_drained,
+            )
+            self.start_drain(self._drain.admitted)
+
+    def start_drain(self, admitted: Callable[[Connection], object]) -> None:
+        """Take in what waits in the backlog, and close each listening socket when there is nobody more.
+
+        admitted: is told of each connection.
+        """
+        self._admitted = admitted
+        if self._left_in_backlog is None:
+            self._left_in_backlog = self._backlog + 1  # Linux holds one more than it is told: listen(2)
+            self._release("paused")
+            for sock in self._sockets:
+                self._loop.call_soon(self.accept, sock)
+
+    def _own_connections(self) -> list[Connection]:
+        everyone = connections_of(self._loop.registry)
+        return [connection for connection in everyone if connection.get_extra_info("listener") is self]
+
+    def _own_lingering(self) -> list[Linger]:
+        return [lingering for lingering in lingering_of(self._loop.registry) if lingering.owner is self]
+
+    def _tell_drained(self, report: Drained) -> None:
+        logging.getLogger("reactor").info("%s drained: %s", self, report)
 
     def accept(self, sock: socket.socket) -> None:
         """Accept what waits on one of the listening sockets, a batch at most. The loop's call."""
         for _ in range(self._limits.accept_batch):
-            if self._holds or not self._sockets:
+            if self._holds or sock not in self._sockets:
                 return
             try:
                 accepted, sockaddr = sock.accept()
-            except (BlockingIOError, InterruptedError):
+            except InterruptedError:
+                continue
+            except BlockingIOError:
+                if self._left_in_backlog is not None:
+                    self._close_socket(sock)
                 return
             except OSError as exc:
-                if exc.errno in ACCEPT_AGAIN:
-                    continue
-                self._back_off(exc)
-                return
-            self._backoff = _FIRST_BACKOFF
-            self._admit(accepted, sockaddr)
+                if exc.errno not in ACCEPT_AGAIN and not self._make_room(exc):
+                    self._back_off(exc, sock)
+                    return
+            else:
+                self._backoff = _FIRST_BACKOFF
+                self._admit(accepted, sockaddr)
+                self._count_backlog(sock)
+        self._look_again(sock)
+
+    def _look_again(self, sock: socket.socket) -> None:
+        # An empty backlog is no event, and a drain waits to see it empty.
+        if self._left_in_backlog is not None and sock in self._sockets:
+            self._loop.call_soon(self.accept, sock)
+
+    def _count_backlog(self, sock: socket.socket) -> None:
+        if self._left_in_backlog is not None:
+            self._left_in_backlog -= 1
+            if not self._left_in_backlog:  # whoever comes now came after the drain began
+                self._close_socket(sock)
 
     def _admit(self, sock: socket.socket, sockaddr: Any) -> None:
+        limits = self._limits
+        site = None if limits.max_per_ip is None else site_of(pack_sockaddr(sockaddr))
+        if limits.max_connections is not None and self.connections >= limits.max_connections:
+            self._refuse(sock, "max_connections")
+            return
+        if site is not None and self._by_site[site] >= (limits.max_per_ip or 0):
+            self._refuse(sock, "max_per_ip")
+            return
         try:
             protocol = self._factory()
         except Exception as exc:
-            sock.close()
+            give_back(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         self.connections += 1
-        if self.connections == self._limits.max_connections:
+        if site is not None:
+            self._by_site[site] += 1
+        self._loop.counters.accepted += 1
+        if self.connections == limits.max_connections and limits.when_full == "hold":
             self._hold("full")
         try:
             sock.setblocking(False)
             if sys.platform != "linux":
                 set_no_delay(sock)  # inherited from the listening socket on Linux only
-            Connection(self._loop, sock, protocol, self._terms, sockaddr).open()
+            connection = self._terms.connection_type(self._loop, sock, protocol, self._terms, sockaddr)
+            connection.open()
         except OSError as exc:
-            sock.close()
-            self._leave()
+            give_back(sock)
+            self._gone(site, exc)
             self._loop.report(exc, f"accepting on {self}")
+            return
+        if self._admitted is not None:
+            self._admitted(connection)
 
-    def _connection_lost(self, connection: Connection) -> None:
-        self._leave()
-        self._on_lost(connection)
+    def _refuse(self, sock: socket.socket, reason: str) -> None:
+        self._loop.counters.refused[reason] += 1
+        give_back(sock)
 
-    def _leave(self) -> None:
+    def _gone(self, site: bytes | None, reason: BaseException | None) -> None:
         self.connections -= 1
+        if site is not None and site in self._by_site:
+            self._by_site[site] -= 1
+            if not self._by_site[site]:
+                del self._by_site[site]
         self._release("full")
+        self._release("backing off")  # there is a descriptor again
+        self._on_gone(site, reason)
+        if self._drain is not None:
+            self._drain.ended(reason)
 
-    def _back_off(self, exc: OSError) -> None:
+    def _make_room(self, exc: OSError) -> bool:
+        if exc.errno not in ACCEPT_EXHAUSTED:
+            return False
+        delivered = [lingering for lingering in lingering_of(self._loop.registry) if lingering.is_delivered()]
+        for lingering in delivered:
+            lingering.close()
+        if delivered or self._on_accept_error is None:
+            return bool(delivered)
+        try:
+            return bool(self._on_accept_error(exc))
+        except Exception as problem:
+            self._loop.report(problem, f"on_accept_error of {self}")
+            return False
+
+    def _back_off(self, exc: OSError, sock: socket.socket) -> None:
+        scarce = "out of resources" if exc.errno in ACCEPT_EXHAUSTED else "cannot accept"
+        if self._reserve is not None and exc.errno in {errno.EMFILE, errno.ENFILE}:
+            self._refuse_batch(sock)
+        told = "%s: %s: %s; trying again in %g s"
+        self._loop.log.log(logging.ERROR, (self, exc.errno), told, self, scarce, exc, self._backoff)
         self._hold("backing off")
-        self._loop.call_later(self._backoff, self._release, "backing off")
-        if self._loop.now >= self._logged_until:
-            self._logged_until = self._loop.now + 1.0
-            scarce = "out of resources" if exc.errno in ACCEPT_EXHAUSTED else "cannot accept"
-            log.error("%s: %s: %s; trying again in %g s", self, scarce, exc, self._backoff)
+        self._retry.cancel()
+        self._retry = self._loop.call_later(self._backoff, self._release, "backing off")
         self._backoff = min(self._backoff * 2, _LAST_BACKOFF)
+
+    def _refuse_batch(self, sock: socket.socket) -> None:
+        """With the reserve descriptor given up, accept newcomers only to close them."""
+        assert self._reserve is not None
+        os.close(self._reserve)
+        self._reserve = None
+        try:
+            for _ in range(self._limits.accept_batch):
+                self._refuse(sock.accept()[0], "descriptors")
+        except OSError:
+            pass  # nobody is left, or even this one descriptor was taken: the back-off goes on with it
+        try:
+            self._reserve = _new_reserve()
+        except OSError:
+            self._loop.call_later(_LAST_BACKOFF, self._renew_reserve)
+
+    def _renew_reserve(self) -> None:
+        if self._sockets and self._reserve is None:
+            try:
+                self._reserve = _new_reserve()
+            except OSError:
+                self._loop.call_later(_LAST_BACKOFF, self._renew_reserve)
 
     def _hold(self, why: str) -> None:
         if not self._holds:
@@ -157,18 +301,41 @@ class Listener:
         self._holds.add(why)
 
     def _release(self, why: str) -> None:
+        if why not in self._holds:
+            return
         self._holds.discard(why)
         if not self._holds:
             try:
                 self._watch(EVENT_READ)
             except OSError as exc:
-                self._back_off(exc)
+                self._back_off(exc, self._sockets[0])
+            for sock in self._sockets:
+                self._look_again(sock)
 
     def _watch(self, events: int) -> None:
         for sock in self._sockets:
             self._loop.registry.modify(sock.fileno(), events)
 
+    def _close_socket(self, sock: socket.socket) -> None:
+        self._sockets.remove(sock)
+        if self._loop.registry.handler_of(sock.fileno()) is not None:
+            self._loop.registry.unregister(sock.fileno())
+        give_back(sock)
+        if not self._sockets:
+            self._give_up()
+        if self._drain is not None:
+            self._drain.finish_if_empty()
+
+    def _give_up(self) -> None:
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
+        if self._path is not None:
+            self._path.remove()
+            self._path = None
+
     def _check_open(self) -> None:
+        self._loop.check_process()
         if not self._sockets:
             raise UsageError("the listener is closed: listen again")
 
@@ -193,3 +360,7 @@ def set_no_delay(sock: socket.socket) -> None:
     """Send small pieces at once on a TCP socket; other kinds are left alone."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _new_reserve() -> int:
+    return os.open(os.devnull, os.O_RDONLY)  # not inherited, as every descriptor of Python's: PEP 446

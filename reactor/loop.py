@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
@@ -12,15 +14,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from reactor.errors import UsageError
+from reactor.log import LimitedLog, caller
 from reactor.registry import FileDescriptorLike, Registry
 from reactor.selector import default_selector
 from reactor.signals import Signals
+from reactor.stats import LAG_BOUNDS, Counters
 from reactor.timers import Handle, TimerHandle, TimerHeap
 from reactor.wakeup import Wakeup
 
 __all__ = ["ErrorHandler", "Loop"]
-
-log = logging.getLogger("reactor")
 
 #: What one tick handles at most of each kind, so that none starves the others. libuv and uvloop take
 #: 1024 events a poll. Here what a tick has received and gathered should fit the processor's cache: with
@@ -31,6 +33,8 @@ CALLBACKS_PER_TICK = 256
 
 # epoll_wait(2) counts milliseconds in an int, 24 days at most; a wait that ends early does no harm.
 _LONGEST_WAIT = 86400.0
+
+_HEALTHY = LAG_BOUNDS[0]
 
 
 ErrorHandler = Callable[[BaseException, str, Any], object]
@@ -44,8 +48,10 @@ class Loop:
     clock: seconds that never go back.
     on_error: called as `on_error(exception, callback, connection)` for each exception that leaves a
         callback, with the callback's name, and its connection or None. None logs it with its traceback.
+    slow_callback: seconds; a callback that takes longer is named in a warning. None: none is timed.
+    debug: warn of calls from the wrong thread; needs time.
     flush: takes, at the end of a tick's phase, the list of what its callbacks have left in `outbox`,
-        and the tick's time.
+        and the tick's time; returns how many bytes it sent.
 
     Every method may be called on the thread that drives the loop; those that may be called on others
     say so.
@@ -55,6 +61,12 @@ class Loop:
     now: float
     #: Within a tick, what is to be handed to `flush` at its end; None outside of ticks.
     outbox: list[Any] | None
+    #: Counted by those who receive and send.
+    bytes_received: int
+    bytes_sent: int
+    #: Turns of the loop, and the events, timers and callbacks that they handled.
+    ticks: int
+    events: int
 
     def __init__(
         self,
@@ -62,14 +74,21 @@ class Loop:
         selector: BaseSelector | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_error: ErrorHandler | None = None,
-        flush: Callable[[list[Any], float], None] = lambda outbox, now: None,
+        slow_callback: float | None = None,
+        debug: bool = False,
+        flush: Callable[[list[Any], float], int] = lambda outbox, now: 0,
     ) -> None:
+        self.counters = Counters()
+        self.log = LimitedLog(self.call_later)
+        self.bytes_received = self.bytes_sent = self.ticks = self.events = 0
         self.registry = Registry(default_selector() if selector is None else selector)
         self.now = clock()
         self.outbox = None
         self._clock = clock
         self._on_error = on_error
         self._flush = flush
+        self._slow_callback = slow_callback
+        self._debug = debug
         self._timers = TimerHeap()
         self._ready: deque[Handle] = deque()
         self._from_threads: deque[Handle] = deque()
@@ -77,9 +96,16 @@ class Loop:
         self._stop_asked = False
         self._close_asked = False
         self._closed = False
+        self._disowned = False
         self._wakeup = Wakeup(self._take_from_threads)
         self._signals = Signals(self.call_soon_threadsafe, self._wakeup.signal_fileno())
-        self.registry.register(self._wakeup.fileno(), EVENT_READ, self._wakeup)
+        self._pid = os.getpid()
+        try:
+            self.registry.register(self._wakeup.fileno(), EVENT_READ, self._wakeup)
+        except BaseException:
+            self._wakeup.close()
+            raise
+        _loops.add(self)
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -135,10 +161,16 @@ class Loop:
 
         From any thread; more than once does nothing. What the loop was used for can't go on after it.
         """
-        if self._driver is not None:
+        if self._closed:
+            return
+        if self._disowned:
+            self._closed = True
+            self._wakeup.close()
+            self.registry.selector.close()
+        elif self._driver is not None:
             self._close_asked = True
             self.stop()
-        elif not self._closed:
+        else:
             self._close()
 
     def is_closed(self) -> bool:
@@ -166,6 +198,11 @@ class Loop:
         due = self._timers.next_due()
         return None if due is None else min(max(0.0, due - self._clock()), _LONGEST_WAIT)
 
+    def touch(self) -> None:
+        """Bring `now` up to date outside of ticks: the host may call long after the last one."""
+        if self.outbox is None:
+            self.now = self._clock()
+
     def time(self) -> float:
         """Return the time that `call_at` counts in, seconds. From any thread."""
         return self._clock()
@@ -182,7 +219,8 @@ class Loop:
         outbox, self.outbox = self.outbox, None
         self._driver = None
         if outbox:
-            self._flush(outbox, self.now)
+            sent = self._flush(outbox, self.now)
+            self.bytes_sent += sent
         if self._close_asked:
             self.close()
 
@@ -205,14 +243,17 @@ class Loop:
                 events = registry.batch(events, EVENTS_PER_TICK)
         self.now = self._clock()
 
-        handlers = registry.by_fd
-        for fd, ready in events:
-            if stale and fd in stale:
-                continue
-            if ready == 1:  # EVENT_READ, whose name would cost a look-up for each message
-                handlers[fd].on_event(1)  # type: ignore[union-attr]
-            elif asked := registry.fold(fd, ready):
-                handlers[fd].on_event(asked)  # type: ignore[union-attr]
+        if self._slow_callback is not None:
+            self._dispatch_timed(events, self._slow_callback)
+        else:
+            handlers = registry.by_fd
+            for fd, ready in events:
+                if stale and fd in stale:
+                    continue
+                if ready == 1:  # EVENT_READ, whose name would cost a look-up for each message
+                    handlers[fd].on_event(1)  # type: ignore[union-attr]
+                elif asked := registry.fold(fd, ready):
+                    handlers[fd].on_event(asked)  # type: ignore[union-attr]
         handled = len(events)
         if self.outbox:
             self._flush_outbox()
@@ -223,11 +264,44 @@ class Loop:
             handled += self._run_ready()
         if self.outbox:
             self._flush_outbox()
+        self.ticks += 1
+        self.events += handled
+        took = self._clock() - self.now
+        if took > _HEALTHY:
+            self.counters.add_lag(took)
         return handled
+
+    def _dispatch_timed(self, events: list[tuple[int, int]], slow: float) -> None:
+        # One reading of the clock for each event; whose end is not later than `limit` was not slow.
+        registry, clock = self.registry, self._clock
+        handlers, stale = registry.by_fd, registry.stale
+        before = self.now
+        limit = before + slow
+        for fd, ready in events:
+            if stale and fd in stale:
+                continue
+            handler = handlers[fd]
+            asked = 1 if ready == 1 else registry.fold(fd, ready)
+            if asked:
+                handler.on_event(asked)  # type: ignore[union-attr]
+            ended = clock()
+            if ended > limit:
+                self._check_slow(repr(handler), ended - before)
+                limit = ended + slow
+            before = ended
+
+    def _check_slow(self, callback: str, took: float) -> None:
+        if self._slow_callback is not None and took > self._slow_callback:
+            told = "slow callback: %s took %.3f s, and everything else waited"
+            self.log.log(logging.WARNING, ("slow", callback), told, callback, took)
 
     def _flush_outbox(self) -> None:
         outbox, self.outbox = self.outbox, []
-        self._flush(outbox or [], self.now)
+        start = 0.0 if self._slow_callback is None else self._clock()
+        sent = self._flush(outbox or [], self.now)
+        self.bytes_sent += sent  # a line of its own: what is called has added to it as well
+        if self._slow_callback is not None:
+            self._check_slow("pause_writing or resume_writing at the tick's end", self._clock() - start)
 
     def _run_timers(self) -> int:
         for count in range(TIMERS_PER_TICK):
@@ -249,7 +323,10 @@ class Loop:
         if taken is None:
             return
         callback, args = taken
+        start = 0.0 if self._slow_callback is None else self._clock()
         self.call(callback, *args)
+        if self._slow_callback is not None:
+            self._check_slow(_name(callback), self._clock() - start)
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
         """Run `callback(*args)` now; an exception is reported, and does not come out."""
@@ -263,20 +340,58 @@ class Loop:
 
         callback: the callback's name. connection: the connection that it was called for, or None.
         """
+        self.counters.handler_errors += 1
         if self._on_error is not None:
             try:
                 self._on_error(exc, callback, connection)
                 return
-            except Exception:
-                log.exception("on_error itself failed; what it was told of follows")
+            except Exception as problem:
+                told = "on_error itself failed; what it was told of follows"
+                self.log.log(logging.ERROR, ("on_error", *_identity(problem)), told, exc_info=problem)
         subject = f"{callback} of {connection}" if connection is not None else callback
-        log.error("exception in %s", subject, exc_info=exc)
+        key = (callback, *_identity(exc))
+        self.log.log(logging.ERROR, key, "exception in %s", subject, exc_info=exc)
+
+    def check_thread(self, callback: str) -> None:
+        """Warn if this is not the thread that drives the loop; `callback` was called. For debug mode."""
+        if self._driver is None or self._driver == threading.get_ident():
+            return
+        # Not a limited log, whose timer would be another call from the wrong thread.
+        logging.getLogger("reactor").warning(
+            "%s was called on thread %s, and another drives the reactor: use call_soon_threadsafe, at %s",
+            callback,
+            threading.current_thread().name,
+            caller(),
+        )
 
     def _check_open(self) -> None:
+        self.check_process()
         if self._closed:
             raise UsageError("the reactor is closed: make a new one")
 
+    def check_process(self) -> None:
+        """Raise UsageError in a forked child of the process that made this."""
+        if self._disowned:
+            raise UsageError(
+                f"the reactor belongs to process {self._pid}, and this is a child of it: make a new one"
+            )
+
+    def disown(self) -> None:
+        """Let go of everything without touching what is shared with the parent process: this is a child.
+
+        From now on every use is a UsageError, but for `close`, which closes the child's descriptors.
+        """
+        self._disowned = True
+        self.registry.disown(self.check_process)
+        self._timers = TimerHeap()
+        self._ready.clear()
+        self._from_threads.clear()
+        self._signals.clear()
+        if self.outbox is not None:
+            self.outbox.clear()
+
     def _wake(self) -> None:
+        self.check_process()
         try:
             self._wakeup.wake()
         except OSError:
@@ -289,6 +404,7 @@ class Loop:
                 self._run(handle)
         self._closed = True
         self._signals.clear()
+        self.log.flush()
         self._ready.clear()
         self._from_threads.clear()
         self._timers = TimerHeap()
@@ -300,6 +416,8 @@ class Loop:
     def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
         """Run `callback(*args)` in the next tick, after what was asked for before. Cancellable."""
         self._check_open()
+        if self._debug:
+            self.check_thread("call_soon")
         handle = Handle(callback, args)
         self._ready.append(handle)
         return handle
@@ -325,6 +443,8 @@ class Loop:
         Raises ValueError if `when` is not a number.
         """
         self._check_open()
+        if self._debug:
+            self.check_thread("call_at or call_later")
         return self._timers.add(when, callback, *args)
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> Handle:
@@ -388,6 +508,27 @@ class _Notice(Handle):
     """What `close` runs, and does not drop."""
 
     __slots__ = ()
+
+
+def _identity(exc: BaseException) -> tuple[type[BaseException], int]:
+    """Return what tells an exception from others of its callback: its type, and the line that raised it."""
+    at = exc.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return type(exc), 0 if at is None else at.tb_lineno
+
+
+#: Those of this process, for the one thing that concerns them all: that it forks.
+_loops: weakref.WeakSet[Loop] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for loop in _loops:
+        loop.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)
 
 
 def _name(callback: Callable[..., object]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import attrs
 
@@ -30,41 +31,79 @@ def _seconds(instance: Any, attribute: attrs.Attribute[Any], value: object) -> N
         raise ValueError(f"{attribute.name} must be more than 0 seconds, not {value!r}")
 
 
+def _choice(*allowed: str) -> Callable[[Any, attrs.Attribute[Any], object], None]:
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+        if value not in allowed:
+            choices = " or ".join(map(repr, allowed))
+            raise ValueError(f"{attribute.name} must be {choices}, not {value!r}")
+
+    return check
+
+
+def _optional(validator: Callable[[Any, attrs.Attribute[Any], Any], None], default: Any = None) -> Any:
+    return attrs.field(default=default, validator=attrs.validators.optional(validator))
+
+
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What a listener and its connections may use.
+    """What a listener and its connections may use. None: no limit.
 
-    max_connections: connections open at once; at the limit the listener stops accepting, so that the
-        kernel's backlog holds the newcomers, and goes on when one leaves. None: no limit.
+    max_connections: connections of the listener open at once.
+    max_per_ip: those of one IP address; further ones are accepted and closed at once. An IPv6 address
+        counts by its /64, which one site has whole (RFC 6177). Unix sockets are not counted.
+    when_full: what happens to newcomers at `max_connections`, and when the process is out of descriptors.
+        "hold": the listener stops accepting, so that the kernel's backlog holds them, and goes on when
+        one leaves. "refuse": they are accepted and closed at once.
     accept_batch: connections accepted in one tick and listening socket. nginx's `multi_accept off`
         takes 1, uvloop up to 250; 64 keeps a tick short and a burst cheap.
     high_water: bytes queued on a connection above which `pause_writing` is called (64 KiB, as asyncio).
     low_water: bytes queued at or below which `resume_writing` is called (a quarter, as asyncio).
+    max_write_buffer: bytes queued on a connection after which another write aborts it with `SlowConsumer`.
+        One write may be larger. 64 MiB, a thousand times the high-water mark, so that who heeds
+        `pause_writing` never meets it; Redis allows a subscriber 32 MiB.
+    read_rate, write_rate: bytes a second that are received and sent on a connection, with one second's
+        worth at once after a rest.
 
     Raises ValueError, naming the field, for a value that can't be meant.
     """
 
-    max_connections: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
+    max_connections: int | None = _optional(_count)
+    max_per_ip: int | None = _optional(_count)
+    when_full: Literal["hold", "refuse"] = attrs.field(default="hold", validator=_choice("hold", "refuse"))
     accept_batch: int = attrs.field(default=64, validator=_count)
     high_water: int = attrs.field(default=64 * 1024, validator=_size)
     low_water: int = attrs.field(default=16 * 1024, validator=_size)
+    max_write_buffer: int | None = _optional(_size, default=64 * 1024 * 1024)
+    read_rate: int | None = _optional(_count)
+    write_rate: int | None = _optional(_count)
 
     def __attrs_post_init__(self) -> None:
         if self.low_water > self.high_water:
             raise ValueError(f"low_water ({self.low_water}) must not be above high_water ({self.high_water})")
+        if self.max_write_buffer is not None and self.high_water > self.max_write_buffer:
+            raise ValueError(
+                f"high_water ({self.high_water}) must not be above max_write_buffer ({self.max_write_buffer})"
+            )
 
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """How long a connection may take over each part of its life, in seconds.
+    """How long a connection may take over each part of its life, in seconds. None: for ever.
 
     connect: for all attempts to connect together.
-    idle: without a byte in either direction. None: for ever.
-    close: for the peer to take what is queued when `close` is called.
+    idle: without a byte in either direction.
+    read: for the peer to send what it owes: from `connection_made`, or from `set_timeouts(read=...)`, until
+        the protocol sets it anew or clears it. Bytes alone don't extend it, so that a peer can't hold a
+        connection with one of them now and then (the slow-loris attack).
+    write: while something is queued and the peer takes none of it (60 s, as nginx's `send_timeout`).
+    close: for the peer to take what is queued when `close` is called, and to end its own direction.
 
+    Each comes up to a sixteenth of the timeout late, and never early.
     Raises ValueError, naming the field, for a value that is not a positive number.
     """
 
     connect: float = attrs.field(default=30.0, validator=_seconds)
-    idle: float | None = attrs.field(default=None, validator=attrs.validators.optional(_seconds))
+    idle: float | None = _optional(_seconds)
+    read: float | None = _optional(_seconds)
+    write: float | None = _optional(_seconds, default=60.0)
     close: float = attrs.field(default=30.0, validator=_seconds)

@@ -151,6 +151,15 @@ class Registry:
             self.unregister(fd)
         return True
 
+    def disown(self, refuse: Callable[[], None]) -> None:
+        """Have `refuse` called in the place of every handler and of waiting: this is a child process.
+
+        The selector is left as it is, because what it has in the kernel belongs to the parent.
+        """
+        self.by_fd[:] = [_Refusal(refuse)] * len(self.by_fd)
+        self.leftover = []
+        self.poll = _Refusal(refuse).poll
+
     def close(self) -> None:
         """Forget every descriptor, and close the selector."""
         self.by_fd.clear()
@@ -182,6 +191,20 @@ class _Watch:
             if events & event and event in self.callbacks:
                 callback, args = self.callbacks[event]
                 self._call(callback, *args)
+
+
+class _Refusal:
+    """What stands in the place of everything, and only says no."""
+
+    def __init__(self, refuse: Callable[[], None]) -> None:
+        self._refuse = refuse
+
+    def on_event(self, events: int) -> None:
+        self._refuse()
+
+    def poll(self, timeout: float | None, most: int) -> list[tuple[int, int]]:
+        self._refuse()
+        return []
 
 
 def _descriptor(fileobj: FileDescriptorLike) -> int:

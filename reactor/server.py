@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -10,15 +11,24 @@ from selectors import BaseSelector
 
 from reactor.address import Address, AddressLike
 from reactor.binding import SocketOption, bind, given
-from reactor.connection import Connection, connection_of, flush_connections
+from reactor.connection import Connection, connections_of
 from reactor.connector import Connector, FailureHandler
+from reactor.debug import DebugConnection
+from reactor.drain import Drain, Drained
 from reactor.errors import AddressError, ConnectionAborted
-from reactor.listener import Factory, Listener, set_no_delay
+from reactor.linger import lingering_of
+from reactor.listener import AcceptErrorHandler, Factory, Listener, set_no_delay
+from reactor.log import caller
 from reactor.loop import ErrorHandler, Loop
 from reactor.options import Limits, Timeouts
-from reactor.terms import IdleWatch, Terms
+from reactor.sender import flush_senders
+from reactor.stats import Stats
+from reactor.terms import Terms, Watch
 
 __all__ = ["Reactor"]
+
+# What debug mode takes for slow, seconds: asyncio's threshold.
+_SLOW = 0.1
 
 # Names that are looked up at once; more wait for a thread.
 _RESOLVER_THREADS = 4
@@ -31,7 +41,12 @@ class Reactor(Loop):
         closed with the reactor.
     clock: seconds that never go back; `time.monotonic` by default.
     on_error: called as `on_error(exception, callback, connection)` for each exception that leaves a
-        callback: its name, and its connection or None. None logs it with its traceback.
+        callback: its name, and its connection or None. None logs it with its traceback, and what
+        repeats within a second as a count.
+    slow_callback: seconds; a callback that takes longer is named in a warning, which costs one reading of
+        the clock for each. None: 0.1 in debug mode, else none is timed.
+    debug: warn of calls on the wrong thread, of writes after the end, and of connections that are open
+        at `close`, each with its cause. It makes calls on connections slower.
 
     As a context manager it is closed at the end. Methods are called on the thread that drives the
     reactor, but for those that say otherwise.
@@ -43,13 +58,25 @@ class Reactor(Loop):
         selector: BaseSelector | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_error: ErrorHandler | None = None,
+        slow_callback: float | None = None,
+        debug: bool = False,
     ) -> None:
-        super().__init__(selector=selector, clock=clock, on_error=on_error, flush=flush_connections)
+        super().__init__(
+            selector=selector,
+            clock=clock,
+            on_error=on_error,
+            slow_callback=_SLOW if debug and slow_callback is None else slow_callback,
+            debug=debug,
+            flush=flush_senders,
+        )
+        self._connection_type = DebugConnection if debug else Connection
         self._listeners: list[Listener] = []
         self._connectors: list[Connector] = []
-        self._idle_watches: dict[float, IdleWatch] = {}
+        self._watch = Watch(self)
         self._resolver: ThreadPoolExecutor | None = None
-        self._to_drain: int | None = None
+        self._drain_on: Drain | None = None
+        self._gone = 0
+        self._inherited: list[socket.socket] = []
 
     def __repr__(self) -> str:
         listeners = ", ".join(str(a) for listener in self.listeners() for a in listener.addresses)
@@ -72,10 +99,11 @@ class Reactor(Loop):
                 self.remove_signal_handler(signum)
 
     def _signalled(self, drain_timeout: float) -> None:
-        if self._to_drain is None:
-            self._drain(drain_timeout)
+        if self._drain_on is None:
+            self._drain(drain_timeout, None)
         else:
-            self._to_drain = None
+            self._drain_on.cancel()
+            self._drain_on = None
             self.stop()
 
     def listen(
@@ -88,6 +116,7 @@ class Reactor(Loop):
         backlog: int = 1024,
         reuse_port: bool = False,
         options: Iterable[SocketOption] = (),
+        on_accept_error: AcceptErrorHandler | None = None,
     ) -> Listener:
         """Accept connections on `address`, each with a protocol that `factory()` makes.
 
@@ -98,11 +127,12 @@ class Reactor(Loop):
         backlog: connections that the kernel holds until they are accepted; it may hold fewer.
         reuse_port: let other processes listen on the same port beside this one.
         options: (level, option, value) for setsockopt(2), before bind(2).
+        on_accept_error: called with the OSError when there is no descriptor or memory for a newcomer. It
+            may make room, by aborting a connection of its choice, and returns whether it has; then
+            accepting goes on at once instead of after the back-off.
         Raises AddressError for an address that can't be meant, ListenError if it can't be had.
         """
         self._check_open()
-        limits = limits or Limits()
-        timeouts = timeouts or Timeouts()
         if isinstance(address, (Address, str, tuple)) or not hasattr(address, "accept"):
             where = Address.of(address)
             sockets = bind(where, backlog=backlog, reuse_port=reuse_port, options=options)
@@ -113,10 +143,13 @@ class Reactor(Loop):
             self,
             sockets,
             factory,
-            limits=limits,
-            timeouts=timeouts,
-            idle=self._idle_watch(timeouts),
-            on_lost=self._connection_lost,
+            limits=limits or Limits(),
+            timeouts=timeouts or Timeouts(),
+            watch=self._watch,
+            connection_type=self._connection_type,
+            on_gone=self._count_gone,
+            on_accept_error=on_accept_error,
+            backlog=backlog,
             path=path,
         )
         self._listeners = [*self.listeners(), listener]
@@ -144,8 +177,7 @@ class Reactor(Loop):
         where = Address.of(address)
         if where.fd is not None:
             raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path, or adopt it")
-        timeouts = timeouts or Timeouts()
-        terms = Terms(limits or Limits(), timeouts, self._idle_watch(timeouts), self._connection_lost)
+        terms = self._terms(limits, timeouts, f"connected to {where}")
         if self._resolver is None:
             self._resolver = ThreadPoolExecutor(_RESOLVER_THREADS, "reactor-resolver")
         connector = Connector(
@@ -153,7 +185,7 @@ class Reactor(Loop):
             where,
             factory,
             terms=terms,
-            timeout=timeouts.connect,
+            timeout=terms.timeouts.connect,
             local_address=None if local_address is None else Address.of(local_address),
             on_failure=on_failure,
             resolver=self._resolver,
@@ -176,15 +208,30 @@ class Reactor(Loop):
         or can't be watched; what `factory` raises comes out as it is.
         """
         self._check_open()
-        timeouts = timeouts or Timeouts()
-        terms = Terms(limits or Limits(), timeouts, self._idle_watch(timeouts), self._connection_lost)
+        terms = self._terms(limits, timeouts, f"adopted at {caller()}" if self._debug else "adopted")
         sockaddr = sock.getpeername()
         protocol = factory()
         sock.setblocking(False)
         set_no_delay(sock)
-        connection = Connection(self, sock, protocol, terms, sockaddr)
-        connection.open()
+        connection = self._connection_type(self, sock, protocol, terms, sockaddr)
+        self.counters.connected += 1
+        try:
+            connection.open()
+        except OSError as exc:
+            self._count_gone(None, exc)
+            raise
         return connection
+
+    def _terms(self, limits: Limits | None, timeouts: Timeouts | None, origin: str) -> Terms:
+        return Terms(
+            limits or Limits(),
+            timeouts or Timeouts(),
+            self._watch,
+            origin,
+            None,
+            self._count_gone,
+            self._connection_type,
+        )
 
     def listeners(self) -> list[Listener]:
         """Return the open listeners."""
@@ -192,53 +239,117 @@ class Reactor(Loop):
 
     def connections(self) -> list[Connection]:
         """Return the open connections, closing ones included."""
-        found = map(connection_of, self.registry.handlers())
-        return [connection for connection in found if connection is not None]
+        return connections_of(self.registry)
 
-    def drain(self, timeout: float = 30.0) -> None:
-        """Accept no more, close each connection when what is queued has gone, then let `run` return.
+    def stats(self) -> Stats:
+        """Return what was counted since the reactor was made, and what it holds now.
 
-        timeout: seconds that the peers have; then the rest ends with `CloseTimeout`.
+        Counting is done as connections come and go, and once a turn; reading looks at every connection.
+        """
+        counters, connections = self.counters, self.connections()
+        return Stats(
+            accepted=counters.accepted,
+            connected=counters.connected,
+            refused=dict(counters.refused),
+            closed=dict(counters.closed),
+            bytes_received=self.bytes_received,
+            bytes_sent=self.bytes_sent,
+            dropped_writes=counters.dropped_writes,
+            handler_errors=counters.handler_errors,
+            ticks=self.ticks,
+            events=self.events,
+            lag=counters.lag(self.ticks),
+            open=len(connections),
+            paused=sum(connection.is_paused() for connection in connections),
+            lingering=len(lingering_of(self.registry)),
+            queued_bytes=sum(connection.get_write_buffer_size() for connection in connections),
+        )
+
+    def drain(self, timeout: float = 30.0, on_done: Callable[[Drained], object] | None = None) -> None:
+        """Let all connections come to their end, as `Listener.drain` does, then let `run` return.
+
+        Attempts to connect are given up. timeout: seconds, after which what is still open is aborted
+        with `DrainTimeout`. on_done: is given a `Drained`; None logs it. While a drain is on, another
+        does nothing.
         From any thread, callback or signal handler. Raises UsageError if the reactor is closed.
         """
-        self.call_soon_threadsafe(self._drain, timeout)
+        self.call_soon_threadsafe(self._drain, timeout, on_done)
 
-    def _drain(self, timeout: float) -> None:
-        for listener in self.listeners():
-            listener.close()
+    def _drain(self, timeout: float, on_done: Callable[[Drained], object] | None) -> None:
+        if self._drain_on is not None:
+            return
         for connector in self._connectors:
             connector.cancel()
-        connections = self.connections()
-        self._to_drain = len(connections) + self.notices_due()
+        self._drain_on = Drain(
+            self,
+            timeout,
+            connections=self.connections,
+            lingering=lambda: lingering_of(self.registry),
+            held=self._held,
+            stop_listening=self._stop_listening,
+            on_done=lambda report: self._drained(report, on_done),
+        )
+        for listener in self.listeners():
+            listener.start_drain(self._drain_on.admitted)
+
+    def _held(self) -> int:
+        untold = self.counters.accepted + self.counters.connected - self._gone
+        return untold + len(self.listeners())
+
+    def _stop_listening(self) -> None:
+        for listener in self.listeners():
+            listener.close()
+
+    def _drained(self, report: Drained, on_done: Callable[[Drained], object] | None) -> None:
+        self._drain_on = None
+        self.stop()
+        if on_done is None:
+            logging.getLogger("reactor").info("drained: %s", report)
+        else:
+            on_done(report)
+
+    def _count_gone(self, site: bytes | None, reason: BaseException | None) -> None:
+        self._gone += 1
+        if self._drain_on is not None:
+            self._drain_on.ended(reason)
+
+    def disown(self) -> None:
+        """Let go of everything without touching what is shared with the parent process: this is a child."""
+        sockets = [connector.disown() for connector in self._connectors]
+        sockets += [connection.disown() for connection in self.connections()]
+        sockets += [lingering.disown() for lingering in lingering_of(self.registry)]
+        for listener in self.listeners():
+            sockets += listener.disown()
+        self._inherited = [sock for sock in sockets if sock is not None]
+        super().disown()
+
+    def close(self) -> None:
+        """Give back every descriptor and end every connection; a loop that is running is stopped first.
+
+        Each connection is told `ConnectionAborted`. From any thread; more than once does nothing. In a
+        forked child it closes the child's descriptors, and tells nobody.
+        """
+        inherited, self._inherited = self._inherited, []
+        for sock in inherited:
+            sock.close()
+        super().close()
+
+    def _warn_of(self, connections: list[Connection]) -> None:
+        log = logging.getLogger("reactor")
         for connection in connections:
-            connection.close(timeout)
-        self._stop_if_drained()
-
-    def _connection_lost(self, connection: Connection) -> None:
-        if self._to_drain is not None:
-            self._to_drain -= 1
-            self._stop_if_drained()
-
-    def _stop_if_drained(self) -> None:
-        if self._to_drain == 0:
-            self._to_drain = None
-            self.stop()
-
-    def _idle_watch(self, timeouts: Timeouts) -> IdleWatch | None:
-        if timeouts.idle is None:
-            return None
-        watch = self._idle_watches.get(timeouts.idle)
-        if watch is None:
-            watch = self._idle_watches[timeouts.idle] = IdleWatch(self, timeouts.idle)
-        return watch
+            log.warning("still open at close: %s, %s", connection, connection.get_extra_info("origin"))
 
     def _close(self) -> None:
         for listener in self.listeners():
             listener.close()
         for connector in self._connectors:
             connector.cancel()
+        if self._debug:
+            self._warn_of(self.connections())
         for connection in self.connections():
             connection.abort(ConnectionAborted("the reactor was closed"))
+        for lingering in lingering_of(self.registry):
+            lingering.close()
         if self._resolver is not None:
             self._resolver.shutdown(wait=False, cancel_futures=True)
         super()._close()

@@ -1,15 +1,15 @@
 """The states of a connection, the events that move it, and the one table of moves.
 
 Each direction ends on its own: `READ_CLOSED` is the peer's end of file, `WRITE_CLOSED` is ours, and
-a connection that has seen both is `CLOSING`. What the table does not list can't happen; `after`
-raises for it, because it would be a bug of ours.
+`ENDING` is both. What the table does not list can't happen; `after` raises for it, because it would be
+a bug of ours.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["ENDED", "READABLE", "TRANSITIONS", "WRITABLE", "Event", "State", "after"]
+__all__ = ["CLOSES", "ENDED", "READABLE", "TRANSITIONS", "WRITABLE", "Event", "State", "after"]
 
 
 class State(Enum):
@@ -20,7 +20,8 @@ class State(Enum):
     READ_CLOSED = "read closed"  # the peer has sent its last byte
     WRITE_CLOSED = "write closed"  # ours is sent, or queued behind what was written
     CLOSING = "closing"  # nothing more is read or taken for writing; what is queued goes out
-    CLOSED = "closed"  # off the selector, the socket closed, `connection_lost` is due
+    ENDING = "ending"  # as closing, and the peer has sent its last byte
+    CLOSED = "closed"  # the socket is closed or left to linger, `connection_lost` is due
     LOST = "lost"  # `connection_lost` was called
 
 
@@ -33,6 +34,7 @@ class Event(Enum):
     CLOSE = "close"
     CUT = "cut"  # the queue is empty while closing, or abort, or an error
     TOLD = "told"  # connection_lost was called
+    FORKED = "forked"  # this process is a child of the one that owns it, and tells nothing
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -42,18 +44,21 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.OPEN, Event.WRITE_EOF): State.WRITE_CLOSED,
     (State.OPEN, Event.CLOSE): State.CLOSING,
     (State.OPEN, Event.CUT): State.CLOSED,
-    (State.READ_CLOSED, Event.WRITE_EOF): State.CLOSING,
-    (State.READ_CLOSED, Event.CLOSE): State.CLOSING,
+    (State.READ_CLOSED, Event.WRITE_EOF): State.ENDING,
+    (State.READ_CLOSED, Event.CLOSE): State.ENDING,
     (State.READ_CLOSED, Event.CUT): State.CLOSED,
-    (State.WRITE_CLOSED, Event.PEER_EOF): State.CLOSING,
+    (State.WRITE_CLOSED, Event.PEER_EOF): State.ENDING,
     (State.WRITE_CLOSED, Event.CLOSE): State.CLOSING,
     (State.WRITE_CLOSED, Event.CUT): State.CLOSED,
     (State.CLOSING, Event.CUT): State.CLOSED,
+    (State.ENDING, Event.CUT): State.CLOSED,
     (State.CLOSED, Event.TOLD): State.LOST,
+    **{(state, Event.FORKED): State.LOST for state in State},
 }
 
 READABLE = frozenset({State.OPEN, State.WRITE_CLOSED})
 WRITABLE = frozenset({State.OPEN, State.READ_CLOSED})
+CLOSES = frozenset({State.CLOSING, State.ENDING})
 ENDED = frozenset({State.CLOSED, State.LOST})
 
 

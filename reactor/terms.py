@@ -1,77 +1,96 @@
-"""What the connections of one listener or connector have in common, and who watches them for silence."""
+"""What the connections of one listener or connector have in common, and who watches their deadlines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from reactor.errors import IdleTimeout
 from reactor.loop import Loop
 from reactor.options import Limits, Timeouts
-from reactor.timers import Handle, Wheel, WheelMember
+from reactor.timers import Handle, Wheel, WheelMember, round_up
 
 if TYPE_CHECKING:
     from reactor.connection import Connection
 
-__all__ = ["IdleMember", "IdleWatch", "Terms"]
+__all__ = ["Terms", "Watch", "Watched"]
 
-#: Idle connections that are looked at in one go; a tick has two at most, as timer and as callback.
-EXPIRED_AT_ONCE = 256
-
-
-class IdleMember(WheelMember, Protocol):
-    """What can be watched for silence."""
-
-    def fail(self, exc: BaseException) -> None:
-        """End for the reason `exc`."""
+#: Connections that are looked at in one go; a tick has two at most, as timer and as callback.
+LOOKS_AT_ONCE = 256
 
 
-class IdleWatch:
-    """Ends the connections that share one idle timeout, in seconds, with `IdleTimeout`."""
+class Watched(WheelMember, Protocol):
+    """What has deadlines."""
 
-    def __init__(self, loop: Loop, timeout: float) -> None:
+    def check_deadlines(self, now: float) -> float | None:
+        """End if one has passed at `now`; else return when to look again, or None for never."""
+
+
+class Watch:
+    """Looks at each connection of a reactor when one of its deadlines may have passed."""
+
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._wheel: Wheel[IdleMember] = Wheel(timeout)
+        self._wheel: Wheel[Watched] = Wheel()
         self._timer: Handle | None = None
+        self._due = 0.0
 
-    def add(self, connection: IdleMember) -> None:
-        """Watch `connection` from its `last_active` on."""
-        self._wheel.add(connection)
-        if self._timer is None:
+    def add(self, member: Watched, start: float, timeout: float) -> None:
+        """Look at `member` once `timeout` seconds from `start` have passed, if not before.
+
+        start: in the clock's seconds. It comes up to a sixteenth of `timeout` late, never early.
+        """
+        self._put(member, round_up(start + timeout, timeout))
+
+    def _put(self, member: Watched, when: float) -> None:
+        self._wheel.add(member, when)
+        if self._timer is None or when < self._due:
             self._schedule()
 
-    def discard(self, connection: IdleMember) -> None:
-        """Watch it no more."""
-        self._wheel.discard(connection)
-        if self._timer is not None and self._wheel.next_due() is None:
-            self._timer.cancel()
-            self._timer = None
+    def discard(self, member: Watched) -> None:
+        """Look at it no more."""
+        bucket = member.bucket
+        self._wheel.discard(member)
+        if bucket is not None and not bucket and bucket.due == self._due:
+            self._schedule()
 
     def _schedule(self) -> None:
         due = self._wheel.next_due()
-        if due is not None and due <= self._loop.now:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is None:
+            return
+        self._due = due
+        if due <= self._loop.now:
             self._timer = self._loop.call_soon(self._sweep)  # the rest, a slice at a time
         else:
-            self._timer = None if due is None else self._loop.call_at(due, self._sweep)
+            self._timer = self._loop.call_at(due, self._sweep)
 
     def _sweep(self) -> None:
-        self._timer = None
-        for connection in self._wheel.expired(self._loop.now, EXPIRED_AT_ONCE):
-            connection.fail(IdleTimeout(f"no byte in either direction for {self._wheel.timeout:g} s"))
-        if self._timer is None:
-            self._schedule()
+        now = self._loop.now
+        for member in self._wheel.take_due(now, LOOKS_AT_ONCE):
+            again = member.check_deadlines(now)
+            if again is not None:
+                self._wheel.add(member, again)
+        self._schedule()
 
 
 @attrs.frozen(eq=False)
 class Terms:
-    """What the connections of one listener or connector have in common.
+    """What the connections of one listener, connector or adoption have in common.
 
-    idle: watches for silence, or None. on_lost: called after `connection_lost`.
+    origin: where they come from, for people. owner: the listener, or None.
+    on_gone: called as `on_gone(site, reason)` when the descriptor of a connection is given back, with what
+        `site_of` says of its peer.
+    connection_type: what is made of each socket; another one in debug mode.
     """
 
     limits: Limits
     timeouts: Timeouts
-    idle: IdleWatch | None
-    on_lost: Callable[[Connection], object]
+    watch: Watch
+    origin: str
+    owner: Any
+    on_gone: Callable[[bytes | None, BaseException | None], object]
+    connection_type: type[Connection]

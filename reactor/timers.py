@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Handle", "TimerHandle", "TimerHeap", "Wheel", "WheelMember"]
+__all__ = ["Bucket", "Handle", "TimerHandle", "TimerHeap", "Wheel", "WheelMember", "round_up"]
 
 
 class Handle:
@@ -121,73 +121,85 @@ class TimerHeap:
             self._cancelled = 0
 
 
-class WheelMember(Protocol):
-    """What a wheel holds: it stamps `last_active` itself; `spoke` is the wheel's."""
+class Bucket(set[Any]):
+    """Members of a wheel that are looked at together, at `due`."""
 
-    last_active: float
-    spoke: int
+    __slots__ = ("due",)
+
+    def __init__(self, due: float) -> None:
+        super().__init__()
+        self.due = due
+
+
+class WheelMember(Protocol):
+    """What a wheel holds: `bucket`, where it is, is the wheel's."""
+
+    bucket: Bucket | None
 
 
 Member = TypeVar("Member", bound=WheelMember)
 
 
 class Wheel(Generic[Member]):
-    """Members that share one timeout, each in the bucket of the time when it may be due.
+    """Members that are to be looked at by a time, in buckets of equal times.
 
-    Activity costs the member one store to `last_active` and nothing here: a member that was active
-    is found so when its bucket comes up, and moves to a later one. So each is looked at about once
-    per timeout, and the answer comes between 0 and `1/SPOKES` of the timeout late, never early.
+    Meant for deadlines that are put off all the time: that costs nothing here, because a member is only
+    looked at when its bucket comes up, and is then put where its deadline says. Times are to be rounded
+    with `round_up`, so that there are few of them.
     """
 
-    SPOKES = 32
+    __slots__ = ("_buckets", "_dues")
 
-    __slots__ = ("_buckets", "_width", "timeout")
-
-    def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
-        self._width = timeout / self.SPOKES
-        self._buckets: dict[int, set[Member]] = {}
+    def __init__(self) -> None:
+        self._buckets: dict[float, Bucket] = {}
+        self._dues: list[float] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
-    def add(self, member: Member) -> None:
-        """Put `member` in the bucket that its `last_active` says."""
-        self._put(member, math.ceil((member.last_active + self.timeout) / self._width))
-
-    def _put(self, member: Member, spoke: int) -> None:
-        bucket = self._buckets.get(spoke)
+    def add(self, member: Member, when: float) -> None:
+        """Have `member` looked at at `when`, if it isn't before."""
+        bucket = member.bucket
+        if bucket is not None:
+            if bucket.due <= when:
+                return
+            bucket.discard(member)
+        bucket = self._buckets.get(when)
         if bucket is None:
-            bucket = self._buckets[spoke] = set()
-        member.spoke = spoke
+            bucket = self._buckets[when] = Bucket(when)
+            heapq.heappush(self._dues, when)
+        member.bucket = bucket
         bucket.add(member)
 
     def discard(self, member: Member) -> None:
         """Take `member` out, if it is there."""
-        bucket = self._buckets.get(member.spoke)
+        bucket, member.bucket = member.bucket, None
         if bucket is not None:
             bucket.discard(member)
-            if not bucket:
-                del self._buckets[member.spoke]
 
     def next_due(self) -> float | None:
-        """Return when the earliest bucket comes up, or None when the wheel is empty."""
-        return min(self._buckets) * self._width if self._buckets else None
+        """Return when the earliest bucket with a member comes up, or None when there is none."""
+        while self._dues:
+            due = self._dues[0]
+            if self._buckets[due]:
+                return due
+            heapq.heappop(self._dues)
+            del self._buckets[due]
+        return None
 
-    def expired(self, now: float, most: int) -> Iterator[Member]:
-        """Take out and yield each member that is due at `now`, looking at no more than `most` of them."""
-        for spoke in sorted(spoke for spoke in self._buckets if spoke * self._width <= now):
-            bucket = self._buckets[spoke]
-            while bucket:
-                if not most:
-                    return
-                most -= 1
-                member = bucket.pop()
-                if member.last_active + self.timeout <= now:
-                    yield member
-                else:
-                    # Rounding must not put it back into the bucket that is being emptied.
-                    later = math.ceil((member.last_active + self.timeout) / self._width)
-                    self._put(member, max(later, spoke + 1))
-            if self._buckets.get(spoke) is bucket:
-                del self._buckets[spoke]
+    def take_due(self, now: float, most: int) -> Iterator[Member]:
+        """Take out and yield members whose time is `now` or before, `most` of them at most."""
+        while most and (due := self.next_due()) is not None and due <= now:
+            member = self._buckets[due].pop()
+            member.bucket = None
+            most -= 1
+            yield member
+
+
+def round_up(when: float, timeout: float) -> float:
+    """Return `when`, rounded up by less than a sixteenth of `timeout`, to a time that many have in common.
+
+    The steps are a power of two, so that those of different timeouts fall together.
+    """
+    step = math.ldexp(1.0, math.frexp(timeout)[1] - 5)
+    return math.ceil(when / step) * step

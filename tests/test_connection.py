@@ -646,7 +646,7 @@ def test_idle_connections_that_fall_due_together_are_ended_in_slices(timed, cloc
 def test_idle_timer_goes_with_the_last_connection(timed, recorder):
     connection, peer = pair(timed, recorder, timeouts=Timeouts(idle=10))
     assert timed.next_timeout() is not None
-    connection.close()
+    connection.abort()
     timed.run_once(0)
     assert timed.next_timeout() is None
     peer.close()
@@ -753,20 +753,20 @@ def test_facts(connection, reactor):
     assert connection.get_extra_info("sockname") == ""
     assert connection.get_extra_info("socket").fileno() >= 0
     assert connection.get_extra_info("no such fact", 1) == 1
-    assert repr(connection) == "<Connection open>"
+    assert repr(connection) == "<Connection open, Recorder>"
 
 
 def test_repr_names_the_peer(reactor):
     listening = socket.create_server(("127.0.0.1", 0))
     peer = socket.create_connection(listening.getsockname())
     connection = reactor.adopt(listening.accept()[0], Recorder)
-    assert repr(connection) == f"<Connection 127.0.0.1:{peer.getsockname()[1]} open>"
+    assert repr(connection) == f"<Connection 127.0.0.1:{peer.getsockname()[1]} open, Recorder>"
     peer.close()
     listening.close()
 
 
 def test_without_sendmsg_pieces_are_joined_or_sent_one_by_one(reactor, monkeypatch):
-    monkeypatch.setattr("reactor.connection._HAS_SENDMSG", False)
+    monkeypatch.setattr("reactor.sender._HAS_SENDMSG", False)
     connection, peer, sock = scripted(reactor, Recorder())
     in_tick(reactor, lambda: [connection.write(b"ab"), connection.write(b"cd")])
     assert sock.calls == ["send"]

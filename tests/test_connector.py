@@ -50,7 +50,7 @@ def test_connects_and_talks(reactor, recorder, tmp_path, text, descriptors):
     spin(reactor, lambda: recorder.lost)
     connector.cancel()
     listener.close()
-    spin(reactor, lambda: not reactor.connections())
+    spin(reactor, lambda: not reactor.connections() and not reactor.stats().lingering)
 
 
 def test_name_is_looked_up_on_another_thread(reactor, recorder, monkeypatch):

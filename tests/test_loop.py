@@ -145,7 +145,7 @@ def test_error_of_a_connection_is_logged_with_it(caplog):
         peer.send(b"x")
         reactor.run_once(1)
         peer.close()
-    assert "Broken.data_received of <Connection open>" in caplog.text
+    assert "Broken.data_received of <Connection open, Broken>" in caplog.text
 
 
 def test_on_error_that_fails_is_logged_with_what_it_was_told(caplog, ran):

@@ -24,8 +24,18 @@ from hypothesis.stateful import (
 )
 
 from reactor import BufferedProtocol, Limits, Protocol, Reactor, Timeouts
-from reactor.connection import GATHER_MOST
-from reactor.errors import CloseTimeout, ConnectionAborted, ReactorError, UsageError
+from reactor.errors import (
+    CloseTimeout,
+    ConnectionAborted,
+    IdleTimeout,
+    ReactorError,
+    ReadTimeout,
+    SlowConsumer,
+    UsageError,
+    WriteTimeout,
+)
+from reactor.linger import lingering_of
+from reactor.sender import GATHER_MOST
 from tests.conftest import SELECTORS
 from tests.helpers import Errors, ManualClock, Recorder, pair, spin
 
@@ -36,6 +46,7 @@ SMALL_BUFFERS = [
     (socket.SOL_SOCKET, socket.SO_RCVBUF, 16384),
 ]
 CLOSE_TIMEOUT = 30.0
+LATE = 1 / 16  # part of a timeout that its end may come later
 SIZES = st.sampled_from([0, 1, 100, GATHER_MOST, GATHER_MOST + 1, 16384, 70_000, 600_000])
 
 
@@ -60,6 +71,8 @@ ACTIONS = [
     "close_late",
     "abort",
     "stop_reading",
+    "expect",
+    "expect_nothing",
 ]
 POLICIES = st.builds(
     Policy,
@@ -89,6 +102,8 @@ class Served:
         self.write_ended = False
         self.closing = False
         self.deadline = float("inf")
+        self.owed_by = None
+        self.too_slow = False
         self.aborted_for = None
 
     # What the reactor calls
@@ -106,6 +121,9 @@ class Served:
         assert self.link.protocol is None, "two connections for one client"
         self.link.protocol = self
         self.policy = self.link.policy
+        self.timeouts = self.listener.timeouts if self.listener is not None else Timeouts(write=None)
+        if self.timeouts.read is not None:
+            self.owed_by = self.machine.clock.now + self.timeouts.read
         self.told("connection_made")
         self.write(STREAM[: self.policy.greeting])
 
@@ -169,12 +187,45 @@ class Served:
     def connection_lost(self, exc):
         self.told("connection_lost")
         self.reason = exc
-        if isinstance(exc, CloseTimeout):
-            self.link.lossy = True
+        self.check_timeout(exc)
         if self.partner is not None:
             self.partner.close()
 
+    def check_timeout(self, exc):
+        """Check that no timeout came early."""
+        now = self.machine.clock.now
+        if not isinstance(exc, TimeoutError):
+            return
+        self.link.lossy = True
+        if isinstance(exc, CloseTimeout):
+            assert now >= self.deadline, "close timed out early"
+        elif isinstance(exc, IdleTimeout):
+            assert now >= self.connection.last_active + self.timeouts.idle, "idle timed out early"
+        elif isinstance(exc, ReadTimeout):
+            assert now >= self.owed_by, "read timed out early"
+        elif isinstance(exc, WriteTimeout):
+            assert now >= self.connection.last_active + self.timeouts.write, "write timed out early"
+
+    def check_lateness(self):
+        """Check that no timeout is overdue."""
+        now = self.machine.clock.now
+        assert now < self.deadline + LATE * 5 * CLOSE_TIMEOUT, "close went on after its deadline"
+        if self.timeouts.idle is not None:
+            late = self.timeouts.idle * (1 + LATE)
+            assert now <= self.connection.last_active + late, "idle after its deadline"
+        if self.owed_by is not None and not self.at_end and not self.closing:
+            assert now <= self.owed_by + LATE * self.timeouts.read, "read after its deadline"
+
     # What the protocol calls
+
+    def expect(self):
+        if self.timeouts.read is not None:
+            self.owed_by = self.machine.clock.now + self.timeouts.read
+            self.connection.set_timeouts(read=self.timeouts.read)
+
+    def expect_nothing(self):
+        self.owed_by = None
+        self.connection.set_timeouts(read=None)
 
     def act(self, action):
         """Do `action`, but write no more when there is much queued already: it would go on for ever."""
@@ -184,6 +235,8 @@ class Served:
     def gone(self):
         """Return whether the connection takes no more, and check that the model knows why."""
         cut = self.connection not in self.machine.reactor.connections()
+        if self.machine.draining and self.connection.is_closing():
+            self.begins_to_close(CLOSE_TIMEOUT)
         assert self.connection.is_closing() == (cut or self.closing), "is_closing is wrong"
         return cut or self.closing
 
@@ -192,7 +245,7 @@ class Served:
             self.closing = True
             self.deadline = self.machine.clock.now + timeout
             if len(self.received) < len(self.link.sent):
-                self.link.lossy = True  # unread input turns our end of file into a reset
+                self.link.dropped = True
 
     def write(self, data, together=False):
         conn = self.connection
@@ -206,6 +259,13 @@ class Served:
             with pytest.raises(UsageError):
                 conn.write(data)
             return
+        if self.listener is not None and self.listener.cap is not None:
+            before = conn.get_write_buffer_size()
+            if before > self.listener.cap and type(conn._out) is not bytes:
+                self.too_slow = self.link.lossy = True
+                assert conn.writelines([data]) is False, "written over the hard cap"
+                assert conn.is_closing()
+                return
         self.written += data
         if data and not self.link.client_open:
             self.link.lossy = True
@@ -282,13 +342,20 @@ class Door:
 
     listener: object = None
     most: int | None = None
+    per_ip: int | None = None
+    cap: int | None = None
+    when_full: str = "hold"
+    timeouts: Timeouts = attrs.field(factory=Timeouts)
     paused: bool = False
     closed: bool = False
     served: list = attrs.field(factory=list)
 
     def accepts(self):
-        full = sum(not protocol.lost for protocol in self.served) == self.most
+        full = self.when_full == "hold" and self.listener.connections == self.most
         return not (self.paused or self.closed or full)
+
+    def refuses(self):
+        return self.per_ip is not None or (self.most is not None and self.when_full == "refuse")
 
 
 @attrs.define(eq=False)
@@ -302,13 +369,14 @@ class Link:
     sent: bytearray = attrs.field(factory=bytearray)
     got: bytearray = attrs.field(factory=bytearray)
     lossy: bool = False  # something was done that may lose bytes, or end it with an error
+    dropped: bool = False  # what the client has sent need not arrive
     client_ended: bool = False
     client_open: bool = True
     over: bool = False  # the client has received the end of file, or a reset
 
     def shut_out(self):
-        """Return whether its listener was closed, maybe before it was accepted."""
-        return self.protocol is None and self.door is not None and self.door.closed
+        """Return whether its listener was closed, maybe before it was accepted, or refuses some."""
+        return self.protocol is None and self.door is not None and (self.door.closed or self.door.refuses())
 
     def send(self, size):
         """Send as much of `size` bytes as the kernel takes at once."""
@@ -316,7 +384,7 @@ class Link:
             return
         at = len(self.sent)
         if self.protocol is None or self.protocol.closing or self.protocol.connection.is_closing():
-            self.lossy = self.lossy or self.protocol is not None
+            self.dropped = self.dropped or self.protocol is not None
         try:
             self.sent += STREAM[at : at + self.client.send(STREAM[at : at + size])]
         except BlockingIOError:
@@ -334,8 +402,9 @@ class Link:
         except BlockingIOError:
             return
         except OSError:
-            assert self.lossy or self.shut_out(), "the client was reset"
-            self.lossy = self.over = True
+            draining = self.protocol is not None and self.protocol.machine.draining
+            assert draining or self.lossy or self.shut_out(), "the client was reset"
+            self.over = True
             return
         at = len(self.got)
         written = self.protocol.written if self.protocol is not None else b""
@@ -393,6 +462,7 @@ class ReactorMachine(RuleBasedStateMachine):
         self.names = itertools.count()
         self.timers = []
         self.fired = []
+        self.draining = False
 
     def spin(self, until):
         spin(self.reactor, until, deadline=5, wait=0.001)  # a failing example is tried many times
@@ -404,20 +474,37 @@ class ReactorMachine(RuleBasedStateMachine):
         unix=st.booleans(),
         kind=st.sampled_from([Plain, Plain, Buffered]),
         most=st.sampled_from([None, None, 1, 2]),
+        per_ip=st.sampled_from([None, None, None, 1, 2]),
+        when_full=st.sampled_from(["hold", "hold", "refuse"]),
         marks=st.sampled_from([(65536, 16384), (4096, 1024), (0, 0)]),
+        cap=st.sampled_from([None, None, None, 300_000]),
+        timeouts=st.builds(
+            Timeouts,
+            close=st.just(CLOSE_TIMEOUT),
+            idle=st.sampled_from([None, None, None, 20.0, 1000.0]),
+            read=st.sampled_from([None, None, None, 5.0, 500.0]),
+            write=st.sampled_from([None, None, 60.0]),
+        ),
     )
-    def listen(self, unix, kind, most, marks):
+    def listen(self, unix, kind, most, per_ip, when_full, marks, cap, timeouts):
         if len(self.all_doors) == 3:
             return multiple()
-        door = Door(most=most)
+        per_ip = None if unix else per_ip
+        door = Door(most=most, per_ip=per_ip, cap=cap, when_full=when_full, timeouts=timeouts)
 
         def factory():
             door.served.append(kind(self, door))
             return door.served[-1]
 
         address = f"unix:{self.folder}/door{next(self.names)}" if unix else "127.0.0.1:0"
-        limits = Limits(max_connections=most, high_water=marks[0], low_water=marks[1])
-        timeouts = Timeouts(close=CLOSE_TIMEOUT)
+        limits = Limits(
+            max_connections=most,
+            max_per_ip=per_ip,
+            when_full=when_full,
+            high_water=marks[0],
+            low_water=marks[1],
+            max_write_buffer=cap,
+        )
         options = () if unix else SMALL_BUFFERS
         door.listener = self.reactor.listen(
             address, factory, limits=limits, timeouts=timeouts, options=options
@@ -457,7 +544,8 @@ class ReactorMachine(RuleBasedStateMachine):
         self.all.append(link)
         self.by_name[None] = link
         protocol = kind(self, None)
-        self.reactor.adopt(ours, lambda: protocol, timeouts=Timeouts(close=CLOSE_TIMEOUT))
+        timeouts = Timeouts(close=CLOSE_TIMEOUT, write=None)
+        self.reactor.adopt(ours, lambda: protocol, timeouts=timeouts)
         return link
 
     @rule(door=doors, paused=st.booleans())
@@ -549,6 +637,9 @@ class ReactorMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.001, 1, CLOSE_TIMEOUT, 10 * CLOSE_TIMEOUT]))
     def time_goes_on(self, seconds):
         self.clock.advance(seconds)
+        for link in self.all:
+            if link.protocol is not None and link.protocol.deadline <= self.clock.now:
+                link.lossy = True  # what has lingered is closed, whatever is still on its way
 
     @rule(ticks=TICKS)
     def step(self, ticks):
@@ -569,8 +660,8 @@ class ReactorMachine(RuleBasedStateMachine):
         assert not untold, f"a tick did not tell of the loss after {untold}"
         assert self.fired == fired + [number for _, number in due], "other timers ran than were due"
         for link in self.all:
-            if link.protocol is not None and link.protocol.deadline <= self.clock.now:
-                assert self.cut(link), "close went on after its deadline"
+            if link.protocol is not None and not self.cut(link):
+                link.protocol.check_lateness()
 
     def cut(self, link):
         return link.protocol.connection not in self.reactor.connections()
@@ -590,6 +681,8 @@ class ReactorMachine(RuleBasedStateMachine):
             events = EVENT_READ * reading | EVENT_WRITE * bool(connection.get_write_buffer_size())
             if events:
                 expected[connection.get_extra_info("socket").fileno()] = events
+        for lingering in lingering_of(self.reactor.registry):
+            expected[lingering._sock.fileno()] = EVENT_READ
         watched = self.reactor.registry.selector.get_map()
         assert {fd: watched[fd].events for fd in watched} == expected
 
@@ -615,7 +708,12 @@ class ReactorMachine(RuleBasedStateMachine):
     @invariant()
     def listeners_count_their_connections(self):
         for door in self.all_doors:
-            assert door.listener.connections == sum(not protocol.lost for protocol in door.served)
+            lingering = sum(one.owner is door.listener for one in lingering_of(self.reactor.registry))
+            told = [protocol for protocol in door.served if protocol.lost]
+            clean = [protocol for protocol in told if protocol.reason is None]
+            held = door.listener.connections - (len(door.served) - len(told))
+            assert held <= lingering <= len(door.served), "counts what is gone"
+            assert 0 <= held <= len(clean), "forgets what is there"
             if door.most is not None:
                 assert door.listener.connections <= door.most, "more than max_connections"
 
@@ -670,27 +768,32 @@ class ReactorMachine(RuleBasedStateMachine):
 
     def is_over(self, link):
         if link.protocol is None:  # never accepted: its listener was closed, or it did not stay
-            return link.door.closed or not link.client_open
+            return link.door.closed or not link.client_open or (link.door.refuses() and link.over)
         return link.protocol.lost and (link.over or not link.client_open)
 
     def end_drain(self):
-        """Close what is open; what was written arrives where nothing unread was in the way."""
+        """Drain: everybody comes to an end, and what was written arrives."""
+        reports = []
+        self.draining = True
         for link in self.all:
-            if link.protocol is None:
-                link.lossy = True
-            elif not link.protocol.closing and not self.cut(link):
-                link.protocol.close(7.0)
-        self.reactor.drain(7.0)
-        for door in self.all_doors:
-            door.closed = True
-        self.spin(lambda: not any(door.listener._sockets for door in self.all_doors))
+            link.dropped = True
+            link.lossy = link.lossy or link.protocol is None
+        self.reactor.drain(7.0, reports.append)
 
         def turn():
             for link in self.all:
                 link.receive(1 << 20)
-            return not self.reactor.connections() and not self.reactor.notices_due()
+                link.end()
+                protocol = link.protocol
+                if protocol is not None and not protocol.lost and not protocol.reading:
+                    protocol.read_again()
+            self.clock.advance(0.01)
+            return reports
 
         self.spin(turn)
+        assert not self.reactor.listeners()
+        assert not self.reactor.connections()
+        assert not lingering_of(self.reactor.registry)
         self.receive_the_rest()
 
     def receive_the_rest(self):
@@ -721,8 +824,10 @@ class ReactorMachine(RuleBasedStateMachine):
         assert protocol.lost, "never told of the loss"
         if protocol.aborted_for is not None:
             assert protocol.reason is protocol.aborted_for, "not told why it was aborted"
-        elif isinstance(protocol.reason, CloseTimeout):
-            assert protocol.deadline <= self.clock.now, "close timed out early"
+        elif protocol.too_slow:
+            assert isinstance(protocol.reason, SlowConsumer)
+        elif isinstance(protocol.reason, TimeoutError):
+            pass  # checked when it was told
         elif isinstance(protocol.reason, ReactorError):
             assert self.ending == "close", f"ended for {protocol.reason!r}"
         elif protocol.reason is not None:
@@ -730,7 +835,7 @@ class ReactorMachine(RuleBasedStateMachine):
             assert not link.client_open, f"ended for {protocol.reason!r}, and the client is there"
         if not link.lossy:
             assert protocol.reason is None, "a clean end with a reason"
-            assert protocol.received == link.sent, "bytes of the client were lost"
+            assert link.dropped or protocol.received == link.sent, "bytes of the client were lost"
             if link.client_open:
                 assert link.got == protocol.written, "bytes of the protocol were lost"
 
@@ -757,13 +862,14 @@ def test_close_in_eof_received_keeps_its_own_timeout(make_selector):
 
     patient = Patient()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
-        connection, peer = pair(reactor, patient, timeouts=Timeouts(close=CLOSE_TIMEOUT))
+        timeouts = Timeouts(close=CLOSE_TIMEOUT, write=None)
+        connection, peer = pair(reactor, patient, timeouts=timeouts)
         with peer:
             peer.shutdown(socket.SHUT_WR)
             spin(reactor, lambda: "eof_received" in patient.names)
             clock.advance(99.0)
             reactor.run_once(0)
             assert connection.get_write_buffer_size(), "closed before its time"
-            clock.advance(1.0)
+            clock.advance(1.0 + LATE * 100)
             reactor.run_once(0)
             assert isinstance(patient.reason, CloseTimeout)

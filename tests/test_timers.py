@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reactor.timers import Handle, TimerHeap, Wheel
+from reactor.timers import Handle, TimerHeap, Wheel, round_up
 
 
 class HeapMachine(RuleBasedStateMachine):
@@ -97,68 +97,81 @@ def test_handle_is_taken_once():
 
 
 class Member:
-    def __init__(self, now):
-        self.last_active = now
-        self.spoke = 0
+    def __init__(self, due=0.0):
+        self.due = due
+        self.bucket = None
+
+
+@given(when=st.floats(0, 1e9, allow_subnormal=False), timeout=st.floats(0.001, 1e6))
+def test_rounding_is_up_by_a_sixteenth_at_most(when, timeout):
+    rounded = round_up(when, timeout)
+    assert when <= rounded <= when + timeout / 16
+
+
+def test_rounded_times_of_many_are_few():
+    assert len({round_up(1000 + 60 * i / 1000, 60) for i in range(1000)}) <= 33
 
 
 @given(
-    timeout=st.floats(0.001, 1e4),
-    start=st.floats(0, 1e9),
-    steps=st.lists(st.tuples(st.floats(0, 2), st.sets(st.integers(0, 5)), st.integers(1, 10)), max_size=40),
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["add", "add", "put off", "discard", "take"]),
+            st.integers(0, 5),
+            st.floats(0, 100),
+            st.integers(1, 4),
+        ),
+        max_size=60,
+    )
 )
-def test_wheel_is_never_early_and_late_by_a_spoke_at_most(timeout, start, steps):
-    wheel = Wheel(timeout)
-    now = start
-    members = [Member(now) for _ in range(6)]
+def test_wheel_looks_at_each_member_by_its_time_and_not_before_its_bucket(steps):
+    wheel = Wheel()
+    members = [Member() for _ in range(6)]
+    inside = {}  # the time by which each is to be looked at
+    now = 0.0
+    for action, number, seconds, most in steps:
+        member = members[number]
+        if action == "add":
+            due = round_up(now + seconds, 10)
+            inside[member] = min(due, inside.get(member, due))
+            wheel.add(member, due)
+        elif action == "put off":
+            if member in inside:
+                wheel.add(member, inside[member] + seconds)
+        elif action == "discard":
+            inside.pop(member, None)
+            wheel.discard(member)
+        else:
+            now += seconds
+            taken = list(wheel.take_due(now, most))
+            assert len(taken) == min(most, sum(due <= now for due in inside.values()))
+            for member in taken:
+                assert inside.pop(member) <= now
+                assert member.bucket is None
+        assert len(wheel) == len(inside)
+        assert wheel.next_due() == (min(inside.values()) if inside else None)
+
+
+def test_members_may_leave_while_others_are_taken():
+    wheel = Wheel()
+    members = [Member() for _ in range(4)]
     for member in members:
-        wheel.add(member)
-    waiting = set(members)
-    spoke = timeout / Wheel.SPOKES
-    rounding = 1e-9 * max(now, timeout) + 1e-9
-    for step, active, most in steps:
-        now += step * timeout
-        for number in active:
-            members[number].last_active = now
-        expired = list(wheel.expired(now, most))
-        assert len(expired) <= most
-        for member in expired:
-            assert member in waiting
-            assert member.last_active + timeout <= now
-            waiting.remove(member)
-        if len(expired) < most and most > len(members):
-            for member in waiting:
-                assert member.last_active + timeout + spoke + rounding >= now
-    while (due := wheel.next_due()) is not None:
-        now = max(now, due) + spoke
-        for member in wheel.expired(now, 3):
-            waiting.remove(member)
-    assert waiting == set()
+        wheel.add(member, 1)
+    taken = []
+    for member in wheel.take_due(2, 10):
+        taken.append(member)
+        for other in members:
+            wheel.discard(other)
+    assert len(taken) == 1
     assert len(wheel) == 0
-
-
-def test_wheel_that_is_told_of_a_departure_forgets_it():
-    wheel = Wheel(1)
-    staying, leaving = Member(0), Member(0)
-    wheel.add(staying)
-    wheel.add(leaving)
-    wheel.discard(leaving)
-    wheel.discard(leaving)
-    assert len(wheel) == 1
-    assert list(wheel.expired(2, 10)) == [staying]
-    wheel.discard(staying)
     assert wheel.next_due() is None
 
 
-def test_members_may_leave_while_others_are_told():
-    wheel = Wheel(1)
-    members = [Member(0) for _ in range(4)]
-    for member in members:
-        wheel.add(member)
-    told = []
-    for member in wheel.expired(2, 10):
-        told.append(member)
-        for other in members:
-            wheel.discard(other)
-    assert len(told) == 1
-    assert len(wheel) == 0
+def test_coming_and_going_leaves_no_buckets_behind():
+    wheel = Wheel()
+    member = Member()
+    for _ in range(10_000):
+        wheel.add(member, 5)
+        wheel.discard(member)
+    assert len(wheel._dues) == len(wheel._buckets) == 1
+    assert wheel.next_due() is None
+    assert not wheel._dues

@@ -1,0 +1,74 @@
+"""What the loop has to say, without being held up by saying it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import attrs
+
+__all__ = ["LimitedLog", "caller"]
+
+#: Seconds in which what is the same is told once.
+INTERVAL = 1.0
+
+
+@attrs.define
+class _Window:
+    level: int
+    message: str
+    args: tuple[Any, ...]
+    more: int = 0
+
+
+def caller() -> str:
+    """Return the file and line of the code outside of this package that called into it."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "reactor":
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+class LimitedLog:
+    """Writes to the logger "reactor" each thing once a second at most, and says how often it came since.
+
+    call_later: the loop's. So a peer that makes one callback fail 50,000 times a second costs two lines.
+    """
+
+    def __init__(self, call_later: Callable[..., object]) -> None:
+        self._call_later = call_later
+        self._logger = logging.getLogger("reactor")
+        self._windows: dict[Hashable, _Window] = {}
+
+    def log(
+        self, level: int, key: Hashable, message: str, *args: object, exc_info: BaseException | None = None
+    ) -> None:
+        """Log `message % args`, or count it, if one with the same `key` was logged within the last second."""
+        window = self._windows.get(key)
+        if window is not None:
+            window.more += 1
+            window.args = args
+            return
+        self._windows[key] = _Window(level, message, args)
+        self._call_later(INTERVAL, self._look_back, key)
+        self._logger.log(level, message, *args, exc_info=exc_info)
+
+    def _look_back(self, key: Hashable) -> None:
+        window = self._windows.pop(key, None)
+        if window is not None and window.more:
+            self._windows[key] = _Window(window.level, window.message, window.args)
+            self._call_later(INTERVAL, self._look_back, key)
+            self._tell(window)
+
+    def _tell(self, window: _Window) -> None:
+        message = f"{window.message} (and %d more like it in %g s, of which this is the last)"
+        self._logger.log(window.level, message, *window.args, window.more, INTERVAL)
+
+    def flush(self) -> None:
+        """Say what has been counted and not told: the loop is being closed."""
+        windows, self._windows = self._windows, {}
+        for window in windows.values():
+            if window.more:
+                self._tell(window)

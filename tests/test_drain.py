@@ -1,0 +1,289 @@
+"""Drain: the backlog is served, who is idle goes at once, who is busy has until the deadline."""
+
+import logging
+import socket
+
+import pytest
+
+from reactor import Drained, DrainTimeout, Limits, Protocol, Reactor, Timeouts, UsageError
+from tests.helpers import Echo, ManualClock, Recorder, connect, pair, spin
+
+BIG = bytes(4 << 20)
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def reactor(make_selector, clock):
+    with Reactor(selector=make_selector(), clock=clock) as made:
+        yield made
+
+
+@pytest.fixture
+def reports():
+    return []
+
+
+def go_on(reactor, clock, until, limit=100.0):
+    """Drive the reactor, its clock going on by itself, until `until()`."""
+    start = clock.now
+
+    def step():
+        clock.advance(0.01)
+        assert clock.now - start < limit
+        return until()
+
+    spin(reactor, step, wait=0)
+    reactor.run_once(0)
+
+
+def test_idle_connections_are_closed_at_once(reactor, clock, reports):
+    recorders = [Recorder() for _ in range(3)]
+    peers = [pair(reactor, recorder)[1] for recorder in recorders]
+    reactor.drain(30, reports.append)
+    go_on(reactor, clock, lambda: reports, limit=1)
+    assert reports == [Drained(idle=3, finished=0, failed=0, aborted=0)]
+    assert [recorder.reason for recorder in recorders] == [None] * 3
+    for peer in peers:
+        assert peer.recv(1) == b""
+        peer.close()
+
+
+def test_what_is_queued_is_sent_first(reactor, clock, reports):
+    connection, peer = pair(reactor, Recorder())
+    connection.write(BIG)
+    reactor.drain(30, reports.append)
+    received = bytearray()
+
+    def receive():
+        try:
+            received.extend(peer.recv(1 << 20))
+        except BlockingIOError:
+            pass
+        return reports
+
+    go_on(reactor, clock, receive)
+    assert bytes(received) == BIG
+    assert reports == [Drained(idle=0, finished=1, failed=0, aborted=0)]
+    peer.close()
+
+
+def test_silent_peer_is_aborted_at_the_deadline_and_not_before(reactor, clock, reports):
+    recorder = Recorder()
+    connection, peer = pair(reactor, recorder)
+    connection.write(BIG)
+    start = clock.now
+    reactor.drain(5, reports.append)
+    go_on(reactor, clock, lambda: reports)
+    assert 5 <= clock.now - start <= 5.1
+    assert reports == [Drained(idle=0, finished=0, failed=0, aborted=1)]
+    assert isinstance(recorder.reason, DrainTimeout)
+    assert str(recorder.reason) == "still open after the 5 s of the drain"
+    peer.close()
+
+
+def test_unread_input_is_served_before_the_end(reactor, clock, reports):
+    echo = Echo()
+    _, peer = pair(reactor, echo)
+    peer.send(b"a last question")
+    reactor.drain(30, reports.append)
+    go_on(reactor, clock, lambda: reports)
+    assert peer.recv(100) == b"a last question"
+    assert echo.reason is None
+    peer.close()
+
+
+def test_backlog_is_served(reactor, clock, reports):
+    served = []
+
+    def factory():
+        served.append(Echo())
+        return served[-1]
+
+    listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(accept_batch=2))
+    listener.pause()
+    clients = [connect(reactor, listener.addresses[0]) for _ in range(7)]
+    reactor.drain(30, reports.append)
+    spin(reactor, listener.is_closed)
+    assert len(served) == 7
+    with pytest.raises(ConnectionRefusedError):
+        connect(reactor, listener.addresses[0])
+    clock.advance(0.001)
+    for client in clients:
+        client.sendall(b"question")
+        client.setblocking(False)
+    spin(reactor, lambda: reactor.stats().bytes_sent == 7 * 8)
+    go_on(reactor, clock, lambda: reports)
+    assert [client.recv(100) for client in clients] == [b"question"] * 7
+    assert reports == [Drained(idle=0, finished=7, failed=0, aborted=0)]
+    for client in clients:
+        client.close()
+
+
+def test_full_listener_serves_its_backlog_as_places_become_free(make_selector, reports):
+    with Reactor(selector=make_selector()) as reactor:
+        listener = reactor.listen("127.0.0.1:0", Echo, limits=Limits(max_connections=1))
+        clients = [connect(reactor, listener.addresses[0]) for _ in range(4)]
+        for client in clients:
+            client.sendall(b"question")
+        reactor.drain(3600, reports.append)
+        spin(reactor, lambda: reports)
+        assert [client.recv(100) for client in clients] == [b"question"] * 4
+        assert (reports[0].failed, reports[0].aborted) == (0, 0)
+        for client in clients:
+            client.close()
+
+
+def test_protocol_may_say_that_it_is_busy(reactor, clock, reports):
+    class Worker(Recorder):
+        busy = True
+
+        def draining(self):
+            return self.busy
+
+    worker = Worker()
+    _, peer = pair(reactor, worker)
+    reactor.drain(30, reports.append)
+    reactor.call_later(3, setattr, worker, "busy", False)
+    start = clock.now
+    go_on(reactor, clock, lambda: worker.lost)
+    assert 3 <= clock.now - start <= 3.3
+    go_on(reactor, clock, lambda: reports)
+    assert reports == [Drained(idle=0, finished=1, failed=0, aborted=0)]
+    peer.close()
+
+
+def test_message_that_is_owed_is_waited_for(reactor, clock, reports):
+    class Messages(Echo):
+        def data_received(self, data):
+            super().data_received(data)
+            if data.endswith(b"\n"):
+                self.connection.set_timeouts(read=None)
+
+    _, peer = pair(reactor, Messages(), timeouts=Timeouts(read=20))
+    peer.send(b"half of a ")
+    reactor.drain(30, reports.append)
+    reactor.call_later(2, peer.send, b"message\n")
+    start = clock.now
+    received = bytearray()
+
+    def receive():
+        try:
+            received.extend(peer.recv(100))
+        except BlockingIOError:
+            pass
+        return reports
+
+    go_on(reactor, clock, receive)
+    assert 2 <= clock.now - start <= 2.3
+    assert received == b"half of a message\n"
+    peer.close()
+
+
+def test_connection_that_fails_meanwhile_is_told_apart(reactor, clock, reports):
+    connection, peer = pair(reactor, Recorder())
+    connection.write(BIG)
+    reactor.drain(30, reports.append)
+    peer.close()
+    go_on(reactor, clock, lambda: reports)
+    assert reports == [Drained(idle=0, finished=0, failed=1, aborted=0)]
+
+
+def test_draining_that_raises_is_reported(make_selector, errors, reports):
+    class Broken(Recorder):
+        def draining(self):
+            raise ZeroDivisionError
+
+    with Reactor(selector=make_selector(), on_error=errors) as reactor:
+        broken = Broken()
+        connection, peer = pair(reactor, broken)
+        reactor.drain(30, reports.append)
+        spin(reactor, lambda: reports)
+        exc, name, of = errors.take()
+        assert (type(exc), of) == (ZeroDivisionError, connection)
+        assert name.endswith("Broken.draining")
+        assert broken.reason is exc
+        peer.close()
+
+
+def test_drain_of_one_listener_leaves_the_others(reactor, clock, reports):
+    one, other = (reactor.listen("127.0.0.1:0", Echo) for _ in range(2))
+    clients = [connect(reactor, listener.addresses[0]) for listener in (one, other)]
+    spin(reactor, lambda: len(reactor.connections()) == 2)
+    one.drain(30, reports.append)
+    one.drain(1, reports.append)
+    go_on(reactor, clock, lambda: reports)
+    assert reports == [Drained(idle=1, finished=0, failed=0, aborted=0)]
+    assert reactor.listeners() == [other]
+    assert clients[0].recv(1) == b""
+    clients[1].sendall(b"x")
+    spin(reactor, lambda: reactor.stats().bytes_sent == 1)
+    for client in clients:
+        client.close()
+    other.close()
+    with pytest.raises(UsageError, match="the listener is closed"):
+        other.drain()
+
+
+def test_drain_of_one_listener_aborts_only_its_own(reactor, clock, reports):
+    listener = reactor.listen("127.0.0.1:0", Recorder)
+    client = connect(reactor, listener.addresses[0])
+    spin(reactor, reactor.connections)
+    reactor.connections()[0].write(BIG)
+    mine, peer = pair(reactor, Recorder())
+    listener.drain(1, reports.append)
+    go_on(reactor, clock, lambda: reports)
+    assert reports[0].aborted == 1
+    assert reactor.connections() == [mine]
+    client.close()
+    peer.close()
+
+
+def test_report_is_logged_where_nobody_takes_it(reactor, clock, caplog):
+    caplog.set_level(logging.INFO)
+    listener = reactor.listen("127.0.0.1:0", Echo)
+    listener.drain()
+    go_on(reactor, clock, lambda: "drained" in caplog.text)
+    assert f"{listener!r} drained: 0 idle, 0 finished, 0 failed, 0 aborted" in caplog.text
+    reactor.drain()
+    reactor.run()
+    assert "drained: 0 idle" in caplog.text.splitlines()[-1]
+
+
+def test_peers_that_never_end_their_direction_do_not_hold_it(make_selector, reports):
+    with Reactor(selector=make_selector()) as reactor:
+        listener = reactor.listen("127.0.0.1:0", Protocol)
+        client = connect(reactor, listener.addresses[0])
+        spin(reactor, reactor.connections)
+        reactor.connections()[0].close()
+        reactor.drain(3600, reports.append)
+        spin(reactor, lambda: reports)
+        assert client.recv(1) == b""
+        client.close()
+
+
+def test_second_drain_of_the_reactor_changes_nothing(reactor, clock, reports):
+    connection, peer = pair(reactor, Recorder())
+    connection.write(BIG)
+    reactor.drain(5, reports.append)
+    reactor.drain(1, reports.append)
+    start = clock.now
+    go_on(reactor, clock, lambda: reports)
+    assert clock.now - start >= 5
+    reactor.run_once(0)
+    assert len(reports) == 1
+    peer.close()
+
+
+def test_many_are_asked_in_slices(reactor, clock, reports):
+    pairs = [socket.socketpair() for _ in range(300)]
+    for ours, _ in pairs:
+        reactor.adopt(ours, Protocol)
+    reactor.drain(30, reports.append)
+    go_on(reactor, clock, lambda: reports)
+    assert reports == [Drained(idle=300, finished=0, failed=0, aborted=0)]
+    for _, theirs in pairs:
+        theirs.close()

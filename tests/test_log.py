@@ -1,0 +1,85 @@
+"""The log that is not held up by what repeats."""
+
+import logging
+
+import pytest
+
+from reactor.log import LimitedLog, caller
+from reactor.timers import TimerHeap
+from tests.helpers import ManualClock
+
+
+class Timers:
+    """A loop's `call_later`, on a clock that is moved by hand."""
+
+    def __init__(self):
+        self.clock = ManualClock()
+        self.heap = TimerHeap()
+
+    def call_later(self, delay, callback, *args):
+        self.heap.add(self.clock.now + delay, callback, *args)
+
+    def advance(self, seconds):
+        self.clock.advance(seconds)
+        while (handle := self.heap.pop_due(self.clock.now)) is not None:
+            callback, args = handle.take()
+            callback(*args)
+
+
+@pytest.fixture
+def timers():
+    return Timers()
+
+
+@pytest.fixture
+def limited(timers):
+    return LimitedLog(timers.call_later)
+
+
+def lines(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_what_repeats_is_counted_and_told_once_a_second(limited, timers, caplog):
+    for second in range(3):
+        for number in range(1000):
+            limited.log(logging.ERROR, "key", "failed: %d", number)
+        timers.advance(1)
+        assert len(lines(caplog)) == second + 2
+    assert lines(caplog)[0] == "failed: 0"
+    assert lines(caplog)[1] == "failed: 999 (and 999 more like it in 1 s, of which this is the last)"
+    assert "and 1000 more" in lines(caplog)[2]
+
+
+def test_what_has_stopped_is_told_at_once_when_it_begins_anew(limited, timers, caplog):
+    limited.log(logging.ERROR, "key", "failed")
+    timers.advance(1)
+    assert len(timers.heap) == 0
+    limited.log(logging.ERROR, "key", "failed")
+    assert lines(caplog) == ["failed", "failed"]
+
+
+def test_what_differs_does_not_hide_each_other(limited, caplog):
+    limited.log(logging.ERROR, "one", "one")
+    limited.log(logging.WARNING, "other", "other")
+    assert lines(caplog) == ["one", "other"]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_nothing_counted_is_lost_at_the_end(limited, timers, caplog):
+    limited.log(logging.ERROR, "key", "failed")
+    limited.flush()
+    limited.flush()
+    assert lines(caplog) == ["failed"]
+    limited.log(logging.ERROR, "key", "failed")
+    limited.log(logging.ERROR, "key", "failed")
+    limited.flush()
+    assert "and 1 more" in lines(caplog)[-1]
+    timers.advance(10)
+    assert len(lines(caplog)) == 3
+
+
+def test_caller_is_the_line_that_called():
+    file, _, line = caller().rpartition(":")
+    assert file == __file__
+    assert int(line) > 0
