@@ -1,0 +1,1 @@
+"""A server with its peers in one thread: network, clock and faults from one seed."""

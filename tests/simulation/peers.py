@@ -1,0 +1,76 @@
+"""The other ends of a server's connections: programs that send, receive, stop and vanish."""
+
+from __future__ import annotations
+
+import errno
+
+from tests.simulation.network import Endpoint
+
+__all__ = ["Peer"]
+
+
+class Peer:
+    """A client that sends `outgoing`, receives all that comes, and closes after the end of file.
+
+    half_close: end our direction when all is sent. received: what came. error: the errno that ended it.
+    """
+
+    def __init__(self, end: Endpoint, outgoing: bytes = b"", *, half_close: bool = False) -> None:
+        self.end = end
+        self.outgoing = bytearray(outgoing)
+        self.half_close = half_close
+        self.reading = True
+        self.received = bytearray()
+        self.at_eof = False
+        self.error: int | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether our end was closed."""
+        return self.end.orphan
+
+    def turn(self) -> bool:
+        """Do what can be done without waiting; return whether that was anything."""
+        if self.over:
+            return False
+        try:
+            sent = self.send()
+            return (self.receive() if self.reading else False) or sent
+        except OSError as exc:
+            self.error = exc.errno
+            self.close()
+            return True
+
+    def send(self) -> bool:
+        """Send what is left; return whether something went, the end of our direction included."""
+        if self.outgoing:
+            try:
+                del self.outgoing[: self.end.send(bytes(self.outgoing))]
+            except BlockingIOError:
+                return False
+            return True
+        if self.half_close and not self.end.ending:
+            self.end.shutdown()
+            return True
+        return False
+
+    def receive(self) -> bool:
+        """Receive what is there; return whether something was, the end of file included."""
+        try:
+            data = self.end.recv(1 << 16)
+        except BlockingIOError:
+            return False
+        self.received += data
+        if not data:
+            self.at_eof = True
+            self.close()
+        return True
+
+    def close(self, *, reset: bool = False) -> None:
+        """Give the connection up."""
+        self.end.close(reset=reset)
+
+    def vanish(self) -> None:
+        """Reset the connection."""
+        self.error = errno.ECONNRESET
+        self.close(reset=True)

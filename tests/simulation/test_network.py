@@ -1,0 +1,218 @@
+"""The network in memory does what tests of a server take for granted."""
+
+import errno
+import socket
+import struct
+from random import Random
+from selectors import EVENT_READ, EVENT_WRITE
+
+import pytest
+
+from tests.helpers import ManualClock
+from tests.simulation.network import FIRST_DESCRIPTOR, ListeningEndpoint, Network
+from tests.simulation.selector import SimSelector
+from tests.simulation.sockets import SimSocket, listening_socket
+
+
+def make_network(**options):
+    return Network(ManualClock(), Random(1), **options)
+
+
+def make_pair(network, **options):
+    """Return a client's end and the accepted socket."""
+    listening = ListeningEndpoint(network, **options)
+    client = network.connect(listening)
+    sock = SimSocket(network, listening.accept())
+    sock.setblocking(False)
+    return client, sock
+
+
+def test_bytes_arrive_in_order_and_the_end_of_file_after_them():
+    client, sock = make_pair(make_network())
+    client.send(b"one")
+    client.send(b"two")
+    client.close()
+    assert sock.recv(100) == b"onetwo"
+    assert sock.recv(100) == b""
+    assert sock.getpeername() == client.sockname
+
+
+def test_send_takes_what_both_buffers_hold_and_goes_on_when_the_peer_reads():
+    client, sock = make_pair(make_network(), buffers=(100, 50))
+    assert sock.send(bytes(1000)) == 100
+    assert sock.send(bytes(1000)) == 50, "the receive buffer of the peer had taken the first part"
+    with pytest.raises(BlockingIOError):
+        sock.send(b"x")
+    assert sock.end.ready() == (False, False)
+    assert client.recv(1000) == bytes(50)
+    assert sock.send(bytes(1000)) == 50
+
+
+def test_latency_keeps_the_order():
+    network = make_network(latency=(0.01, 0.5), choppy=0.9)
+    client, sock = make_pair(network)
+    client.send(bytes(range(200)))
+    client.close()
+    with pytest.raises(BlockingIOError):
+        sock.recv(1)
+    received = b""
+    while (due := network.next_due()) is not None:
+        network.clock.now = due
+        network.run_due()
+    while data := sock.recv(1000):
+        received += data
+    assert received == bytes(range(200))
+    assert 0.01 <= network.clock.now - 1000.0 <= 0.5
+
+
+def test_close_with_unread_input_is_a_reset_and_loses_what_was_not_delivered():
+    client, sock = make_pair(make_network(), buffers=(100, 50))
+    client.send(b"unread")
+    assert sock.send(bytes(100)) == 100
+    sock.close()
+    assert client.recv(1000) == bytes(50), "what had arrived is there"
+    with pytest.raises(ConnectionResetError):
+        client.recv(1000)
+    assert client.recv(1000) == b""
+
+
+def test_close_sends_the_rest_unless_the_peer_goes_on_sending():
+    client, sock = make_pair(make_network(), buffers=(100, 50))
+    assert sock.send(bytes(100)) == 100
+    assert sock.send(bytes(50)) == 50
+    sock.close()
+    assert client.recv(50) == bytes(50)
+    client.send(b"too late")
+    assert client.recv(100) == bytes(50), "one receive buffer full, and the third was dropped"
+    with pytest.raises(ConnectionResetError):
+        client.recv(50)
+
+
+def test_linger_of_no_time_resets():
+    client, sock = make_pair(make_network())
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    with pytest.raises(BrokenPipeError):
+        client.send(b"x")
+
+
+def test_reset_makes_the_other_end_ready_for_both_and_nameless():
+    client, sock = make_pair(make_network())
+    client.close(reset=True)
+    assert sock.end.ready() == (True, True)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+    with pytest.raises(OSError) as raised:
+        sock.getpeername()
+    assert raised.value.errno == errno.ENOTCONN
+
+
+def test_half_close_leaves_the_other_direction():
+    client, sock = make_pair(make_network())
+    client.shutdown()
+    assert sock.recv(1) == b""
+    sock.send(b"still")
+    assert client.recv(10) == b"still"
+    sock.shutdown(socket.SHUT_WR)
+    assert client.recv(10) == b""
+
+
+def test_descriptors_are_given_out_lowest_first_and_again():
+    network = make_network()
+    _, one = make_pair(network)
+    _, two = make_pair(network)
+    assert (one.fileno(), two.fileno()) == (FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + 1)
+    one.close()
+    assert one.fileno() == -1
+    _, three = make_pair(network)
+    assert three.fileno() == FIRST_DESCRIPTOR
+
+
+def test_a_closed_listener_resets_who_waits_and_refuses_the_next():
+    network = make_network()
+    sock = listening_socket(network, limit=1)
+    client = network.connect(sock.end)
+    with pytest.raises(BlockingIOError):
+        network.connect(sock.end)
+    sock.close()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    with pytest.raises(ConnectionRefusedError):
+        network.connect(sock.end)
+
+
+def test_each_call_is_counted_and_the_fault_raised():
+    network = make_network(fault=lambda name, index: errno.ENOBUFS if index == 1 else None)
+    _, sock = make_pair(network)
+    sock.send(b"one")
+    with pytest.raises(OSError, match=r"\[Errno 105\]"):
+        sock.send(b"two")
+    sock.close()
+    assert network.calls == ["send", "send", "close"]
+
+
+def test_a_failed_accept_takes_the_connection_out_or_leaves_it():
+    answers = iter([errno.EMFILE, errno.ECONNABORTED])
+    network = make_network(fault=lambda name, index: next(answers) if name == "accept" else None)
+    sock = listening_socket(network)
+    sock.setblocking(False)
+    client = network.connect(sock.end)
+    with pytest.raises(OSError, match="Too many open files"):
+        sock.accept()
+    assert len(sock.end.backlog) == 1
+    with pytest.raises(ConnectionAbortedError):
+        sock.accept()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+def test_selector_tells_what_is_asked_for_and_hangs_up_on_either():
+    network = make_network()
+    client, sock = make_pair(network)
+    with SimSelector(network) as selector:
+        key = selector.register(sock, EVENT_READ)
+        assert selector.select() == []
+        client.send(b"x")
+        assert selector.select() == [(key, EVENT_READ)]
+        sock.recv(1)
+        key = selector.modify(sock, EVENT_WRITE)
+        assert selector.select() == [(key, EVENT_WRITE)]
+        client.close(reset=True)
+        key = selector.modify(sock, EVENT_READ)
+        assert selector.select() == [(key, EVENT_READ)]
+        assert list(selector.get_map()) == [sock.fileno()]
+        selector.unregister(sock)
+        assert selector.select() == []
+    assert selector.left == {}
+    assert network.complaints == []
+
+
+def test_selector_polls_real_descriptors_too():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, SimSelector(make_network()) as selector:
+        key = selector.register(ours, EVENT_READ)
+        assert selector.select() == []
+        theirs.send(b"x")
+        assert selector.select() == [(key, EVENT_READ)]
+        selector.unregister(ours)
+
+
+def test_what_no_program_may_do_is_noted():
+    network = make_network()
+    client, sock = make_pair(network)
+    sock.setblocking(True)
+    client.send(b"x")
+    sock.recv(1)
+    with SimSelector(network) as selector:
+        selector.register(sock, EVENT_READ)
+        sock.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            sock.recv(1)
+        selector.close()
+    assert network.complaints == [
+        "recv on a socket that would block",
+        f"descriptor {FIRST_DESCRIPTOR} was closed while it was registered",
+        "recv on a socket that would block",
+        "recv on a closed socket",
+    ]
