@@ -1,0 +1,238 @@
+"""What is played once without a fault, and then again for each fault there can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import ECONNRESET
+
+from reactor import BufferedProtocol, CloseTimeout, Connection, IdleTimeout, Limits, Timeouts
+from tests.helpers import Echo, Recorder
+from tests.torture.stage import Stage
+
+__all__ = ["SCENARIOS"]
+
+SCENARIOS: dict[str, Callable[[Stage], None]] = {}
+
+BULK = bytes(range(256)) * 160
+LINES = [BULK[start : start + 1000] for start in range(0, len(BULK), 1000)]
+
+
+def scenario(play: Callable[[Stage], None]) -> Callable[[Stage], None]:
+    SCENARIOS[play.__name__] = play
+    return play
+
+
+class BufferedEcho(BufferedProtocol):
+    """Receives into its own buffer, and sends back what it gets."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.buffer = bytearray(64)
+
+    def connection_made(self, connection: Connection) -> None:
+        self.names.append("connection_made")
+        self.connection = connection
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.connection.write(self.buffer[:nbytes])
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.names.append("connection_lost")
+
+
+class Greeter(Recorder):
+    """Says who the peer is, and closes."""
+
+    def connection_made(self, connection: Connection) -> None:
+        super().connection_made(connection)
+        connection.write(str(connection.get_extra_info("peername")[0]).encode())
+        connection.close()
+
+
+class Writer(Recorder):
+    """Writes much at once, and closes when all has gone."""
+
+    def connection_made(self, connection: Connection) -> None:
+        super().connection_made(connection)
+        connection.writelines(LINES)
+        connection.close()
+
+
+class Pauser(Echo):
+    """Reads only while nothing much waits to be sent."""
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.connection.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.connection.resume_reading()
+
+
+class HalfCloser(Recorder):
+    """Ends its direction first, and goes on reading to the end."""
+
+    def connection_made(self, connection: Connection) -> None:
+        super().connection_made(connection)
+        connection.write(b"no more from here")
+        connection.write_eof()
+
+
+class Patient(Recorder):
+    """Answers after the peer's end of file."""
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        self.connection.write(self.received.upper())
+        self.connection.write_eof()
+        return True
+
+
+class Aborter(Recorder):
+    """Resets whoever says something."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.connection.abort()
+
+
+class Raiser(Recorder):
+    """Raises in one of its callbacks."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def connection_made(self, connection: Connection) -> None:
+        super().connection_made(connection)
+        self.fail("connection_made")
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.fail("data_received")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self.fail("connection_lost")
+
+    def fail(self, where: str) -> None:
+        if where == self.where:
+            raise ZeroDivisionError(where)
+
+
+@scenario
+def accept(stage: Stage) -> None:
+    """Clients come in bursts, more than one tick accepts."""
+    stage.make = Greeter
+    stage.listen(limits=Limits(accept_batch=2))
+    for burst in (1, 5, 2):
+        peers = [stage.connect(half_close=False) for _ in range(burst)]
+        stage.drive()
+        for peer in peers:
+            stage.expect(peer, b"10.0.0.1")
+
+
+@scenario
+def hold(stage: Stage) -> None:
+    """The listener stops accepting, at its limit and when it is told to, and goes on again."""
+    stage.make = Patient
+    listener = stage.listen(limits=Limits(max_connections=1))
+    peers = [stage.connect(b"hello") for _ in range(3)]
+    stage.drive()
+    listener.pause()
+    peers.append(stage.connect(b"hello"))
+    stage.drive()
+    assert not peers[-1].over
+    listener.resume()
+    stage.drive()
+    for peer in peers:
+        stage.expect(peer, b"HELLO")
+
+
+@scenario
+def echo(stage: Stage) -> None:
+    """Three kinds of connection send back what they get."""
+    stage.listen()
+    peers = [stage.connect(b"to and fro") for _ in range(2)]
+    stage.drive()
+    stage.make = BufferedEcho
+    peers += [stage.connect(b"to and fro"), stage.adopt(b"to and fro")[1]]
+    stage.drive()
+    for peer in peers:
+        stage.expect(peer, b"to and fro")
+
+
+@scenario
+def bulk(stage: Stage) -> None:
+    """Much is queued: what was written before close arrives, and echoing waits for a slow peer."""
+    stage.make = Writer
+    stage.listen(limits=Limits(high_water=2048, low_water=512))
+    writer = stage.connect(half_close=False)
+    stage.drive()
+    stage.make = Pauser
+    pauser = stage.connect(BULK[:20_000])
+    pauser.reading = False
+    stage.drive()
+    pauser.reading = True
+    stage.drive()
+    stage.expect(writer, BULK)
+    stage.expect(pauser, BULK[:20_000])
+
+
+@scenario
+def close(stage: Stage) -> None:
+    """Either end goes first, by halves, with a reset, and in the middle of a word."""
+    stage.listen()
+    for make, received, error in (
+        (HalfCloser, b"no more from here", None),
+        (Patient, b"HELLO", None),
+        (Aborter, b"", ECONNRESET),
+    ):
+        stage.make = make
+        peer = stage.connect(b"hello")
+        stage.drive()
+        stage.expect(peer, received, error)
+    stage.make = Echo
+    vanished = stage.connect(b"hello", half_close=False)
+    stage.drive(2.0)
+    vanished.vanish()
+    stage.drive()
+    stage.expect(vanished, b"hello", ECONNRESET)
+
+
+@scenario
+def broken(stage: Stage) -> None:
+    """Protocols raise, and so does what makes them."""
+    stage.listen()
+    for where in ("connection_made", "data_received", "connection_lost"):
+        stage.make = lambda where=where: Raiser(where)
+        peer = stage.connect(b"hello")
+        stage.drive()
+        assert peer.over
+    stage.make = lambda: Raiser("anywhere").fail("anywhere")
+    stage.connect(b"hello")
+    stage.drive()
+    stage.expected = 4
+
+
+@scenario
+def timeouts(stage: Stage) -> None:
+    """The peer is silent, or takes nothing of what close should send."""
+    stage.listen(timeouts=Timeouts(idle=10.0, close=5.0))
+    silent = stage.connect(half_close=False)
+    stage.drive()
+    stage.expect(silent, b"")
+    stage.make = Writer
+    deaf = stage.connect(half_close=False)
+    deaf.reading = False
+    stage.drive()
+    deaf.reading = True
+    stage.drive()
+    assert deaf.over
+    if stage.undisturbed:
+        reasons = [type(protocol.reason) for protocol in stage.protocols]
+        assert reasons == [IdleTimeout, CloseTimeout]
