@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -33,7 +34,8 @@ def error(number: int) -> OSError:
 class Network:
     """Descriptors, deliveries that are due, and the one way in for every call that can fail.
 
-    random: decides on latency and on how much a call or a segment takes.
+    random: decides on all that a kernel decides. Each end has one of its own beside it, so that what
+        happens to one connection does not depend on the order in which others are served.
     latency: the least and the most seconds that a segment is under way.
     choppy: how often a call or a segment takes less than it could.
     fault: asked for each call, with its name and index; an errno that it returns is raised.
@@ -58,7 +60,7 @@ class Network:
         self.complaints: list[str] = []
         self.descriptors: dict[int, Any] = {}
         self.watched: set[int] = set()
-        self._latency = latency
+        self.latency = latency
         self._free = [FIRST_DESCRIPTOR]
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._scheduled = 0
@@ -70,12 +72,6 @@ class Network:
         number = self.fault(name, len(self.calls) - 1)
         if number is not None:
             raise error(number)
-
-    def portion(self, size: int) -> int:
-        """Return how much of `size` goes at once: all of it, or from 1 byte on."""
-        if size > 1 and self.choppy and self.random.random() < self.choppy:
-            return self.random.randint(1, size)
-        return size
 
     # Descriptors
 
@@ -112,15 +108,6 @@ class Network:
             heapq.heappop(self._due)[2]()
             count += 1
         return count
-
-    def deliver(self, not_before: float, action: Callable[[], object]) -> float:
-        """Run `action` when a segment sent now arrives, after `not_before`; return when that is."""
-        if not self._latency[1]:
-            action()
-            return not_before
-        arrival = max(not_before, self.clock() + self.random.uniform(*self._latency))
-        self.at(arrival, action)
-        return arrival
 
     # Connections
 
@@ -177,6 +164,7 @@ class Endpoint:
 
     ending: a FIN waits behind `sending`. ended: it is under way. at_eof: the peer's has arrived.
     dead: reset by either side. orphan: its program has closed it, and `sending` still goes out.
+    active: when its program last sent or received a byte.
     """
 
     network: Network
@@ -192,8 +180,18 @@ class Endpoint:
     at_eof: bool = attrs.field(default=False, init=False)
     dead: bool = attrs.field(default=False, init=False)
     orphan: bool = attrs.field(default=False, init=False)
+    active: float = attrs.field(default=-math.inf, init=False)
+    _random: Random = attrs.field(init=False, repr=False)
     _in_flight: int = attrs.field(default=0, init=False)
     _arrival: float = attrs.field(default=0.0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._random = Random(self.network.random.getrandbits(64))
+
+    def portion(self, size: int) -> int:
+        """Return how much of `size` goes at once: all of it, or from 1 byte on."""
+        choppy = self.network.choppy
+        return self._random.randint(1, size) if size > 1 and self._random.random() < choppy else size
 
     # What the program calls
 
@@ -202,6 +200,7 @@ class Endpoint:
         if self.receiving:
             data = bytes(self.receiving[:size])
             del self.receiving[:size]
+            self.active = self.network.clock()
             self.peer.pump()
             return data
         if not self.at_eof:
@@ -219,6 +218,7 @@ class Endpoint:
         if not room:
             raise error(errno.EAGAIN)
         self.sending += data[:room]
+        self.active = self.network.clock()
         self.pump()
         return min(room, len(data))
 
@@ -255,19 +255,28 @@ class Endpoint:
         """Drop what was not delivered, and let the peer know."""
         if not self.dead:
             self._die()
-            self._arrival = self.network.deliver(self._arrival, self.peer._be_reset)
+            self._send(self.peer._be_reset)
 
     def pump(self) -> None:
         """Send what the peer's receive buffer has room for, then the FIN."""
         while self.sending and not self.dead and (room := self._window()):
-            size = self.network.portion(min(room, len(self.sending)))
+            size = self.portion(min(room, len(self.sending)))
             segment = bytes(self.sending[:size])
             del self.sending[:size]
             self._in_flight += size
-            self._arrival = self.network.deliver(self._arrival, lambda sent=segment: self._deliver(sent))
+            self._send(lambda sent=segment: self._deliver(sent))
         if self.ending and not self.ended and not self.sending and not self.dead:
             self.ended = True
-            self._arrival = self.network.deliver(self._arrival, self._deliver_fin)
+            self._send(self._deliver_fin)
+
+    def _send(self, arrive: Callable[[], object]) -> None:
+        least, most = self.network.latency
+        if not most:
+            arrive()
+            return
+        arrival = self.network.clock() + self._random.uniform(least, most)
+        self._arrival = max(self._arrival, arrival)
+        self.network.at(self._arrival, arrive)
 
     def _window(self) -> int:
         return max(0, self.peer.receive_size - len(self.peer.receiving) - self._in_flight)
@@ -288,7 +297,7 @@ class Endpoint:
     def _refuse(self) -> None:
         # Nobody is there to receive it: the reset takes what is still to be sent along, RFC 1122 4.2.2.13.
         self._die()
-        self.network.deliver(self._arrival, self.peer._be_reset)
+        self._send(self.peer._be_reset)
 
     def _be_reset(self) -> None:
         if not self.dead:

@@ -71,7 +71,7 @@ class SimSocket:
         return len(data)
 
     def _receive(self, size: int) -> bytes:
-        return self.end.recv(self._network.portion(min(size, max(1, len(self.end.receiving)))))
+        return self.end.recv(self.end.portion(min(size, max(1, len(self.end.receiving)))))
 
     def send(self, data: Any) -> int:
         self._may_block("send")
@@ -84,7 +84,7 @@ class SimSocket:
         return self._transmit(b"".join(pieces))
 
     def _transmit(self, data: Any) -> int:
-        return self.end.send(memoryview(data)[: self._network.portion(len(data))])
+        return self.end.send(memoryview(data)[: self.end.portion(len(data))])
 
     # Connections
 
