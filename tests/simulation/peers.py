@@ -12,7 +12,8 @@ __all__ = ["Peer"]
 class Peer:
     """A client that sends `outgoing`, receives all that comes, and closes after the end of file.
 
-    half_close: end our direction when all is sent. received: what came. error: the errno that ended it.
+    half_close: end our direction when all is sent. sent, received: how many bytes the network took,
+    and what came. error: the errno that ended it.
     """
 
     def __init__(self, end: Endpoint, outgoing: bytes = b"", *, half_close: bool = False) -> None:
@@ -20,9 +21,12 @@ class Peer:
         self.outgoing = bytearray(outgoing)
         self.half_close = half_close
         self.reading = True
+        self.chunk = 1 << 16
+        self.sent = 0
         self.received = bytearray()
         self.at_eof = False
         self.error: int | None = None
+        self.ended_at: float | None = None
 
     @property
     def over(self) -> bool:
@@ -31,7 +35,7 @@ class Peer:
 
     def turn(self) -> bool:
         """Do what can be done without waiting; return whether that was anything."""
-        if self.over:
+        if self.over or not any(self.end.ready()):
             return False
         try:
             sent = self.send()
@@ -45,9 +49,11 @@ class Peer:
         """Send what is left; return whether something went, the end of our direction included."""
         if self.outgoing:
             try:
-                del self.outgoing[: self.end.send(bytes(self.outgoing))]
+                sent = self.end.send(bytes(self.outgoing))
             except BlockingIOError:
                 return False
+            self.sent += sent
+            del self.outgoing[:sent]
             return True
         if self.half_close and not self.end.ending:
             self.end.shutdown()
@@ -57,7 +63,7 @@ class Peer:
     def receive(self) -> bool:
         """Receive what is there; return whether something was, the end of file included."""
         try:
-            data = self.end.recv(1 << 16)
+            data = self.end.recv(self.chunk)
         except BlockingIOError:
             return False
         self.received += data
@@ -68,6 +74,7 @@ class Peer:
 
     def close(self, *, reset: bool = False) -> None:
         """Give the connection up."""
+        self.ended_at = self.end.network.clock()
         self.end.close(reset=reset)
 
     def vanish(self) -> None:

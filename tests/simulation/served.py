@@ -1,0 +1,266 @@
+"""The server's protocols in a simulated world: each follows a policy, and checks what it is told."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import TYPE_CHECKING
+
+import attrs
+
+from reactor import BufferedProtocol, CloseTimeout, Connection, IdleTimeout, Protocol
+from tests.simulation.programs import STREAM
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Door, Link, World
+
+__all__ = ["Broken", "BufferedServed", "Policy", "Served", "draw_policy"]
+
+#: A timer may be late by this part of its time; a sum in seconds is rounded.
+_LATE = 1.1
+_ROUNDING = 1e-6
+
+#: Bytes that a protocol writes at most, so that every world comes to an end.
+_MOST_WRITTEN = 40_000
+
+
+class Broken(Exception):
+    """What a protocol raises where its policy says so."""
+
+
+@attrs.frozen
+class Policy:
+    """What a protocol does.
+
+    greeting: bytes written at once. answer: what it does with what it gets. reply: bytes for each
+    piece that it gets, where it replies. obedient: reads no more while it may not write.
+    last: what it does when it has received `after` bytes. keep_open: goes on after the peer's end of
+    file, for `linger` seconds. nap: how often it stops reading for a while after a piece.
+    """
+
+    greeting: int
+    answer: str
+    reply: int
+    obedient: bool
+    last: str
+    after: int
+    keep_open: bool
+    linger: float
+    nap: float
+
+
+def draw_policy(random: Random) -> Policy:
+    """Return a policy, two thirds of them of an honest echo."""
+    return Policy(
+        greeting=random.choice([0, 0, 0, 1, 5000]),
+        answer=random.choice(["echo", "echo", "echo", "lines", "late", "discard", "reply"]),
+        reply=random.choice([10, 3000]),
+        obedient=random.random() < 0.7,
+        last=random.choice(["nothing"] * 8 + ["close", "close", "abort", "write_eof", "raise"]),
+        after=random.randint(1, 6000),
+        keep_open=random.random() < 0.3,
+        linger=random.choice([0.0, 0.5, 100.0]),
+        nap=random.choice([0.0, 0.0, 0.05]),
+    )
+
+
+class _Model:
+    """What is known of a connection from outside, and the checks that only this needs.
+
+    written: what was accepted for sending. reason: what connection_lost was told.
+    closing_at: when the connection began to close.
+    """
+
+    def __init__(self, world: World, door: Door, number: int) -> None:
+        self.world = world
+        self.door = door
+        self.random = world.fork()
+        self.policy = draw_policy(self.random)
+        self.trace = world.tracer(f"protocol {number}")
+        self.names: list[str] = []
+        self.link: Link | None = None
+        self.received = 0
+        self.written = bytearray()
+        self.reason: BaseException | None = None
+        self.made_at = self.lost_at = self.closing_at = math.inf
+        self.close_timeout = door.timeouts.close
+        self.write_ended = False
+        self.at_eof = False
+        self.finished = False
+        self.paused = False
+
+    def check(self, holds: object, what: str) -> None:
+        if not holds:
+            self.world.complain(f"{what}: {self.names[-8:]}, {self.policy}, {self.link}")
+
+    def told(self, name: str, detail: object = None) -> None:
+        self.trace(name, detail)
+        self.check("connection_lost" not in self.names, f"{name} after connection_lost")
+        self.names.append(name)
+        self.check(self.names[0] == "connection_made", f"{name} before connection_made")
+        self.check(self.names.count("connection_made") == 1, "connection_made twice")
+
+    # What the reactor calls
+
+    def connection_made(self, connection: Connection) -> None:
+        self.connection = connection
+        self.end = connection.get_extra_info("socket").end
+        self.link = self.world.links[connection.get_extra_info("peername")]
+        self.check(self.link.served is None, "two connections for one peer")
+        self.link.served = self
+        self.made_at = self.world.clock.now
+        self.told("connection_made")
+        self.door.live.add(self)
+        self.check(len(self.door.live) <= self.door.most, "more than max_connections")
+        self.write(STREAM[: self.policy.greeting])
+
+    def took(self, data: bytes) -> None:
+        self.told("data", len(data))
+        sent = STREAM[self.received : self.received + len(data)]
+        self.check(data == sent, "received other bytes than were sent")
+        self.check(not self.at_eof, "data after the end of file")
+        self.check(math.isinf(self.closing_at), "data while closing")
+        self.received += len(data)
+        self.answer(data)
+        if self.received >= self.policy.after and not self.finished:
+            self.finished = True
+            getattr(self, f"do_{self.policy.last}")()
+        if self.random.random() < self.policy.nap:
+            self.connection.pause_reading()
+            self.later(self.random.uniform(0.0, 5.0), self.connection.resume_reading)
+
+    def eof_received(self) -> bool:
+        self.told("eof_received")
+        self.check(not self.at_eof, "two ends of file")
+        self.at_eof = True
+        self.check(self.received == self.link.program.sent, "end of file before all was received")
+        keep = self.policy.keep_open and not self.write_ended
+        if keep:
+            self.later(self.policy.linger, self.close)
+        else:
+            self.begins_to_close()
+        return keep
+
+    def pause_writing(self) -> None:
+        self.told("pause_writing")
+        self.check(not self.paused, "paused twice")
+        self.paused = True
+        high = self.connection.get_write_buffer_limits()[1]
+        self.check(self.connection.get_write_buffer_size() > high, "paused below the high-water mark")
+        if self.policy.obedient:
+            self.connection.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.told("resume_writing")
+        self.check(self.paused, "resumed without a pause")
+        self.paused = False
+        low = self.connection.get_write_buffer_limits()[0]
+        self.check(self.connection.get_write_buffer_size() <= low, "resumed above the low-water mark")
+        if self.policy.obedient:
+            self.connection.resume_reading()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.told("connection_lost", type(exc).__name__)
+        self.reason = exc
+        self.lost_at = self.world.clock.now
+        self.door.live.discard(self)
+        self.world.reasons[type(exc)] += 1
+        if isinstance(exc, IdleTimeout):
+            self.check_deadline(self.last_active(), self.door.timeouts.idle)
+        if isinstance(exc, CloseTimeout):
+            self.check_deadline(self.closing_at, self.close_timeout)
+
+    # Deadlines
+
+    def last_active(self) -> float:
+        return max(self.made_at, self.end.active)
+
+    def check_deadline(self, since: float, seconds: float) -> None:
+        late = self.world.clock.now - since
+        self.check(late >= seconds - _ROUNDING, f"a timeout of {seconds} s came after {late} s")
+        self.check_not_late(since, seconds)
+
+    def check_not_late(self, since: float, seconds: float | None) -> None:
+        if seconds is not None:
+            late = self.world.clock.now - since
+            self.check(late <= seconds * _LATE + _ROUNDING, f"a timeout of {seconds} s not after {late} s")
+
+    def check_deadlines(self) -> None:
+        """Check that no deadline has passed."""
+        self.check_not_late(self.last_active(), self.door.timeouts.idle)
+        self.check_not_late(self.closing_at, self.close_timeout)
+
+    # What the protocol does
+
+    def later(self, seconds: float, action: object) -> None:
+        self.world.reactor.call_later(seconds, action)
+
+    def drains(self, seconds: float) -> None:
+        """Know that the reactor is about to close this connection."""
+        if math.isinf(self.closing_at):
+            self.close_timeout = seconds
+            self.begins_to_close()
+
+    def begins_to_close(self) -> None:
+        self.closing_at = min(self.closing_at, self.world.clock.now)
+
+    def write(self, data: bytes, pieces: int = 1) -> None:
+        data = bytes(data[: max(0, _MOST_WRITTEN - len(self.written))])
+        if not data or self.write_ended or self.connection.is_closing():
+            return
+        self.written += data
+        if pieces == 1:
+            self.connection.write(data)
+        else:
+            size = -(-len(data) // pieces)
+            self.connection.writelines([data[at : at + size] for at in range(0, len(data), size)])
+
+    def answer(self, data: bytes) -> None:
+        if self.policy.answer == "echo":
+            self.write(data)
+        elif self.policy.answer == "lines":
+            self.write(data, self.random.randint(2, 9))
+        elif self.policy.answer == "late":
+            self.later(self.random.uniform(0.0, 2.0), lambda: self.write(data))
+        elif self.policy.answer == "reply":
+            self.write(STREAM[: self.policy.reply])
+
+    def do_nothing(self) -> None:
+        """Go on."""
+
+    def do_close(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if not self.connection.is_closing():
+            self.trace("close")
+            self.begins_to_close()
+            self.connection.close()
+
+    def do_abort(self) -> None:
+        self.connection.abort()
+
+    def do_write_eof(self) -> None:
+        self.write_ended = True
+        self.connection.write_eof()
+
+    def do_raise(self) -> None:
+        raise Broken
+
+
+class Served(_Model, Protocol):
+    """A protocol that is handed the bytes."""
+
+    def data_received(self, data: bytes) -> None:
+        self.took(data)
+
+
+class BufferedServed(_Model, BufferedProtocol):
+    """A protocol that receives into its own buffer."""
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        self.buffer = bytearray(self.random.choice([1, 100, 4096]))
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.took(bytes(self.buffer[:nbytes]))

@@ -1,0 +1,81 @@
+"""Many seeds of a simulated server with its peers: what goes wrong with a seed, does so again.
+
+SIMULATION_SEEDS is how many seeds are run, and SIMULATION_FROM the first of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+
+import attrs
+import pytest
+
+from reactor import CloseTimeout, ConnectionAborted, IdleTimeout
+from tests.simulation.served import Broken
+from tests.simulation.world import World
+
+FIXED = range(1, 201)
+FIRST = int(os.environ.get("SIMULATION_FROM", FIXED.start))
+SEEDS = range(FIRST, FIRST + int(os.environ.get("SIMULATION_SEEDS", len(FIXED))))
+AT_ONCE = 20
+
+DAY = 86400.0
+
+
+@attrs.frozen
+class Report:
+    """What is kept of a run. failure: what came out of it, or a telling of what was wrong in it."""
+
+    failure: BaseException | None
+    digest: str
+    days: float
+    clean: int
+    reasons: Counter[type]
+
+
+def simulate(seed):
+    """Run a world to its end, however that is, and report."""
+    world = World(seed)
+    failure = None
+    try:
+        world.run()
+        assert world.complaints == []
+    except Exception as exc:
+        exc.add_note(f"seed {seed}: again with SIMULATION_FROM={seed} SIMULATION_SEEDS=1")
+        failure = exc
+    days = (world.clock.now - world.began) / DAY
+    return Report(failure, world.digest(), days, world.clean, world.reasons)
+
+
+report_of = functools.cache(simulate)
+
+
+@pytest.mark.parametrize("first", SEEDS[::AT_ONCE])
+def test_simulation(first):
+    for seed in range(first, min(first + AT_ONCE, SEEDS.stop)):
+        failure = report_of(seed).failure
+        if failure is not None:
+            raise failure
+
+
+def test_a_seed_replays_exactly():
+    for seed in SEEDS[:50]:
+        assert simulate(seed).digest == report_of(seed).digest, f"seed {seed} went another way"
+
+
+def test_the_seeds_cover_what_can_happen():
+    reports = [report_of(seed) for seed in FIXED]
+    reasons = sum((report.reasons for report in reports), Counter())
+    assert sum(report.days for report in reports) > 100
+    assert sum(report.clean for report in reports) > 300
+    assert set(reasons) >= {
+        type(None),
+        Broken,
+        BrokenPipeError,
+        CloseTimeout,
+        ConnectionAborted,
+        ConnectionResetError,
+        IdleTimeout,
+    }

@@ -1,0 +1,278 @@
+"""A whole server with its peers in one thread; clock, network and faults come from one seed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable
+from errno import EAGAIN, EINTR, EIO, EMFILE, ENOENT
+from random import Random
+from typing import Any
+
+import attrs
+
+from reactor import Limits, Listener, Reactor, Timeouts
+from reactor.errors import UsageError
+from tests.helpers import ManualClock
+from tests.simulation.drive import drive
+from tests.simulation.network import Network
+from tests.simulation.programs import PLANS, STREAM, Program
+from tests.simulation.selector import SimSelector
+from tests.simulation.served import Broken, BufferedServed, Served
+from tests.simulation.sockets import SimSocket, listening_socket
+
+__all__ = ["Door", "Link", "World"]
+
+#: Faults that nobody may notice, and how often one of these calls has one, where there are faults.
+_FAULTS = {
+    "recv": (EAGAIN, EINTR),
+    "recv_into": (EAGAIN, EINTR),
+    "send": (EAGAIN, EINTR),
+    "sendmsg": (EAGAIN, EINTR),
+    "accept": (EAGAIN, EINTR, EMFILE),
+    "close": (EIO,),
+    "unregister": (ENOENT,),
+    "select": (EINTR,),
+}
+_FAULT_RATE = 0.05
+
+_DAY = 86400.0
+
+
+@attrs.define(eq=False)
+class Link:
+    """A peer, and the protocol that serves it once it was accepted."""
+
+    program: Program
+    kind: str
+    served: Served | BufferedServed | None = attrs.field(default=None, repr=False)
+
+
+@attrs.define(eq=False)
+class Door:
+    """A listener with the terms that its connections have.
+
+    live: protocols that are connected. accepted: how many were, since the selector was last asked.
+    """
+
+    sock: SimSocket
+    limits: Limits
+    timeouts: Timeouts
+    live: set[Any] = attrs.Factory(set)
+    accepted: int = 0
+    listener: Listener = attrs.field(init=False)
+
+    @property
+    def most(self) -> float:
+        return math.inf if self.limits.max_connections is None else self.limits.max_connections
+
+
+class World:
+    """One simulation.
+
+    reasons: how often connection_lost was told what. clean: how many peers have got all that they were
+    to get. complaints: what went wrong, in words.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.clock = ManualClock(self.random.uniform(0.0, 100 * _DAY))
+        self.began = self.clock.now
+        self.has_faults = self.random.random() < 0.3
+        self.faults = self.fork()
+        self.network = Network(
+            self.clock,
+            self.fork(),
+            latency=self.random.choice([(0.0, 0.0), (0.0001, 0.01), (0.01, 0.5)]),
+            choppy=self.random.choice([0.0, 0.1, 0.5]),
+            fault=self._fault,
+        )
+        self.selector = SimSelector(self.network)
+        self.reactor = Reactor(selector=self.selector, clock=self.clock, on_error=self._on_error)
+        self.complaints = self.network.complaints
+        self.links: dict[Any, Link] = {}
+        self.reasons: Counter[type] = Counter()
+        self.clean = 0
+        self._traces: dict[str, Any] = {}
+        self._served = 0
+        self._doors: list[Door] = []
+        for _ in range(self.random.randint(1, 2)):
+            self._doors.append(self._open_door())
+        for _ in range(self.random.randint(5, 15)):
+            self.network.at(self._some_time(), self._arrive)
+
+    def fork(self) -> Random:
+        """Return a random of its own for somebody, so that the others do not depend on what it draws."""
+        return Random(self.random.getrandbits(64))
+
+    def complain(self, what: str) -> None:
+        """Note what went wrong; told at the end, because a reactor catches what callbacks raise."""
+        self.complaints.append(f"at {self.clock.now}: {what}")
+
+    # What happened
+
+    def tracer(self, who: str) -> Callable[..., None]:
+        """Return what notes the events of `who`, in their order and with their times."""
+        trace = self._traces[who] = hashlib.blake2b(digest_size=16)
+
+        def note(*facts: object) -> None:
+            trace.update(repr((self.clock.now, facts)).encode())
+
+        return note
+
+    def digest(self) -> str:
+        """Return what tells two runs apart in which anything was different."""
+        facts: list[object] = [self.clock.now, sorted(Counter(self.network.calls).items())]
+        facts += [(who, trace.hexdigest()) for who, trace in self._traces.items()]
+        facts += [link.program.outcome() for link in self.links.values()]
+        return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+
+    def _on_error(self, exc: BaseException, callback: str, connection: Any) -> None:
+        if not isinstance(exc, Broken):
+            self.complain(f"{callback} of {connection} raised {exc!r}")
+
+    # What there is
+
+    def _fault(self, name: str, index: int) -> int | None:
+        if name == "select":
+            for door in self._doors:
+                door.accepted = 0
+        if self.has_faults and name in _FAULTS and self.faults.random() < _FAULT_RATE:
+            return self.faults.choice(_FAULTS[name])
+        return None
+
+    def _some_time(self) -> float:
+        return self.clock.now + 0.01 * (_DAY / 0.01) ** self.random.random()
+
+    def _open_door(self) -> Door:
+        size = self.random.choice([256, 2048, 8192])
+        sock = listening_socket(self.network, buffers=(size, self.random.choice([256, size])))
+        door = Door(sock, self._draw_limits(), self._draw_timeouts())
+        door.listener = self.reactor.listen(
+            sock, lambda: self._make_protocol(door), limits=door.limits, timeouts=door.timeouts
+        )
+        if self.random.random() < 0.3:
+            self.network.at(self._some_time(), lambda: self._pause(door))
+        return door
+
+    def _draw_limits(self) -> Limits:
+        high = self.random.choice([0, 1000, 65536])
+        return Limits(
+            max_connections=self.random.choice([None, None, 1, 2, 6]),
+            accept_batch=self.random.choice([1, 2, 64]),
+            high_water=high,
+            low_water=high // 4,
+        )
+
+    def _draw_timeouts(self) -> Timeouts:
+        idle = self.random.choice([None, 1.0 * _DAY ** self.random.random()])
+        return Timeouts(idle=idle, close=0.5 * 7200 ** self.random.random())
+
+    def _make_protocol(self, door: Door) -> Any:
+        self._served += 1
+        door.accepted += 1
+        self._check(door.accepted <= door.limits.accept_batch, "accepted more than a batch")
+        kind = self.random.choice([Served, Served, BufferedServed])
+        return kind(self, door, self._served)
+
+    def _pause(self, door: Door) -> None:
+        if not door.listener.is_closed():
+            door.listener.pause()
+            self.network.at(self.clock.now + self.random.uniform(0.0, 100.0), lambda: self._resume(door))
+
+    def _resume(self, door: Door) -> None:
+        try:
+            door.listener.resume()
+        except UsageError:
+            assert door.listener.is_closed()
+
+    def _arrive(self) -> None:
+        door = self.random.choice(self._doors)
+        kind = self.random.choice(list(PLANS))
+        random = self.fork()
+        try:
+            end = self.network.connect(door.sock.end, host=f"10.0.0.{random.randint(1, 3)}")
+        except ConnectionRefusedError:
+            return
+        self.links[end.sockname] = Link(Program(self.network, end, PLANS[kind](random)), kind)
+
+    # The run
+
+    def run(self) -> None:
+        """Let all happen, then end it in one of three ways."""
+        try:
+            ending = self.random.choice([self._run_out, self._drain, self._close])
+            ending()
+        finally:
+            self.reactor.close()
+        self._check_what_is_left()
+        for link in self.links.values():
+            if link.served is not None:
+                self._check_link(link, link.served)
+
+    def _drive(self, until: float = math.inf) -> None:
+        drive(self.reactor, self.clock, self.network, self._turn, until)
+
+    def _turn(self) -> int:
+        for door in self._doors:
+            for served in door.live:
+                served.check_deadlines()
+        return sum(link.program.turn() for link in self.links.values())
+
+    def _run_out(self) -> None:
+        """Let every peer go."""
+        self._drive()
+        self._check_quiet()
+        for door in self._doors:
+            self._check(not door.sock.end.backlog, "somebody was never accepted")
+            door.listener.close()
+
+    def _drain(self) -> None:
+        """Ask everybody to go, at some time."""
+        self._drive(self._some_time())
+        seconds = self.random.uniform(1.0, 100.0)
+        for door in self._doors:
+            for served in door.live:
+                served.drains(seconds)
+        self.reactor.drain(seconds)
+        self._drive()
+        self._check_quiet()
+
+    def _close(self) -> None:
+        """Close the reactor, at some time."""
+        self._drive(self._some_time())
+
+    # The end
+
+    def _check(self, holds: object, what: str) -> None:
+        if not holds:
+            self.complain(what)
+
+    def _check_quiet(self) -> None:
+        self._check(self.reactor.connections() == [], "connections were left")
+        self._check(self.reactor.next_timeout() is None, "timers were left")
+
+    def _check_what_is_left(self) -> None:
+        self._check(self.network.descriptors == {}, "descriptors were left open")
+        self._check(len(self.selector.left) == 1, f"registered at the end: {self.selector.left}")
+        for door in self._doors:
+            self._check(door.listener.connections == 0, "a listener counts connections that are none")
+            self._check(not door.live, "not told of the loss")
+
+    def _check_link(self, link: Link, served: Served | BufferedServed) -> None:
+        program = link.program
+        self._check(STREAM[: program.sent].startswith(STREAM[: served.received]), "more than was sent")
+        self._check(served.written.startswith(program.received), "received other bytes than were written")
+        if served.reason is not None or program.left:
+            return
+        if program.at_eof:
+            self._check(program.received == served.written, f"the end of what was written was lost: {link}")
+            self.clean += 1
+        elif program.error is not None:
+            self._check_reset(link, served)
+
+    def _check_reset(self, link: Link, served: Served | BufferedServed) -> None:
+        """A clean end on our side may reset a peer that did not go in the time that it was given."""
+        given = link.program.ended_at - served.closing_at
+        self._check(given >= served.close_timeout, f"reset {given} s after it was closed: {link}")
