@@ -7,6 +7,7 @@ from errno import ECONNRESET
 
 from reactor import BufferedProtocol, CloseTimeout, Connection, IdleTimeout, Limits, Timeouts
 from tests.helpers import Echo, Recorder
+from tests.simulation.peers import Peer
 from tests.torture.stage import Stage
 
 __all__ = ["SCENARIOS"]
@@ -52,12 +53,19 @@ class Greeter(Recorder):
         connection.close()
 
 
-class Writer(Recorder):
-    """Writes much at once, and closes when all has gone."""
+class Sender(Recorder):
+    """Writes much at once."""
 
     def connection_made(self, connection: Connection) -> None:
         super().connection_made(connection)
         connection.writelines(LINES)
+
+
+class Writer(Sender):
+    """Writes much at once, and closes when all has gone."""
+
+    def connection_made(self, connection: Connection) -> None:
+        super().connection_made(connection)
         connection.close()
 
 
@@ -236,3 +244,40 @@ def timeouts(stage: Stage) -> None:
     if stage.undisturbed:
         reasons = [type(protocol.reason) for protocol in stage.protocols]
         assert reasons == [IdleTimeout, CloseTimeout]
+
+
+def open_in_all_states(stage: Stage) -> list[Peer]:
+    """Leave connections open that do nothing, that have much to send, and that are half closed or closing."""
+    peers = [stage.connect(b"hello", half_close=False)]
+    stage.drive(2.0)
+    for make in (Sender, Writer, HalfCloser):
+        stage.make = make
+        peers.append(stage.connect(half_close=False))
+        peers[-1].reading = False
+        stage.drive(2.0)
+    return peers
+
+
+@scenario
+def shutdown(stage: Stage) -> None:
+    """The reactor is closed while connections are open and one waits to be accepted."""
+    listener = stage.listen()
+    open_in_all_states(stage)
+    listener.pause()
+    stage.connect(b"hello")
+    stage.reactor.close()
+
+
+@scenario
+def drain(stage: Stage) -> None:
+    """Accepting stops, and who is there has some seconds to take what is queued."""
+    stage.listen()
+    peers = open_in_all_states(stage)
+    stage.reactor.drain(10.0)
+    stage.drive(5.0)
+    peers[1].reading = True
+    stage.drive()
+    stage.expect(peers[0], b"hello")
+    stage.expect(peers[1], BULK)
+    assert stage.reactor.connections() == []
+    stage.listen()
