@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from reactor import BufferedProtocol, CloseTimeout, Connection, IdleTimeout, Protocol
+from reactor import BufferedProtocol, CloseTimeout, Connection, IdleTimeout, Protocol, ReactorError
 from tests.simulation.programs import STREAM
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Broken(Exception):
 class Policy:
     """What a protocol does.
 
+    meddling: how often it ends another connection when it gets something.
     greeting: bytes written at once. answer: what it does with what it gets. reply: bytes for each
     piece that it gets, where it replies. obedient: reads no more while it may not write.
     last: what it does when it has received `after` bytes. keep_open: goes on after the peer's end of
@@ -47,6 +48,7 @@ class Policy:
     keep_open: bool
     linger: float
     nap: float
+    meddling: float
 
 
 def draw_policy(random: Random) -> Policy:
@@ -61,6 +63,7 @@ def draw_policy(random: Random) -> Policy:
         keep_open=random.random() < 0.3,
         linger=random.choice([0.0, 0.5, 100.0]),
         nap=random.choice([0.0, 0.0, 0.05]),
+        meddling=random.choice([0.0] * 4 + [0.05]),
     )
 
 
@@ -125,6 +128,8 @@ class _Model:
         if self.received >= self.policy.after and not self.finished:
             self.finished = True
             getattr(self, f"do_{self.policy.last}")()
+        if self.random.random() < self.policy.meddling:
+            self.world.meddle(self.random)
         if self.random.random() < self.policy.nap:
             self.connection.pause_reading()
             self.later(self.random.uniform(0.0, 5.0), self.connection.resume_reading)
@@ -162,6 +167,7 @@ class _Model:
     def connection_lost(self, exc: BaseException | None) -> None:
         self.told("connection_lost", type(exc).__name__)
         self.reason = exc
+        self.check(self.link.program.left or self.is_ours(exc), f"ended for {exc!r}, and the peer is there")
         self.lost_at = self.world.clock.now
         self.door.live.discard(self)
         self.world.reasons[type(exc)] += 1
@@ -169,6 +175,14 @@ class _Model:
             self.check_deadline(self.last_active(), self.door.timeouts.idle)
         if isinstance(exc, CloseTimeout):
             self.check_deadline(self.closing_at, self.close_timeout)
+
+    def is_ours(self, reason: BaseException | None) -> bool:
+        """Return whether this side has ended the connection."""
+        return reason is None or isinstance(reason, (ReactorError, Broken))
+
+    def is_live(self) -> bool:
+        """Return whether the connection is made and not lost."""
+        return self in self.door.live
 
     # Deadlines
 
@@ -193,7 +207,7 @@ class _Model:
     # What the protocol does
 
     def later(self, seconds: float, action: object) -> None:
-        self.world.reactor.call_later(seconds, action)
+        self.world.later(seconds, action)
 
     def drains(self, seconds: float) -> None:
         """Know that the reactor is about to close this connection."""
@@ -206,9 +220,13 @@ class _Model:
 
     def write(self, data: bytes, pieces: int = 1) -> None:
         data = bytes(data[: max(0, _MOST_WRITTEN - len(self.written))])
-        if not data or self.write_ended or self.connection.is_closing():
-            return
-        self.written += data
+        if self.connection.is_closing():
+            self.check(self.connection.write(data) is False, "took more while closing")
+        elif data and not self.write_ended:
+            self.written += data
+            self.send(data, pieces)
+
+    def send(self, data: bytes, pieces: int) -> None:
         if pieces == 1:
             self.connection.write(data)
         else:
@@ -236,6 +254,10 @@ class _Model:
             self.trace("close")
             self.begins_to_close()
             self.connection.close()
+
+    def abort(self) -> None:
+        self.trace("abort")
+        self.connection.abort()
 
     def do_abort(self) -> None:
         self.connection.abort()

@@ -94,6 +94,7 @@ class World:
         self.links: dict[Any, Link] = {}
         self.reasons: Counter[type] = Counter()
         self.clean = 0
+        self._timers = 0
         self._traces: dict[str, Any] = {}
         self._served = 0
         self._doors: list[Door] = []
@@ -101,6 +102,10 @@ class World:
             self._doors.append(self._open_door())
         for _ in range(self.random.randint(5, 15)):
             self.network.at(self._some_time(), self._arrive)
+        if self.random.random() < 0.05:
+            crowded = self._some_time()
+            for _ in range(100):  # more than a tick takes events
+                self.network.at(crowded, self._arrive)
 
     def fork(self) -> Random:
         """Return a random of its own for somebody, so that the others do not depend on what it draws."""
@@ -109,6 +114,22 @@ class World:
     def complain(self, what: str) -> None:
         """Note what went wrong; told at the end, because a reactor catches what callbacks raise."""
         self.complaints.append(f"at {self.clock.now}: {what}")
+
+    def later(self, seconds: float, action: Callable[[], object]) -> None:
+        """Run `action` by a timer of the reactor, and know that there is one."""
+        self._timers += 1
+        self.reactor.call_later(seconds, self._run_timer, action)
+
+    def _run_timer(self, action: Callable[[], object]) -> None:
+        self._timers -= 1
+        action()
+
+    def meddle(self, random: Random) -> None:
+        """End the connection of somebody, who may have an event in this very tick."""
+        live = [link.served for link in self.links.values() if link.served and link.served.is_live()]
+        if live:
+            other = random.choice(live)
+            random.choice([other.close, other.abort])()
 
     # What happened
 
@@ -193,7 +214,7 @@ class World:
         random = self.fork()
         try:
             end = self.network.connect(door.sock.end, host=f"10.0.0.{random.randint(1, 3)}")
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, BlockingIOError):
             return
         self.links[end.sockname] = Link(Program(self.network, end, PLANS[kind](random)), kind)
 
@@ -218,6 +239,8 @@ class World:
         for door in self._doors:
             for served in door.live:
                 served.check_deadlines()
+        if len(self.network.descriptors) == len(self._doors) and not self._timers and not self.has_faults:
+            self._check(not self.reactor.next_timeout(), "nobody is there, and a timer is")
         return sum(link.program.turn() for link in self.links.values())
 
     def _run_out(self) -> None:

@@ -168,6 +168,5 @@ class Stage:
         assert len(self.selector.left) == 1, "more than the wake-up was left registered"
         assert self.network.watched == set()
         told = len(self.errors.seen) - self.expected
-        assert told <= (1 if self._fired else 0), self.errors.seen
-        if self._fault is None:
-            assert told == 0, self.errors.seen
+        # What can't be watched was accepted in vain, and only that has nobody else to be told of it.
+        assert told <= (self._fired and self._fault.name == "register"), self.errors.seen
