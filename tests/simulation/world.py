@@ -239,9 +239,14 @@ class World:
         for door in self._doors:
             for served in door.live:
                 served.check_deadlines()
-        if len(self.network.descriptors) == len(self._doors) and not self._timers and not self.has_faults:
+        if self._is_empty():
             self._check(not self.reactor.next_timeout(), "nobody is there, and a timer is")
         return sum(link.program.turn() for link in self.links.values())
+
+    def _is_empty(self) -> bool:
+        """Return whether nothing can have a timer: no connection, no protocol, no accept that failed."""
+        listening = sum(not door.sock.end.closed for door in self._doors)
+        return len(self.network.descriptors) == listening and not self._timers and not self.has_faults
 
     def _run_out(self) -> None:
         """Let every peer go."""
