@@ -6,6 +6,7 @@ SIMULATION_SEEDS is how many seeds are run, and SIMULATION_FROM the first of the
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections import Counter
 
@@ -50,6 +51,12 @@ def simulate(seed):
 
 
 report_of = functools.cache(simulate)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    """Keep what thousands of runs log out of the report of the one that fails."""
+    caplog.set_level(logging.CRITICAL, "reactor")
 
 
 @pytest.mark.parametrize("first", SEEDS[::AT_ONCE])

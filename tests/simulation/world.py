@@ -92,6 +92,7 @@ class World:
         self.reactor = Reactor(selector=self.selector, clock=self.clock, on_error=self._on_error)
         self.complaints = self.network.complaints
         self.links: dict[Any, Link] = {}
+        self._present: list[Program] = []
         self.reasons: Counter[type] = Counter()
         self.clean = 0
         self._timers = 0
@@ -104,7 +105,7 @@ class World:
             self.network.at(self._some_time(), self._arrive)
         if self.random.random() < 0.05:
             crowded = self._some_time()
-            for _ in range(100):  # more than a tick takes events
+            for _ in range(80):  # more than a tick takes events
                 self.network.at(crowded, self._arrive)
 
     def fork(self) -> Random:
@@ -216,7 +217,9 @@ class World:
             end = self.network.connect(door.sock.end, host=f"10.0.0.{random.randint(1, 3)}")
         except (ConnectionRefusedError, BlockingIOError):
             return
-        self.links[end.sockname] = Link(Program(self.network, end, PLANS[kind](random)), kind)
+        program = Program(self.network, end, PLANS[kind](random))
+        self.links[end.sockname] = Link(program, kind)
+        self._present.append(program)
 
     # The run
 
@@ -241,7 +244,8 @@ class World:
                 served.check_deadlines()
         if self._is_empty():
             self._check(not self.reactor.next_timeout(), "nobody is there, and a timer is")
-        return sum(link.program.turn() for link in self.links.values())
+        self._present = [program for program in self._present if not program.over]
+        return sum(program.turn() for program in self._present)
 
     def _is_empty(self) -> bool:
         """Return whether nothing can have a timer: no connection, no protocol, no accept that failed."""

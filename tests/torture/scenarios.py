@@ -108,6 +108,20 @@ class Aborter(Recorder):
         self.connection.abort()
 
 
+class Meddler(Recorder):
+    """Resets all the others when it gets something, whatever this tick has for them."""
+
+    def __init__(self, others: list[Recorder]) -> None:
+        super().__init__()
+        self.others = others
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        for other in self.others:
+            if other is not self and "connection_made" in other.names:
+                other.connection.abort()
+
+
 class Raiser(Recorder):
     """Raises in one of its callbacks."""
 
@@ -210,6 +224,20 @@ def close(stage: Stage) -> None:
     vanished.vanish()
     stage.drive()
     stage.expect(vanished, b"hello", ECONNRESET)
+
+
+@scenario
+def meddle(stage: Stage) -> None:
+    """Events of a tick meet connections that were ended in it, and descriptors that were given out again."""
+    stage.listen()
+    stage.make = lambda: Meddler(stage.protocols)
+    peers = [stage.connect(half_close=False) for _ in range(3)]
+    for _ in range(3):
+        stage.drive(2.0)
+        for peer in peers:
+            peer.outgoing += b"hello"
+        peers = [stage.connect(half_close=False) for _ in range(3)]
+    stage.drive()
 
 
 @scenario

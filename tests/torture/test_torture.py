@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from tests.torture.faults import ERRNOS, Fault
@@ -9,6 +11,12 @@ from tests.torture.scenarios import SCENARIOS
 from tests.torture.stage import Stage
 
 TOLD = 10  # failures that are told of a scenario
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    """Keep what thousands of runs log out of the report of the one that fails."""
+    caplog.set_level(logging.CRITICAL, "reactor")
 
 
 def play(name: str, fault: Fault | None = None) -> list[str]:
