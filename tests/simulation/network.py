@@ -203,6 +203,13 @@ class Endpoint:
             self.active = self.network.clock()
             self.peer.pump()
             return data
+        return self._receive_nothing()
+
+    def peek(self, size: int) -> bytes:
+        """Return what `recv` would, and leave it there."""
+        return bytes(self.receiving[:size]) or self._receive_nothing()
+
+    def _receive_nothing(self) -> bytes:
         if not self.at_eof:
             self._raise_error()
             if not self.dead:

@@ -57,10 +57,10 @@ class SimSocket:
 
     # Bytes
 
-    def recv(self, size: int) -> bytes:
+    def recv(self, size: int, flags: int = 0) -> bytes:
         self._may_block("recv")
         self._call("recv")
-        return self._receive(size)
+        return self.end.peek(size) if flags & socket.MSG_PEEK else self._receive(size)
 
     def recv_into(self, buffer: Any) -> int:
         self._may_block("recv_into")

@@ -37,6 +37,17 @@ def test_bytes_arrive_in_order_and_the_end_of_file_after_them():
     assert sock.getpeername() == client.sockname
 
 
+def test_peeking_leaves_what_is_there():
+    client, sock = make_pair(make_network())
+    with pytest.raises(BlockingIOError):
+        sock.recv(1, socket.MSG_PEEK)
+    client.send(b"one")
+    assert sock.recv(2, socket.MSG_PEEK) == b"on"
+    assert sock.recv(100) == b"one"
+    client.close()
+    assert sock.recv(1, socket.MSG_PEEK) == b""
+
+
 def test_send_takes_what_both_buffers_hold_and_goes_on_when_the_peer_reads():
     client, sock = make_pair(make_network(), buffers=(100, 50))
     assert sock.send(bytes(1000)) == 100
