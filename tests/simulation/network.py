@@ -164,7 +164,8 @@ class Endpoint:
 
     ending: a FIN waits behind `sending`. ended: it is under way. at_eof: the peer's has arrived.
     dead: reset by either side. orphan: its program has closed it, and `sending` still goes out.
-    active: when its program last sent or received a byte.
+    active: when its program last sent or received a byte. sent_at, sent: when it last sent, and how
+    many bytes it has.
     """
 
     network: Network
@@ -181,6 +182,8 @@ class Endpoint:
     dead: bool = attrs.field(default=False, init=False)
     orphan: bool = attrs.field(default=False, init=False)
     active: float = attrs.field(default=-math.inf, init=False)
+    sent_at: float = attrs.field(default=-math.inf, init=False)
+    sent: int = attrs.field(default=0, init=False)
     _random: Random = attrs.field(init=False, repr=False)
     _in_flight: int = attrs.field(default=0, init=False)
     _arrival: float = attrs.field(default=0.0, init=False)
@@ -225,7 +228,8 @@ class Endpoint:
         if not room:
             raise error(errno.EAGAIN)
         self.sending += data[:room]
-        self.active = self.network.clock()
+        self.active = self.sent_at = self.network.clock()
+        self.sent += min(room, len(data))
         self.pump()
         return min(room, len(data))
 

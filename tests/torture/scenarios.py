@@ -198,7 +198,7 @@ def bulk(stage: Stage) -> None:
     stage.make = Pauser
     pauser = stage.connect(BULK[:20_000])
     pauser.reading = False
-    stage.drive()
+    stage.drive(2.0)
     pauser.reading = True
     stage.drive()
     stage.expect(writer, BULK)
