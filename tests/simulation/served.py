@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from reactor import BufferedProtocol, CloseTimeout, Connection, IdleTimeout, Protocol, ReactorError
+from reactor import BufferedProtocol, Connection, Protocol, ReactorError
+from reactor.errors import CloseTimeout, DrainTimeout, IdleTimeout, ReadTimeout, WriteTimeout
 from tests.simulation.programs import STREAM
 
 if TYPE_CHECKING:
     from tests.simulation.world import Door, Link, World
 
-__all__ = ["Broken", "BufferedServed", "Policy", "Served", "draw_policy"]
+__all__ = ["ROUNDING", "Broken", "BufferedServed", "Policy", "Served", "draw_policy"]
 
 #: A timer may be late by this part of its time; a sum in seconds is rounded.
 _LATE = 1.1
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 
 #: Bytes that a protocol writes at most, so that every world comes to an end.
 _MOST_WRITTEN = 40_000
@@ -32,7 +33,8 @@ class Broken(Exception):
 class Policy:
     """What a protocol does.
 
-    meddling: how often it ends another connection when it gets something.
+    meddling, fidgets: how often it ends another connection, and changes its timeouts, when it gets
+    something.
     greeting: bytes written at once. answer: what it does with what it gets. reply: bytes for each
     piece that it gets, where it replies. obedient: reads no more while it may not write.
     last: what it does when it has received `after` bytes. keep_open: goes on after the peer's end of
@@ -49,6 +51,7 @@ class Policy:
     linger: float
     nap: float
     meddling: float
+    fidgets: float
 
 
 def draw_policy(random: Random) -> Policy:
@@ -64,6 +67,7 @@ def draw_policy(random: Random) -> Policy:
         linger=random.choice([0.0, 0.5, 100.0]),
         nap=random.choice([0.0, 0.0, 0.05]),
         meddling=random.choice([0.0] * 4 + [0.05]),
+        fidgets=random.choice([0.0, 0.5]),
     )
 
 
@@ -87,6 +91,10 @@ class _Model:
         self.reason: BaseException | None = None
         self.made_at = self.lost_at = self.closing_at = math.inf
         self.close_timeout = door.timeouts.close
+        self.idle = door.timeouts.idle
+        self.owed: tuple[float, float] | None = None
+        self.written_at = -math.inf
+        self.largest = 0
         self.write_ended = False
         self.at_eof = False
         self.finished = False
@@ -112,9 +120,9 @@ class _Model:
         self.check(self.link.served is None, "two connections for one peer")
         self.link.served = self
         self.made_at = self.world.clock.now
+        self.owes(self.door.timeouts.read)
         self.told("connection_made")
-        self.door.live.add(self)
-        self.check(len(self.door.live) <= self.door.most, "more than max_connections")
+        self.door.let_in(self)
         self.write(STREAM[: self.policy.greeting])
 
     def took(self, data: bytes) -> None:
@@ -124,7 +132,10 @@ class _Model:
         self.check(not self.at_eof, "data after the end of file")
         self.check(math.isinf(self.closing_at), "data while closing")
         self.received += len(data)
+        self.check_rate(self.received, self.door.limits.read_rate)
         self.answer(data)
+        if self.random.random() < self.policy.fidgets:
+            self.fidget()
         if self.received >= self.policy.after and not self.finished:
             self.finished = True
             getattr(self, f"do_{self.policy.last}")()
@@ -171,10 +182,17 @@ class _Model:
         self.lost_at = self.world.clock.now
         self.door.live.discard(self)
         self.world.reasons[type(exc)] += 1
+        self.check_rate(self.end.sent, self.door.limits.write_rate)
         if isinstance(exc, IdleTimeout):
-            self.check_deadline(self.last_active(), self.door.timeouts.idle)
-        if isinstance(exc, CloseTimeout):
+            self.check_deadline(self.last_active(), self.idle)
+        elif isinstance(exc, ReadTimeout):
+            self.check_deadline(*self.owed)
+        elif isinstance(exc, WriteTimeout):
+            self.check_not_early(self.end.sent_at, self.door.timeouts.write)
+        elif isinstance(exc, CloseTimeout):
             self.check_deadline(self.closing_at, self.close_timeout)
+        elif isinstance(exc, DrainTimeout):
+            self.check_deadline(self.world.drained_at, self.world.drain_timeout)
 
     def is_ours(self, reason: BaseException | None) -> bool:
         """Return whether this side has ended the connection."""
@@ -190,30 +208,49 @@ class _Model:
         return max(self.made_at, self.end.active)
 
     def check_deadline(self, since: float, seconds: float) -> None:
-        late = self.world.clock.now - since
-        self.check(late >= seconds - _ROUNDING, f"a timeout of {seconds} s came after {late} s")
+        self.check_not_early(since, seconds)
         self.check_not_late(since, seconds)
+
+    def check_not_early(self, since: float, seconds: float) -> None:
+        late = self.world.clock.now - since
+        self.check(late >= seconds - ROUNDING, f"a timeout of {seconds} s came after {late} s")
 
     def check_not_late(self, since: float, seconds: float | None) -> None:
         if seconds is not None:
             late = self.world.clock.now - since
-            self.check(late <= seconds * _LATE + _ROUNDING, f"a timeout of {seconds} s not after {late} s")
+            self.check(late <= seconds * _LATE + ROUNDING, f"a timeout of {seconds} s not after {late} s")
 
     def check_deadlines(self) -> None:
         """Check that no deadline has passed."""
-        self.check_not_late(self.last_active(), self.door.timeouts.idle)
+        self.check_not_late(self.last_active(), self.idle)
         self.check_not_late(self.closing_at, self.close_timeout)
+        self.check_not_late(self.world.drained_at, self.world.drain_timeout)
+        if self.owed is not None and not self.at_eof and math.isinf(self.closing_at):
+            self.check_not_late(*self.owed)
+        queued = self.connection.get_write_buffer_size()
+        if queued and self.door.limits.write_rate is None:
+            self.check_not_late(max(self.end.sent_at, self.written_at), self.door.timeouts.write)
+        most = self.door.limits.max_write_buffer
+        self.check(most is None or queued <= most + self.largest, "more than max_write_buffer")
+
+    def check_rate(self, passed: int, rate: int | None) -> None:
+        if rate is not None:
+            seconds = self.world.clock.now - self.made_at
+            self.check(passed <= rate * (seconds + 1) + 1, f"{passed} bytes passed in {seconds} s")
+
+    def owes(self, seconds: float | None) -> None:
+        self.owed = None if seconds is None else (self.world.clock.now, seconds)
+
+    def fidget(self) -> None:
+        """Ask for other timeouts, and for a message from now on or none."""
+        self.idle = self.random.choice([None, 5.0, 500.0])
+        self.owes(self.random.choice([None, 2.0, 2000.0]))
+        self.connection.set_timeouts(idle=self.idle, read=self.owed and self.owed[1])
 
     # What the protocol does
 
     def later(self, seconds: float, action: object) -> None:
         self.world.later(seconds, action)
-
-    def drains(self, seconds: float) -> None:
-        """Know that the reactor is about to close this connection."""
-        if math.isinf(self.closing_at):
-            self.close_timeout = seconds
-            self.begins_to_close()
 
     def begins_to_close(self) -> None:
         self.closing_at = min(self.closing_at, self.world.clock.now)
@@ -224,6 +261,8 @@ class _Model:
             self.check(self.connection.write(data) is False, "took more while closing")
         elif data and not self.write_ended:
             self.written += data
+            self.written_at = self.world.clock.now
+            self.largest = max(self.largest, len(data))
             self.send(data, pieces)
 
     def send(self, data: bytes, pieces: int) -> None:

@@ -19,7 +19,7 @@ from tests.simulation.drive import drive
 from tests.simulation.network import Network
 from tests.simulation.programs import PLANS, STREAM, Program
 from tests.simulation.selector import SimSelector
-from tests.simulation.served import Broken, BufferedServed, Served
+from tests.simulation.served import ROUNDING, Broken, BufferedServed, Served
 from tests.simulation.sockets import SimSocket, listening_socket
 
 __all__ = ["Door", "Link", "World"]
@@ -63,9 +63,15 @@ class Door:
     accepted: int = 0
     listener: Listener = attrs.field(init=False)
 
-    @property
-    def most(self) -> float:
-        return math.inf if self.limits.max_connections is None else self.limits.max_connections
+    def let_in(self, served: Served | BufferedServed) -> None:
+        """Count a connection, and check the limits on how many there are."""
+        self.live.add(served)
+        hosts = Counter(other.connection.get_extra_info("peername")[0] for other in self.live)
+        for most, count in (
+            (self.limits.max_connections, len(self.live)),
+            (self.limits.max_per_ip, max(hosts.values())),
+        ):
+            served.check(most is None or count <= most, f"{count} connections, and {most} are allowed")
 
 
 class World:
@@ -95,6 +101,8 @@ class World:
         self._present: list[Program] = []
         self.reasons: Counter[type] = Counter()
         self.clean = 0
+        self.drained_at = math.inf
+        self.drain_timeout = math.inf
         self._timers = 0
         self._traces: dict[str, Any] = {}
         self._served = 0
@@ -179,17 +187,30 @@ class World:
         return door
 
     def _draw_limits(self) -> Limits:
-        high = self.random.choice([0, 1000, 65536])
+        draw = self.random.choice
+        high = draw([0, 1000, 5000])
         return Limits(
-            max_connections=self.random.choice([None, None, 1, 2, 6]),
-            accept_batch=self.random.choice([1, 2, 64]),
+            max_connections=draw([None, None, 1, 2, 6]),
+            max_per_ip=draw([None, None, 1, 3]),
+            when_full=draw(["hold", "hold", "refuse"]),
+            accept_batch=draw([1, 2, 64]),
             high_water=high,
             low_water=high // 4,
+            max_write_buffer=draw([None, None, 5000]),
+            read_rate=draw([None, None, None, 1000]),
+            write_rate=draw([None, None, None, 1000]),
         )
 
     def _draw_timeouts(self) -> Timeouts:
-        idle = self.random.choice([None, 1.0 * _DAY ** self.random.random()])
-        return Timeouts(idle=idle, close=0.5 * 7200 ** self.random.random())
+        return Timeouts(
+            idle=self.random.choice([None, self._seconds()]),
+            read=self.random.choice([None, None, self._seconds()]),
+            write=self.random.choice([None, self._seconds()]),
+            close=0.5 * 7200 ** self.random.random(),
+        )
+
+    def _seconds(self) -> float:
+        return _DAY ** self.random.random()
 
     def _make_protocol(self, door: Door) -> Any:
         self._served += 1
@@ -243,7 +264,9 @@ class World:
             for served in door.live:
                 served.check_deadlines()
         if self._is_empty():
-            self._check(not self.reactor.next_timeout(), "nobody is there, and a timer is")
+            # What measures out a rate may find that its connection has gone.
+            left = self.reactor.next_timeout() or 0.0
+            self._check(left <= 1.0, f"nobody is there, and a timer is, for {left} s")
         self._present = [program for program in self._present if not program.over]
         return sum(program.turn() for program in self._present)
 
@@ -263,11 +286,9 @@ class World:
     def _drain(self) -> None:
         """Ask everybody to go, at some time."""
         self._drive(self._some_time())
-        seconds = self.random.uniform(1.0, 100.0)
-        for door in self._doors:
-            for served in door.live:
-                served.drains(seconds)
-        self.reactor.drain(seconds)
+        self.drained_at = self.clock.now
+        self.drain_timeout = self.random.uniform(1.0, 100.0)
+        self.reactor.drain(self.drain_timeout)
         self._drive()
         self._check_quiet()
 
@@ -284,6 +305,14 @@ class World:
     def _check_quiet(self) -> None:
         self._check(self.reactor.connections() == [], "connections were left")
         self._check(self.reactor.next_timeout() is None, "timers were left")
+        stats = self.reactor.stats()
+        served = [link.served for link in self.links.values() if link.served is not None]
+        counted = (stats.accepted, sum(stats.closed.values()), stats.bytes_received, stats.bytes_sent)
+        seen = (len(served), len(served), sum(s.received for s in served), sum(s.end.sent for s in served))
+        self._check(counted == seen, f"counted {counted}, and there were {seen}")
+        held = (stats.open, stats.paused, stats.lingering, stats.queued_bytes)
+        self._check(held == (0, 0, 0, 0), f"held at the end: {held}")
+        self._check(stats.handler_errors == self.reasons[Broken], "not every error of a callback counted")
 
     def _check_what_is_left(self) -> None:
         self._check(self.network.descriptors == {}, "descriptors were left open")
@@ -306,5 +335,6 @@ class World:
 
     def _check_reset(self, link: Link, served: Served | BufferedServed) -> None:
         """A clean end on our side may reset a peer that did not go in the time that it was given."""
-        given = link.program.ended_at - served.closing_at
-        self._check(given >= served.close_timeout, f"reset {given} s after it was closed: {link}")
+        until = min(served.closing_at + served.close_timeout, self.drained_at + self.drain_timeout)
+        early = until - link.program.ended_at
+        self._check(early <= ROUNDING, f"reset {early} s before its time was up: {link}")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from errno import ECONNRESET
 
 from reactor import BufferedProtocol, CloseTimeout, Connection, IdleTimeout, Limits, Timeouts
+from reactor.errors import ReadTimeout, WriteTimeout
 from tests.helpers import Echo, Recorder
 from tests.simulation.peers import Peer
 from tests.torture.stage import Stage
@@ -67,6 +68,15 @@ class Writer(Sender):
     def connection_made(self, connection: Connection) -> None:
         super().connection_made(connection)
         connection.close()
+
+
+class Answerer(Recorder):
+    """Answers the first bytes that come, and closes."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.connection.write(BULK[:8000])
+        self.connection.close()
 
 
 class Pauser(Echo):
@@ -253,6 +263,59 @@ def broken(stage: Stage) -> None:
     stage.connect(b"hello")
     stage.drive()
     stage.expected = 4
+
+
+@scenario
+def linger(stage: Stage) -> None:
+    """The server closes while the peer goes on sending: what was written arrives all the same."""
+    stage.make = Answerer
+    stage.listen(timeouts=Timeouts(close=5.0))
+    good = stage.connect(BULK)
+    stage.drive(2.0)
+    endless = stage.connect(BULK, half_close=False)
+    endless.reading = False
+    stage.drive(2.0)
+    endless.reading = True
+    stage.drive()
+    stage.expect(good, BULK[:8000])
+    stage.expect(endless, BULK[:8000])
+
+
+@scenario
+def refuse(stage: Stage) -> None:
+    """Newcomers are closed at once where one address has too many connections, or the listener has."""
+    stage.listen(limits=Limits(max_connections=2, max_per_ip=1, when_full="refuse"))
+    peers = [stage.connect(b"hello", half_close=False, host=f"10.0.{net}.1") for net in (1, 1, 2, 3)]
+    stage.drive(2.0)
+    if stage.undisturbed:
+        assert [peer.over for peer in peers] == [False, True, False, True]
+    for peer in peers:
+        peer.half_close = True
+    stage.drive()
+    for peer in peers:
+        assert peer.over
+
+
+@scenario
+def owe(stage: Stage) -> None:
+    """The peer owes a message, or takes nothing of what is queued."""
+    stage.listen(timeouts=Timeouts(read=10.0, write=20.0))
+    silent = stage.connect(half_close=False)
+    stage.drive()
+    stage.expect(silent, b"")
+    stage.make = Sender
+    deaf = stage.connect(half_close=False)
+    deaf.reading = False
+    stage.drive(2.0)
+    if stage.protocols[-1].names == ["connection_made"]:
+        stage.protocols[-1].connection.set_timeouts(read=None)
+    stage.drive()
+    deaf.reading = True
+    stage.drive()
+    assert deaf.over
+    if stage.undisturbed:
+        reasons = [type(protocol.reason) for protocol in stage.protocols]
+        assert reasons == [ReadTimeout, WriteTimeout]
 
 
 @scenario

@@ -103,9 +103,9 @@ class Stage:
         self.peers.append(peer)
         return self.attempt(lambda: self.reactor.adopt(sock, self._factory, **options)), peer
 
-    def connect(self, outgoing: bytes = b"", *, half_close: bool = True) -> Peer:
+    def connect(self, outgoing: bytes = b"", *, half_close: bool = True, host: str = "10.0.0.1") -> Peer:
         """Let a client connect that sends `outgoing`, then by default ends its direction."""
-        peer = Peer(self.network.connect(self.listening.end), outgoing, half_close=half_close)
+        peer = Peer(self.network.connect(self.listening.end, host=host), outgoing, half_close=half_close)
         self.peers.append(peer)
         return peer
 
