@@ -288,7 +288,8 @@ def refuse(stage: Stage) -> None:
     peers = [stage.connect(b"hello", half_close=False, host=f"10.0.{net}.1") for net in (1, 1, 2, 3)]
     stage.drive(2.0)
     if stage.undisturbed:
-        assert [peer.over for peer in peers] == [False, True, False, True]
+        assert peers[1].over, "a second connection of one address was let in"
+        assert peers[3].over, "a third connection was let in"
     for peer in peers:
         peer.half_close = True
     stage.drive()
