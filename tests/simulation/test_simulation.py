@@ -13,7 +13,15 @@ from collections import Counter
 import attrs
 import pytest
 
-from reactor import CloseTimeout, ConnectionAborted, IdleTimeout
+from reactor.errors import (
+    CloseTimeout,
+    ConnectionAborted,
+    DrainTimeout,
+    IdleTimeout,
+    ReadTimeout,
+    SlowConsumer,
+    WriteTimeout,
+)
 from tests.simulation.served import Broken
 from tests.simulation.world import World
 
@@ -84,5 +92,9 @@ def test_the_seeds_cover_what_can_happen():
         CloseTimeout,
         ConnectionAborted,
         ConnectionResetError,
+        DrainTimeout,
         IdleTimeout,
+        ReadTimeout,
+        SlowConsumer,
+        WriteTimeout,
     }
