@@ -16,7 +16,7 @@ from reactor import Limits, Listener, Reactor, Timeouts
 from reactor.errors import UsageError
 from tests.helpers import ManualClock
 from tests.simulation.drive import drive
-from tests.simulation.network import Network
+from tests.simulation.network import ListeningEndpoint, Network
 from tests.simulation.programs import PLANS, STREAM, Program
 from tests.simulation.selector import SimSelector
 from tests.simulation.served import ROUNDING, Broken, BufferedServed, Served
@@ -51,14 +51,14 @@ class Link:
 
 @attrs.define(eq=False)
 class Door:
-    """A listener with the terms that its connections have.
+    """A listener with the terms that its connections have; or the terms of those that are adopted.
 
     live: protocols that are connected. accepted: how many were, since the selector was last asked.
     """
 
-    sock: SimSocket
     limits: Limits
     timeouts: Timeouts
+    sock: SimSocket | None = None
     live: set[Any] = attrs.Factory(set)
     accepted: int = 0
     listener: Listener = attrs.field(init=False)
@@ -110,6 +110,8 @@ class World:
         self._doors: list[Door] = []
         for _ in range(self.random.randint(1, 2)):
             self._doors.append(self._open_door())
+        unlimited = attrs.evolve(self._draw_limits(), max_connections=None, max_per_ip=None)
+        self._adopted = Door(unlimited, self._draw_timeouts())
         for _ in range(self.random.randint(5, 15)):
             self.network.at(self._some_time(), self._arrive)
         if self.random.random() < 0.05:
@@ -136,10 +138,13 @@ class World:
 
     def meddle(self, random: Random) -> None:
         """End the connection of somebody, who may have an event in this very tick."""
-        live = [link.served for link in self.links.values() if link.served and link.served.is_live()]
+        live = [served for served in self._all_served() if served.is_live()]
         if live:
             other = random.choice(live)
             random.choice([other.close, other.abort])()
+
+    def _all_served(self) -> list[Any]:
+        return [link.served for link in self.links.values() if link.served is not None]
 
     # What happened
 
@@ -179,9 +184,9 @@ class World:
     def _open_door(self) -> Door:
         size = self.random.choice([256, 2048, 8192])
         sock = listening_socket(self.network, buffers=(size, self.random.choice([256, size])))
-        door = Door(sock, self._draw_limits(), self._draw_timeouts())
+        door = Door(self._draw_limits(), self._draw_timeouts(), sock)
         door.listener = self.reactor.listen(
-            sock, lambda: self._make_protocol(door), limits=door.limits, timeouts=door.timeouts
+            sock, lambda: self._accept(door), limits=door.limits, timeouts=door.timeouts
         )
         if self.random.random() < 0.3:
             self.network.at(self._some_time(), lambda: self._pause(door))
@@ -213,12 +218,15 @@ class World:
     def _seconds(self) -> float:
         return _DAY ** self.random.random()
 
-    def _make_protocol(self, door: Door) -> Any:
-        self._served += 1
+    def _accept(self, door: Door) -> Any:
         door.accepted += 1
         # A drain looks into the backlog by itself, beside what the selector reports.
-        batches = 1 if math.isinf(self.drained_at) else 2
-        self._check(door.accepted <= door.limits.accept_batch * batches, "accepted more than a batch")
+        if math.isinf(self.drained_at):
+            self._check(door.accepted <= door.limits.accept_batch, "accepted more than a batch")
+        return self._make_protocol(door)
+
+    def _make_protocol(self, door: Door) -> Any:
+        self._served += 1
         kind = self.random.choice([Served, Served, BufferedServed])
         return kind(self, door, self._served)
 
@@ -234,16 +242,27 @@ class World:
             assert door.listener.is_closed()
 
     def _arrive(self) -> None:
-        door = self.random.choice(self._doors)
-        kind = self.random.choice(list(PLANS))
         random = self.fork()
+        adopt = random.random() < 0.1 and math.isinf(self.drained_at)
+        listening = ListeningEndpoint(self.network) if adopt else random.choice(self._doors).sock.end
         try:
-            end = self.network.connect(door.sock.end, host=f"10.0.0.{random.randint(1, 3)}")
+            end = self.network.connect(listening, host=f"10.0.0.{random.randint(1, 3)}")
         except (ConnectionRefusedError, BlockingIOError):
             return
+        kind = random.choice(list(PLANS))
         program = Program(self.network, end, PLANS[kind](random))
         self.links[end.sockname] = Link(program, kind)
         self._present.append(program)
+        if adopt:
+            self._adopt(SimSocket(self.network, listening.accept()), self._adopted)
+
+    def _adopt(self, sock: SimSocket, door: Door) -> None:
+        terms = {"limits": door.limits, "timeouts": door.timeouts}
+        try:
+            self.reactor.adopt(sock, lambda: self._make_protocol(door), **terms)
+        except OSError as exc:
+            self._check(sock.end.dead, f"not adopted: {exc}")
+            sock.close()
 
     # The run
 
@@ -270,7 +289,7 @@ class World:
         return sum(program.turn() for program in self._present)
 
     def _check_times(self) -> None:
-        for door in self._doors:
+        for door in (*self._doors, self._adopted):
             for served in door.live:
                 served.check_deadlines()
         if self._is_empty():
@@ -314,8 +333,13 @@ class World:
         self._check(self.reactor.connections() == [], "connections were left")
         self._check(self.reactor.next_timeout() is None, "timers were left")
         stats = self.reactor.stats()
-        served = [link.served for link in self.links.values() if link.served is not None]
-        counted = (stats.accepted, sum(stats.closed.values()), stats.bytes_received, stats.bytes_sent)
+        served = self._all_served()
+        counted = (
+            stats.accepted + stats.connected,
+            sum(stats.closed.values()),
+            stats.bytes_received,
+            stats.bytes_sent,
+        )
         seen = (len(served), len(served), sum(s.received for s in served), sum(s.end.sent for s in served))
         self._check(counted == seen, f"counted {counted}, and there were {seen}")
         held = (stats.open, stats.paused, stats.lingering, stats.queued_bytes)
@@ -327,7 +351,7 @@ class World:
         self._check(len(self.selector.left) == 1, f"registered at the end: {self.selector.left}")
         for door in self._doors:
             self._check(door.listener.connections == 0, "a listener counts connections that are none")
-            self._check(not door.live, "not told of the loss")
+        self._check(not any(served.is_live() for served in self._all_served()), "not told of the loss")
 
     def _check_link(self, link: Link, served: Served | BufferedServed) -> None:
         program = link.program
