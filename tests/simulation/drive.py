@@ -15,6 +15,9 @@ __all__ = ["drive", "settle"]
 #: Ticks at one time of the clock after which something is taken to spin.
 _MOST_TICKS = 20_000
 
+#: Times of the clock after which something is taken to go on for ever.
+_MOST_TIMES = 100_000
+
 
 def settle(reactor: Reactor, network: Network, turn: Callable[[], int]) -> None:
     """Run ticks, deliveries and the peers' `turn` until none of them does anything at this time.
@@ -39,13 +42,14 @@ def drive(
     until: float = math.inf,
 ) -> None:
     """Settle, and advance the clock to the next thing due, until nothing is, or not before `until`."""
-    while True:
+    for _ in range(_MOST_TIMES):
         settle(reactor, network, turn)
         due = [when for when in (network.next_due(), _timer_due(reactor, clock)) if when is not None]
         if not due or min(due) > until:
             return
         # A sum that is rounded down must not keep the clock from going on.
         clock.now = max(min(due), math.nextafter(clock.now, math.inf))
+    raise AssertionError(f"no end: {_MOST_TIMES} times at which something was due, until {clock.now}")
 
 
 def _timer_due(reactor: Reactor, clock: ManualClock) -> float | None:

@@ -99,6 +99,7 @@ class _Model:
         self.at_eof = False
         self.finished = False
         self.paused = False
+        self.should_be_gone = False
 
     def check(self, holds: object, what: str) -> None:
         if not holds:
@@ -233,6 +234,13 @@ class _Model:
         most = self.door.limits.max_write_buffer
         self.check(most is None or queued <= most + self.largest, "more than max_write_buffer")
 
+    def check_lingering(self) -> None:
+        """Check that what was closed is given back in time, and at once when the peer has ended too."""
+        if not self.end.orphan:
+            self.check_not_late(self.closing_at, self.close_timeout)
+            self.check(not self.should_be_gone, "kept after the peer's end of file")
+            self.should_be_gone = self.end.at_eof
+
     def check_rate(self, passed: int, rate: int | None) -> None:
         if rate is not None:
             seconds = self.world.clock.now - self.made_at
@@ -243,9 +251,12 @@ class _Model:
 
     def fidget(self) -> None:
         """Ask for other timeouts, and for a message from now on or none."""
-        self.idle = self.random.choice([None, 5.0, 500.0])
-        self.owes(self.random.choice([None, 2.0, 2000.0]))
-        self.connection.set_timeouts(idle=self.idle, read=self.owed and self.owed[1])
+        if self.random.random() < 0.5:
+            self.idle = self.random.choice([None, 5.0, 500.0])
+            self.connection.set_timeouts(idle=self.idle)
+        else:
+            self.owes(self.random.choice([None, 2.0, 2000.0]))
+            self.connection.set_timeouts(read=self.owed and self.owed[1])
 
     # What the protocol does
 

@@ -289,9 +289,11 @@ class World:
         return sum(program.turn() for program in self._present)
 
     def _check_times(self) -> None:
-        for door in (*self._doors, self._adopted):
-            for served in door.live:
+        for served in self._all_served():
+            if served.is_live():
                 served.check_deadlines()
+            else:
+                served.check_lingering()
         if self._is_empty():
             # What measures out a rate may find that its connection has gone.
             left = self.reactor.next_timeout() or 0.0
