@@ -272,9 +272,12 @@ def linger(stage: Stage) -> None:
     stage.listen(timeouts=Timeouts(close=5.0))
     good = stage.connect(BULK)
     stage.drive(2.0)
-    endless = stage.connect(BULK, half_close=False)
+    if stage.undisturbed:
+        assert len(stage.network.descriptors) == 1, "kept after the peer's end of file"
+    endless = stage.connect(BULK[:1000], half_close=False)
     endless.reading = False
-    stage.drive(2.0)
+    stage.drive()
+    assert len(stage.network.descriptors) == 1, "kept after its time was up"
     endless.reading = True
     stage.drive()
     stage.expect(good, BULK[:8000])
