@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.servers import SERVERS
-
 #: Each benchmark is a module of this package, with `add_options` and `run`.
 BENCHMARKS = {
     "echo": "messages per second and CPU time for each: plain, with timeouts, beside idle connections",
@@ -18,7 +16,7 @@ BENCHMARKS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 1 not possible here, 130 interrupted."""
+    """Run the command line and return its exit status: 0 done, 1 failed, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         for name, told in BENCHMARKS.items():
@@ -38,11 +36,12 @@ def _run(words: list[str]) -> int:
     from rich.progress import Progress
 
     from bench.load import BrokenServerError, raise_descriptor_limit
-    from bench.measure import ServerFailedError, machine, pin_load
+    from bench.measure import machine, pin_load
+    from bench.process import ChildFailedError
     from bench.report import Report
 
     options = _parser().parse_args(words)
-    needed = max(options.connections, getattr(options, "idle_connections", 0)) + 100
+    needed = max(getattr(options, "connections", 0), getattr(options, "idle_connections", 0)) + 100
     limit = raise_descriptor_limit()
     if limit < needed:
         return _failed(
@@ -50,16 +49,18 @@ def _run(words: list[str]) -> int:
         )
     pin_load()
     console = Console()
-    report = Report(machine(options.servers), options.rounds)
+    report = Report(machine(getattr(options, "servers", ["reactor"])), getattr(options, "rounds", None))
     try:
         with Progress(console=Console(stderr=True), transient=True) as progress:
             options.benchmark.run(options, report, progress)
-    except (ServerFailedError, BrokenServerError, OSError) as exc:
+    except (ChildFailedError, BrokenServerError, OSError) as exc:
         return _failed(str(exc))
     report.show(console)
     if options.json is not None:
         report.write(options.json)
-    return 0
+    for failure in report.failures:
+        _failed(failure)
+    return 1 if report.failures else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,29 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         benchmark = importlib.import_module(f"bench.{name}")
         command = commands.add_parser(name, help=told, description=benchmark.__doc__)
         command.set_defaults(benchmark=benchmark)
-        command.add_argument("--rounds", type=int, default=9, metavar="N")
-        command.add_argument(
-            "--seconds", type=float, default=1.0, metavar="S", help="length of one measurement"
-        )
-        command.add_argument(
-            "--peers",
-            dest="servers",
-            type=_servers,
-            default=list(SERVERS),
-            metavar="NAME,NAME",
-            help="beside this project: uvloop, asyncio, bare (default: all)",
-        )
         command.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there")
         benchmark.add_options(command)
     return parser
-
-
-def _servers(text: str) -> list[str]:
-    peers = text.split(",")
-    unknown = set(peers) - set(SERVERS)
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no such peer: {', '.join(sorted(unknown))}")
-    return ["reactor", *(peer for peer in peers if peer != "reactor")]
 
 
 def _failed(message: str) -> int:

@@ -11,7 +11,9 @@ from rich.progress import Progress
 
 from bench.load import exchange, open_connections
 from bench.measure import Server, running
+from bench.options import add_peers, add_rounds, add_seconds
 from bench.report import Report, ratio
+from bench.servers import SERVERS
 
 __all__ = ["add_options", "run"]
 
@@ -22,7 +24,10 @@ ACTIVE_SIZE = 64  # bytes of their messages
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what only this benchmark has."""
+    """Add what this benchmark looks at."""
+    add_rounds(parser)
+    add_seconds(parser)
+    add_peers(parser, SERVERS)
     parser.add_argument(
         "--sizes",
         type=lambda text: [int(size) for size in text.split(",")],

@@ -10,13 +10,17 @@ from rich.progress import Progress
 
 from bench.load import exchange, open_connections
 from bench.measure import running
+from bench.options import add_peers, add_rounds
 from bench.report import Report
+from bench.servers import SERVERS
 
 __all__ = ["add_options", "run"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what only this benchmark has."""
+    """Add what this benchmark looks at."""
+    add_rounds(parser)
+    add_peers(parser, SERVERS)
     parser.add_argument("--connections", type=int, default=15_000, metavar="N")
     parser.add_argument(
         "--watch-seconds", type=float, default=5.0, metavar="S", help="how long system calls are counted"

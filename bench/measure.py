@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -16,14 +15,12 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Server", "ServerFailedError", "machine", "pin_load", "running"]
+from bench.process import ChildFailedError, child
+
+__all__ = ["Server", "core", "machine", "pin_load", "running"]
 
 SERVER_CORE = 0
 LOAD_CORE = 1
-
-
-class ServerFailedError(Exception):
-    """A server did not start. The text is its last word."""
 
 
 @attrs.frozen
@@ -43,7 +40,7 @@ class Server:
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Anonymous:"):
                 return int(line.split()[1]) * 1024
-        raise ServerFailedError("/proc does not tell the anonymous memory")
+        raise ChildFailedError("/proc does not tell the anonymous memory")
 
     def system_calls(self, seconds: float) -> tuple[int, str]:
         """Return how many system calls it makes in `seconds`, and how that was found out.
@@ -68,7 +65,7 @@ class Server:
                 tracer.send_signal(signal.SIGINT)
             _, told = tracer.communicate()
         if f"Process {self.pid} attached" not in told:
-            raise ServerFailedError(f"strace could not attach to the server: {told.strip()}")
+            raise ChildFailedError(f"strace could not attach to the server: {told.strip()}")
         totals = re.search(r"^100\.00\s+\S+\s+\S+\s+(\d+).*\btotal$", told, re.MULTILINE)
         return int(totals[1]) if totals else 0, "strace"
 
@@ -76,38 +73,24 @@ class Server:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("voluntary_ctxt_switches"):
                 return int(line.split()[1])
-        raise ServerFailedError("/proc does not tell the context switches")
+        raise ChildFailedError("/proc does not tell the context switches")
 
 
 @contextmanager
 def running(kind: str, mode: str) -> Iterator[Server]:
     """Give a server of `kind` in `mode`, on a core of its own where there are two."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.servers", kind, mode, _core(SERVER_CORE)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            _, error = process.communicate()
-            raise ServerFailedError(f"{kind}: {error.strip().splitlines()[-1] if error else 'it ended'}")
-        yield Server(kind, int(line), process.pid)
-    finally:
-        process.kill()
-        process.communicate()
+    with child(kind, "bench.servers", kind, mode, core(SERVER_CORE)) as process:
+        yield Server(kind, int(process.line()), process.pid)
 
 
 def pin_load() -> None:
     """Keep this process, the load, off the server's core."""
-    if _core(LOAD_CORE) != "any":
+    if core(LOAD_CORE) != "any":
         os.sched_setaffinity(0, {LOAD_CORE})
 
 
-def _core(number: int) -> str:
+def core(number: int) -> str:
+    """Return the word that tells a server its core: "any" where there is only one."""
     if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
         return str(number)
     return "any"

@@ -25,13 +25,15 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 class Report:
     """Tables with a title each, and the raw rounds they come from.
 
-    facts: the machine and the versions. rounds: how many, for the heading.
+    facts: the machine and the versions. rounds: how many, for the heading; None where there are none.
+    failures: what must not have happened, a line each.
     """
 
     facts: dict[str, str]
-    rounds: int
+    rounds: int | None
     tables: list[Table] = attrs.field(factory=list)
     raw: list[dict[str, Any]] = attrs.field(factory=list)
+    failures: list[str] = attrs.field(factory=list)
 
     def table(self, title: str, columns: Sequence[str]) -> Table:
         """Add and return a table; its first column is the name of the row."""
@@ -45,7 +47,8 @@ class Report:
         """Print the facts and all tables."""
         today = dt.datetime.now(tz=dt.UTC).date()
         facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
-        console.print(f"{facts}; {today}; medians of {self.rounds} interleaved rounds", highlight=False)
+        rounds = f"; medians of {self.rounds} interleaved rounds" if self.rounds else ""
+        console.print(f"{facts}; {today}{rounds}", highlight=False)
         for table in self.tables:
             console.print(table)
 

@@ -1,0 +1,94 @@
+"""The benchmark's other processes: started, talked to by lines, and ended whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import attrs
+
+__all__ = ["Child", "ChildFailedError", "child"]
+
+_WAIT = 60.0  # seconds that an answer may take: a server may have 15,000 connections to look through
+
+
+class ChildFailedError(Exception):
+    """A process of the benchmark did not start, or ended. The text is its last word."""
+
+
+@attrs.define
+class Child:
+    """A running process; what it writes on standard error goes to `errors`, so that it never waits."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]
+    _told: bytes = b""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def line(self, timeout: float = _WAIT) -> str:
+        """Return the next line of its standard output. Raises ChildFailedError if none comes."""
+        assert self.process.stdout is not None
+        output = self.process.stdout.fileno()
+        while b"\n" not in self._told:
+            if not select.select([output], [], [], timeout)[0]:
+                raise ChildFailedError(f"{self.name} does not answer")
+            more = os.read(output, 65536)
+            if not more:
+                last = self.error_lines()[-1:]
+                raise ChildFailedError(f"{self.name}: {last[0] if last else 'it ended'}")
+            self._told += more
+        line, _, self._told = self._told.partition(b"\n")
+        return line.decode()
+
+    def ask(self, word: str) -> Any:
+        """Send a line and return the answer, a line of JSON."""
+        assert self.process.stdin is not None
+        try:
+            os.write(self.process.stdin.fileno(), f"{word}\n".encode())
+        except BrokenPipeError:
+            pass  # it has ended, and `line` tells why
+        return json.loads(self.line())
+
+    def leave(self) -> Any:
+        """Close its standard input, the sign to come to an end, and return its last line, JSON."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return json.loads(self.line())
+
+    def error_lines(self) -> list[str]:
+        """Return what it has written on standard error until now."""
+        self.errors.seek(0)
+        return self.errors.read().decode(errors="replace").splitlines()
+
+
+@contextmanager
+def child(name: str, *words: str) -> Iterator[Child]:
+    """Give the process of `python -m WORDS`; it is killed at the end.
+
+    It has a process group of its own: Ctrl-C reaches the benchmark alone, which ends its children.
+    """
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            process_group=0,
+        )
+        try:
+            yield Child(name, process, errors)
+        finally:
+            process.kill()
+            process.communicate()
