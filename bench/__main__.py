@@ -12,6 +12,8 @@ from pathlib import Path
 BENCHMARKS = {
     "echo": "messages per second and CPU time for each: plain, with timeouts, beside idle connections",
     "idle": "memory for each idle connection, and the system calls of an idle loop",
+    "soak": "one server under peers of every kind: what it holds before and after, and bytes lost",
+    "churn": "connect and close: memory that grows, connections per second and CPU time for each",
 }
 
 

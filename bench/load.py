@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
-__all__ = ["exchange", "open_connections", "raise_descriptor_limit"]
+__all__ = ["connect_and_close", "exchange", "open_connections", "raise_descriptor_limit"]
 
 _RESET = struct.pack("ii", 1, 0)
 _WAIT = 10.0  # seconds that a server may take to answer before it counts as broken
+_BATCH = 256  # connections that wait to be accepted at most: fewer than a listener's backlog
+_IN_ORDER = 8  # of so many connections one is closed in order, and its port rests for a minute
 _sources = count()
 
 
@@ -94,6 +96,27 @@ def exchange(connections: list[socket.socket], size: int, seconds: float) -> tup
         took = clock() - started
     _collect(connections, waiting)
     return messages, took
+
+
+def connect_and_close(port: int, times: int) -> float:
+    """Connect and close `times` times, most with a reset, so that ports don't run out; return the seconds.
+
+    The last connection of each batch waits for an echo: all before it are accepted then.
+    """
+    started = time.perf_counter()
+    for first in range(0, times, _BATCH):
+        source = (f"127.0.0.{2 + next(_sources) % 200}", 0)
+        last = min(first + _BATCH, times) - 1
+        for number in range(first, last + 1):
+            with socket.socket() as connection:
+                connection.settimeout(_WAIT)
+                connection.bind(source)
+                connection.connect(("127.0.0.1", port))
+                if number == last:
+                    _verify([connection], 64)
+                if number % _IN_ORDER:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    return time.perf_counter() - started
 
 
 def _verify(connections: list[socket.socket], size: int) -> None:

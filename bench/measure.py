@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -12,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import attrs
 
-from bench.process import ChildFailedError, child
+from bench.process import Child, ChildFailedError, child
+from bench.watched import Plan
 
-__all__ = ["Server", "core", "machine", "pin_load", "running"]
+__all__ = ["Server", "Watched", "core", "machine", "pin_load", "running", "watched"]
 
 SERVER_CORE = 0
 LOAD_CORE = 1
@@ -76,11 +79,36 @@ class Server:
         raise ChildFailedError("/proc does not tell the context switches")
 
 
+@attrs.frozen
+class Watched(Server):
+    """A server that tells of itself."""
+
+    process: Child
+
+    def tell(self) -> dict[str, Any]:
+        """Return what it has noted since it was asked last: a `bench.watched.Book`."""
+        told: dict[str, Any] = self.process.ask("tell")
+        return told
+
+    def left(self) -> dict[str, int]:
+        """Return what it holds now: its connections, its selector's map and what `stats` counts."""
+        told: dict[str, int] = self.process.ask("left")
+        return {**told, "descriptors": len(os.listdir(f"/proc/{self.pid}/fd"))}
+
+
 @contextmanager
 def running(kind: str, mode: str) -> Iterator[Server]:
     """Give a server of `kind` in `mode`, on a core of its own where there are two."""
     with child(kind, "bench.servers", kind, mode, core(SERVER_CORE)) as process:
         yield Server(kind, int(process.line()), process.pid)
+
+
+@contextmanager
+def watched(kind: str, plan: Plan) -> Iterator[Watched]:
+    """Give a server of `kind` that does `plan` and tells of itself."""
+    words = json.dumps(attrs.asdict(plan))
+    with child(kind, "bench.watched", kind, words, core(SERVER_CORE)) as process:
+        yield Watched(kind, int(process.line()), process.pid, process)
 
 
 def pin_load() -> None:

@@ -52,20 +52,23 @@ class Child:
         line, _, self._told = self._told.partition(b"\n")
         return line.decode()
 
+    def answer(self) -> Any:
+        """Return the next line of its standard output, which is JSON."""
+        return json.loads(self.line())
+
     def ask(self, word: str) -> Any:
-        """Send a line and return the answer, a line of JSON."""
+        """Send a line and return the answer."""
         assert self.process.stdin is not None
         try:
             os.write(self.process.stdin.fileno(), f"{word}\n".encode())
         except BrokenPipeError:
             pass  # it has ended, and `line` tells why
-        return json.loads(self.line())
+        return self.answer()
 
-    def leave(self) -> Any:
-        """Close its standard input, the sign to come to an end, and return its last line, JSON."""
+    def dismiss(self) -> None:
+        """Close its standard input, the sign to come to an end."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        return json.loads(self.line())
 
     def error_lines(self) -> list[str]:
         """Return what it has written on standard error until now."""
@@ -79,16 +82,17 @@ def child(name: str, *words: str) -> Iterator[Child]:
 
     It has a process group of its own: Ctrl-C reaches the benchmark alone, which ends its children.
     """
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
             [sys.executable, "-m", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             process_group=0,
-        )
+        ) as process,
+    ):
         try:
             yield Child(name, process, errors)
         finally:
             process.kill()
-            process.communicate()

@@ -129,7 +129,7 @@ def _echo_once(selector: selectors.BaseSelector, client: Any) -> None:
         client.close()
 
 
-def _warm_up_allocator() -> None:
+def warm_up_allocator() -> None:
     """Free one large block, as every program of some size has done.
 
     Until then glibc gets each of asyncio's 256 KiB receive buffers from mmap(2), and asyncio runs at a
@@ -159,7 +159,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity") and core != "any":
         os.sched_setaffinity(0, {int(core)})
     raise_descriptor_limit()
-    _warm_up_allocator()
+    warm_up_allocator()
     SERVERS[kind](mode)
 
 

@@ -1,0 +1,93 @@
+"""Churn: connections that come and go, with the server's garbage collector off, so that a cycle would show.
+
+The server's memory is taken at each tenth; what it has grown since the first is what a connection leaves
+behind. The tenths of all servers take turns. One connection of eight is closed in order, the others are
+reset, most of them before the server has accepted them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from contextlib import ExitStack
+
+from rich.progress import Progress
+
+from bench.load import connect_and_close
+from bench.measure import Watched, watched
+from bench.options import add_peers
+from bench.report import Report, ratio
+from bench.watched import KINDS, Plan
+
+__all__ = ["add_options", "run"]
+
+TENTHS = 10
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what this benchmark looks at."""
+    add_peers(parser, KINDS)
+    parser.add_argument("--times", type=int, default=1_000_000, metavar="N", help="connections for ours")
+    parser.add_argument(
+        "--peer-times", type=int, default=100_000, metavar="N", help="connections for each of the others"
+    )
+
+
+def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+    """Connect and close, a tenth at a time."""
+    rates: dict[str, list[float]] = defaultdict(list)
+    costs: dict[str, list[float]] = defaultdict(list)
+    memory: dict[str, list[int]] = defaultdict(list)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(watched(kind, Plan(collect=False))) for kind in options.servers]
+        for _ in progress.track(range(TENTHS), description="connecting and closing"):
+            for server in servers:
+                times = options.times if server.kind == "reactor" else options.peer_times
+                rate, cost = _measure(server, max(1, times // TENTHS))
+                rates[server.kind].append(rate)
+                costs[server.kind].append(cost)
+                memory[server.kind].append(server.anonymous_bytes())
+    title = "connect and close, the garbage collector off"
+    report.raw.append({"title": title, "rates": rates, "cpu_us_per_connection": costs, "memory": memory})
+    _tell_cost(report, title, rates, costs)
+    _tell_memory(report, options, memory)
+
+
+def _measure(server: Watched, times: int) -> tuple[float, float]:
+    """Return connections per second and CPU microseconds per connection."""
+    before = server.cpu_seconds()
+    took = connect_and_close(server.port, times)
+    return times / took, (server.cpu_seconds() - before) / times * 1e6
+
+
+def _tell_cost(
+    report: Report, title: str, rates: dict[str, list[float]], costs: dict[str, list[float]]
+) -> None:
+    table = report.table(
+        title, ["server", "connects/s", "CPU µs/connect", "our rate / its", "its CPU / ours"]
+    )
+    for kind in rates:
+        table.add_row(
+            kind,
+            f"{statistics.median(rates[kind]):,.0f}",
+            f"{statistics.median(costs[kind]):.1f}",
+            f"{ratio(rates['reactor'], rates[kind]):.3f}",
+            f"{ratio(costs[kind], costs['reactor']):.3f}",
+        )
+
+
+def _tell_memory(report: Report, options: argparse.Namespace, memory: dict[str, list[int]]) -> None:
+    table = report.table(
+        "the server's memory in KiB, and what it grew after the first tenth (asked: flat)",
+        ["server", "connections", "first tenth", "highest", "at the end", "grown", "B/connection"],
+    )
+    for kind, taken in memory.items():
+        times = options.times if kind == "reactor" else options.peer_times
+        grown = taken[-1] - taken[0]
+        table.add_row(
+            kind,
+            f"{times:,}",
+            *(f"{size / 1024:,.0f}" for size in (taken[0], max(taken), taken[-1], grown)),
+            f"{grown / (times * (TENTHS - 1) / TENTHS):.3f}",
+        )

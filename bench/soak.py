@@ -1,0 +1,137 @@
+"""Soak: one server under peers of every kind, good and bad; at the end all must be as at the beginning.
+
+The good peers look at every byte that comes back, the others stop reading, reset, send noise, say nothing,
+vanish, or are stopped with SIGSTOP for longer than every timeout of the server. The state before is taken
+after a first crew of all kinds has come and gone, because what is made once stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from rich.progress import Progress
+
+from bench.measure import Watched, watched
+from bench.options import add_seconds
+from bench.peers import PEERS
+from bench.process import Child, child
+from bench.report import Report
+from bench.watched import Plan
+
+__all__ = ["add_options", "run"]
+
+TIMEOUT = 1.0  # seconds, each of the server's timeouts
+PLAN = Plan(
+    limits={"max_connections": 1000, "high_water": 64 * 1024, "low_water": 16 * 1024},
+    timeouts={"idle": TIMEOUT, "close": TIMEOUT},
+)
+WARM_UP = 3.0  # seconds
+STOP_EVERY = 3.0  # seconds from one SIGSTOP to the next
+STOP_FOR = 1.8  # seconds until the SIGCONT, longer than every timeout
+SETTLE = 10.0  # seconds that the server has to let go of the last connections
+MEMORY_SLACK = 0.1  # growth that counts as none: the allocator keeps what it has had
+LOOK = 0.1  # seconds
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what this benchmark looks at."""
+    add_seconds(parser, 60.0, "how long the peers come and go")
+    parser.add_argument(
+        "--each", type=int, default=4, metavar="N", help="connections of each kind of peer at once"
+    )
+
+
+def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+    """Let all peers come and go, and compare the server with what it was."""
+    with watched("reactor", PLAN) as server:
+        _crew(server, options.each, min(WARM_UP, options.seconds), progress, "warming up")
+        before = _settled(server)
+        server.tell()
+        seen, took = _crew(server, options.each, options.seconds, progress, "soaking")
+        after = _settled(server, before)
+        counted = server.tell()
+    report.raw.append({"peers": seen, "before": before, "after": after, "server": counted})
+    _tell_peers(report, seen, took)
+    _tell_server(report, before, after)
+    ended = ", ".join(f"{number:,} {why}" for why, number in sorted(counted["lost"].items()))
+    table = report.table("how the connections ended, as the server was told", ["accepted", "ended"])
+    table.add_row(f"{counted['accepted']:,}", ended)
+
+
+def _crew(
+    server: Watched, each: int, seconds: float, progress: Progress, title: str
+) -> tuple[dict[str, Any], float]:
+    with _peers(server.port, each) as peers:
+        started = time.monotonic()
+        task = progress.add_task(title, total=seconds)
+        while (passed := time.monotonic() - started) < seconds:
+            progress.update(task, completed=passed)
+            stopped = passed % STOP_EVERY > STOP_EVERY - STOP_FOR
+            peers["stop"].process.send_signal(signal.SIGSTOP if stopped else signal.SIGCONT)
+            time.sleep(LOOK)
+        progress.remove_task(task)
+        peers["stop"].process.send_signal(signal.SIGCONT)
+        for peer in peers.values():
+            peer.dismiss()
+        return {kind: peer.answer() for kind, peer in peers.items()}, time.monotonic() - started
+
+
+@contextmanager
+def _peers(port: int, each: int) -> Iterator[dict[str, Child]]:
+    with ExitStack() as stack:
+        peers = {
+            kind: stack.enter_context(
+                child(kind, "bench.peers", kind, str(port), str(each), f"127.0.1.{number}")
+            )
+            for number, kind in enumerate(PEERS, start=1)
+        }
+        for peer in peers.values():
+            peer.line()  # it has started
+        yield peers
+
+
+def _settled(server: Watched, wanted: dict[str, int] | None = None) -> dict[str, int]:
+    """Return what the server holds once it has let go, as `wanted` says, or after `SETTLE` seconds."""
+    end = time.monotonic() + SETTLE
+    while True:
+        left = server.left()
+        calm = not left["connections"] if wanted is None else all(left[k] == wanted[k] for k in left)
+        if calm or time.monotonic() > end:
+            return {**left, "memory": server.anonymous_bytes()}
+        time.sleep(LOOK)
+
+
+def _tell_peers(report: Report, seen: dict[str, Any], took: float) -> None:
+    table = report.table(
+        f"{took:.0f} s of peers (cut off: the server ended the connection first)",
+        ["peer", "visits", "messages", "MB out", "MB in", "cut off", "bytes lost"],
+    )
+    for kind, (name, _, keeps_rules) in PEERS.items():
+        tally = seen[kind]
+        table.add_row(
+            name,
+            f"{tally['connections']:,}",
+            f"{tally['messages']:,}",
+            f"{tally['sent'] / 1e6:,.1f}",
+            f"{tally['received'] / 1e6:,.1f}",
+            f"{tally['broken' if keeps_rules else 'ended']:,}",
+            f"{tally['lost']:,}",
+        )
+        if tally["lost"] or tally["broken"]:
+            report.failures.append(
+                f"{name}: {tally['lost']} bytes lost, {tally['broken']} connections broken: {tally['why']}"
+            )
+
+
+def _tell_server(report: Report, before: dict[str, int], after: dict[str, int]) -> None:
+    table = report.table("the server, before and after", ["", "before", "after", ""])
+    for name, was in before.items():
+        back = after[name] - was <= (MEMORY_SLACK * was if name == "memory" else 0)
+        table.add_row(name, f"{was:,}", f"{after[name]:,}", "back" if back else "NOT BACK")
+        if not back:
+            report.failures.append(f"{name} did not come back: {was:,} before, {after[name]:,} after")

@@ -1,0 +1,278 @@
+"""Servers that tell of themselves: `python -m bench.watched KIND PLAN CORE`.
+
+KIND is reactor, asyncio or uvloop, PLAN a `Plan` as JSON. The protocols are the same objects for all three.
+The port is printed as a line. Each line on standard input is a question, answered with a line of JSON:
+`tell` is answered with what has happened since the last one, `left` (reactor only) with what is there now.
+The process ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import resource
+import selectors
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from bench.load import raise_descriptor_limit
+from bench.servers import BACKLOG, announce, warm_up_allocator
+
+__all__ = ["KINDS", "Plan"]
+
+
+@attrs.frozen
+class Plan:
+    """What a server does.
+
+    app: a name in `APPS`. limits, timeouts: the fields of ours. For the peers, which have none, only
+    `timeouts["idle"]` is done, by a timer for each connection, as their users do.
+    timer: seconds between two calls of a repeating timer, whose lateness is noted. ticks: note how long
+    each tick took, without its wait. collect: leave the garbage collector on. descriptors: the limit of
+    open files.
+    """
+
+    app: str = "echo"
+    limits: dict[str, int | str] = attrs.field(factory=dict)
+    timeouts: dict[str, float] = attrs.field(factory=dict)
+    timer: float | None = None
+    ticks: bool = False
+    collect: bool = True
+    descriptors: int | None = None
+
+
+@attrs.define
+class Book:
+    """What the server has seen since it was asked last.
+
+    lost: connections that ended, by the name of their reason. latest_end: of those that timed out, the
+    longest time from `connection_made` to `connection_lost`.
+    """
+
+    accepted: int = 0
+    lost: Counter[str] = attrs.field(factory=Counter)
+    latest_end: float = 0.0
+    late: list[float] = attrs.field(factory=list)
+    polls: int = 0
+    longest_tick: float = 0.0
+
+    def take(self) -> dict[str, Any]:
+        """Return everything, and begin anew."""
+        told = attrs.asdict(self)
+        fresh = Book()
+        for name in told:
+            setattr(self, name, getattr(fresh, name))
+        return told
+
+    def timed(self, poll: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `poll` with the time between two of its calls noted: a tick without its wait."""
+        returned = time.perf_counter()
+
+        def timing(*args: Any) -> Any:
+            nonlocal returned
+            self.longest_tick = max(self.longest_tick, time.perf_counter() - returned)
+            self.polls += 1
+            events = poll(*args)
+            returned = time.perf_counter()
+            return events
+
+        return timing
+
+    def watch_clock(self, loop: Any, period: float) -> None:
+        """Note from now on how late a timer of `period` seconds comes, by a clock that is not the loop's."""
+
+        def tick(due: float) -> None:
+            now = time.perf_counter()
+            self.late.append(now - due)
+            loop.call_later(period, tick, now + period)
+
+        loop.call_later(period, tick, time.perf_counter() + period)
+
+
+class Echo:
+    """Sends back what comes, and takes no more while the peer takes nothing."""
+
+    __slots__ = ("book", "made", "transport")
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+
+    def connection_made(self, transport: Any) -> None:
+        """Keep the way back."""
+        self.transport = transport
+        self.made = time.perf_counter()
+        self.book.accepted += 1
+
+    def data_received(self, data: bytes) -> None:
+        """Send it back."""
+        self.transport.write(data)
+
+    def eof_received(self) -> bool | None:
+        """Let the connection close when everything has gone back."""
+
+    def pause_writing(self) -> None:
+        """Let the kernel hold the peer."""
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.transport.resume_reading()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note why."""
+        self.book.lost[type(exc).__name__] += 1
+        if isinstance(exc, TimeoutError):
+            self.book.latest_end = max(self.book.latest_end, time.perf_counter() - self.made)
+
+
+class Paused(Echo):
+    """Reads nothing."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: Any) -> None:
+        """Pause at once."""
+        super().connection_made(transport)
+        transport.pause_reading()
+
+
+class HalfOpen(Echo):
+    """Goes on when the peer's direction has ended."""
+
+    __slots__ = ()
+
+    def eof_received(self) -> bool | None:
+        """Keep ours open."""
+        return True
+
+
+APPS: dict[str, type[Echo]] = {"echo": Echo, "paused": Paused, "half-open": HalfOpen}
+
+
+def serve_reactor(plan: Plan, book: Book) -> None:
+    """Serve with this project."""
+    from reactor import Connection, Limits, Reactor, Timeouts
+
+    app = APPS[plan.app]
+    with Reactor() as reactor:
+        if plan.ticks:
+            reactor.registry.poll = book.timed(reactor.registry.poll)
+        listener = reactor.listen(
+            "127.0.0.1:0",
+            lambda: app(book),
+            limits=Limits(**plan.limits),  # type: ignore[arg-type]  # validated when made
+            timeouts=Timeouts(**plan.timeouts),
+            backlog=BACKLOG,
+        )
+
+        def left() -> dict[str, int]:
+            gc.collect()
+            return {
+                "connections": listener.connections,
+                "selector map": len(reactor.registry.selector.get_map()),
+                "connection objects": sum(isinstance(made, Connection) for made in gc.get_objects()),
+            }
+
+        announce(listener.addresses[0].port or 0)
+        _attend(reactor, plan, book, {"tell": book.take, "left": left}, reactor.stop)
+        reactor.run()
+
+
+def serve_asyncio(plan: Plan, book: Book) -> None:
+    """Serve with asyncio's own loop."""
+    selector = selectors.DefaultSelector()
+    if plan.ticks:
+        selector.select = book.timed(selector.select)  # type: ignore[method-assign]
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(_serve_protocol(plan, book))
+
+
+def serve_uvloop(plan: Plan, book: Book) -> None:
+    """Serve with uvloop."""
+    import uvloop
+
+    uvloop.run(_serve_protocol(plan, book))
+
+
+async def _serve_protocol(plan: Plan, book: Book) -> None:
+    loop = asyncio.get_running_loop()
+    app: Any = APPS[plan.app]
+    if "idle" in plan.timeouts:
+        app = _self_timed(app, loop, plan.timeouts["idle"])
+    server = await loop.create_server(lambda: app(book), "127.0.0.1", 0, backlog=BACKLOG)
+    announce(server.sockets[0].getsockname()[1])
+    done = loop.create_future()
+    _attend(loop, plan, book, {"tell": book.take}, done.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await done
+
+
+def _self_timed(app: Any, loop: asyncio.AbstractEventLoop, idle: float) -> Any:
+    class Timed(app):  # type: ignore[misc]
+        __slots__ = ("timer",)
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.timer = loop.call_later(idle, transport.abort)
+
+        def data_received(self, data: bytes) -> None:
+            self.timer.cancel()
+            self.timer = loop.call_later(idle, self.transport.abort)
+            super().data_received(data)
+
+        def connection_lost(self, exc: BaseException | None) -> None:
+            self.timer.cancel()
+            super().connection_lost(exc)
+
+    return Timed
+
+
+def _attend(
+    loop: Any,
+    plan: Plan,
+    book: Book,
+    answers: dict[str, Callable[[], dict[str, Any]]],
+    stop: Callable[[], object],
+) -> None:
+    def on_input() -> None:
+        words = os.read(0, 4096).decode().split()
+        if not words:
+            loop.remove_reader(0)
+            stop()
+        for word in words:
+            sys.stdout.write(json.dumps(answers[word]()) + "\n")
+            sys.stdout.flush()
+
+    loop.add_reader(0, on_input)
+    if plan.timer is not None:
+        book.watch_clock(loop, plan.timer)
+
+
+KINDS = {"reactor": serve_reactor, "uvloop": serve_uvloop, "asyncio": serve_asyncio}
+
+
+def main() -> None:
+    """Run the server that the command line names."""
+    _, kind, plan, core = sys.argv
+    if hasattr(os, "sched_setaffinity") and core != "any":
+        os.sched_setaffinity(0, {int(core)})
+    made = Plan(**json.loads(plan))
+    raise_descriptor_limit()
+    if made.descriptors is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (made.descriptors, made.descriptors))
+    if not made.collect:
+        gc.disable()
+    warm_up_allocator()
+    KINDS[kind](made, Book())
+
+
+if __name__ == "__main__":
+    main()
