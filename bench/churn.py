@@ -70,9 +70,9 @@ def _tell_cost(
     for kind in rates:
         table.add_row(
             kind,
-            f"{statistics.median(rates[kind]):,.0f}",
+            f"{statistics.median(its_rates):,.0f}",
             f"{statistics.median(costs[kind]):.1f}",
-            f"{ratio(rates['reactor'], rates[kind]):.3f}",
+            f"{ratio(rates['reactor'], its_rates):.3f}",
             f"{ratio(costs[kind], costs['reactor']):.3f}",
         )
 
@@ -80,7 +80,7 @@ def _tell_cost(
 def _tell_memory(report: Report, options: argparse.Namespace, memory: dict[str, list[int]]) -> None:
     table = report.table(
         "the server's memory in KiB, and what it grew after the first tenth (asked: flat)",
-        ["server", "connections", "first tenth", "highest", "at the end", "grown", "B/connection"],
+        ["server", "times", "first tenth", "highest", "last", "grown", "B/time"],
     )
     for kind, taken in memory.items():
         times = options.times if kind == "reactor" else options.peer_times
