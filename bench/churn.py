@@ -64,10 +64,8 @@ def _measure(server: Watched, times: int) -> tuple[float, float]:
 def _tell_cost(
     report: Report, title: str, rates: dict[str, list[float]], costs: dict[str, list[float]]
 ) -> None:
-    table = report.table(
-        title, ["server", "connects/s", "CPU µs/connect", "our rate / its", "its CPU / ours"]
-    )
-    for kind in rates:
+    table = report.table(title, ["server", "connects/s", "CPU µs/each", "our rate / its", "its CPU / ours"])
+    for kind, its_rates in rates.items():
         table.add_row(
             kind,
             f"{statistics.median(its_rates):,.0f}",
