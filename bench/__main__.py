@@ -12,6 +12,7 @@ from pathlib import Path
 BENCHMARKS = {
     "echo": "messages per second and CPU time for each: plain, with timeouts, beside idle connections",
     "idle": "memory for each idle connection, and the system calls of an idle loop",
+    "fairness": "how late a timer and an interactive peer are, quiet and under flood",
     "soak": "one server under peers of every kind: what it holds before and after, and bytes lost",
     "churn": "connect and close: memory that grows, connections per second and CPU time for each",
 }
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         for name, told in BENCHMARKS.items():
-            sys.stdout.write(f"{name:8} {told}\n")
+            sys.stdout.write(f"{name:9} {told}\n")
         return 0
     try:
         return _run(words)

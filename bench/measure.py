@@ -38,6 +38,10 @@ class Server:
         """Return the CPU time that it has used, in seconds, by the scheduler's nanosecond count."""
         return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0]) / 1e9
 
+    def waited_seconds(self) -> float:
+        """Return how long it was ready to run and another process had its core."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def anonymous_bytes(self) -> int:
         """Return its anonymous memory, in bytes."""
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():

@@ -10,7 +10,6 @@ import contextlib
 import json
 import random
 import socket
-import struct
 import sys
 import threading
 import time
@@ -18,9 +17,10 @@ from collections.abc import Callable
 
 import attrs
 
+from bench.load import reset_at_close
+
 __all__ = ["PEERS"]
 
-_RESET = struct.pack("ii", 1, 0)
 _PATIENCE = 20.0  # seconds; a server that keeps a good peer waiting for longer has lost its bytes
 _SLICE = 0.2  # seconds between two looks at whether it is time to leave
 _NOISE = random.randbytes(1 << 20)
@@ -145,7 +145,7 @@ def resetting(visitor: Visitor) -> None:
         for _ in range(random.randint(1, 5)):
             visitor.send(connection, _piece(1, 1 << 16))
         connection.recv(random.randint(1, 1 << 16))
-        _reset_at_close(connection)
+        reset_at_close(connection)
 
 
 def garbage(visitor: Visitor) -> None:
@@ -172,7 +172,7 @@ def vanishing(visitor: Visitor) -> None:
     """Connect and be gone: in order, with a reset, or leaving a message behind."""
     with visitor.connect() as connection:
         if random.random() < 0.5:
-            _reset_at_close(connection)
+            reset_at_close(connection)
         if random.random() < 0.5:
             visitor.send(connection, _piece(1, 1 << 12))
     time.sleep(0.002)
@@ -229,10 +229,6 @@ def _piece(least: int, most: int) -> bytes:
     size = random.randint(least, most)
     start = random.randint(0, len(_NOISE) - size)
     return _NOISE[start : start + size]
-
-
-def _reset_at_close(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def _visit(visitor: Visitor, visit: Callable[[Visitor], None], keeps_rules: bool) -> None:

@@ -1,0 +1,168 @@
+"""Loads as processes: `python -m bench.loads NAME PORT`, with a name in `LOADS`.
+
+They go on until standard input ends. Each line there is answered with a line of JSON: what was seen since
+the last one. The interactive peer is what measures; it runs before the floods, which share its core, and
+tells how late it was itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import select
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, Protocol
+
+from bench.load import reset_at_close, run_first
+
+__all__ = ["LOADS"]
+
+_MESSAGE = b"x" * 64
+_PAUSES = (0.001, 0.005)  # seconds between two messages; evenly spread, so as not to march with a timer
+_PIECE = bytes(1 << 16)
+_CONNECTS = 10_000  # asked for in a second
+_BURST = 64  # connects in one go
+_WAIT = 10.0
+
+
+class Load(Protocol):
+    """One load."""
+
+    def step(self) -> None:
+        """Do a few milliseconds of it."""
+
+    def take(self) -> dict[str, float]:
+        """Return what was seen since the last call."""
+
+
+class Interactive:
+    """One small message in flight, one each few milliseconds: the round trips, and its own lateness."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = socket.create_connection(("127.0.0.1", port), timeout=_WAIT)
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._trips: list[float] = []
+        self._late: list[float] = []
+        run_first()
+
+    def step(self) -> None:
+        """Sleep, send and receive."""
+        due = time.perf_counter() + random.uniform(*_PAUSES)
+        time.sleep(due - time.perf_counter())
+        started = time.perf_counter()
+        self._connection.sendall(_MESSAGE)
+        left = len(_MESSAGE)
+        while left:
+            more = self._connection.recv(left)
+            if not more:
+                raise ConnectionError("the server closed the interactive peer's connection")
+            left -= len(more)
+        self._trips.append(time.perf_counter() - started)
+        self._late.append(started - due)
+
+    def take(self) -> dict[str, float]:
+        """Return the percentiles, in seconds."""
+        trips, self._trips = self._trips, []
+        late, self._late = self._late, []
+        return {
+            "messages": len(trips),
+            "p50": statistics.median(trips),
+            "p99": percentile(trips, 99),
+            "most": max(trips),
+            "own_p99": percentile(late, 99),
+        }
+
+
+class Talk:
+    """One connection that sends and receives as fast as the server lets it."""
+
+    def __init__(self, port: int) -> None:
+        os.nice(19)
+        self._connection = socket.create_connection(("127.0.0.1", port), timeout=_WAIT)
+        self._connection.setblocking(False)
+        self._bytes = 0
+
+    def step(self) -> None:
+        """Receive what is there, and send what is taken."""
+        select.select([self._connection], [self._connection], [], 0.01)
+        with contextlib.suppress(BlockingIOError):
+            self._bytes += len(self._connection.recv(len(_PIECE)))
+        with contextlib.suppress(BlockingIOError):
+            self._connection.send(_PIECE)
+
+    def take(self) -> dict[str, float]:
+        """Return the bytes that came back."""
+        taken, self._bytes = self._bytes, 0
+        return {"bytes": taken}
+
+
+class Connects:
+    """Connects and closes at a steady rate, whether or not the server keeps up."""
+
+    def __init__(self, port: int) -> None:
+        os.nice(19)
+        self._port = port
+        self._sources = count()
+        self._due = time.perf_counter()
+        self._connects = 0
+
+    def step(self) -> None:
+        """Connect as often as the time that has passed asks for; no more than a burst."""
+        now = time.perf_counter()
+        wanted = min(_BURST, int((now - self._due) * _CONNECTS))
+        if not wanted:
+            time.sleep(0.0005)
+            return
+        # What could not be done in time is not made up for.
+        self._due = max(self._due + wanted / _CONNECTS, now - _BURST / _CONNECTS)
+        source = (f"127.0.2.{1 + next(self._sources) % 200}", 0)
+        for number in range(wanted):
+            with socket.socket() as connection:
+                connection.setblocking(False)
+                connection.bind(source)
+                connection.connect_ex(("127.0.0.1", self._port))
+                if number % 8:  # as churn: a port that is closed in order rests for a minute
+                    reset_at_close(connection)
+            self._connects += 1
+
+    def take(self) -> dict[str, float]:
+        """Return how many there were."""
+        taken, self._connects = self._connects, 0
+        return {"connects": taken}
+
+
+LOADS: dict[str, Any] = {"interactive": Interactive, "talk": Talk, "connects": Connects}
+
+
+def percentile(values: Sequence[float], which: int) -> float:
+    """Return the percentile `which` of `values`; of fewer than two, the highest."""
+    if len(values) < 2:
+        return max(values, default=0.0)
+    return statistics.quantiles(values, n=100, method="inclusive")[which - 1]
+
+
+def main() -> None:
+    """Run the load that the command line names."""
+    _, name, port = sys.argv
+    load: Load = LOADS[name](int(port))
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    while True:
+        load.step()
+        if not select.select([0], [], [], 0)[0]:
+            continue
+        if not os.read(0, 4096):
+            return
+        sys.stdout.write(json.dumps(load.take()) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
