@@ -21,9 +21,8 @@ from typing import Any
 from rich.progress import Progress
 
 from bench.loads import percentile
-from bench.measure import Watched, watched
+from bench.measure import loading, watched
 from bench.options import add_peers, add_rounds, add_seconds
-from bench.process import Child, child
 from bench.report import Report, ratio
 from bench.watched import KINDS, Plan
 
@@ -62,18 +61,17 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
 def _measure(kind: str, seconds: float, *, flooded: bool) -> dict[str, float]:
     with ExitStack() as stack:
         server = stack.enter_context(watched(kind, Plan(timer=PERIOD, first=True)))
-        loads = {"interactive": _load(stack, server, "interactive")}
-        if flooded:
-            loads |= {name: _load(stack, server, name) for name in ("talk", "connects")}
+        names = ("interactive", "talk", "connects") if flooded else ("interactive",)
+        loads = [stack.enter_context(loading(server, name)) for name in names]
         time.sleep(SETTLE)
-        for child_or_server in (*loads.values(), server.process):
-            child_or_server.ask("tell")
+        for process in (*loads, server.process):
+            process.ask("tell")
         started, waited = time.perf_counter(), server.waited_seconds()
         time.sleep(seconds)
         took, waited = time.perf_counter() - started, server.waited_seconds() - waited
         told: dict[str, Any] = server.tell()
         seen: dict[str, float] = {}
-        for load in loads.values():
+        for load in loads:
             seen |= load.ask("tell")
     return {
         "timer_p50": statistics.median(told["late"]),
@@ -84,12 +82,6 @@ def _measure(kind: str, seconds: float, *, flooded: bool) -> dict[str, float]:
         "connects": seen.get("connects", 0) / took,
         "bytes": seen.get("bytes", 0) / took,
     }
-
-
-def _load(stack: ExitStack, server: Watched, name: str) -> Child:
-    load = stack.enter_context(child(name, "bench.loads", name, str(server.port)))
-    load.line()  # it is connected
-    return load
 
 
 def _milliseconds(values: list[float]) -> str:

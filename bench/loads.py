@@ -1,4 +1,4 @@
-"""Loads as processes: `python -m bench.loads NAME PORT`, with a name in `LOADS`.
+"""Loads as processes: `python -m bench.loads NAME PORT [NUMBER]`, with a name in `LOADS`.
 
 They go on until standard input ends. Each line there is answered with a line of JSON: what was seen since
 the last one. The interactive peer is what measures; it runs before the floods, which share its core, and
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, Protocol
 
-from bench.load import reset_at_close, run_first
+from bench.load import raise_descriptor_limit, reset_at_close, run_first
 
 __all__ = ["LOADS"]
 
@@ -138,7 +138,58 @@ class Connects:
         return {"connects": taken}
 
 
-LOADS: dict[str, Any] = {"interactive": Interactive, "talk": Talk, "connects": Connects}
+class Trying:
+    """Clients that want to be answered: each tries anew after half a second, and stays once it is served."""
+
+    PATIENCE = 0.5
+
+    def __init__(self, port: int, number: int) -> None:
+        self._port = port
+        self._tries = 0
+        self._served = 0
+        self._waiting: dict[socket.socket, float] = {}
+        self._staying: list[socket.socket] = []
+        for _ in range(number):
+            self._try()
+
+    def _try(self) -> None:
+        self._tries += 1
+        connection = socket.socket()
+        connection.setblocking(False)
+        connection.connect_ex(("127.0.0.1", self._port))
+        with contextlib.suppress(OSError):
+            connection.send(_MESSAGE)
+        self._waiting[connection] = time.perf_counter() + self.PATIENCE
+
+    def step(self) -> None:
+        """See who was answered, and who is to try anew."""
+        for connection in select.select(list(self._waiting), [], [], 0.01)[0]:
+            with contextlib.suppress(OSError):
+                if connection.recv(len(_MESSAGE)):
+                    self._served += 1
+                    self._staying.append(connection)
+                    del self._waiting[connection]
+                    continue
+            self._waiting[connection] = 0.0
+        now = time.perf_counter()
+        for connection in [one for one, until in self._waiting.items() if until <= now]:
+            del self._waiting[connection]
+            connection.close()
+            self._try()
+
+    def take(self) -> dict[str, float]:
+        """Return how many tries there were, and how many were answered."""
+        tries, self._tries = self._tries, 0
+        served, self._served = self._served, 0
+        return {"tries": tries, "served": served}
+
+
+LOADS: dict[str, Any] = {
+    "interactive": Interactive,
+    "talk": Talk,
+    "connects": Connects,
+    "trying": Trying,
+}
 
 
 def percentile(values: Sequence[float], which: int) -> float:
@@ -150,8 +201,9 @@ def percentile(values: Sequence[float], which: int) -> float:
 
 def main() -> None:
     """Run the load that the command line names."""
-    _, name, port = sys.argv
-    load: Load = LOADS[name](int(port))
+    _, name, port, *numbers = sys.argv
+    raise_descriptor_limit()
+    load: Load = LOADS[name](int(port), *map(int, numbers))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while True:

@@ -20,7 +20,7 @@ import attrs
 from bench.process import Child, ChildFailedError, child
 from bench.watched import Plan
 
-__all__ = ["Server", "Watched", "core", "machine", "pin_load", "running", "watched"]
+__all__ = ["Server", "Watched", "core", "loading", "machine", "pin_load", "running", "watched"]
 
 SERVER_CORE = 0
 LOAD_CORE = 1
@@ -49,6 +49,14 @@ class Server:
                 return int(line.split()[1]) * 1024
         raise ChildFailedError("/proc does not tell the anonymous memory")
 
+    def peak_bytes(self) -> int:
+        """Return the most memory that it has had resident since `forget_peak`, in bytes."""
+        return self._status("VmHWM") * 1024
+
+    def forget_peak(self) -> None:
+        """Begin anew with `peak_bytes`: proc_pid_clear_refs(5)."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
     def system_calls(self, seconds: float) -> tuple[int, str]:
         """Return how many system calls it makes in `seconds`, and how that was found out.
 
@@ -57,9 +65,9 @@ class Server:
         """
         strace = shutil.which("strace")
         if strace is None:
-            before = self._sleeps()
+            before = self.sleeps()
             subprocess.run(["sleep", str(seconds)], check=True)
-            return self._sleeps() - before, "wake-ups; strace is not installed"
+            return self.sleeps() - before, "wake-ups; strace is not installed"
         with subprocess.Popen(
             [strace, "-c", "-f", "-p", str(self.pid)],  # -c: calls that end, not the waits it is found in
             stdout=subprocess.DEVNULL,
@@ -76,11 +84,15 @@ class Server:
         totals = re.search(r"^100\.00\s+\S+\s+\S+\s+(\d+).*\btotal$", told, re.MULTILINE)
         return int(totals[1]) if totals else 0, "strace"
 
-    def _sleeps(self) -> int:
+    def sleeps(self) -> int:
+        """Return how often it has gone to sleep, of itself."""
+        return self._status("voluntary_ctxt_switches")
+
+    def _status(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1])
-        raise ChildFailedError("/proc does not tell the context switches")
+        raise ChildFailedError(f"/proc does not tell {name}")
 
 
 @attrs.frozen
@@ -113,6 +125,15 @@ def watched(kind: str, plan: Plan) -> Iterator[Watched]:
     words = json.dumps(attrs.asdict(plan))
     with child(kind, "bench.watched", kind, words, core(SERVER_CORE)) as process:
         yield Watched(kind, int(process.line()), process.pid, process)
+
+
+@contextmanager
+def loading(server: Server, name: str, *numbers: float) -> Iterator[Child]:
+    """Give a load on `server`, a name in `bench.loads`, that has started."""
+    words = map(str, (server.port, *numbers))
+    with child(name, "bench.loads", name, *words) as process:
+        process.line()
+        yield process
 
 
 def pin_load() -> None:

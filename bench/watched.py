@@ -38,6 +38,7 @@ class Plan:
     timer: seconds between two calls of a repeating timer, whose lateness is noted. ticks: note how long
     each tick took, without its wait. collect: leave the garbage collector on. descriptors: the limit of
     open files. first: run before all other processes on the core, where that is allowed.
+    backlog: as listen(2) has it.
     """
 
     app: str = "echo"
@@ -48,6 +49,7 @@ class Plan:
     collect: bool = True
     descriptors: int | None = None
     first: bool = False
+    backlog: int = BACKLOG
 
 
 @attrs.define
@@ -64,6 +66,7 @@ class Book:
     late: list[float] = attrs.field(factory=list)
     polls: int = 0
     longest_tick: float = 0.0
+    written: int = 0
 
     def take(self) -> dict[str, Any]:
         """Return everything, and begin anew."""
@@ -101,10 +104,11 @@ class Book:
 class Echo:
     """Sends back what comes, and takes no more while the peer takes nothing."""
 
-    __slots__ = ("book", "made", "transport")
+    __slots__ = ("book", "loop", "made", "transport")
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, loop: Any) -> None:
         self.book = book
+        self.loop = loop
 
     def connection_made(self, transport: Any) -> None:
         """Keep the way back."""
@@ -155,7 +159,36 @@ class HalfOpen(Echo):
         return True
 
 
-APPS: dict[str, type[Echo]] = {"echo": Echo, "paused": Paused, "half-open": HalfOpen}
+class Spout(Echo):
+    """As `Echo`; but to whom sends a number it writes so many KiB, whether or not they are taken.
+
+    A slice of them in each tick, as a producer that has other things to do.
+    """
+
+    SLICE = 64
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        """Begin to write, or send it back."""
+        if data.isdigit():
+            self.spout(int(data))
+        else:
+            super().data_received(data)
+
+    def spout(self, left: int) -> None:
+        """Write a slice, each piece bytes of its own."""
+        for _ in range(min(left, self.SLICE)):
+            self.transport.write(bytes(1024))
+        self.book.written += min(left, self.SLICE)
+        if left > self.SLICE:
+            self.loop.call_soon(self.spout, left - self.SLICE)
+
+    def pause_writing(self) -> None:
+        """Pay no heed."""
+
+
+APPS: dict[str, type[Echo]] = {"echo": Echo, "paused": Paused, "half-open": HalfOpen, "spout": Spout}
 
 
 def serve_reactor(plan: Plan, book: Book) -> None:
@@ -168,10 +201,10 @@ def serve_reactor(plan: Plan, book: Book) -> None:
             reactor.registry.poll = book.timed(reactor.registry.poll)
         listener = reactor.listen(
             "127.0.0.1:0",
-            lambda: app(book),
+            lambda: app(book, reactor),
             limits=Limits(**plan.limits),  # type: ignore[arg-type]  # validated when made
             timeouts=Timeouts(**plan.timeouts),
-            backlog=BACKLOG,
+            backlog=plan.backlog,
         )
 
         def left() -> dict[str, int]:
@@ -208,7 +241,7 @@ async def _serve_protocol(plan: Plan, book: Book) -> None:
     app: Any = APPS[plan.app]
     if "idle" in plan.timeouts:
         app = _self_timed(app, loop, plan.timeouts["idle"])
-    server = await loop.create_server(lambda: app(book), "127.0.0.1", 0, backlog=BACKLOG)
+    server = await loop.create_server(lambda: app(book, loop), "127.0.0.1", 0, backlog=plan.backlog)
     announce(server.sockets[0].getsockname()[1])
     done = loop.create_future()
     _attend(loop, plan, book, {"tell": book.take}, done.cancel)

@@ -1,0 +1,126 @@
+"""The attacks of the hostile benchmark: each starts a server of a kind, attacks it, and returns figures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bench.load import BrokenServerError, open_connections
+from bench.measure import loading, watched
+from bench.watched import Plan
+
+__all__ = ["Attack", "due_at_once", "half_open", "never_reading", "paused", "starved"]
+
+PERIOD = 0.01  # seconds, of the server's timer
+STARVED = 40  # descriptors
+ASYNCIO_BACKLOG = 100  # its default; for each place in it, asyncio logs that it has no descriptor
+TRYING = 100  # clients that want some of them
+RESET = 16  # connections
+SETTLE = 0.3  # seconds
+PATIENCE = 30.0  # seconds
+
+Figures = dict[str, float]
+Attack = Callable[[str, argparse.Namespace], Figures]
+
+
+def due_at_once(kind: str, options: argparse.Namespace) -> Figures:
+    """Let all connections speak within a moment, and be silent until their timeouts fall due."""
+    plan = Plan(timeouts={"idle": options.idle_timeout}, timer=PERIOD, ticks=True, first=True)
+    with watched(kind, plan) as server, open_connections(server.port, options.idle_connections) as opened:
+        started = time.perf_counter()
+        for connection in opened:
+            connection.send(b"x")
+        for connection in opened:
+            connection.recv(1)
+        spoke = time.perf_counter() - started
+        server.tell()
+        time.sleep(options.idle_timeout / 2)
+        quiet = server.tell()
+        time.sleep(options.idle_timeout)
+        due = server.tell()
+    figures = {
+        "spoke": spoke,
+        "ended": sum(due["lost"].values()),
+        "late": max(due["late"]),
+        "late_quiet": max(quiet["late"]),
+    }
+    return figures | ({"tick": due["longest_tick"]} if due["polls"] else {})
+
+
+def never_reading(kind: str, options: argparse.Namespace) -> Figures:
+    """Have the server write to a peer that takes nothing, beside an interactive one."""
+    plan = Plan(app="spout", first=True)
+    with watched(kind, plan) as server, loading(server, "interactive") as interactive:
+        interactive.ask("tell")
+        time.sleep(options.watch_seconds)
+        quiet = interactive.ask("tell")
+        server.forget_peak()
+        before = server.peak_bytes()
+        with socket.create_connection(("127.0.0.1", server.port)) as consumer:
+            consumer.send(str(options.writes).encode())
+            written = 0
+            while written < options.writes:
+                time.sleep(PERIOD)
+                written += server.tell()["written"]
+            during = interactive.ask("tell")
+            peak = server.peak_bytes()
+    return {"grown": peak - before, "quiet": quiet["p99"], "p99": during["p99"]}
+
+
+def starved(kind: str, options: argparse.Namespace) -> Figures:
+    """Let more clients try than there are descriptors; then let them go, and be served."""
+    with watched(kind, Plan(descriptors=STARVED, backlog=ASYNCIO_BACKLOG)) as server:
+        with loading(server, "trying", TRYING) as trying:
+            time.sleep(SETTLE)
+            trying.ask("tell")
+            cpu, lines = server.cpu_seconds(), len(server.process.error_lines())
+            time.sleep(options.watch_seconds)
+            cpu, lines = server.cpu_seconds() - cpu, len(server.process.error_lines()) - lines
+            tries = trying.ask("tell")["tries"]
+        again = _served_after(server.port)
+    return {"cpu": cpu / options.watch_seconds, "lines": lines, "tries": tries, "again": again}
+
+
+def _served_after(port: int) -> float:
+    """Return the seconds until a client is served that tries again when it is turned away."""
+    started = time.perf_counter()
+    while time.perf_counter() - started < PATIENCE:
+        with contextlib.suppress(OSError), open_connections(port, 1) as opened:
+            opened[0].send(b"x")
+            if opened[0].recv(1):
+                return time.perf_counter() - started
+        time.sleep(PERIOD)
+    raise BrokenServerError(f"nobody is served {PATIENCE:g} s after the descriptors were given back")
+
+
+def paused(kind: str, options: argparse.Namespace) -> Figures:
+    """Reset connections that the server has paused, with bytes unread."""
+    return _reset(kind, options, "paused", b"x" * 64)
+
+
+def half_open(kind: str, options: argparse.Namespace) -> Figures:
+    """Reset connections whose one direction has ended."""
+    return _reset(kind, options, "half-open", b"")
+
+
+def _reset(kind: str, options: argparse.Namespace, app: str, message: bytes) -> Figures:
+    with watched(kind, Plan(app=app, ticks=True)) as server:
+        with open_connections(server.port, RESET) as opened:
+            for connection in opened:
+                if message:
+                    connection.send(message)
+                else:
+                    connection.shutdown(socket.SHUT_WR)
+            time.sleep(SETTLE)
+        time.sleep(SETTLE)
+        server.tell()
+        cpu, sleeps = server.cpu_seconds(), server.sleeps()
+        time.sleep(options.watch_seconds)
+        cpu, sleeps = server.cpu_seconds() - cpu, server.sleeps() - sleeps
+        told: dict[str, Any] = server.tell()
+    woken = max(sleeps, told["polls"])
+    return {"woken": woken / options.watch_seconds, "cpu": cpu / options.watch_seconds}
