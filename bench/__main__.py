@@ -13,7 +13,7 @@ BENCHMARKS = {
     "echo": "messages per second and CPU time for each: plain, with timeouts, beside idle connections",
     "idle": "memory for each idle connection, and the system calls of an idle loop",
     "fairness": "how late a timer and an interactive peer are, quiet and under flood",
-    "hostile": "timeouts due at once, peers that never read or reset, no descriptors left",
+    "hostile": "slow peers, timeouts due at once, peers that never read or reset, no descriptors",
     "soak": "one server under peers of every kind: what it holds before and after, and bytes lost",
     "churn": "connect and close: memory that grows, connections per second and CPU time for each",
 }

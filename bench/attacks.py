@@ -13,9 +13,10 @@ from bench.load import BrokenServerError, open_connections
 from bench.measure import loading, watched
 from bench.watched import Plan
 
-__all__ = ["Attack", "due_at_once", "half_open", "never_reading", "paused", "starved"]
+__all__ = ["Attack", "due_at_once", "half_open", "loris", "never_reading", "paused", "starved"]
 
 PERIOD = 0.01  # seconds, of the server's timer
+WRITE_BUFFER = 16 << 20
 STARVED = 40  # descriptors
 ASYNCIO_BACKLOG = 100  # its default; for each place in it, asyncio logs that it has no descriptor
 TRYING = 100  # clients that want some of them
@@ -25,6 +26,27 @@ PATIENCE = 30.0  # seconds
 
 Figures = dict[str, float]
 Attack = Callable[[str, argparse.Namespace], Figures]
+
+
+def loris(kind: str, options: argparse.Namespace) -> Figures:
+    """Have a crowd send a byte now and then, too often for the idle timeout, and never all that it owes."""
+    timeout = options.read_timeout
+    plan = Plan(app="owing", timeouts={"idle": timeout / 2, "read": timeout}, first=True)
+    with watched(kind, plan) as server, loading(server, "interactive") as interactive:
+        interactive.ask("tell")
+        time.sleep(options.watch_seconds)
+        quiet = interactive.ask("tell")
+        with loading(server, "loris", options.connections, int(timeout / 4 * 1000)):
+            interactive.ask("tell")
+            ended, latest, end = 0, 0.0, time.perf_counter() + timeout * 1.5
+            while ended < options.connections and time.perf_counter() < end:
+                time.sleep(SETTLE)
+                told = server.tell()
+                ended += told["lost"].get("ReadTimeout", 0)
+                latest = max(latest, told["latest_end"])
+            during = interactive.ask("tell")
+    late = (latest - timeout) / timeout
+    return {"ended": ended, "late": late, "quiet": quiet["p99"], "p99": during["p99"]}
 
 
 def due_at_once(kind: str, options: argparse.Namespace) -> Figures:
@@ -53,7 +75,7 @@ def due_at_once(kind: str, options: argparse.Namespace) -> Figures:
 
 def never_reading(kind: str, options: argparse.Namespace) -> Figures:
     """Have the server write to a peer that takes nothing, beside an interactive one."""
-    plan = Plan(app="spout", first=True)
+    plan = Plan(app="spout", limits={"max_write_buffer": WRITE_BUFFER}, first=True)
     with watched(kind, plan) as server, loading(server, "interactive") as interactive:
         interactive.ask("tell")
         time.sleep(options.watch_seconds)

@@ -1,4 +1,9 @@
-"""Hostile: what the server does under peers that mean no good, and without the descriptors that it needs."""
+"""Hostile: what the server does under peers that mean no good, and without the descriptors that it needs.
+
+p99: round trips of an interactive peer, quiet and then. timer: the longest that a timer of 10 ms came late,
+which is the longest that anybody waited. The server and the interactive peer are real-time processes in
+these rows where that is allowed, so that other processes on their cores are not measured.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable
 
+import attrs
 from rich.progress import Progress
 
 from bench import attacks
@@ -20,17 +26,29 @@ Found = dict[str, dict[str, list[float]]]
 Cell = Callable[[dict[str, list[float]]], str]
 
 
+@attrs.frozen
+class Row:
+    """An attack with its title, what its columns show, and whether the peers are attacked too."""
+
+    attack: attacks.Attack
+    title: str
+    columns: dict[str, Cell]
+    beside_peers: bool = True
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what this benchmark looks at."""
     add_rounds(parser, 3)
     add_peers(parser, KINDS)
     parser.add_argument(
         "--rows",
-        type=lambda text: text.split(","),
+        type=_rows,
         default=list(ROWS),
         metavar="NAME,NAME",
         help=f"of {', '.join(ROWS)} (default: all)",
     )
+    parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="of the slow loris")
+    parser.add_argument("--read-timeout", type=float, default=20.0, metavar="S", help="for those")
     parser.add_argument(
         "--idle-connections", type=int, default=15_000, metavar="N", help="that time out in one second"
     )
@@ -43,20 +61,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _rows(text: str) -> list[str]:
+    rows = text.split(",")
+    unknown = set(rows) - set(ROWS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such row: {', '.join(sorted(unknown))}")
+    return rows
+
+
 def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
     """Measure row after row; within a row the servers take turns."""
     for name in options.rows:
-        attack, heading, columns = ROWS[name]
-        title = heading.format(**vars(options))
-        found: Found = {kind: defaultdict(list) for kind in options.servers}
+        row = ROWS[name]
+        title = row.title.format(**vars(options))
+        kinds = options.servers if row.beside_peers else ["reactor"]
+        found: Found = {kind: defaultdict(list) for kind in kinds}
         for _ in progress.track(range(options.rounds), description=name):
             for kind, figures in found.items():
-                for what, value in attack(kind, options).items():
+                for what, value in row.attack(kind, options).items():
                     figures[what].append(value)
         report.raw.append({"title": title, "found": found})
-        table = report.table(title, ["server", *columns])
+        table = report.table(title, ["server", *row.columns])
         for kind, figures in found.items():
-            table.add_row(kind, *(cell(figures) for cell in columns.values()))
+            table.add_row(kind, *(cell(figures) for cell in row.columns.values()))
 
 
 def _cell(name: str, form: str, scale: float = 1.0) -> Cell:
@@ -68,29 +95,47 @@ def _ratio(name: str, other: str) -> Cell:
     return lambda figures: f"{ratio(figures[name], figures[other]):.2f}"
 
 
-ROWS: dict[str, tuple[attacks.Attack, str, dict[str, Cell]]] = {
-    "due": (
+_INTERACTIVE: dict[str, Cell] = {
+    "p99 quiet, ms": _cell("quiet", "{:.2f}", 1e3),
+    "p99 then, ms": _cell("p99", "{:.2f}", 1e3),
+    "ratio": _ratio("p99", "quiet"),
+}
+
+_RESET: dict[str, Cell] = {
+    "wake-ups/s": _cell("woken", "{:.1f}"),
+    "server's CPU, %": _cell("cpu", "{:.2f}", 100),
+}
+
+ROWS = {
+    "loris": Row(
+        attacks.loris,
+        "{connections:,} connections that owe 16 B and send one each quarter of the {read_timeout:g} s they"
+        " have (asked: p99 within 2 times, at most a tenth late)",
+        {
+            "timed out": _cell("ended", "{:,.0f}"),
+            "late at most, of the timeout": _cell("late", "{:.3f}"),
+            **_INTERACTIVE,
+        },
+        beside_peers=False,
+    ),
+    "due": Row(
         attacks.due_at_once,
         "{idle_connections:,} idle timeouts of {idle_timeout:g} s due in a second (asked: ticks of 50 ms)",
         {
             "spoke within, ms": _cell("spoke", "{:.0f}", 1e3),
-            "ended": _cell("ended", "{:,.0f}"),
+            "timed out": _cell("ended", "{:,.0f}"),
             "longest tick, ms": _cell("tick", "{:.1f}", 1e3),
-            "10 ms timer late at most, ms": _cell("late", "{:.1f}", 1e3),
-            "the same while quiet": _cell("late_quiet", "{:.1f}", 1e3),
+            "timer late by, ms": _cell("late", "{:.1f}", 1e3),
+            "quiet, ms": _cell("late_quiet", "{:.1f}", 1e3),
         },
     ),
-    "never-reading": (
+    "never-reading": Row(
         attacks.never_reading,
-        "{writes:,} KiB for a peer that never reads (asked: max_write_buffer, and others unaffected)",
-        {
-            "memory grown, MiB": _cell("grown", "{:,.1f}", 2**-20),
-            "interactive p99 quiet, ms": _cell("quiet", "{:.2f}", 1e3),
-            "meanwhile, ms": _cell("p99", "{:.2f}", 1e3),
-            "ratio": _ratio("p99", "quiet"),
-        },
+        "{writes:,} KiB for a peer that never reads, max_write_buffer"
+        f" {attacks.WRITE_BUFFER >> 20} MiB (asked: no more, and others unaffected)",
+        {"memory grown, MiB": _cell("grown", "{:,.1f}", 2**-20), **_INTERACTIVE},
     ),
-    "starved": (
+    "starved": Row(
         attacks.starved,
         f"{attacks.STARVED} descriptors, {attacks.TRYING} clients, {{watch_seconds:g}} s (asked: CPU < 5 %)",
         {
@@ -100,12 +145,14 @@ ROWS: dict[str, tuple[attacks.Attack, str, dict[str, Cell]]] = {
             "serves again after, ms": _cell("again", "{:,.0f}", 1e3),
         },
     ),
-    **{
-        name: (
-            attack,
-            f"{attacks.RESET} connections that are {name}, reset by their peers (asked: below 20 wake-ups/s)",
-            {"wake-ups/s": _cell("woken", "{:.1f}"), "server's CPU, %": _cell("cpu", "{:.2f}", 100)},
-        )
-        for name, attack in (("paused", attacks.paused), ("half-open", attacks.half_open))
-    },
+    "paused": Row(
+        attacks.paused,
+        f"{attacks.RESET} paused connections, reset by their peers (asked: below 20 wake-ups/s)",
+        _RESET,
+    ),
+    "half-open": Row(
+        attacks.half_open,
+        f"{attacks.RESET} half-closed connections, reset by their peers (asked: below 20 wake-ups/s)",
+        _RESET,
+    ),
 }

@@ -138,6 +138,35 @@ class Connects:
         return {"connects": taken}
 
 
+class Loris:
+    """Connections that send a byte each `interval` milliseconds, and never all that they owe."""
+
+    def __init__(self, port: int, number: int, interval: int) -> None:
+        self._every = interval / 1000 / number
+        self._open: list[socket.socket] = []
+        for _ in range(number):
+            self._open.append(socket.create_connection(("127.0.0.1", port), timeout=_WAIT))
+        self._turn = 0
+        self._due = time.perf_counter()
+
+    def step(self) -> None:
+        """Send to those whose turn it is."""
+        time.sleep(0.002)
+        now = time.perf_counter()
+        while self._open and self._due < now:
+            self._due += self._every
+            self._turn = (self._turn + 1) % len(self._open)
+            try:
+                self._open[self._turn].send(b"x")
+            except OSError:
+                self._open.pop(self._turn).close()
+                self._turn = 0
+
+    def take(self) -> dict[str, float]:
+        """Return how many are open, as far as they know."""
+        return {"open": len(self._open)}
+
+
 class Trying:
     """Clients that want to be answered: each tries anew after half a second, and stays once it is served."""
 
@@ -188,6 +217,7 @@ LOADS: dict[str, Any] = {
     "interactive": Interactive,
     "talk": Talk,
     "connects": Connects,
+    "loris": Loris,
     "trying": Trying,
 }
 

@@ -106,10 +106,11 @@ class Watched(Server):
         told: dict[str, Any] = self.process.ask("tell")
         return told
 
-    def left(self) -> dict[str, int]:
-        """Return what it holds now: its connections, its selector's map and what `stats` counts."""
-        told: dict[str, int] = self.process.ask("left")
-        return {**told, "descriptors": len(os.listdir(f"/proc/{self.pid}/fd"))}
+    def left(self) -> dict[str, dict[str, int]]:
+        """Return what it holds now, and how its connections have ended and why newcomers were refused."""
+        told: dict[str, dict[str, int]] = self.process.ask("left")
+        told["held"]["descriptors"] = len(os.listdir(f"/proc/{self.pid}/fd"))
+        return told
 
 
 @contextmanager

@@ -194,6 +194,32 @@ def never_reading(visitor: Visitor) -> None:
                 return
 
 
+def crowding(visitor: Visitor) -> None:
+    """Come in greater numbers than an address may: some are served, the others turned away."""
+    with visitor.connect() as connection:
+        try:
+            for _ in range(5):
+                message = _piece(1, 1 << 10)
+                visitor.send(connection, message)
+                visitor.expect(connection, message)
+                time.sleep(_SLICE)
+        except ConnectionError:
+            visitor.tally.ended += 1
+            time.sleep(_SLICE)
+
+
+def dripping(visitor: Visitor) -> None:
+    """Send a byte now and then, and never what is owed."""
+    with visitor.connect() as connection:
+        while not visitor.leaving.is_set():
+            try:
+                visitor.send(connection, b"x")
+            except ConnectionError:
+                visitor.tally.ended += 1
+                return
+            time.sleep(_SLICE)
+
+
 def stopping(visitor: Visitor) -> None:
     """Exchange messages; the benchmark stops the process with SIGSTOP, and lets it go on.
 
@@ -221,6 +247,8 @@ PEERS: dict[str, tuple[str, Callable[[Visitor], None], bool]] = {
     "silent": ("silent", silent, False),
     "vanish": ("vanishing", vanishing, False),
     "never": ("never reading", never_reading, False),
+    "drip": ("dripping", dripping, False),
+    "crowd": ("crowding", crowding, False),
     "stop": ("SIGSTOPped", stopping, False),
 }
 

@@ -138,6 +138,27 @@ class Echo:
             self.book.latest_end = max(self.book.latest_end, time.perf_counter() - self.made)
 
 
+class Owing(Echo):
+    """As `Echo`; the peer owes some bytes to begin with, within `timeouts["read"]`."""
+
+    OWED = 16
+
+    __slots__ = ("owed",)
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to count."""
+        super().connection_made(transport)
+        self.owed = self.OWED
+
+    def data_received(self, data: bytes) -> None:
+        """Send it back; when nothing more is owed, the peer may take its time."""
+        if self.owed > 0:
+            self.owed -= len(data)
+            if self.owed <= 0:
+                self.transport.set_timeouts(read=None)
+        super().data_received(data)
+
+
 class Paused(Echo):
     """Reads nothing."""
 
@@ -188,7 +209,13 @@ class Spout(Echo):
         """Pay no heed."""
 
 
-APPS: dict[str, type[Echo]] = {"echo": Echo, "paused": Paused, "half-open": HalfOpen, "spout": Spout}
+APPS: dict[str, type[Echo]] = {
+    "echo": Echo,
+    "owing": Owing,
+    "paused": Paused,
+    "half-open": HalfOpen,
+    "spout": Spout,
+}
 
 
 def serve_reactor(plan: Plan, book: Book) -> None:
@@ -207,12 +234,23 @@ def serve_reactor(plan: Plan, book: Book) -> None:
             backlog=plan.backlog,
         )
 
-        def left() -> dict[str, int]:
+        def left() -> dict[str, Any]:
             gc.collect()
+            stats = reactor.stats()
+            ended = sum(stats.closed.values())
             return {
-                "connections": listener.connections,
-                "selector map": len(reactor.registry.selector.get_map()),
-                "connection objects": sum(isinstance(made, Connection) for made in gc.get_objects()),
+                "held": {
+                    "connections": listener.connections,
+                    "lingering sockets": stats.lingering,
+                    "queued bytes": stats.queued_bytes,
+                    "selector map": len(reactor.registry.selector.get_map()),
+                    "connection objects": sum(isinstance(made, Connection) for made in gc.get_objects()),
+                    "accepted, and not ended": stats.accepted - ended,
+                    "ended, and not told": ended - sum(book.lost.values()),
+                    "exceptions": stats.handler_errors,
+                },
+                "ended": dict(stats.closed),
+                "refused": dict(stats.refused),
             }
 
         announce(listener.addresses[0].port or 0)
