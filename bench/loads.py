@@ -68,7 +68,9 @@ class Interactive:
         self._late.append(started - due)
 
     def take(self) -> dict[str, float]:
-        """Return the percentiles, in seconds."""
+        """Return the percentiles, in seconds; of one trip at least."""
+        if not self._trips:
+            self.step()
         trips, self._trips = self._trips, []
         late, self._late = self._late, []
         return {
