@@ -1,8 +1,9 @@
 """Soak: one server under peers of every kind, good and bad; at the end all must be as at the beginning.
 
 The good peers look at every byte that comes back, the others stop reading, reset, send noise, say nothing,
-vanish, or are stopped with SIGSTOP for longer than every timeout of the server. The state before is taken
-after a first crew of all kinds has come and gone, because what is made once stays.
+vanish, or are stopped with SIGSTOP for longer than every timeout of the server. What the server holds is
+compared with what it held before the first connection; its memory with what it was after a first crew of all
+kinds had come and gone, because what is made once stays.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = ["add_options", "run"]
 
 TIMEOUTS = {"idle": 1.5, "read": 1.0, "write": 1.0, "close": 1.0}  # seconds
 CROWD = 6  # times as many peers that crowd as of another kind: twice as many as an address may have
+SEND_BUFFER = 16 * 1024  # so small that the kernel often takes a part of what is sent
 WARM_UP = 3.0  # seconds
 STOP_EVERY = 3.5  # seconds from one SIGSTOP to the next
 STOP_FOR = 2.0  # seconds until the SIGCONT, longer than every timeout
@@ -46,8 +48,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
     """Let all peers come and go, and compare the server with what it was."""
     with watched("reactor", _plan(options.each)) as server:
-        _crew(server, options.each, min(WARM_UP, options.seconds), progress, "warming up")
         before = _settled(server)
+        _crew(server, options.each, min(WARM_UP, options.seconds), progress, "warming up")
+        before["held"]["memory"] = _settled(server, before["held"])["held"]["memory"]
         seen, took = _crew(server, options.each, options.seconds, progress, "soaking")
         after = _settled(server, before["held"])
     report.raw.append({"peers": seen, "before": before, "after": after})
@@ -61,6 +64,7 @@ def _plan(each: int) -> Plan:
         app="owing",
         limits={"max_connections": 1000, "max_per_ip": each * CROWD // 2, "when_full": "refuse"},
         timeouts=TIMEOUTS,
+        send_buffer=SEND_BUFFER,
     )
 
 
@@ -106,7 +110,7 @@ def _settled(server: Watched, wanted: dict[str, int] | None = None) -> dict[str,
     while True:
         told = server.left()
         held = told["held"]
-        calm = not held["connections"] if wanted is None else all(held[k] <= wanted[k] for k in held)
+        calm = wanted is None or all(held[name] <= wanted[name] for name in held)
         if calm or time.monotonic() > end:
             held["memory"] = server.anonymous_bytes()
             return told

@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import selectors
+import socket
 import sys
 import time
 from collections import Counter
@@ -38,7 +39,7 @@ class Plan:
     timer: seconds between two calls of a repeating timer, whose lateness is noted. ticks: note how long
     each tick took, without its wait. collect: leave the garbage collector on. descriptors: the limit of
     open files. first: run before all other processes on the core, where that is allowed.
-    backlog: as listen(2) has it.
+    backlog: as listen(2) has it. send_buffer: the kernel's, for each connection (ours only).
     """
 
     app: str = "echo"
@@ -50,6 +51,7 @@ class Plan:
     descriptors: int | None = None
     first: bool = False
     backlog: int = BACKLOG
+    send_buffer: int | None = None
 
 
 @attrs.define
@@ -232,6 +234,7 @@ def serve_reactor(plan: Plan, book: Book) -> None:
             limits=Limits(**plan.limits),  # type: ignore[arg-type]  # validated when made
             timeouts=Timeouts(**plan.timeouts),
             backlog=plan.backlog,
+            options=_socket_options(plan),
         )
 
         def left() -> dict[str, Any]:
@@ -256,6 +259,12 @@ def serve_reactor(plan: Plan, book: Book) -> None:
         announce(listener.addresses[0].port or 0)
         _attend(reactor, plan, book, {"tell": book.take, "left": left}, reactor.stop)
         reactor.run()
+
+
+def _socket_options(plan: Plan) -> list[tuple[int, int, int]]:
+    if plan.send_buffer is None:
+        return []
+    return [(socket.SOL_SOCKET, socket.SO_SNDBUF, plan.send_buffer)]  # accepted sockets inherit it
 
 
 def serve_asyncio(plan: Plan, book: Book) -> None:
