@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import missing
+
 #: Each benchmark is a module of this package, with `add_options` and `run`.
 BENCHMARKS = {
     "echo": "messages per second and CPU time for each: plain, with timeouts, beside idle connections",
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except ImportError as exc:
-        return _failed(f"{exc.name} is missing: pip install 'selectors-reactor[bench]'")
+        return _failed(missing(exc))
     except KeyboardInterrupt:
         sys.stderr.write("python -m bench: interrupted\n")
         return 130

@@ -72,8 +72,10 @@ class Child:
 
     def error_lines(self) -> list[str]:
         """Return what it has written on standard error until now."""
-        self.errors.seek(0)
-        return self.errors.read().decode(errors="replace").splitlines()
+        errors = self.errors.fileno()
+        # Its own descriptor shares the file's position: a seek here would have it write over what it wrote.
+        written = os.pread(errors, os.fstat(errors).st_size, 0)
+        return written.decode(errors="replace").splitlines()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import socket
 import sys
 from typing import Any
 
+from bench import missing
 from bench.load import raise_descriptor_limit
 
 IDLE_TIMEOUT = 60.0  # seconds; longer than a measurement, so that it is armed and never fires
@@ -160,7 +161,10 @@ def main() -> None:
         os.sched_setaffinity(0, {int(core)})
     raise_descriptor_limit()
     warm_up_allocator()
-    SERVERS[kind](mode)
+    try:
+        SERVERS[kind](mode)
+    except ImportError as exc:
+        sys.exit(missing(exc))
 
 
 if __name__ == "__main__":

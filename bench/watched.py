@@ -24,6 +24,7 @@ from typing import Any
 
 import attrs
 
+from bench import missing
 from bench.load import raise_descriptor_limit, run_first
 from bench.servers import BACKLOG, announce, warm_up_allocator
 
@@ -354,7 +355,10 @@ def main() -> None:
     if made.first:
         run_first()
     warm_up_allocator()
-    KINDS[kind](made, Book())
+    try:
+        KINDS[kind](made, Book())
+    except ImportError as exc:
+        sys.exit(missing(exc))
 
 
 if __name__ == "__main__":
