@@ -102,7 +102,7 @@ class Watched(Server):
     process: Child
 
     def tell(self) -> dict[str, Any]:
-        """Return what it has noted since it was asked last: a `bench.watched.Book`."""
+        """Return what it has noted since it was asked last: a `bench.apps.Book`."""
         told: dict[str, Any] = self.process.ask("tell")
         return told
 
