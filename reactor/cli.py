@@ -17,6 +17,7 @@ from reactor.address import Address
 from reactor.apps import APPS
 from reactor.connection import Connection
 from reactor.errors import AddressError, ListenError, UsageError
+from reactor.log import BackgroundLog
 from reactor.options import Limits, Timeouts
 from reactor.protocol import Protocol
 from reactor.server import Reactor
@@ -32,6 +33,11 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 
+_STDERR = 2
+
+# Seconds that the end waits for the log's last lines to be taken.
+_LAST_WORDS = 1.0
+
 # Bytes of standard input that are read, and on their way to the peer, at a time.
 _CHUNK = 64 * 1024
 
@@ -46,15 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or (words[0].startswith("-") and words[0] not in {"-h", "--help", "--version"}):
         words = ["serve", *words]
     options = _parser().parse_args(words)
+    lines = BackgroundLog(_STDERR)
     logging.basicConfig(
-        stream=sys.stderr,
-        level=options.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[lines], level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
     try:
         status: int = options.command(options)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    finally:
+        logging.getLogger().removeHandler(lines)
+        lines.finish(_LAST_WORDS)
     return status
 
 
@@ -106,6 +114,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="clients at once, for each --listen; more wait in the kernel's backlog (default: no limit)",
+    )
+    parser.add_argument(
+        "--max-per-ip",
+        type=int,
+        metavar="N",
+        help="clients at once of one IP address, or IPv6 /64; more are closed at once (default: no limit)",
     )
     parser.add_argument(
         "--drain-timeout",
@@ -184,7 +198,7 @@ def _app(name: str) -> Callable[[], Any]:
 
 def _serve(options: argparse.Namespace) -> int:
     try:
-        limits = Limits(max_connections=options.max_connections)
+        limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
         timeouts = Timeouts(idle=options.idle_timeout)
     except ValueError as exc:
         options.error(str(exc))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import logging.handlers
+import os
+import queue
 import sys
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import attrs
 
-__all__ = ["LimitedLog", "caller"]
+__all__ = ["BackgroundLog", "LimitedLog", "caller"]
 
 #: Seconds in which what is the same is told once.
 INTERVAL = 1.0
@@ -72,3 +75,55 @@ class LimitedLog:
         for window in windows.values():
             if window.more:
                 self._tell(window)
+
+
+class BackgroundLog(logging.handlers.QueueHandler):
+    """A handler whose lines a thread of its own writes, so that who logs never waits for it.
+
+    fd: the descriptor that is written to. When it takes nothing, as a pipe that nobody reads, as many as
+    `MOST` lines wait; those beyond are dropped, and their number is told when there is room again.
+    """
+
+    MOST = 1000
+
+    def __init__(self, fd: int) -> None:
+        self._lines: queue.Queue[Any] = queue.Queue(self.MOST)
+        super().__init__(self._lines)
+        self._dropped = 0
+        self._writer = logging.handlers.QueueListener(self._lines, _LineWriter(fd))
+        self._writer.start()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Queue `record`, or count it."""
+        try:
+            if self._dropped:
+                told = f"{self._dropped} log lines were dropped: nobody takes them"
+                self._lines.put_nowait(logging.makeLogRecord({**vars(record), "msg": told, "args": None}))
+                self._dropped = 0
+            self._lines.put_nowait(record)
+        except queue.Full:
+            self._dropped += 1
+
+    def finish(self, timeout: float) -> None:
+        """Wait until all lines are written, `timeout` seconds at most, and let the thread end."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, timeout)
+        try:
+            self._writer.enqueue_sentinel()
+        except queue.Full:
+            pass  # nobody takes the lines; the thread goes with the process
+
+
+class _LineWriter(logging.Handler):
+    """Writes to a descriptor without a lock that an interpreter on its way out would wait for."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self.lock = None  # only one thread writes, and `logging.shutdown` would wait for it
+        self._fd = fd
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            os.write(self._fd, f"{record.getMessage()}\n".encode())
+        except OSError:
+            pass  # the reader has gone; there is nowhere to say so

@@ -241,6 +241,7 @@ def test_address_that_is_not_permitted_is_one_line_and_status_1(capsys, tmp_path
         (["--idle-timeout", "-1"], "idle must be more than 0 seconds, not -1.0"),
         (["--idle-timeout", "soon"], "invalid float value: 'soon'"),
         (["--max-connections", "0"], "max_connections must be a whole number of 1 or more, not 0"),
+        (["--max-per-ip", "-1"], "max_per_ip must be a whole number of 1 or more, not -1"),
         (["--drain-timeout", "nan"], "'nan' is no number of seconds above 0"),
         (["--log-level", "loud"], "invalid choice: 'loud'"),
         (["bogus"], "invalid choice: 'bogus'"),
@@ -350,3 +351,32 @@ def test_connect_tells_that_its_input_cannot_be_read(tmp_path):
             _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
     assert err == b"python -m reactor: [Errno 9] standard input: Bad file descriptor\n"
+
+
+def test_full_standard_error_does_not_stop_the_server(tmp_path):
+    (tmp_path / "noisy.py").write_text(
+        "import logging\n"
+        "from reactor.apps.echo import Echo\n"
+        "class Noisy(Echo):\n"
+        "    def data_received(self, data):\n"
+        "        logging.getLogger('reactor').error('x' * 1024)\n"
+        "        super().data_received(data)\n"
+    )
+    words = ("serve", "noisy:Noisy", "--listen", "127.0.0.1:0")
+    with server(*words, cwd=tmp_path) as (process, address), client_of(address) as client:
+        for _ in range(200):  # more than the pipe to this test holds
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+def test_max_per_ip_closes_the_second_client():
+    words = ("--listen", "127.0.0.1:0", "--max-per-ip", "1")
+    with server(*words) as (_, address), client_of(address) as first:
+        first.sendall(b"1")
+        assert first.recv(1) == b"1"
+        with client_of(address) as second:
+            assert second.recv(1) == b""
+        first.sendall(b"2")
+        assert first.recv(1) == b"2"

@@ -10,8 +10,9 @@ from itertools import pairwise
 
 import pytest
 
-from reactor import AddressError, Limits, ListenError, Reactor, UsageError
-from tests.helpers import Echo, ManualClock, Recorder, connect, spin
+from reactor import AddressError, ConnectionAborted, Limits, ListenError, Reactor, UsageError
+from reactor.linger import lingering_of
+from tests.helpers import DEADLINE, Echo, ManualClock, Recorder, connect, spin
 
 
 class Factory:
@@ -284,6 +285,158 @@ def test_out_of_descriptors_backs_off_logs_and_recovers(factory, caplog):
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0].endswith("out of resources: [Errno 24] Too many open files; trying again in 0.01 s")
     assert len(lines) <= sum(waits) + 1
+
+
+def refusing(**limits):
+    return Limits(when_full="refuse", **limits)
+
+
+def test_newcomers_beyond_max_connections_are_refused(reactor, factory):
+    listener = reactor.listen("127.0.0.1:0", factory, limits=refusing(max_connections=2))
+    clients = [connect(reactor, listener.addresses[0]) for _ in range(4)]
+    spin(reactor, lambda: reactor.stats().refused == {"max_connections": 2})
+    assert [closed(client) for client in clients[2:]] == [True, True]
+    clients[0].close()
+    spin(reactor, lambda: listener.connections == 1)
+    with connect(reactor, listener.addresses[0]) as late:
+        late.sendall(b"x")
+        spin(reactor, lambda: factory.made[-1].received)
+        assert late.recv(1) == b"x"
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "[::1]:0", ":0"])
+def test_newcomers_beyond_max_per_ip_are_refused_and_others_are_not(reactor, factory, text):
+    listener = reactor.listen(text, factory, limits=Limits(max_per_ip=2))
+    port = listener.addresses[0].port
+    host = "::1" if text.startswith("[") else "127.0.0.1"
+    clients = [socket.create_connection((host, port), timeout=DEADLINE) for _ in range(3)]
+    spin(reactor, lambda: reactor.stats().refused == {"max_per_ip": 1})
+    assert closed(clients[2])
+    if host == "127.0.0.1":
+        clients.append(socket.create_connection((host, port), DEADLINE, source_address=("127.0.0.2", 0)))
+        spin(reactor, lambda: len(factory.made) == 3)
+    clients[0].close()
+    spin(reactor, lambda: any(recorder.lost for recorder in factory.made))
+    clients.append(socket.create_connection((host, port), timeout=DEADLINE))
+    spin(reactor, lambda: len(factory.made) == 3 + (host == "127.0.0.1"))
+    for client in clients:
+        client.close()
+    spin(reactor, lambda: listener.connections == 0)
+
+
+def test_unix_clients_have_no_ip_to_count(reactor, factory, tmp_path):
+    listener = reactor.listen(f"unix:{tmp_path}/s", factory, limits=Limits(max_per_ip=1))
+    clients = [connect(reactor, listener.addresses[0]) for _ in range(3)]
+    spin(reactor, lambda: len(factory.made) == 3)
+    for client in clients:
+        client.close()
+
+
+def test_reserve_descriptor_refuses_newcomers_when_there_is_no_other(factory, descriptors):
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory, limits=refusing())
+        scripted = script(listener, OSError(errno.EMFILE, "full"))
+        clients = [connect(reactor, listener.addresses[0]) for _ in range(3)]
+        reactor.run_once(0)
+        assert reactor.stats().refused == {"descriptors": 3}
+        assert [closed(client) for client in clients] == [True] * 3
+        assert scripted.accepts == 5  # the failure, three newcomers, nobody more
+        clock.advance(0.01)
+        clients.append(connect(reactor, listener.addresses[0]))
+        reactor.run_once(0)
+        reactor.run_once(0)
+        assert len(factory.made) == 1
+        for client in clients:
+            client.close()
+
+
+def test_reserve_that_was_taken_is_had_again_later(factory, monkeypatch, descriptors):
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory, limits=refusing())
+        problem = OSError(errno.EMFILE, "full")
+        script(listener, problem, problem, problem)
+
+        def none_left(*args):
+            raise problem
+
+        monkeypatch.setattr("reactor.listener.os.open", none_left)
+        with connect(reactor, listener.addresses[0]) as client:
+            reactor.run_once(0)
+            clock.advance(1)
+            reactor.run_once(0)
+            monkeypatch.undo()
+            clock.advance(1)
+            reactor.run_once(0)
+            script(listener, problem)
+            clock.advance(1)
+            spin(reactor, lambda: reactor.stats().refused or clock.advance(0.1))
+            assert closed(client)
+
+
+def test_on_accept_error_may_make_room(reactor, factory, caplog):
+    def evict(exc):
+        seen.append(exc.errno)
+        factory.made[0].connection.abort()
+        return True
+
+    seen = []
+    listener = reactor.listen("127.0.0.1:0", factory, on_accept_error=evict)
+    with connect(reactor, listener.addresses[0]), connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: len(factory.made) == 2)
+        script(listener, OSError(errno.EMFILE, "full"))
+        with connect(reactor, listener.addresses[0]):
+            spin(reactor, lambda: len(factory.made) == 3)
+    assert seen == [errno.EMFILE]
+    assert isinstance(factory.made[0].reason, ConnectionAborted)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("answer", [False, ZeroDivisionError()])
+def test_on_accept_error_without_room_backs_off(factory, errors, answer, caplog):
+    def handler(exc):
+        if answer:
+            raise answer
+        return False
+
+    with Reactor(clock=ManualClock(), on_error=errors) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory, on_accept_error=handler)
+        script(listener, OSError(errno.EMFILE, "full"))
+        with connect(reactor, listener.addresses[0]):
+            reactor.run_once(0)
+            assert reactor.next_timeout() == pytest.approx(0.01)
+        if answer:
+            assert errors.take()[:2] == (answer, f"on_accept_error of {listener}")
+    assert "trying again in 0.01 s" in caplog.text
+
+
+def test_descriptor_that_is_given_back_ends_the_back_off(factory, caplog):
+    with Reactor(clock=ManualClock()) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory)
+        with connect(reactor, listener.addresses[0]) as first:
+            spin(reactor, lambda: factory.made)
+            script(listener, OSError(errno.EMFILE, "full"))
+            with connect(reactor, listener.addresses[0]):
+                reactor.run_once(0)
+                first.close()
+                spin(reactor, lambda: len(factory.made) == 2)  # the clock stands still
+    assert "trying again" in caplog.text
+
+
+def test_lingering_sockets_make_room(reactor, factory, caplog):
+    listener = reactor.listen("127.0.0.1:0", factory)
+    with connect(reactor, listener.addresses[0]) as first, connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: len(factory.made) == 2)
+        factory.made[0].connection.close()
+        spin(reactor, lingering_of(reactor.registry)[0].is_delivered)
+        script(listener, OSError(errno.EMFILE, "full"))
+        with connect(reactor, listener.addresses[0]):
+            spin(reactor, lambda: len(factory.made) == 3)
+        assert closed(first)
+        assert reactor.stats().lingering == 0
 
 
 def test_unknown_accept_error_backs_off_too(factory, caplog):

@@ -1,10 +1,11 @@
 """The log that is not held up by what repeats."""
 
 import logging
+import os
 
 import pytest
 
-from reactor.log import LimitedLog, caller
+from reactor.log import BackgroundLog, LimitedLog, caller
 from reactor.timers import TimerHeap
 from tests.helpers import ManualClock
 
@@ -83,3 +84,48 @@ def test_caller_is_the_line_that_called():
     file, _, line = caller().rpartition(":")
     assert file == __file__
     assert int(line) > 0
+
+
+@pytest.fixture
+def pipe():
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def test_lines_are_written_in_the_background_in_order(pipe):
+    reader, writer = pipe
+    handler = BackgroundLog(writer)
+    for number in range(100):
+        handler.handle(logging.makeLogRecord({"msg": "line %d", "args": (number,), "levelno": 20}))
+    handler.finish(20)
+    assert os.read(reader, 1 << 16).decode().splitlines() == [f"line {number}" for number in range(100)]
+
+
+def test_full_pipe_holds_nobody_up_and_what_is_dropped_is_told(pipe):
+    reader, writer = pipe
+    handler = BackgroundLog(writer)
+    total = 0
+    while not handler._dropped:  # the pipe and the queue take a bounded number
+        handler.handle(logging.makeLogRecord({"msg": "x" * 1000, "levelno": 20}))
+        total += 1
+        assert total < 10_000
+    handler.finish(0)
+    received = b""
+    while handler._lines.unfinished_tasks or len(received) < 1000 * (total - 1):
+        received += os.read(reader, 1 << 16)
+    handler.handle(logging.makeLogRecord({"msg": "after", "levelno": 20}))
+    while b"after" not in received:
+        received += os.read(reader, 1 << 16)
+    assert received.splitlines()[-2:] == [b"1 log lines were dropped: nobody takes them", b"after"]
+    handler.finish(20)
+
+
+def test_reader_that_has_gone_is_survived():
+    reader, writer = os.pipe()
+    os.close(reader)
+    handler = BackgroundLog(writer)
+    handler.handle(logging.makeLogRecord({"msg": "x", "levelno": 20}))
+    handler.finish(20)
+    os.close(writer)

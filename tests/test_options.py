@@ -12,15 +12,18 @@ NOT_SIZES = [-1, 1.5, True, "1"]
 NOT_SECONDS = [0, -1, True, "1", float("nan"), float("inf")]
 
 
+COUNTS = ["max_connections", "max_per_ip", "accept_batch", "read_rate", "write_rate"]
+
+
 @pytest.mark.parametrize("value", NOT_COUNTS)
-@pytest.mark.parametrize("field", ["max_connections", "accept_batch"])
+@pytest.mark.parametrize("field", COUNTS)
 def test_counts(field, value):
     with pytest.raises(ValueError, match=f"^{field} must be a whole number of 1 or more, not"):
         Limits(**{field: value})
 
 
 @pytest.mark.parametrize("value", NOT_SIZES)
-@pytest.mark.parametrize("field", ["high_water", "low_water"])
+@pytest.mark.parametrize("field", ["high_water", "low_water", "max_write_buffer"])
 def test_sizes(field, value):
     with pytest.raises(ValueError, match=f"^{field} must be a whole number of bytes, 0 or more, not"):
         Limits(**{field: value})
@@ -29,6 +32,17 @@ def test_sizes(field, value):
 def test_low_water_is_not_above_high_water():
     with pytest.raises(ValueError, match=r"^low_water \(2\) must not be above high_water \(1\)$"):
         Limits(low_water=2, high_water=1)
+
+
+def test_high_water_is_not_above_the_cap():
+    with pytest.raises(ValueError, match=r"^high_water \(65536\) must not be above max_write_buffer \(10\)$"):
+        Limits(max_write_buffer=10)
+
+
+@pytest.mark.parametrize("value", ["", "wait", None, 1])
+def test_what_full_means_is_one_of_two(value):
+    with pytest.raises(ValueError, match=f"^when_full must be 'hold' or 'refuse', not {value!r}$"):
+        Limits(when_full=value)
 
 
 @pytest.mark.parametrize("value", NOT_SECONDS)
@@ -44,8 +58,9 @@ def test_any_positive_number_of_seconds_will_do(seconds):
 
 
 def test_none_is_no_limit():
-    assert Limits(max_connections=None).max_connections is None
-    assert Timeouts(idle=None).idle is None
+    optional = ["max_connections", "max_per_ip", "max_write_buffer", "read_rate", "write_rate"]
+    assert set(attrs.asdict(Limits(**dict.fromkeys(optional))).values()) == {"hold", 64, 65536, 16384, None}
+    assert Timeouts(idle=None, read=None, write=None).write is None
 
 
 @pytest.mark.parametrize("options", [Limits(), Timeouts()])

@@ -1,0 +1,184 @@
+"""A child process and the reactor that it inherits: every use is an error, and the parent notices nothing."""
+
+import os
+import signal
+import socket
+import traceback
+
+import pytest
+
+from reactor import Protocol, Reactor, UsageError
+from tests.helpers import Echo, Recorder, connect, pair, spin
+
+
+def in_child(run):
+    """Run `run()` in a forked child; fail with its traceback if it raises."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run()
+        except BaseException:
+            os.write(writer, traceback.format_exc().encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as report:
+        told = report.read()
+    os.waitpid(pid, 0)
+    assert told == ""
+
+
+@pytest.fixture
+def recorder():
+    return Recorder()
+
+
+MESSAGE = r"the reactor belongs to process \d+, and this is a child of it: make a new one"
+
+
+def test_every_use_of_the_reactor_is_an_error(reactor, recorder):
+    connection, peer = pair(reactor, recorder)
+    listener = reactor.listen("127.0.0.1:0", Echo)
+
+    def uses():
+        for use in (
+            reactor.run,
+            reactor.run_once,
+            reactor.stop,
+            reactor.drain,
+            reactor.fileno,
+            reactor.__enter__,
+            listener.pause,
+            listener.drain,
+            lambda: reactor.call_soon(print),
+            lambda: reactor.call_later(1, print),
+            lambda: reactor.call_soon_threadsafe(print),
+            lambda: reactor.listen("127.0.0.1:0", Echo),
+            lambda: reactor.connect("127.0.0.1:1", Echo),
+            lambda: reactor.add_reader(0, print),
+            lambda: connection.write(b"from the child"),
+        ):
+            with pytest.raises(UsageError, match=MESSAGE):
+                use()
+
+    in_child(uses)
+    connection.write(b"from the parent")
+    assert peer.recv(100) == b"from the parent"
+    peer.close()
+
+
+def test_parent_goes_on_after_the_child_has_closed_everything(reactor, recorder, tmp_path):
+    path = tmp_path / "s"
+    listener = reactor.listen(f"unix:{path}", lambda: recorder)
+    client = connect(reactor, listener.addresses[0])
+    spin(reactor, reactor.connections)
+    connection = recorder.connection
+    lingering, other = pair(reactor, Recorder())
+    lingering.close()
+    reactor.run_once(0)
+    reactor.connect("127.0.0.1:1", Recorder, on_failure=lambda exc: None)
+
+    def child():
+        connection.close()
+        connection.abort()
+        connection.pause_reading()
+        connection.set_timeouts(idle=1)
+        reactor.close()
+        reactor.close()
+        assert reactor.is_closed()
+        assert recorder.names == ["connection_made"]
+
+    in_child(child)
+    assert path.exists()
+    client.sendall(b"still here")
+    spin(reactor, lambda: recorder.received == b"still here")
+    with connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: listener.connections == 2)
+    client.close()
+    other.close()
+    listener.close()
+
+
+def test_child_closes_the_descriptors_that_it_inherits(reactor, recorder):
+    before = set(os.listdir("/proc/self/fd"))
+    with Reactor() as inherited:
+        _, peer = pair(inherited, Protocol())
+        inherited.listen("127.0.0.1:0", Echo)
+
+        def child():
+            inherited.close()
+            peer.close()
+            left = {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+            assert len(left - before) == 2  # the pipe to the parent
+
+        in_child(child)
+        peer.close()
+
+
+def test_child_that_comes_out_of_a_callback_does_not_drive_on(reactor):
+    """The events of the batch at hand are the parent's; the child must not take their bytes."""
+    reader, writer = os.pipe()
+    recorders = [Echo() for _ in range(8)]
+    peers = [pair(reactor, recorder)[1] for recorder in recorders]
+    parent = os.getpid()
+    pids = []
+
+    def fork(data):
+        if not pids:
+            pids.append(os.fork())
+
+    for recorder in recorders:
+        recorder.data_received = fork
+    for peer in peers:
+        peer.send(b"x")
+    reactor.call_later(0, os.write, writer, b"a timer of the parent's\n")
+    try:
+        reactor.run_once(0)
+        reactor.run_once(0)
+    except UsageError as exc:
+        if os.getpid() != parent:
+            os.write(writer, f"refused: {exc}\n".encode())
+    if os.getpid() != parent:
+        os._exit(0)
+    os.waitpid(pids[0], 0)
+    os.close(writer)
+    with os.fdopen(reader) as lines:
+        told = sorted(lines.read().splitlines())
+    assert told[0] == "a timer of the parent's"
+    assert told[1].startswith("refused: the reactor belongs to process")
+    assert len(told) == 2
+    for recorder in recorders:
+        del recorder.data_received
+    for peer in peers:
+        peer.send(b"y")
+    spin(reactor, lambda: all(recorder.received == b"y" for recorder in recorders))
+    for peer in peers:
+        peer.close()
+
+
+def test_signals_of_the_child_do_not_run_the_parent_s_handlers(reactor):
+    seen = []
+    reactor.add_signal_handler(signal.SIGUSR1, seen.append, "parent")
+
+    def child():
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+        assert signal.set_wakeup_fd(-1) == -1
+
+    in_child(child)
+    assert reactor.run_once(0) == 0
+    os.kill(os.getpid(), signal.SIGUSR1)
+    spin(reactor, lambda: seen)
+    reactor.remove_signal_handler(signal.SIGUSR1)
+
+
+def test_child_may_make_a_reactor_of_its_own(reactor):
+    def child():
+        with Reactor() as own:
+            echo = Echo()
+            ours, theirs = socket.socketpair()
+            own.adopt(ours, lambda: echo)
+            theirs.send(b"x")
+            spin(own, lambda: echo.received)
+            assert theirs.recv(1) == b"x"
+
+    in_child(child)
