@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
     """Measure plain echo, echo under an idle timeout, and echo beside idle connections."""
     for mode, title in (("plain", "echo"), ("timeout", "echo with an idle timeout on every connection")):
-        kinds = [kind for kind in options.servers if mode == "plain" or kind != "bare"]
+        kinds = [kind for kind in options.servers if mode == "plain" or kind not in {"bare", "timed"}]
         for size in options.sizes:
             label = f"{title}: {options.connections} connections, {size} B, one message in flight each"
             _compare(options, report, progress, label, mode, kinds, size)
@@ -98,7 +98,8 @@ def _beside_idle(options: argparse.Namespace, report: Report, progress: Progress
     title = f"echo: {ACTIVE} connections, {ACTIVE_SIZE} B, beside {number:,} idle ones"
     with_idle: Rates = defaultdict(list)
     without: Rates = defaultdict(list)
-    for kind in progress.track(options.servers, description=title):
+    kinds = [kind for kind in options.servers if kind != "timed"]
+    for kind in progress.track(kinds, description=title):
         with (
             running(kind, "plain") as crowded,
             running(kind, "plain") as empty,
@@ -111,7 +112,7 @@ def _beside_idle(options: argparse.Namespace, report: Report, progress: Progress
                     rates[kind].append(rate)
     report.raw.append({"title": title, "with_idle": with_idle, "without_idle": without})
     table = report.table(title, ["server", "messages/s with", "messages/s without", "with / without"])
-    for kind in options.servers:
+    for kind in kinds:
         table.add_row(
             kind,
             f"{statistics.median(with_idle[kind]):,.0f}",

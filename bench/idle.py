@@ -20,7 +20,7 @@ __all__ = ["add_options", "run"]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what this benchmark looks at."""
     add_rounds(parser)
-    add_peers(parser, SERVERS)
+    add_peers(parser, [kind for kind in SERVERS if kind != "timed"])
     parser.add_argument("--connections", type=int, default=15_000, metavar="N")
     parser.add_argument(
         "--watch-seconds", type=float, default=5.0, metavar="S", help="how long system calls are counted"

@@ -1,6 +1,6 @@
 """The servers that are measured: `python -m bench.servers KIND MODE`.
 
-KIND is reactor, asyncio, uvloop or bare. MODE is plain (echo), timeout (echo with an idle timeout on every
+KIND is reactor, asyncio, uvloop, bare, or timed (this project with slow-callback detection on). MODE is plain (echo), timeout (echo with an idle timeout on every
 connection; the peers, which have none built in, cancel and set a timer for each message, as their users
 do) or untimed (as plain; the name that the idle benchmark uses).
 
@@ -24,7 +24,7 @@ BACKLOG = 4096
 RECV_SIZE = 65536
 
 
-def serve_reactor(mode: str) -> None:
+def serve_reactor(mode: str, slow_callback: float | None = None) -> None:
     """Serve with this project."""
     from reactor import Connection, Protocol, Reactor, Timeouts
 
@@ -38,11 +38,16 @@ def serve_reactor(mode: str) -> None:
             self.connection.write(data)
 
     timeouts = Timeouts(idle=IDLE_TIMEOUT if mode == "timeout" else None)
-    with Reactor() as reactor:
+    with Reactor(slow_callback=slow_callback) as reactor:
         listener = reactor.listen("127.0.0.1:0", Echo, timeouts=timeouts, backlog=BACKLOG)
         announce(listener.addresses[0].port or 0)
         reactor.add_reader(0, reactor.stop)
         reactor.run()
+
+
+def serve_timed(mode: str) -> None:
+    """Serve with this project, which looks out for slow callbacks."""
+    serve_reactor(mode, slow_callback=0.1)
 
 
 def serve_asyncio(mode: str) -> None:
@@ -151,6 +156,7 @@ SERVERS = {
     "uvloop": serve_uvloop,
     "asyncio": serve_asyncio,
     "bare": serve_bare,
+    "timed": serve_timed,
 }
 
 
