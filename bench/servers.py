@@ -1,8 +1,9 @@
 """The servers that are measured: `python -m bench.servers KIND MODE`.
 
-KIND is reactor, asyncio, uvloop, bare, or timed (this project with slow-callback detection on). MODE is plain (echo), timeout (echo with an idle timeout on every
-connection; the peers, which have none built in, cancel and set a timer for each message, as their users
-do) or untimed (as plain; the name that the idle benchmark uses).
+KIND is reactor, asyncio, uvloop, bare, or timed (this project with slow-callback detection on). MODE is plain
+(echo), timeout (echo with an idle timeout on every connection; the peers, which have none built in, cancel
+and set a timer for each message, as their users do) or untimed (as plain; the name that the idle benchmark
+uses).
 
 The port is printed as a line, and the process ends when its standard input does.
 """

@@ -281,8 +281,9 @@ class Loop:
             if stale and fd in stale:
                 continue
             handler = handlers[fd]
-            asked = 1 if ready == 1 else registry.fold(fd, ready)
-            if asked:
+            if ready == 1:
+                handler.on_event(1)  # type: ignore[union-attr]
+            elif asked := registry.fold(fd, ready):
                 handler.on_event(asked)  # type: ignore[union-attr]
             ended = clock()
             if ended > limit:

@@ -7,7 +7,11 @@ The calls come in this order, and in no other:
 where `data` is `data_received` (or, for a `BufferedProtocol`, `get_buffer` and `buffer_updated`),
 and `pause_writing` / `resume_writing` may come in turn, in pairs, anywhere between `connection_made`
 and `connection_lost`. All calls come on the thread that drives the reactor, and none comes from
-inside another call of the same connection, but for `pause_writing`, which a `write` may make.
+inside another call of the same connection, but for `pause_writing`, which a `write` may make, and for what
+a change of the water marks calls for.
+
+A protocol may also have a method `draining()`: while a drain is on it is asked a few times a second, and
+returns True as long as it has something to finish. One that has none is asked nothing.
 
 The names and the order are those of asyncio's protocols (PEP 3156), so a class written for them that
 talks to nothing but its transport needs no change.
