@@ -5,91 +5,33 @@ The selector reports the socket, `on_event` reads once and hands the bytes to th
 
 from __future__ import annotations
 
-import math
 import socket
 import struct
-from collections.abc import Iterator
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
 import attrs
 
 from reactor.address import Address, pack_sockaddr, site_of, unpack_sockaddr
-from reactor.errors import (
-    CloseTimeout,
-    ConnectionAborted,
-    IdleTimeout,
-    ReactorError,
-    ReadTimeout,
-    UsageError,
-    WriteTimeout,
-    cause_of,
-)
+from reactor.deadlines import Timed
+from reactor.errors import ConnectionAborted, UsageError, cause_of
+from reactor.intake import RECV_SIZE, Intake
 from reactor.linger import Linger, is_quiet, release
 from reactor.loop import Loop
 from reactor.rates import TokenBucket
 from reactor.registry import EventHandler, Registry
-from reactor.sender import SHUT, Outbound, Sender
+from reactor.sender import SHUT, Outbound
 from reactor.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
 from reactor.terms import Terms
-from reactor.timers import Bucket, round_up
+from reactor.timers import Bucket
 
 __all__ = ["Connection", "connection_of", "connections_of"]
 
-#: Bytes asked for in one recv(2): the most that one readiness may take from the others' time.
-RECV_SIZE = 64 * 1024
-
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)
-
-#: In `set_timeouts`: leave it as it is.
-_KEEP: Any = object()
-
-
-class _Input:
-    """What the loop calls for a connection that can't be read the straight way.
-
-    Because its protocol receives into its own buffer, or because `Limits.read_rate` is to be kept.
-    held: nothing is read for now, because the rate allows no more.
-    """
-
-    __slots__ = ("_rate", "connection", "held")
-
-    def __init__(self, connection: Connection, rate: TokenBucket | None) -> None:
-        self.connection = connection
-        self.held = False
-        self._rate = rate
-
-    def on_event(self, events: int) -> None:
-        if events & EVENT_READ:
-            self._read()
-        if events & EVENT_WRITE:
-            self.connection.on_event(EVENT_WRITE)
-
-    def _read(self) -> None:
-        connection, rate = self.connection, self._rate
-        if rate is None:
-            connection.receive_into(RECV_SIZE)
-            return
-        loop = connection._loop
-        most = min(rate.available(loop.now), RECV_SIZE)
-        before = loop.bytes_received
-        if most and hasattr(connection.get_protocol(), "data_received"):
-            connection.on_event(EVENT_READ, most)
-        elif most:
-            connection.receive_into(most)
-        rate.take(loop.bytes_received - before)
-        if not rate.available(loop.now):
-            self._hold(True)
-            loop.call_later(rate.wait(), self._hold, False)
-
-    def _hold(self, held: bool) -> None:
-        self.held = held
-        if not self.connection.is_closing():
-            self.connection._update_interest()
 
 
 @attrs.define(eq=False, repr=False, init=False)
-class Connection(Sender):
+class Connection(Timed):
     """A connected stream socket, with the protocol that it serves.
 
     Made by `Reactor.listen`, `connect` and `adopt`, and handed to `connection_made`. Its methods have
@@ -157,8 +99,8 @@ class Connection(Sender):
     def _handler(self) -> EventHandler:
         rate = self._terms.limits.read_rate
         if rate is not None:
-            return _Input(self, TokenBucket(rate, self._loop.now))
-        return self if hasattr(self._protocol, "data_received") else _Input(self, None)
+            return Intake(self, TokenBucket(rate, self._loop.now))
+        return self if hasattr(self._protocol, "data_received") else Intake(self, None)
 
     def _move(self, event: Event) -> None:
         self._state = after(self._state, event)
@@ -242,7 +184,7 @@ class Connection(Sender):
         events = EVENT_READ if self.is_reading() else 0
         if events:
             handler = registry.handler_of(fd)
-            if isinstance(handler, _Input) and handler.held:
+            if isinstance(handler, Intake) and handler.held:
                 events = 0
         if isinstance(self._out, Outbound) and self._out.armed:
             events |= EVENT_WRITE
@@ -383,43 +325,7 @@ class Connection(Sender):
         self._loop.check_process()
         self._loop.counters.dropped_writes += 1
 
-    # Deadlines
-
-    def set_timeouts(
-        self,
-        *,
-        idle: float | None = _KEEP,
-        read: float | None = _KEEP,
-        write: float | None = _KEEP,
-        close: float = _KEEP,
-    ) -> None:
-        """Change this connection's timeouts, in seconds, None for none; what is left out stays.
-
-        read: the peer owes a message from now on, and the connection ends with `ReadTimeout` if the next
-            call of this method with `read` is later than that. None: it owes nothing.
-        idle, write, close: as in `Timeouts`.
-        Raises ValueError, naming the argument, for a value that is not a positive number.
-        """
-        if read is not _KEEP:
-            self._owe(read)
-        new = {"idle": idle, "write": write, "close": close}
-        changed: dict[str, Any] = {name: value for name, value in new.items() if value is not _KEEP}
-        if changed:
-            timeouts = attrs.evolve(self._terms.timeouts, **changed)
-            self._terms = attrs.evolve(self._terms, timeouts=timeouts)
-            if self._state not in ENDED:
-                self._look_later()
-
-    def _owe(self, timeout: float | None) -> None:
-        if timeout is None:
-            self._owed = None
-            return
-        if not 0 < timeout < math.inf:
-            raise ValueError(f"read must be more than 0 seconds, not {timeout!r}")
-        start = self._loop.time()
-        self._owed = (start, timeout)
-        if self._state in READABLE:
-            self._terms.watch.add(self, start, timeout)
+    # For a drain
 
     def may_end(self) -> bool:
         """Return whether nothing is under way, as far as this side can know. For a drain.
@@ -437,39 +343,6 @@ class Connection(Sender):
             self._broke(exc, "draining")
             return False
         return self._state not in READABLE or is_quiet(self._sock)
-
-    def check_deadlines(self, now: float) -> float | None:
-        """End the connection if a deadline has passed; else return when to look again. The watch's call."""
-        again = math.inf
-        for start, timeout, kind, told in self._deadlines():
-            if start + timeout <= now:
-                self._time_out(kind(told.format(timeout)))
-                return None
-            again = min(again, round_up(start + timeout, timeout))
-        return None if again == math.inf else again
-
-    def _deadlines(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:
-        timeouts, out = self._terms.timeouts, self._out
-        if timeouts.idle is not None:
-            yield self.last_active, timeouts.idle, IdleTimeout, "no byte in either direction for {:g} s"
-        if self._owed is not None and self._state in READABLE:
-            yield *self._owed, ReadTimeout, "the peer did not send what it owes within {:g} s"
-        if isinstance(out, Outbound) and out.armed and timeouts.write is not None:
-            told = f"the peer took none of {out.size} queued bytes for {{:g}} s"
-            yield out.since, timeouts.write, WriteTimeout, told
-        if isinstance(out, Outbound) and out.closing is not None:
-            told = f"{out.size} bytes not taken in the {{:g}} s that close gave them"
-            yield *out.closing, CloseTimeout, told
-
-    def _look_later(self) -> None:
-        for start, timeout, _, _ in self._deadlines():
-            self._terms.watch.add(self, start, timeout)
-
-    def _time_out(self, exc: ReactorError) -> None:
-        if self.get_write_buffer_size():
-            self.abort(exc)  # what is queued can't be delivered, and must not seem to be
-        else:
-            self.fail(exc)
 
     # Flow control
 
@@ -531,6 +404,6 @@ def connections_of(registry: Registry) -> list[Connection]:
 
 def connection_of(handler: EventHandler) -> Connection | None:
     """Return the connection that a registered handler stands for, or None if it is something else."""
-    if isinstance(handler, _Input):
+    if isinstance(handler, Intake):
         return handler.connection
     return handler if isinstance(handler, Connection) else None

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import BufferedProtocol, Limits, Reactor
-from reactor.connection import RECV_SIZE
+from reactor.intake import RECV_SIZE
 from reactor.sender import GATHER_MOST, GATHER_QUEUE
 from tests.helpers import Errors, Recorder, ScriptedSocket, examples, spin
 

@@ -1,0 +1,60 @@
+"""Reading that is not the straight way: into the protocol's own buffer, or at a rate."""
+
+from __future__ import annotations
+
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import TYPE_CHECKING
+
+from reactor.rates import TokenBucket
+
+if TYPE_CHECKING:
+    from reactor.connection import Connection
+
+__all__ = ["RECV_SIZE", "Intake"]
+
+#: Bytes asked for in one recv(2): the most that one readiness may take from the others' time.
+RECV_SIZE = 64 * 1024
+
+
+class Intake:
+    """What the loop calls for a connection that can't be read the straight way.
+
+    rate: what measures out `Limits.read_rate`; None if only the protocol's own buffer is the reason.
+    held: nothing is read for now, because the rate allows no more.
+    """
+
+    __slots__ = ("_rate", "connection", "held")
+
+    def __init__(self, connection: Connection, rate: TokenBucket | None) -> None:
+        self.connection = connection
+        self.held = False
+        self._rate = rate
+
+    def on_event(self, events: int) -> None:
+        """Read, or have the connection send what is queued, or both. The loop's call."""
+        if events & EVENT_READ:
+            self._read()
+        if events & EVENT_WRITE:
+            self.connection.on_event(EVENT_WRITE)
+
+    def _read(self) -> None:
+        connection, rate = self.connection, self._rate
+        if rate is None:
+            connection.receive_into(RECV_SIZE)
+            return
+        loop = connection._loop
+        most = min(rate.available(loop.now), RECV_SIZE)
+        before = loop.bytes_received
+        if most and hasattr(connection.get_protocol(), "data_received"):
+            connection.on_event(EVENT_READ, most)
+        elif most:
+            connection.receive_into(most)
+        rate.take(loop.bytes_received - before)
+        if not rate.available(loop.now):
+            self._hold(True)
+            loop.call_later(rate.wait(), self._hold, False)
+
+    def _hold(self, held: bool) -> None:
+        self.held = held
+        if not self.connection.is_closing():
+            self.connection._update_interest()
