@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from types import TracebackType
 from typing import Any, Self
 
+from reactor.callbacks import Callbacks, ErrorHandler
 from reactor.errors import UsageError
-from reactor.log import LimitedLog, caller
 from reactor.registry import FileDescriptorLike, Registry
 from reactor.selector import default_selector
 from reactor.signals import Signals
-from reactor.stats import LAG_BOUNDS, Counters
-from reactor.timers import Handle, TimerHandle, TimerHeap
+from reactor.stats import LAG_BOUNDS
 from reactor.wakeup import Wakeup
 
 __all__ = ["ErrorHandler", "Loop"]
@@ -28,8 +25,6 @@ __all__ = ["ErrorHandler", "Loop"]
 #: 1024 events a poll. Here what a tick has received and gathered should fit the processor's cache: with
 #: 256 busy connections, 64 measured 4 to 9 % faster than 256, and 16 was slower again.
 EVENTS_PER_TICK = 64
-TIMERS_PER_TICK = 256
-CALLBACKS_PER_TICK = 256
 
 # epoll_wait(2) counts milliseconds in an int, 24 days at most; a wait that ends early does no harm.
 _LONGEST_WAIT = 86400.0
@@ -37,10 +32,7 @@ _LONGEST_WAIT = 86400.0
 _HEALTHY = LAG_BOUNDS[0]
 
 
-ErrorHandler = Callable[[BaseException, str, Any], object]
-
-
-class Loop:
+class Loop(Callbacks):
     """One selector, one thread at a time, any number in a process.
 
     selector: where descriptors are registered; None takes the platform's `DefaultSelector`, which the
@@ -57,8 +49,6 @@ class Loop:
     say so.
     """
 
-    #: The time of this tick, in the clock's seconds.
-    now: float
     #: Within a tick, what is to be handed to `flush` at its end; None outside of ticks.
     outbox: list[Any] | None
     #: Counted by those who receive and send.
@@ -78,21 +68,11 @@ class Loop:
         debug: bool = False,
         flush: Callable[[list[Any], float], int] = lambda outbox, now: 0,
     ) -> None:
-        self.counters = Counters()
-        self.log = LimitedLog(self.call_later)
+        super().__init__(clock, on_error, slow_callback, debug=debug)
         self.bytes_received = self.bytes_sent = self.ticks = self.events = 0
         self.registry = Registry(default_selector() if selector is None else selector)
-        self.now = clock()
         self.outbox = None
-        self._clock = clock
-        self._on_error = on_error
         self._flush = flush
-        self._slow_callback = slow_callback
-        self._debug = debug
-        self._timers = TimerHeap()
-        self._ready: deque[Handle] = deque()
-        self._from_threads: deque[Handle] = deque()
-        self._driver: int | None = None
         self._stop_asked = False
         self._close_asked = False
         self._closed = False
@@ -203,10 +183,6 @@ class Loop:
         if self.outbox is None:
             self.now = self._clock()
 
-    def time(self) -> float:
-        """Return the time that `call_at` counts in, seconds. From any thread."""
-        return self._clock()
-
     def _enter(self) -> None:
         self._check_open()
         if self._driver is not None:
@@ -291,11 +267,6 @@ class Loop:
                 limit = ended + slow
             before = ended
 
-    def _check_slow(self, callback: str, took: float) -> None:
-        if self._slow_callback is not None and took > self._slow_callback:
-            told = "slow callback: %s took %.3f s, and everything else waited"
-            self.log.log(logging.WARNING, ("slow", callback), told, callback, took)
-
     def _flush_outbox(self) -> None:
         outbox, self.outbox = self.outbox, []
         start = 0.0 if self._slow_callback is None else self._clock()
@@ -303,67 +274,6 @@ class Loop:
         self.bytes_sent += sent  # a line of its own: what is called has added to it as well
         if self._slow_callback is not None:
             self._check_slow("pause_writing or resume_writing at the tick's end", self._clock() - start)
-
-    def _run_timers(self) -> int:
-        for count in range(TIMERS_PER_TICK):
-            handle = self._timers.pop_due(self.now)
-            if handle is None:
-                return count
-            self._run(handle)
-        return TIMERS_PER_TICK
-
-    def _run_ready(self) -> int:
-        ready = self._ready
-        count = min(len(ready), CALLBACKS_PER_TICK)  # what these callbacks add runs in the next tick
-        for _ in range(count):
-            self._run(ready.popleft())
-        return count
-
-    def _run(self, handle: Handle) -> None:
-        taken = handle.take()
-        if taken is None:
-            return
-        callback, args = taken
-        start = 0.0 if self._slow_callback is None else self._clock()
-        self.call(callback, *args)
-        if self._slow_callback is not None:
-            self._check_slow(_name(callback), self._clock() - start)
-
-    def call(self, callback: Callable[..., object], *args: Any) -> None:
-        """Run `callback(*args)` now; an exception is reported, and does not come out."""
-        try:
-            callback(*args)
-        except Exception as exc:
-            self.report(exc, _name(callback))
-
-    def report(self, exc: BaseException, callback: str, connection: Any = None) -> None:
-        """Hand an exception that left a callback to `on_error`, or log it with its traceback.
-
-        callback: the callback's name. connection: the connection that it was called for, or None.
-        """
-        self.counters.handler_errors += 1
-        if self._on_error is not None:
-            try:
-                self._on_error(exc, callback, connection)
-                return
-            except Exception as problem:
-                told = "on_error itself failed; what it was told of follows"
-                self.log.log(logging.ERROR, ("on_error", *_identity(problem)), told, exc_info=problem)
-        subject = f"{callback} of {connection}" if connection is not None else callback
-        key = (callback, *_identity(exc))
-        self.log.log(logging.ERROR, key, "exception in %s", subject, exc_info=exc)
-
-    def check_thread(self, callback: str) -> None:
-        """Warn if this is not the thread that drives the loop; `callback` was called. For debug mode."""
-        if self._driver is None or self._driver == threading.get_ident():
-            return
-        # Not a limited log, whose timer would be another call from the wrong thread.
-        logging.getLogger("reactor").warning(
-            "%s was called on thread %s, and another drives the reactor: use call_soon_threadsafe, at %s",
-            callback,
-            threading.current_thread().name,
-            caller(),
-        )
 
     def _check_open(self) -> None:
         self.check_process()
@@ -384,9 +294,7 @@ class Loop:
         """
         self._disowned = True
         self.registry.disown(self.check_process)
-        self._timers = TimerHeap()
-        self._ready.clear()
-        self._from_threads.clear()
+        self._drop_all()
         self._signals.clear()
         if self.outbox is not None:
             self.outbox.clear()
@@ -400,69 +308,13 @@ class Loop:
                 raise
 
     def _close(self) -> None:
-        for handle in list(self._ready):
-            if isinstance(handle, _Notice):
-                self._run(handle)
+        self._run_notices()
         self._closed = True
         self._signals.clear()
         self.log.flush()
-        self._ready.clear()
-        self._from_threads.clear()
-        self._timers = TimerHeap()
+        self._drop_all()
         self._wakeup.close()
         self.registry.close()
-
-    # Callbacks
-
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
-        """Run `callback(*args)` in the next tick, after what was asked for before. Cancellable."""
-        self._check_open()
-        if self._debug:
-            self.check_thread("call_soon")
-        handle = Handle(callback, args)
-        self._ready.append(handle)
-        return handle
-
-    def post_notice(self, callback: Callable[..., object], *args: Any) -> None:
-        """As `call_soon`, for what must be told exactly once: `close` runs it if no tick did before."""
-        self._ready.append(_Notice(callback, args))
-
-    def notices_due(self) -> int:
-        """Return how many notices have been posted and not run."""
-        return sum(isinstance(handle, _Notice) for handle in self._ready)
-
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
-        """Run `callback(*args)` in `delay` seconds, never earlier. Cancellable.
-
-        Raises ValueError if `delay` is not a number.
-        """
-        return self.call_at(self._clock() + delay, callback, *args)
-
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
-        """Run `callback(*args)` when `time()` has reached `when`. Cancellable.
-
-        Raises ValueError if `when` is not a number.
-        """
-        self._check_open()
-        if self._debug:
-            self.check_thread("call_at or call_later")
-        return self._timers.add(when, callback, *args)
-
-    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> Handle:
-        """As `call_soon`, from any thread or signal handler; gets the loop out of its wait.
-
-        A burst of calls costs one system call.
-        """
-        self._check_open()
-        handle = Handle(callback, args)
-        self._from_threads.append(handle)
-        self._wake()
-        return handle
-
-    def _take_from_threads(self) -> None:
-        incoming = self._from_threads
-        for _ in range(len(incoming)):
-            self._ready.append(incoming.popleft())
 
     # Descriptors
 
@@ -505,20 +357,6 @@ class Loop:
         return self._signals.remove(signum)
 
 
-class _Notice(Handle):
-    """What `close` runs, and does not drop."""
-
-    __slots__ = ()
-
-
-def _identity(exc: BaseException) -> tuple[type[BaseException], int]:
-    """Return what tells an exception from others of its callback: its type, and the line that raised it."""
-    at = exc.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return type(exc), 0 if at is None else at.tb_lineno
-
-
 #: Those of this process, for the one thing that concerns them all: that it forks.
 _loops: weakref.WeakSet[Loop] = weakref.WeakSet()
 
@@ -530,7 +368,3 @@ def _disown_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown_all)
-
-
-def _name(callback: Callable[..., object]) -> str:
-    return getattr(callback, "__qualname__", None) or repr(callback)

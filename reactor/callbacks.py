@@ -1,0 +1,208 @@
+"""What is asked for to be run, when it runs, and what becomes of its exceptions."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from reactor.log import LimitedLog, caller
+from reactor.stats import Counters
+from reactor.timers import Handle, TimerHandle, TimerHeap
+
+__all__ = ["Callbacks", "ErrorHandler"]
+
+#: What one tick runs at most of each kind, so that none starves the others.
+TIMERS_PER_TICK = 256
+CALLBACKS_PER_TICK = 256
+
+ErrorHandler = Callable[[BaseException, str, Any], object]
+
+
+class Callbacks(ABC):
+    """The half of the loop that knows no descriptor.
+
+    clock: seconds that never go back. on_error, slow_callback, debug: as `Loop` says.
+    """
+
+    #: The time of this tick, in the clock's seconds.
+    now: float
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        on_error: ErrorHandler | None,
+        slow_callback: float | None,
+        *,
+        debug: bool,
+    ) -> None:
+        self.counters = Counters()
+        self.log = LimitedLog(self.call_later)
+        self.now = clock()
+        self._clock = clock
+        self._on_error = on_error
+        self._slow_callback = slow_callback
+        self._debug = debug
+        self._timers = TimerHeap()
+        self._ready: deque[Handle] = deque()
+        self._from_threads: deque[Handle] = deque()
+        self._driver: int | None = None
+
+    @abstractmethod
+    def _check_open(self) -> None: ...
+
+    @abstractmethod
+    def _wake(self) -> None: ...
+
+    def time(self) -> float:
+        """Return the time that `call_at` counts in, seconds. From any thread."""
+        return self._clock()
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
+        """Run `callback(*args)` in the next tick, after what was asked for before. Cancellable."""
+        self._check_open()
+        if self._debug:
+            self.check_thread("call_soon")
+        handle = Handle(callback, args)
+        self._ready.append(handle)
+        return handle
+
+    def post_notice(self, callback: Callable[..., object], *args: Any) -> None:
+        """As `call_soon`, for what must be told exactly once: `close` runs it if no tick did before."""
+        self._ready.append(_Notice(callback, args))
+
+    def notices_due(self) -> int:
+        """Return how many notices have been posted and not run."""
+        return sum(isinstance(handle, _Notice) for handle in self._ready)
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
+        """Run `callback(*args)` in `delay` seconds, never earlier. Cancellable.
+
+        Raises ValueError if `delay` is not a number.
+        """
+        return self.call_at(self._clock() + delay, callback, *args)
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
+        """Run `callback(*args)` when `time()` has reached `when`. Cancellable.
+
+        Raises ValueError if `when` is not a number.
+        """
+        self._check_open()
+        if self._debug:
+            self.check_thread("call_at or call_later")
+        return self._timers.add(when, callback, *args)
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> Handle:
+        """As `call_soon`, from any thread or signal handler; gets the loop out of its wait.
+
+        A burst of calls costs one system call.
+        """
+        self._check_open()
+        handle = Handle(callback, args)
+        self._from_threads.append(handle)
+        self._wake()
+        return handle
+
+    def _take_from_threads(self) -> None:
+        incoming = self._from_threads
+        for _ in range(len(incoming)):
+            self._ready.append(incoming.popleft())
+
+    # Running
+
+    def _run_timers(self) -> int:
+        for count in range(TIMERS_PER_TICK):
+            handle = self._timers.pop_due(self.now)
+            if handle is None:
+                return count
+            self._run(handle)
+        return TIMERS_PER_TICK
+
+    def _run_ready(self) -> int:
+        ready = self._ready
+        count = min(len(ready), CALLBACKS_PER_TICK)  # what these callbacks add runs in the next tick
+        for _ in range(count):
+            self._run(ready.popleft())
+        return count
+
+    def _run(self, handle: Handle) -> None:
+        taken = handle.take()
+        if taken is None:
+            return
+        callback, args = taken
+        start = 0.0 if self._slow_callback is None else self._clock()
+        self.call(callback, *args)
+        if self._slow_callback is not None:
+            self._check_slow(_name(callback), self._clock() - start)
+
+    def call(self, callback: Callable[..., object], *args: Any) -> None:
+        """Run `callback(*args)` now; an exception is reported, and does not come out."""
+        try:
+            callback(*args)
+        except Exception as exc:
+            self.report(exc, _name(callback))
+
+    def report(self, exc: BaseException, callback: str, connection: Any = None) -> None:
+        """Hand an exception that left a callback to `on_error`, or log it with its traceback.
+
+        callback: the callback's name. connection: the connection that it was called for, or None.
+        """
+        self.counters.handler_errors += 1
+        if self._on_error is not None:
+            try:
+                self._on_error(exc, callback, connection)
+                return
+            except Exception as problem:
+                told = "on_error itself failed; what it was told of follows"
+                self.log.log(logging.ERROR, ("on_error", *_identity(problem)), told, exc_info=problem)
+        subject = f"{callback} of {connection}" if connection is not None else callback
+        key = (callback, *_identity(exc))
+        self.log.log(logging.ERROR, key, "exception in %s", subject, exc_info=exc)
+
+    def check_thread(self, callback: str) -> None:
+        """Warn if this is not the thread that drives the loop; `callback` was called. For debug mode."""
+        if self._driver is None or self._driver == threading.get_ident():
+            return
+        # Not a limited log, whose timer would be another call from the wrong thread.
+        logging.getLogger("reactor").warning(
+            "%s was called on thread %s, and another drives the reactor: use call_soon_threadsafe, at %s",
+            callback,
+            threading.current_thread().name,
+            caller(),
+        )
+
+    def _check_slow(self, callback: str, took: float) -> None:
+        if self._slow_callback is not None and took > self._slow_callback:
+            told = "slow callback: %s took %.3f s, and everything else waited"
+            self.log.log(logging.WARNING, ("slow", callback), told, callback, took)
+
+    def _drop_all(self) -> None:
+        self._ready.clear()
+        self._from_threads.clear()
+        self._timers = TimerHeap()
+
+    def _run_notices(self) -> None:
+        for handle in list(self._ready):
+            if isinstance(handle, _Notice):
+                self._run(handle)
+
+
+class _Notice(Handle):
+    """What `close` runs, and does not drop."""
+
+    __slots__ = ()
+
+
+def _identity(exc: BaseException) -> tuple[type[BaseException], int]:
+    """Return what tells an exception from others of its callback: its type, and the line that raised it."""
+    at = exc.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return type(exc), 0 if at is None else at.tb_lineno
+
+
+def _name(callback: Callable[..., object]) -> str:
+    return getattr(callback, "__qualname__", None) or repr(callback)
