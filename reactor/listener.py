@@ -69,9 +69,7 @@ class Listener:
         self._on_accept_error = on_accept_error
         self._sockets = sockets
         self._path = UnixPath(path) if path is not None else None
-        self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in self._sockets)
-        origin = f"accepted on {', '.join(map(str, self.addresses))}"
-        self._terms = Terms(limits, timeouts, watch, origin, self, self._gone, connection_type)
+        self.addresses: tuple[Address, ...] = ()
         self._by_site: Counter[bytes] = Counter()
         self._holds: set[str] = set()
         self._backoff = _FIRST_BACKOFF
@@ -81,8 +79,13 @@ class Listener:
         self._backlog = backlog
         self._drain: Drain | None = None
         # Given up for a moment when there are none left, so that newcomers can be refused.
-        self._reserve = _new_reserve() if limits.when_full == "refuse" else None
+        self._reserve: int | None = None
         try:
+            self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in sockets)
+            origin = f"accepted on {', '.join(map(str, self.addresses))}"
+            self._terms = Terms(limits, timeouts, watch, origin, self, self._gone, connection_type)
+            if limits.when_full == "refuse":
+                self._reserve = _new_reserve()
             for sock in self._sockets:
                 loop.registry.register(sock.fileno(), EVENT_READ, _Acceptor(self, sock))
         except OSError:
@@ -113,6 +116,7 @@ class Listener:
     def disown(self) -> list[socket.socket]:
         """Return the sockets: this is a child process, which may do nothing but close them."""
         self._path = None
+        self._give_up()
         return self._sockets
 
     def is_closed(self) -> bool:

@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 
-from reactor import Protocol, Reactor, UsageError
+from reactor import Limits, Protocol, Reactor, UsageError
 from tests.helpers import Echo, Recorder, connect, pair, spin
 
 
@@ -103,7 +103,7 @@ def test_child_closes_the_descriptors_that_it_inherits(reactor, recorder):
     before = set(os.listdir("/proc/self/fd"))
     with Reactor() as inherited:
         _, peer = pair(inherited, Protocol())
-        inherited.listen("127.0.0.1:0", Echo)
+        inherited.listen("127.0.0.1:0", Echo, limits=Limits(when_full="refuse"))
 
         def child():
             inherited.close()

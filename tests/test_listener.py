@@ -511,6 +511,16 @@ def test_selector_that_refuses_the_listening_socket_leaves_nothing(
     assert reactor.listeners() == []
 
 
+def test_reserve_that_cannot_be_had_leaves_nothing(reactor, factory, monkeypatch, descriptors):
+    def none_left(*args):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("reactor.listener.os.open", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        reactor.listen("127.0.0.1:0", factory, limits=refusing())
+    assert reactor.listeners() == []
+
+
 def test_repr_tells_the_addresses(reactor, factory):
     listener = reactor.listen("127.0.0.1:0", factory)
     assert repr(listener) == f"<Listener {listener.addresses[0]}>"
