@@ -13,11 +13,14 @@ from reactor.log import LimitedLog, caller
 from reactor.stats import Counters
 from reactor.timers import Handle, TimerHandle, TimerHeap
 
-__all__ = ["Callbacks", "ErrorHandler"]
+__all__ = ["SENDING", "Callbacks", "ErrorHandler"]
 
 #: What one tick runs at most of each kind, so that none starves the others.
 TIMERS_PER_TICK = 256
 CALLBACKS_PER_TICK = 256
+
+# What runs in a tick besides its callbacks: it may call some of the protocols'.
+SENDING = "pause_writing or resume_writing of what was written in the tick"
 
 ErrorHandler = Callable[[BaseException, str, Any], object]
 
@@ -50,6 +53,7 @@ class Callbacks(ABC):
         self._ready: deque[Handle] = deque()
         self._from_threads: deque[Handle] = deque()
         self._driver: int | None = None
+        self._lap = self.now
 
     @abstractmethod
     def _check_open(self) -> None: ...
@@ -133,10 +137,12 @@ class Callbacks(ABC):
         if taken is None:
             return
         callback, args = taken
-        start = 0.0 if self._slow_callback is None else self._clock()
+        if self._slow_callback is None:
+            self.call(callback, *args)
+            return
+        self._end_lap(SENDING, self._clock())
         self.call(callback, *args)
-        if self._slow_callback is not None:
-            self._check_slow(_name(callback), self._clock() - start)
+        self._end_lap(_name(callback), self._clock())
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
         """Run `callback(*args)` now; an exception is reported, and does not come out."""
@@ -174,7 +180,9 @@ class Callbacks(ABC):
             caller(),
         )
 
-    def _check_slow(self, callback: str, took: float) -> None:
+    def _end_lap(self, callback: str, now: float) -> None:
+        """Begin a new lap of the clock, and warn if `callback` was slow in the one that ends."""
+        took, self._lap = now - self._lap, now
         if self._slow_callback is not None and took > self._slow_callback:
             told = "slow callback: %s took %.3f s, and everything else waited"
             self.log.log(logging.WARNING, ("slow", callback), told, callback, took)

@@ -11,7 +11,7 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from types import TracebackType
 from typing import Any, Self
 
-from reactor.callbacks import Callbacks, ErrorHandler
+from reactor.callbacks import SENDING, Callbacks, ErrorHandler
 from reactor.errors import UsageError
 from reactor.registry import FileDescriptorLike, Registry
 from reactor.selector import default_selector
@@ -242,13 +242,15 @@ class Loop(Callbacks):
             self._flush_outbox()
         self.ticks += 1
         self.events += handled
-        took = self._clock() - self.now
-        if took > _HEALTHY:
-            self.counters.add_lag(took)
+        ended = self._clock()
+        if ended - self.now > _HEALTHY:
+            self.counters.add_lag(ended - self.now)
+        if self._slow_callback is not None and ended - self._lap > self._slow_callback:
+            self._end_lap(SENDING, ended)
         return handled
 
     def _dispatch_timed(self, events: list[tuple[int, int]], slow: float) -> None:
-        # One reading of the clock for each event; whose end is not later than `limit` was not slow.
+        # One reading of the clock for each event. What ends before `limit` was not slow.
         registry, clock = self.registry, self._clock
         handlers, stale = registry.by_fd, registry.stale
         before = self.now
@@ -263,17 +265,16 @@ class Loop(Callbacks):
                 handler.on_event(asked)  # type: ignore[union-attr]
             ended = clock()
             if ended > limit:
-                self._check_slow(repr(handler), ended - before)
+                self._lap = before
+                self._end_lap(repr(handler), ended)
                 limit = ended + slow
             before = ended
+        self._lap = before
 
     def _flush_outbox(self) -> None:
         outbox, self.outbox = self.outbox, []
-        start = 0.0 if self._slow_callback is None else self._clock()
         sent = self._flush(outbox or [], self.now)
         self.bytes_sent += sent  # a line of its own: what is called has added to it as well
-        if self._slow_callback is not None:
-            self._check_slow("pause_writing or resume_writing at the tick's end", self._clock() - start)
 
     def _check_open(self) -> None:
         self.check_process()

@@ -153,7 +153,7 @@ def test_slow_resume_at_the_end_of_a_tick_is_told(make_selector, caplog):
             reactor.run_once(0)
             if "pause_writing or resume_writing" in caplog.text:
                 break
-        assert "pause_writing or resume_writing at the tick's end took 0.500 s" in caplog.text
+        assert "pause_writing or resume_writing of what was written in the tick took 0.500 s" in caplog.text
         peer.close()
 
 
