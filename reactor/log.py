@@ -115,14 +115,19 @@ class BackgroundLog(logging.handlers.QueueHandler):
 
 
 class _LineWriter(logging.Handler):
-    """Writes to a descriptor without a lock that an interpreter on its way out would wait for."""
+    """Writes lines to a descriptor."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
-        self.lock = None  # only one thread writes, and `logging.shutdown` would wait for it
         self._fd = fd
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Write, without the lock: there is one thread, and `logging.shutdown` would wait for it."""
+        self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
         try:
             os.write(self._fd, f"{record.getMessage()}\n".encode())
         except OSError:
