@@ -74,7 +74,7 @@ class Listener:
         self._holds: set[str] = set()
         self._backoff = _FIRST_BACKOFF
         self._retry = Handle(self._release, ("backing off",))
-        self._admitted: Callable[[Connection], object] | None = None
+        self._tell_admitted: list[Callable[[Connection], object]] = []
         self._left_in_backlog: int | None = None
         self._backlog = backlog
         self._drain: Drain | None = None
@@ -150,7 +150,7 @@ class Listener:
 
         admitted: is told of each connection.
         """
-        self._admitted = admitted
+        self._tell_admitted.append(admitted)
         if self._left_in_backlog is None:
             self._left_in_backlog = self._backlog + 1  # Linux holds one more than it is told: listen(2)
             self._release("paused")
@@ -233,8 +233,8 @@ class Listener:
             self._gone(site, exc)
             self._loop.report(exc, f"accepting on {self}")
             return
-        if self._admitted is not None:
-            self._admitted(connection)
+        for admitted in self._tell_admitted:
+            admitted(connection)
 
     def _refuse(self, sock: socket.socket, reason: str) -> None:
         self._loop.counters.refused[reason] += 1

@@ -228,6 +228,24 @@ def test_drain_of_one_listener_leaves_the_others(reactor, clock, reports):
         other.drain()
 
 
+def test_newcomers_of_two_drains_have_their_chance_in_both(reactor, clock, reports):
+    listener = reactor.listen("127.0.0.1:0", Echo)
+    listener.pause()
+    client = connect(reactor, listener.addresses[0])
+    reactor.drain(30, reports.append)
+    reactor.run_once(0)
+    listener.drain(30, reports.append)
+    go_on(reactor, clock, listener.is_closed)
+    start = clock.now
+    go_on(reactor, clock, lambda: clock.now - start > 1)
+    assert reports == []
+    client.sendall(b"at last")
+    spin(reactor, lambda: reactor.stats().bytes_sent == 7)
+    go_on(reactor, clock, lambda: len(reports) == 2)
+    assert client.recv(100) == b"at last"
+    client.close()
+
+
 def test_drain_of_one_listener_aborts_only_its_own(reactor, clock, reports):
     listener = reactor.listen("127.0.0.1:0", Recorder)
     client = connect(reactor, listener.addresses[0])
