@@ -219,7 +219,7 @@ class Served:
     # What the protocol calls
 
     def expect(self):
-        if self.timeouts.read is not None:
+        if self.timeouts.read is not None and self.connection in self.machine.reactor.connections():
             self.owed_by = self.machine.clock.now + self.timeouts.read
             self.connection.set_timeouts(read=self.timeouts.read)
 
