@@ -16,7 +16,7 @@ from reactor.address import Address, pack_sockaddr, site_of, unpack_sockaddr
 from reactor.deadlines import Timed
 from reactor.errors import ConnectionAborted, UsageError, cause_of
 from reactor.intake import RECV_SIZE, Intake
-from reactor.linger import Linger, is_quiet, release
+from reactor.linger import Linger, end_direction, is_quiet, release
 from reactor.loop import Loop
 from reactor.rates import TokenBucket
 from reactor.registry import EventHandler, Registry
@@ -269,7 +269,7 @@ class Connection(Timed):
         self._out = SHUT
         if self._state is State.WRITE_CLOSED:
             try:
-                self._sock.shutdown(socket.SHUT_WR)
+                end_direction(self._sock)
             except OSError as exc:
                 self.fail(exc)
         elif self._state in CLOSES:
@@ -280,7 +280,7 @@ class Connection(Timed):
             self._cut(None)
             return
         try:
-            self._sock.shutdown(socket.SHUT_WR)
+            end_direction(self._sock)
             self._loop.registry.modify(self._sock.fileno(), EVENT_READ)
         except OSError as exc:
             self.fail(exc)

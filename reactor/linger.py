@@ -7,6 +7,8 @@ dropped until the peer ends its own, or the time is up.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import sys
 from typing import Any
@@ -16,7 +18,7 @@ from reactor.registry import Registry
 from reactor.terms import Terms
 from reactor.timers import Bucket
 
-__all__ = ["Linger", "give_back", "is_quiet", "lingering_of", "release"]
+__all__ = ["Linger", "end_direction", "give_back", "is_quiet", "lingering_of", "release"]
 
 if sys.platform == "linux":
     import fcntl
@@ -33,6 +35,22 @@ _RECV_SIZE = 64 * 1024
 def lingering_of(registry: Registry) -> list[Linger]:
     """Return what lingers there, in the order of the descriptors."""
     return [handler for handler in registry.handlers() if isinstance(handler, Linger)]
+
+
+def end_direction(sock: socket.socket) -> None:
+    """Send our end of file on `sock`; nothing more if it was sent before.
+
+    When both sides have ended theirs, the kernel calls the socket not connected, as it does after a
+    reset; whether there is an error tells which. Raises OSError, the kernel's reason, if there is one.
+    """
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError as exc:
+        if exc.errno != errno.ENOTCONN:
+            raise
+        reason = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if reason:
+            raise OSError(reason, os.strerror(reason)) from exc
 
 
 def release(loop: Loop, sock: socket.socket) -> None:

@@ -1,5 +1,6 @@
 """What a close leaves behind until the peer has ended its direction, so that the answer arrives."""
 
+import errno
 import gc
 import socket
 import struct
@@ -128,13 +129,40 @@ def test_no_input_is_waited_for_where_the_peer_has_ended_already(reactor):
 
 def test_shutdown_that_fails_is_the_reason(reactor):
     ours, theirs = socket.socketpair()
-    problem = OSError(107, "not connected")
+    problem = OSError(errno.ENOBUFS, "no buffers")
     recorder = Recorder()
     connection = reactor.adopt(ScriptedSocket(ours, shutdown=[problem]), lambda: recorder)
     connection.close()
     reactor.run_once(0)
     assert recorder.reason is problem
     theirs.close()
+
+
+def test_reset_that_close_comes_upon_is_the_reason(reactor):
+    recorder = Recorder()
+    listener = reactor.listen("127.0.0.1:0", lambda: recorder)
+    client = connect(reactor, listener.addresses[0])
+    spin(reactor, reactor.connections)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    recorder.connection.close()
+    reactor.run_once(0)
+    assert recorder.reason.errno == errno.ECONNRESET
+
+
+def test_close_after_both_ends_of_file_is_clean(reactor):
+    """The peer's end was not read, for reading is paused: the kernel has nothing more to shut down."""
+    recorder = Recorder()
+    listener = reactor.listen("127.0.0.1:0", lambda: recorder)
+    with connect(reactor, listener.addresses[0]) as client:
+        spin(reactor, reactor.connections)
+        recorder.connection.pause_reading()
+        recorder.connection.write_eof()
+        assert client.recv(1) == b""
+        client.shutdown(socket.SHUT_WR)
+        recorder.connection.close()
+        spin(reactor, lambda: recorder.lost)
+        assert recorder.reason is None
 
 
 def test_reactor_that_is_closed_gives_it_back(make_selector, descriptors):

@@ -833,11 +833,9 @@ class ReactorMachine(RuleBasedStateMachine):
             assert self.ending == "close", f"ended for {protocol.reason!r}"
         elif protocol.reason is not None:
             assert isinstance(protocol.reason, OSError)
-            told = f"ended for {protocol.reason!r}, and the client is there"
-            assert link.lossy or not link.client_open, told
+            assert not link.client_open, f"ended for {protocol.reason!r}, and the client is there"
         if not link.lossy:
-            told = f"a clean end, and told {protocol.reason!r}"
-            assert protocol.reason is None or not link.client_open, told
+            assert protocol.reason is None, f"a clean end, and told {protocol.reason!r}"
             assert link.dropped or protocol.received == link.sent, "bytes of the client were lost"
             if link.client_open:
                 assert link.got == protocol.written, "bytes of the protocol were lost"
