@@ -70,7 +70,7 @@ class Address:
         host, separator, port = text.rpartition(":")
         if not separator:
             raise AddressError(f"{text!r} has no port: {_FORMS}")
-        if not port.isascii() or not port.isdigit():
+        if not _is_number(port):
             raise AddressError(f"{port!r} in {text!r} is no port number: {_FORMS}")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
@@ -78,7 +78,7 @@ class Address:
                 raise AddressError(f"{host!r} in {text!r} is no IPv6 address: {_FORMS}")
         elif ":" in host:
             raise AddressError(f"{text!r} is ambiguous: put the IPv6 address in brackets, [IPV6]:PORT")
-        return cls._inet(host, int(port), text)
+        return cls._inet(host, int(port), repr(text))
 
     @classmethod
     def from_sockaddr(cls, sockaddr: Any) -> Address:
@@ -116,12 +116,12 @@ class Address:
             raise AddressError(f"unix:{path!r} has a zero byte in its path")
         size = len(path.encode("utf-8", "surrogateescape"))
         if size > _UNIX_PATH_MOST:
-            raise AddressError(f"unix:{path} is {size} bytes long: at most {_UNIX_PATH_MOST} fit")
+            raise AddressError(f"unix:{path!r} is {size} bytes long: at most {_UNIX_PATH_MOST} fit")
         return cls(path=path)
 
     @classmethod
     def _descriptor(cls, number: str, text: str) -> Address:
-        if not number.isascii() or not number.isdigit():
+        if not _is_number(number):
             raise AddressError(f"{number!r} in {text!r} is no descriptor: write fd:N")
         return cls(fd=int(number))
 
@@ -202,3 +202,8 @@ def site_of(packed: bytes | str | None) -> bytes | None:
     if len(packed) == _PORT.size + 4:
         return packed[:4]
     return packed[12:16] if packed.startswith(_V4_MAPPED) else packed[:8]
+
+
+def _is_number(text: str) -> bool:
+    """Return whether `text` is a number in ASCII digits, and no longer than one here can be."""
+    return text.isascii() and text.isdigit() and len(text) < 10

@@ -1,5 +1,6 @@
 """Fixtures that every test file may use. The tools behind them are in `helpers`."""
 
+import faulthandler
 import gc
 import os
 import selectors
@@ -16,7 +17,15 @@ settings.register_profile(
     "ci", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 settings.register_profile("nightly", settings.get_profile("ci"), max_examples=100_000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+settings.load_profile(PROFILE)
+
+
+def pytest_runtest_setup() -> None:
+    """Let the many examples of a night take longer than a test that hangs may."""
+    if PROFILE == "nightly":
+        faulthandler.cancel_dump_traceback_later()
+
 
 # What the platform's default is, then the standard library's: other platforms' users get one of them.
 SELECTORS: dict[str, Callable[[], selectors.BaseSelector]] = {

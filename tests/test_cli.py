@@ -236,7 +236,7 @@ def test_address_that_is_not_permitted_is_one_line_and_status_1(capsys, tmp_path
         (["serve", "os:no_such_name"], "cannot import 'os:no_such_name': AttributeError"),
         (["serve", "os:sep"], "'os:sep' is no factory"),
         (["--listen", "nonsense"], "'nonsense' has no port: write HOST:PORT"),
-        (["--listen", "127.0.0.1:99999"], "port 99999 in 127.0.0.1:99999 is out of range: 0 to 65535"),
+        (["--listen", "127.0.0.1:99999"], "port 99999 in '127.0.0.1:99999' is out of range: 0 to 65535"),
         (["--listen", "127.0.0.1:http"], "'http' in '127.0.0.1:http' is no port number"),
         (["--idle-timeout", "-1"], "idle must be more than 0 seconds, not -1.0"),
         (["--idle-timeout", "soon"], "invalid float value: 'soon'"),
