@@ -381,15 +381,15 @@ class Connection(Timed):
 
         "peername": the peer's socket address; known to the end, even after a reset.
         "sockname": our own; while the socket is open. "socket": the socket itself, not to be read,
-        written or closed. "listener": the `Listener` that accepted it, or None. "origin": where it comes
-        from, in words.
+        written or closed. "reactor": the `Reactor` whose it is. "listener": the `Listener` that accepted
+        it, or None. "origin": where it comes from, in words.
         """
-        if name == "socket":
-            return self._sock
-        if name == "listener":
-            return self._terms.owner
-        if name == "origin":
-            return self._terms.origin
+        terms = self._terms
+        facts = {
+            "socket": self._sock, "reactor": self._loop, "listener": terms.owner, "origin": terms.origin
+        }  # fmt: skip
+        if name in facts:
+            return facts[name]
         if name == "peername":
             return default if self._peer is None else unpack_sockaddr(self._peer)
         if name == "sockname" and self._state not in ENDED:

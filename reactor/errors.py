@@ -18,11 +18,15 @@ __all__ = [
     "ConnectTimeout",
     "ConnectionAborted",
     "DrainTimeout",
+    "EndOfStream",
+    "FrameTooLong",
     "IdleTimeout",
     "ListenError",
     "ReactorError",
     "ReadTimeout",
     "SlowConsumer",
+    "StreamClosed",
+    "StreamTimeout",
     "UsageError",
     "WriteTimeout",
     "cause_of",
@@ -86,6 +90,26 @@ class SlowConsumer(ReactorError, ConnectionAbortedError):
 
 class CloseTimeout(ReactorError, TimeoutError):
     """The peer did not take what was queued before `close` within the time that it was given."""
+
+
+class FrameTooLong(ReactorError, ValueError):
+    """The peer sent more than a message may have."""
+
+
+class StreamClosed(ReactorError, ConnectionError):
+    """The connection that a coroutine uses has ended; the cause is the reason, if there is one."""
+
+
+class StreamTimeout(ReactorError, TimeoutError):
+    """The body of a `with stream.timeout()` was not done in its time."""
+
+
+class EndOfStream(ReactorError, EOFError):
+    """The peer's input ended before what was waited for was complete. `partial` holds what came of it."""
+
+    def __init__(self, message: str, partial: bytes = b"") -> None:
+        super().__init__(message)
+        self.partial = partial
 
 
 #: The connection was gone before it could be accepted, or the network said so: accept(2) asks to try

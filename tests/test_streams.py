@@ -1,0 +1,719 @@
+"""Coroutine handlers: what each await returns and raises, and that nothing is left waiting."""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor import Limits, Reactor, Timeouts
+from reactor.errors import (
+    EndOfStream,
+    FrameTooLong,
+    IdleTimeout,
+    StreamClosed,
+    StreamTimeout,
+    UsageError,
+)
+from reactor.streams import Stream, handler
+from tests.helpers import DEADLINE, Errors, ManualClock, connect, spin
+
+BIG = bytes(range(256)) * 4096 * 4  # 4 MiB
+
+
+class Told:
+    """Runs a handler, and keeps what came of it."""
+
+    def __init__(self, fn):
+        self.fn = fn
+        self.seen = []
+        self.stream = None
+
+    async def __call__(self, stream):
+        self.stream = stream
+        try:
+            self.seen.append(await self.fn(stream))
+        except BaseException as exc:
+            self.seen.append(exc)
+            raise
+
+    @property
+    def result(self):
+        (only,) = self.seen
+        return only
+
+
+@contextlib.contextmanager
+def client_of(reactor, fn, *, limit=65536, **options):
+    """Serve with `fn`; yield what became of it, and a client that has connected."""
+    told = Told(fn)
+    listener = reactor.listen("127.0.0.1:0", handler(told, limit=limit), **options)
+    with connect(reactor, listener.addresses[0]) as client:
+        spin(reactor, lambda: told.stream is not None)
+        yield told, client
+
+
+def exchange(reactor, fn, sent, **options):
+    """Return what `fn` returned after `sent` and the end of file, and what the client received."""
+    with client_of(reactor, fn, **options) as (told, client):
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        spin(reactor, lambda: told.seen)
+        reactor.run_once(0)
+        answer = b""
+        while more := client.recv(65536):
+            answer += more
+        return told.result, answer
+
+
+# Receiving
+
+
+def test_receive_returns_what_is_there_and_nothing_at_the_end(reactor):
+    async def echo(stream):
+        pieces = []
+        while data := await stream.receive():
+            pieces.append(data)
+            await stream.send(data)
+        return b"".join(pieces), await stream.receive()
+
+    assert exchange(reactor, echo, b"hello") == ((b"hello", b""), b"hello")
+
+
+def test_receive_takes_no_more_than_asked_for(reactor):
+    async def bite(stream):
+        bites = []
+        while data := await stream.receive(2):
+            bites.append(data)
+        return bites
+
+    bites, _ = exchange(reactor, bite, b"abcde")
+    assert b"".join(bites) == b"abcde"
+    assert max(map(len, bites)) <= 2
+
+
+def test_receive_exactly(reactor):
+    async def read(stream):
+        return [await stream.receive_exactly(n) for n in (3, 0, 4)], await stream.receive()
+
+    assert exchange(reactor, read, b"abcdefghi")[0] == ([b"abc", b"", b"defg"], b"hi")
+
+
+def test_receive_exactly_at_the_end_has_what_came(reactor):
+    async def read(stream):
+        with pytest.raises(EndOfStream, match="ended after 2 bytes") as caught:
+            await stream.receive_exactly(3)
+        return caught.value.partial
+
+    assert exchange(reactor, read, b"ab")[0] == b"ab"
+
+
+def test_receive_until(reactor):
+    async def read(stream):
+        return await stream.receive_until(b"--"), await stream.receive_until(b"-"), await stream.receive()
+
+    assert exchange(reactor, read, b"one--two-three")[0] == (b"one", b"two", b"three")
+
+
+def test_receive_until_finds_a_delimiter_that_comes_in_pieces(reactor):
+    async def read(stream):
+        return await stream.receive_until(b"--END--", limit=3), await stream.receive(1)
+
+    with client_of(reactor, read) as (told, client):
+        for byte in b"abc--END--.":
+            client.sendall(bytes([byte]))
+            reactor.run_once(0.05)
+        spin(reactor, lambda: told.seen)
+        assert told.result == (b"abc", b".")
+
+
+def test_receive_until_does_not_wait_beyond_its_limit(reactor, errors):
+    async def read(stream):
+        await stream.receive_until(b"\n", limit=4)
+
+    with client_of(reactor, read) as (told, client):
+        client.sendall(b"abcde")
+        spin(reactor, lambda: told.seen)
+        assert isinstance(told.result, FrameTooLong)
+        assert "within 4 bytes" in str(told.result)
+        reactor.run_once(0)
+        assert reactor.stats().closed == {"FrameTooLong": 1}
+
+
+def test_lines(reactor):
+    async def read(stream):
+        return [line async for line in stream.lines()]
+
+    assert exchange(reactor, read, b"one\r\ntwo\n\nthree")[0] == [b"one", b"two", b"", b"three"]
+    assert exchange(reactor, read, b"one\n")[0] == [b"one"]
+
+
+PARTS = st.lists(st.binary(max_size=40), max_size=8)
+
+
+@given(
+    chunks=PARTS,
+    asks=st.lists(st.tuples(st.sampled_from(["receive", "exactly", "until"]), st.integers(1, 30))),
+)
+def test_whatever_is_asked_for_the_bytes_come_once_and_in_order(chunks, asks):
+    got = []
+
+    async def ask(stream, how, n):
+        if how == "receive":
+            return await stream.receive(n)
+        if how == "exactly":
+            return await stream.receive_exactly(n)
+        return await stream.receive_until(b"\0", n) + b"\0"
+
+    async def read(stream):
+        for how, n in asks:
+            try:
+                got.append(await ask(stream, how, n))
+            except EndOfStream as end:
+                got.append(end.partial)
+            except FrameTooLong:
+                pass  # and nothing of it is taken
+        while data := await stream.receive():
+            got.append(data)
+
+    ours, theirs = socket.socketpair()
+    with Reactor() as reactor, theirs:
+        reactor.adopt(ours, handler(read, limit=16))
+        for chunk in chunks:
+            theirs.sendall(chunk)
+            reactor.run_once(0)
+        theirs.shutdown(socket.SHUT_WR)
+        spin(reactor, lambda: not reactor.connections())
+    assert b"".join(got) == b"".join(chunks)
+
+
+def test_what_nobody_asks_for_is_left_with_the_peer(reactor):
+    async def sleepy(stream):
+        await stream.sleep(3600)
+
+    with client_of(reactor, sleepy, limit=1000, timeouts=Timeouts(write=None)) as (_, client):
+        client.setblocking(False)
+        sent = 0
+        spins = 0
+        while spins < 5:
+            try:
+                sent += client.send(BIG)
+                spins = 0
+            except BlockingIOError:
+                spins += 1
+            reactor.run_once(0)
+        (connection,) = reactor.connections()
+        assert not connection.is_reading()
+        assert reactor.stats().bytes_received < 1 << 20
+
+
+def test_what_was_held_back_comes_when_it_is_asked_for(reactor):
+    async def late(stream):
+        await stream.receive_exactly(1)
+        await stream.sleep(0.01)
+        return await stream.receive_exactly(len(BIG) - 1)
+
+    with client_of(reactor, late) as (told, client):
+        client.setblocking(False)
+        rest = memoryview(BIG)
+        while not told.seen:
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[client.send(rest) :] if rest else rest
+            reactor.run_once(0.01)
+        assert told.result == BIG[1:]
+
+
+def test_only_one_task_can_wait_for_the_input(reactor, errors):
+    async def both(stream):
+        stream.start_soon(stream_reader, stream)
+        return await stream.receive()
+
+    async def stream_reader(stream):
+        with pytest.raises(UsageError, match="another task waits"):
+            await stream.receive()
+        await stream.send(b"told")
+
+    with client_of(reactor, both) as (told, client):
+        reactor.run_once(0)
+        assert client.recv(10) == b"told"
+        client.sendall(b"x")
+        spin(reactor, lambda: told.seen)
+        assert told.result == b"x"
+
+
+# Sending
+
+
+def test_send_waits_for_the_low_water_mark(reactor):
+    queued = []
+
+    async def much(stream):
+        await stream.send(BIG)
+        queued.append(stream.connection.get_write_buffer_size())
+        return len(BIG)
+
+    limits = Limits(high_water=65536, low_water=1000)
+    with client_of(reactor, much, limits=limits) as (told, client):
+        reactor.run_once(0)
+        assert not told.seen
+        received = bytearray()
+        client.settimeout(DEADLINE)
+        while len(received) < len(BIG):
+            received += client.recv(1 << 20)
+            reactor.run_once(0)
+        spin(reactor, lambda: told.seen)
+        assert queued[0] <= 1000
+        assert received == BIG
+
+
+def test_send_eof_lets_the_peer_go_on(reactor):
+    async def half(stream):
+        await stream.send(b"that was all")
+        await stream.send_eof()
+        with pytest.raises(UsageError):
+            await stream.send(b"more")
+        return await stream.receive_exactly(5)
+
+    with client_of(reactor, half) as (told, client):
+        reactor.run_once(0)
+        assert client.recv(100) == b"that was all"
+        assert client.recv(100) == b""
+        client.sendall(b"fine.")
+        spin(reactor, lambda: told.seen)
+        assert told.result == b"fine."
+
+
+def test_what_was_sent_arrives_after_the_handler_has_returned(reactor):
+    async def much(stream):
+        stream.connection.write(BIG)
+
+    with client_of(reactor, much) as (told, client):
+        received = bytearray()
+        client.setblocking(False)
+        while len(received) < len(BIG):
+            with contextlib.suppress(BlockingIOError):
+                received += client.recv(1 << 20)
+            reactor.run_once(0.01)
+        assert received == BIG
+        assert told.seen == [None]
+
+
+# The end of a connection
+
+
+def reset(client):
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda stream: stream.receive(),
+        lambda stream: stream.receive_exactly(10),
+        lambda stream: stream.receive_until(b"."),
+        lambda stream: stream.lines().__anext__(),
+        lambda stream: stream.sleep(3600),
+        lambda stream: stream.send(BIG * 4),
+    ],
+    ids=["receive", "receive_exactly", "receive_until", "lines", "sleep", "send"],
+)
+def test_each_wait_ends_with_the_connection_and_cleans_up(reactor, wait):
+    cleaned = []
+
+    async def waits(stream):
+        try:
+            await wait(stream)
+        finally:
+            with pytest.raises(StreamClosed):
+                await stream.sleep(0)
+            cleaned.append(True)
+
+    with client_of(reactor, waits) as (told, client):
+        reset(client)
+        spin(reactor, lambda: told.seen)
+        assert isinstance(told.result, StreamClosed)
+        assert told.result.__cause__.errno == errno.ECONNRESET
+        assert cleaned == [True]
+
+
+def test_awaits_after_the_end_are_refused(reactor):
+    async def stubborn(stream):
+        refused = []
+        for wait in (
+            stream.receive,
+            stream.receive,
+            lambda: stream.send(b"x"),
+            stream.send_eof,
+            lambda: stream.receive_exactly(1),
+            lambda: stream.start_soon(stream.sleep, 1),
+        ):
+            try:
+                await wait()
+            except StreamClosed as exc:
+                refused.append(exc)
+        return len(refused)
+
+    with client_of(reactor, stubborn) as (told, client):
+        reset(client)
+        spin(reactor, lambda: told.seen)
+        assert told.result == 6
+
+
+def test_timeouts_of_the_connection_are_the_cause(reactor):
+    async def read(stream):
+        await stream.receive()
+
+    with client_of(reactor, read, timeouts=Timeouts(idle=0.01)) as (told, _):
+        spin(reactor, lambda: told.seen)
+        assert isinstance(told.result.__cause__, IdleTimeout)
+
+
+def test_closing_the_reactor_ends_what_waits(errors):
+    async def read(stream):
+        stream.start_soon(stream.sleep, 10)
+        await stream.receive()
+
+    with Reactor(on_error=errors) as reactor, client_of(reactor, read) as (told, _):
+        reactor.close()
+        assert isinstance(told.result, StreamClosed)
+    assert errors.seen == []
+
+
+def test_nothing_refers_to_what_has_ended(reactor):
+    async def read(stream):
+        stream.start_soon(stream.sleep, 3600)
+        await stream.receive()
+        await stream.sleep(0)
+
+    with client_of(reactor, read) as (told, client):
+        client.sendall(b"x")
+        spin(reactor, lambda: told.seen)
+        reactor.run_once(0)
+    told.stream, told.seen = None, []
+    spin(reactor, lambda: not reactor.connections())
+    gc.collect()
+    assert [each for each in gc.get_objects() if isinstance(each, Stream)] == []
+
+
+# What handlers raise
+
+
+def test_exception_is_reported_once_and_ends_the_connection(reactor, errors):
+    async def broken(stream):
+        await stream.receive()
+        raise LookupError("not found")
+
+    with client_of(reactor, broken) as (told, client):
+        client.sendall(b"x")
+        spin(reactor, lambda: told.seen)
+        reactor.run_once(0)
+        exc, callback, connection = errors.take()
+        assert exc is told.result
+        assert callback == "Told.__call__"
+        assert connection is told.stream.connection
+        assert reactor.stats().closed == {"LookupError": 1}
+
+
+def test_child_that_raises_ends_the_connection_too(reactor, errors):
+    async def broken(stream):
+        stream.start_soon(child, stream)
+        await stream.receive()
+
+    async def child(stream):
+        await stream.sleep(0)
+        raise LookupError("not found")
+
+    with client_of(reactor, broken) as (told, _):
+        spin(reactor, lambda: told.seen)
+        assert isinstance(told.result.__cause__, LookupError)
+        assert errors.take()[1].endswith("child")
+
+
+def test_await_of_another_loop_is_named(reactor, errors):
+    async def mixed(stream):
+        await asyncio.sleep(0)
+
+    with client_of(reactor, mixed) as (told, _):
+        assert isinstance(told.result, UsageError)
+        assert "not asyncio" in str(told.result)
+        errors.take()
+
+
+def test_handler_that_is_no_coroutine_is_told(reactor, errors):
+    listener = reactor.listen("127.0.0.1:0", handler(lambda stream: None))
+    with connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: errors.seen)
+        exc, _, _ = errors.take()
+        assert "give an `async def` function" in str(exc)
+
+
+def test_limit_must_be_positive():
+    with pytest.raises(ValueError, match="limit must be at least 1 byte, not 0"):
+        handler(lambda stream: None, limit=0)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_interrupt_comes_out_of_run_and_the_loop_can_go_on(reactor, wait):
+    async def interrupted(stream):
+        if wait:
+            await stream.receive()
+        raise KeyboardInterrupt
+
+    async def serve():
+        with client_of(reactor, interrupted) as (_, client):
+            client.sendall(b"x")
+            spin(reactor, lambda: False)
+
+    with pytest.raises(KeyboardInterrupt):
+        serve().send(None)
+    reactor.run_once(0)
+    assert reactor.connections() == []
+
+
+# Time, and other tasks
+
+
+def timed(fn):
+    """Return what `fn` came to, with a clock that is set by hand, and a function that sets it."""
+    clock = ManualClock()
+    told = Told(fn)
+    errors = Errors()
+    reactor = Reactor(clock=clock, on_error=errors)
+    ours, theirs = socket.socketpair()
+    reactor.adopt(ours, handler(told), timeouts=Timeouts(write=None))
+
+    def go(seconds):
+        clock.advance(seconds)
+        reactor.run_once(0)
+        reactor.run_once(0)
+
+    return reactor, theirs, told, go
+
+
+def test_sleep_is_never_short():
+    async def nap(stream):
+        await stream.sleep(5)
+        return "awake"
+
+    reactor, peer, told, go = timed(nap)
+    with reactor, peer:
+        go(4.999)
+        assert not told.seen
+        go(0.001)
+        assert told.result == "awake"
+
+
+def test_timeout_ends_the_wait_of_its_body():
+    async def patient(stream):
+        try:
+            with stream.timeout(5):
+                await stream.receive()
+        except StreamTimeout as exc:
+            return str(exc), await stream.receive()
+
+    reactor, peer, told, go = timed(patient)
+    with reactor, peer:
+        go(4.999)
+        assert told.stream.draining() is False
+        go(0.001)
+        assert not told.seen
+        peer.sendall(b"late")
+        go(0)
+        assert told.result == ("not done within 5 s", b"late")
+
+
+def test_timeout_that_is_not_reached_does_nothing():
+    async def quick(stream):
+        with stream.timeout(5):
+            first = await stream.receive()
+        await stream.sleep(10)
+        return first
+
+    reactor, peer, told, go = timed(quick)
+    with reactor, peer:
+        peer.sendall(b"x")
+        go(0)
+        go(10)
+        assert told.result == b"x"
+
+
+@pytest.mark.parametrize(("outer", "inner", "ends"), [(1, 5, "outer"), (5, 1, "inner"), (1, 1, "outer")])
+def test_timeouts_nest(outer, inner, ends):
+    async def nested(stream):
+        try:
+            with stream.timeout(outer):
+                try:
+                    with stream.timeout(inner):
+                        await stream.sleep(100)
+                except StreamTimeout:
+                    return "inner"
+        except StreamTimeout:
+            return "outer"
+
+    reactor, peer, told, go = timed(nested)
+    with reactor, peer:
+        go(1)
+        assert told.result == ends
+
+
+def test_timeout_that_is_not_caught_is_the_reason():
+    async def careless(stream):
+        with stream.timeout(1):
+            await stream.receive()
+
+    reactor, peer, told, go = timed(careless)
+    with reactor, peer:
+        go(1)
+        assert isinstance(told.result, StreamTimeout)
+        assert reactor.stats().closed == {"StreamTimeout": 1}
+        assert reactor.stats().handler_errors == 0
+
+
+def test_timeout_outside_of_a_task_is_refused():
+    stream = handler(lambda stream: None)()
+    with pytest.raises(UsageError, match="call it within one"):
+        stream.timeout(1)
+
+
+def test_child_runs_beside_the_handler_and_dies_with_it():
+    ticks = []
+
+    async def clock(stream):
+        try:
+            while True:
+                await stream.sleep(1)
+                ticks.append(True)
+        finally:
+            ticks.append("end")
+
+    async def parent(stream):
+        stream.start_soon(clock, stream)
+        await stream.receive()
+
+    reactor, peer, _told, go = timed(parent)
+    with reactor, peer:
+        go(0)
+        for _ in range(3):
+            go(1)
+        peer.sendall(b"x")
+        go(0)
+        go(0)
+        assert ticks == [True, True, True, "end"]
+
+
+def test_child_of_a_connection_that_ends_first_never_runs():
+    ran = []
+
+    async def child():
+        ran.append(True)
+
+    async def parent(stream):
+        stream.connection.abort()
+        stream.start_soon(child)
+
+    reactor, peer, told, go = timed(parent)
+    with reactor, peer:
+        go(0)
+        assert told.result is None
+        assert ran == []
+
+
+def test_one_stream_s_task_waits_for_another_stream(reactor):
+    """A relay: each side's task reads its own stream and sends to the other's."""
+    waiting = []
+
+    async def relay(stream):
+        waiting.append(stream)
+        if len(waiting) == 1:
+            await stream.sleep(3600)
+        other = waiting[0]
+        while data := await stream.receive():
+            await other.send(data)
+        await other.send_eof()
+
+    listener = reactor.listen("127.0.0.1:0", handler(relay))
+    with connect(reactor, listener.addresses[0]) as one:
+        spin(reactor, lambda: len(waiting) == 1)
+        with connect(reactor, listener.addresses[0]) as two:
+            two.sendall(b"across")
+            two.shutdown(socket.SHUT_WR)
+            spin(reactor, lambda: len(waiting) == 2)
+            received = b""
+            one.setblocking(False)
+            while not received:
+                reactor.run_once(0.01)
+                with contextlib.suppress(BlockingIOError):
+                    received = one.recv(100)
+            assert received == b"across"
+
+
+def test_task_that_waits_at_another_stream_ends_when_that_one_does(reactor):
+    streams, told = [], []
+
+    async def watch(stream):
+        streams.append(stream)
+        if len(streams) == 2:
+            try:
+                await streams[0].receive()
+            except StreamClosed as exc:
+                told.append(exc)
+                await stream.send(b"gone")
+        else:
+            await stream.sleep(3600)
+
+    listener = reactor.listen("127.0.0.1:0", handler(watch))
+    with connect(reactor, listener.addresses[0]) as one:
+        spin(reactor, lambda: len(streams) == 1)
+        with connect(reactor, listener.addresses[0]) as two:
+            spin(reactor, lambda: len(streams) == 2)
+            reset(one)
+            spin(reactor, lambda: told)
+            reactor.run_once(0)
+            assert two.recv(10) == b"gone"
+
+
+def test_client_side_has_the_same(reactor):
+    async def serve(stream):
+        async for line in stream.lines():
+            await stream.send(line.upper() + b"\n")
+
+    async def ask(stream):
+        await stream.send(b"hello\n")
+        return await stream.receive_until(b"\n")
+
+    told = Told(ask)
+    listener = reactor.listen("127.0.0.1:0", handler(serve))
+    reactor.connect(listener.addresses[0], handler(told))
+    spin(reactor, lambda: told.seen)
+    assert told.result == b"HELLO"
+
+
+def test_drain_ends_idle_handlers_at_once_and_lets_busy_ones_finish():
+    async def serve(stream):
+        while await stream.receive_until(b"\n"):
+            await stream.sleep(5)
+            await stream.send(b"done\n")
+
+    reactor, peer, told, go = timed(serve)
+    with reactor, peer:
+        peer.sendall(b"work\n")
+        go(0)
+        reports = []
+        reactor.drain(60, reports.append)
+        for _ in range(4):
+            go(1)
+        assert reports == []
+        for _ in range(3):
+            go(1)
+        assert peer.recv(100) == b"done\n"
+        peer.close()
+        for _ in range(3):
+            go(1)
+        assert len(reports) == 1
+        assert isinstance(told.result, StreamClosed)
