@@ -96,6 +96,10 @@ class Address:
             raise AddressError(f"port {port} in {text} is out of range: 0 to 65535")
         if any(character.isspace() or character == "\0" for character in host):
             raise AddressError(f"{host!r} in {text} is no host name: {_FORMS}")
+        if host in {"unix", "fd"}:
+            raise AddressError(
+                f"{host!r} in {text} is a kind of address: give the host's full name, or its IP"
+            )
         if ":" in host:
             try:
                 IPv6Address(host)

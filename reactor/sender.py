@@ -86,7 +86,7 @@ class Sender(ABC):
         queued when the kernel has refused it. Raises TypeError for anything else than bytes, UsageError
         after `write_eof`.
         """
-        if self._out is None and type(data) is bytes:
+        if self._out is None and type(data) is bytes and data:
             outbox = self._loop.outbox
             if outbox is not None and len(data) <= GATHER_MOST:
                 self._out = data

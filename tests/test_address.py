@@ -11,12 +11,14 @@ from reactor import Address, AddressError
 from reactor.address import pack_sockaddr, unpack_sockaddr
 
 PORTS = st.integers(0, 65535)
-NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?(\.[a-z]{2,5})?", fullmatch=True)
+NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?(\.[a-z]{2,5})?", fullmatch=True).filter(
+    lambda name: name not in {"unix", "fd"}
+)
 IPV4 = st.integers(0, 2**32 - 1).map(lambda number: str(IPv4Address(number)))
 IPV6 = st.integers(0, 2**128 - 1).map(lambda number: str(IPv6Address(number)))
 PATHS = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1, max_size=30)
 ADDRESSES = (
-    st.builds(lambda host, port: Address(host=host, port=port), NAMES | IPV4 | IPV6 | st.just(""), PORTS)
+    st.builds(lambda *pair: Address.of(pair), NAMES | IPV4 | IPV6 | st.just(""), PORTS)
     | st.builds(lambda path: Address(path=path), PATHS)
     | st.builds(lambda fd: Address(fd=fd), st.integers(0, 10**6))
 )
@@ -78,6 +80,12 @@ def test_what_cannot_be_meant_is_told_with_its_cause(text, cause):
 def test_other_values_are_no_addresses(value):
     with pytest.raises(AddressError, match=r"is no address|must be a whole number"):
         Address.of(value)
+
+
+@pytest.mark.parametrize("host", ["unix", "fd"])
+def test_host_that_would_print_as_another_kind_is_refused(host):
+    with pytest.raises(AddressError, match="is a kind of address: give the host's full name"):
+        Address.of((host, 80))
 
 
 @pytest.mark.parametrize("port", ["80", 80.0, None, True])

@@ -709,6 +709,17 @@ def test_buffered_protocol_that_is_not_ready_after_all(reactor, error):
     peer.close()
 
 
+def test_empty_write_to_a_peer_that_has_ended_is_nothing(reactor):
+    """It was a send of no bytes, which a Unix socket answers with EPIPE."""
+    recorder = Recorder()
+    connection, peer = pair(reactor, recorder)
+    peer.close()
+    in_tick(reactor, lambda: connection.write(b""))
+    connection.write(b"")
+    spin(reactor, lambda: recorder.lost)
+    assert recorder.reason is None
+
+
 def test_empty_buffer_is_the_protocol_s_error(reactor, errors):
     protocol = Buffered(0)
     connection, peer = pair(reactor, protocol)
