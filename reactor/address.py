@@ -97,9 +97,7 @@ class Address:
         if any(character.isspace() or character == "\0" for character in host):
             raise AddressError(f"{host!r} in {text} is no host name: {_FORMS}")
         if host in {"unix", "fd"}:
-            raise AddressError(
-                f"{host!r} in {text} is a kind of address: give the host's full name, or its IP"
-            )
+            raise AddressError(f"{host!r} in {text} is a kind of address: give the host's full name")
         if ":" in host:
             try:
                 IPv6Address(host)

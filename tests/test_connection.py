@@ -713,9 +713,11 @@ def test_empty_write_to_a_peer_that_has_ended_is_nothing(reactor):
     """It was a send of no bytes, which a Unix socket answers with EPIPE."""
     recorder = Recorder()
     connection, peer = pair(reactor, recorder)
+    connection.pause_reading()
     peer.close()
-    in_tick(reactor, lambda: connection.write(b""))
     connection.write(b"")
+    in_tick(reactor, lambda: connection.write(b""))
+    connection.resume_reading()
     spin(reactor, lambda: recorder.lost)
     assert recorder.reason is None
 
