@@ -6,44 +6,80 @@ so nothing is ever copied or shifted; the size is a running count.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from itertools import islice
+from collections.abc import Iterable
+from itertools import islice, takewhile
+from typing import IO, cast
 
-__all__ = ["PIECES_PER_SEND", "OutboundBuffer"]
+__all__ = ["PIECES_PER_SEND", "FilePart", "OutboundBuffer"]
 
 #: Pieces handed to one sendmsg(2). POSIX promises 16, Linux takes 1024 (IOV_MAX); past 64 of them
 #: building the vector costs more than the system call saves.
 PIECES_PER_SEND = 64
 
 
+class FilePart:
+    """`size` bytes, one at least, of an open file from `offset` on; the file is closed with it."""
+
+    __slots__ = ("_size", "file", "offset")
+
+    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+        self.file = file
+        self.offset = offset
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
 class OutboundBuffer:
     """Pieces in the order they were written, with the offset of the first byte not yet sent.
+
+    A piece is of memory or of a file, which is not read before it is sent.
 
     size: bytes held and not sent.
     """
 
-    __slots__ = ("_offset", "_pieces", "size")
+    __slots__ = ("_files", "_offset", "_pieces", "size")
 
     def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[bytes | FilePart] = deque()
+        self._files = 0
         self._offset = 0
         self.size = 0
 
-    def append(self, piece: bytes) -> None:
+    def append(self, piece: bytes | FilePart) -> None:
         """Add `piece` at the end; an empty one is left out."""
         if piece:
             self._pieces.append(piece)
             self.size += len(piece)
+            self._files += isinstance(piece, FilePart)
 
     def vector(self, most: int | None = None) -> list[bytes | memoryview]:
         """Return what goes out next, at most `PIECES_PER_SEND` pieces, without copying a byte.
 
-        most: bytes; None for no bound.
+        most: bytes; None for no bound. Nothing is returned while it is `file_part` that goes out next.
         """
-        pieces: list[bytes | memoryview] = list(islice(self._pieces, PIECES_PER_SEND))
-        if self._offset:
+        ahead: Iterable[bytes | FilePart] = islice(self._pieces, PIECES_PER_SEND)
+        if self._files:
+            ahead = takewhile(lambda piece: not isinstance(piece, FilePart), ahead)
+        pieces = cast("list[bytes | memoryview]", list(ahead))
+        if pieces and self._offset:
             pieces[0] = memoryview(pieces[0])[self._offset :]
         return pieces if most is None else _first_bytes(pieces, most)
+
+    def file_part(self) -> tuple[IO[bytes], int, int] | None:
+        """Return the file that goes out next, the offset in it, and how many bytes; None: it is memory."""
+        piece = self._pieces[0] if self._pieces else None
+        if not isinstance(piece, FilePart):
+            return None
+        return piece.file, piece.offset + self._offset, len(piece) - self._offset
+
+    def in_memory(self) -> int:
+        """Return how many bytes of `size` are held in memory, and not in files."""
+        files = sum(len(piece) for piece in self._pieces if isinstance(piece, FilePart))
+        return self.size - files + self._offset * (self.file_part() is not None)
 
     def advance(self, sent: int) -> None:
         """Forget the first `sent` bytes, which the kernel has taken."""
@@ -51,8 +87,21 @@ class OutboundBuffer:
         sent += self._offset
         pieces = self._pieces
         while pieces and sent >= len(pieces[0]):
-            sent -= len(pieces.popleft())
+            sent -= len(pieces[0])
+            self._close(pieces.popleft())
         self._offset = sent
+
+    def drop(self) -> None:
+        """Forget everything."""
+        while self._pieces:
+            self._close(self._pieces.popleft())
+        self.size = self._offset = 0
+
+    def _close(self, piece: bytes | FilePart) -> None:
+        if isinstance(piece, FilePart):
+            self._files -= 1
+            with contextlib.suppress(OSError):  # it was only read: there is nothing to lose
+                piece.file.close()
 
 
 def _first_bytes(pieces: list[bytes | memoryview], most: int) -> list[bytes | memoryview]:

@@ -299,6 +299,8 @@ class Connection(Timed):
         self._loop.post_notice(self._tell, reason, True)
 
     def _leave(self, reason: BaseException | None) -> None:
+        if isinstance(self._out, Outbound):
+            self._out.drop()
         self._out = None
         self._move(Event.CUT)
         self._terms.watch.discard(self)
@@ -317,6 +319,8 @@ class Connection(Timed):
 
     def disown(self) -> socket.socket:
         """Come to an end without a word, and return the socket: this is a child process of its owner's."""
+        if isinstance(self._out, Outbound):
+            self._out.drop()
         self._out = SHUT
         self._move(Event.FORKED)
         return self._sock

@@ -31,6 +31,7 @@ class DebugConnection(Connection):
 
     write = _checked(Connection.write)
     writelines = _checked(Connection.writelines)
+    sendfile = _checked(Connection.sendfile)
     write_eof = _checked(Connection.write_eof)
     close = _checked(Connection.close)
     abort = _checked(Connection.abort)

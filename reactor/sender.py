@@ -11,15 +11,17 @@ Why not the large ones: a batch of them no longer fits the cache, and at 16 KiB 
 
 from __future__ import annotations
 
+import os
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
 
 import attrs
 
-from reactor.buffers import OutboundBuffer
+from reactor.buffers import FilePart, OutboundBuffer
 from reactor.errors import SlowConsumer, UsageError
+from reactor.files import send_part
 from reactor.loop import Loop
 from reactor.rates import TokenBucket
 from reactor.state import WRITABLE, State
@@ -108,18 +110,40 @@ class Sender(ABC):
 
     def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> bool:
         """Send the pieces one after the other, in one system call if the kernel takes them; as `write`."""
-        frozen = [_frozen(piece) for piece in pieces]
+        return self._add([_frozen(piece) for piece in pieces])
+
+    def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> bool:
+        """Send bytes of `file` after all that was written before, without reading them into memory.
+
+        file: a file of the file system, opened for reading as binary and unbuffered or not, but not read
+            from any more: it is the connection's now, which closes it when it was sent, or dropped.
+        offset: in the file, of the first byte. count: bytes; None for all that follow.
+        Returns as `write` does; what is left of the file counts as queued, but not under
+        `Limits.max_write_buffer`. If the file turns out to be shorter when it is sent, the connection is
+        aborted. Raises ValueError if it is shorter now, UsageError after `write_eof`; the file is the
+        caller's then. See sendfile(2).
+        """
+        size = os.fstat(file.fileno()).st_size
+        wanted = max(0, size - offset) if count is None else count
+        if offset < 0 or wanted < 0 or offset + wanted > size:
+            raise ValueError(f"the file has {size} bytes, and not {wanted} from {offset} on")
+        taken = self._add([FilePart(file, offset, wanted)])
+        if not wanted or self._state not in WRITABLE:
+            file.close()
+        return taken
+
+    def _add(self, pieces: Sequence[bytes | FilePart]) -> bool:
         if self._state not in WRITABLE:
             if self._state is State.WRITE_CLOSED:
                 raise UsageError("write after write_eof: our direction has ended")
-            self._dropped(sum(map(len, frozen)))
+            self._dropped(sum(map(len, pieces)))
             return False
         queue = self._queue()
         most = self._terms.limits.max_write_buffer
-        if most is not None and queue.size > most:
+        if most is not None and queue.size > most and queue.in_memory() > most:
             self.abort(SlowConsumer(f"{queue.size} bytes queued, and max_write_buffer is {most}"))
             return False
-        for piece in frozen:
+        for piece in pieces:
             queue.append(piece)
         if not (queue.armed or queue.throttled):
             outbox = self._loop.outbox
@@ -178,8 +202,11 @@ class Sender(ABC):
 
     def _transmit(self, queue: Outbound, most: int | None) -> int:
         pieces = queue.vector(most)
-        if len(pieces) <= 1:
-            return self._sock.send(pieces[0]) if pieces else 0
+        if not pieces:
+            part = queue.file_part()
+            return 0 if part is None or most == 0 else send_part(self._sock, *part, most)
+        if len(pieces) == 1:
+            return self._sock.send(pieces[0])
         if _HAS_SENDMSG:
             return self._sock.sendmsg(pieces)
         return self._sock.send(b"".join(pieces) if queue.size <= GATHER_QUEUE else pieces[0])

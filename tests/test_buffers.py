@@ -1,9 +1,11 @@
 """The outbound buffer against a model that is plain bytes."""
 
+import io
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reactor.buffers import PIECES_PER_SEND, OutboundBuffer
+from reactor.buffers import PIECES_PER_SEND, FilePart, OutboundBuffer
 
 
 class BufferMachine(RuleBasedStateMachine):
@@ -11,7 +13,10 @@ class BufferMachine(RuleBasedStateMachine):
         super().__init__()
         self.buffer = OutboundBuffer()
         self.model = b""
+        self.all_sent = b""
         self.pieces = []
+        self.sizes = {}
+        self.files = []  # and where each ends in all that was written
 
     @rule(piece=st.binary(max_size=20))
     def append(self, piece):
@@ -19,13 +24,35 @@ class BufferMachine(RuleBasedStateMachine):
         self.model += piece
         self.pieces.append(piece)
 
+    @rule(size=st.integers(1, 20), offset=st.integers(0, 5))
+    def append_file(self, size, offset):
+        file = io.BytesIO(bytes(range(100, 100 + offset + size)))
+        self.buffer.append(FilePart(file, offset, size))
+        self.model += file.getvalue()[offset:]
+        end = len(self.all_sent) + len(self.model)
+        self.files.append((end, file))
+        self.sizes[end] = size
+
     @precondition(lambda self: self.model)
     @rule(data=st.data())
     def advance(self, data):
-        most = len(b"".join(self.buffer.vector()))
-        sent = data.draw(st.integers(0, most))
+        sent = data.draw(st.integers(0, len(self.comes_next())))
         self.buffer.advance(sent)
+        self.all_sent += self.model[:sent]
         self.model = self.model[sent:]
+
+    @rule()
+    def drop(self):
+        self.buffer.drop()
+        self.all_sent += self.model
+        self.model = b""
+
+    def comes_next(self):
+        part = self.buffer.file_part()
+        if part is None:
+            return b"".join(self.buffer.vector())
+        file, offset, size = part
+        return file.getvalue()[offset : offset + size]
 
     @rule()
     def append_many(self):
@@ -39,12 +66,29 @@ class BufferMachine(RuleBasedStateMachine):
     @invariant()
     def vector_is_what_comes_next(self):
         vector = self.buffer.vector()
-        joined = b"".join(vector)
-        assert self.model.startswith(joined)
         assert len(vector) <= PIECES_PER_SEND
         assert all(len(piece) for piece in vector)
-        assert bool(vector) is bool(self.model)
-        assert len(vector) == PIECES_PER_SEND or joined == self.model
+        assert self.model.startswith(self.comes_next())
+        assert bool(self.comes_next()) is bool(self.model)
+
+    @invariant()
+    def vector_goes_on_to_the_next_file(self):
+        waiting = [end for end, file in self.files if not file.closed]
+        if not waiting and len(self.buffer.vector()) < PIECES_PER_SEND:
+            assert self.comes_next() == self.model
+
+    @invariant()
+    def files_are_closed_when_they_were_sent(self):
+        for end, file in self.files:
+            assert file.closed is (end <= len(self.all_sent))
+
+    @invariant()
+    def what_is_in_memory_is_what_is_in_no_file(self):
+        on_disk, sent = 0, len(self.all_sent)
+        for end, file in self.files:
+            if not file.closed:
+                on_disk += min(end - sent, self.sizes[end])
+        assert self.buffer.in_memory() == self.buffer.size - on_disk
 
     @invariant()
     def no_piece_is_copied(self):
