@@ -38,13 +38,14 @@ class OutboundBuffer:
 
     A piece is of memory or of a file, which is not read before it is sent.
 
+    pieces: whoever adds to it, and not by `append`, adds its bytes to `size`.
     size: bytes held and not sent.
     """
 
-    __slots__ = ("_files", "_offset", "_pieces", "size")
+    __slots__ = ("_files", "_offset", "pieces", "size")
 
     def __init__(self) -> None:
-        self._pieces: deque[bytes | FilePart] = deque()
+        self.pieces: deque[bytes | FilePart] = deque()
         self._files = 0
         self._offset = 0
         self.size = 0
@@ -52,7 +53,7 @@ class OutboundBuffer:
     def append(self, piece: bytes | FilePart) -> None:
         """Add `piece` at the end; an empty one is left out."""
         if piece:
-            self._pieces.append(piece)
+            self.pieces.append(piece)
             self.size += len(piece)
             self._files += isinstance(piece, FilePart)
 
@@ -61,7 +62,7 @@ class OutboundBuffer:
 
         most: bytes; None for no bound. Nothing is returned while it is `file_part` that goes out next.
         """
-        ahead: Iterable[bytes | FilePart] = islice(self._pieces, PIECES_PER_SEND)
+        ahead: Iterable[bytes | FilePart] = islice(self.pieces, PIECES_PER_SEND)
         if self._files:
             ahead = takewhile(lambda piece: not isinstance(piece, FilePart), ahead)
         pieces = cast("list[bytes | memoryview]", list(ahead))
@@ -71,21 +72,25 @@ class OutboundBuffer:
 
     def file_part(self) -> tuple[IO[bytes], int, int] | None:
         """Return the file that goes out next, the offset in it, and how many bytes; None: it is memory."""
-        piece = self._pieces[0] if self._pieces else None
+        piece = self.pieces[0] if self.pieces else None
         if not isinstance(piece, FilePart):
             return None
         return piece.file, piece.offset + self._offset, len(piece) - self._offset
 
     def in_memory(self) -> int:
         """Return how many bytes of `size` are held in memory, and not in files."""
-        files = sum(len(piece) for piece in self._pieces if isinstance(piece, FilePart))
+        files = sum(len(piece) for piece in self.pieces if isinstance(piece, FilePart))
         return self.size - files + self._offset * (self.file_part() is not None)
 
     def advance(self, sent: int) -> None:
         """Forget the first `sent` bytes, which the kernel has taken."""
+        if sent == self.size and not self._files:
+            self.pieces.clear()
+            self.size = self._offset = 0
+            return
         self.size -= sent
         sent += self._offset
-        pieces = self._pieces
+        pieces = self.pieces
         while pieces and sent >= len(pieces[0]):
             sent -= len(pieces[0])
             self._close(pieces.popleft())
@@ -93,8 +98,8 @@ class OutboundBuffer:
 
     def drop(self) -> None:
         """Forget everything."""
-        while self._pieces:
-            self._close(self._pieces.popleft())
+        while self.pieces:
+            self._close(self.pieces.popleft())
         self.size = self._offset = 0
 
     def _close(self, piece: bytes | FilePart) -> None:

@@ -20,7 +20,7 @@ from reactor.linger import Linger, end_direction, is_quiet, release
 from reactor.loop import Loop
 from reactor.rates import TokenBucket
 from reactor.registry import EventHandler, Registry
-from reactor.sender import SHUT, Outbound
+from reactor.sender import SHUT, Closing, Outbound
 from reactor.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
 from reactor.terms import Terms
 from reactor.timers import Bucket
@@ -214,12 +214,14 @@ class Connection(Timed):
         """Return True: a stream socket's directions can be closed one by one."""
         return True
 
-    def close(self, timeout: float | None = None) -> None:
+    def close(self, timeout: float | None = None, *, reason: BaseException | None = None) -> None:
         """Send what is queued, then close; nothing more is received.
 
         timeout: seconds that the peer has to take it; None for `Timeouts.close`. Then the connection
-        ends with `CloseTimeout`. `connection_lost` comes later, never from inside this call. When the
-        connection is closing or closed it does nothing.
+            ends with `CloseTimeout`.
+        reason: what `connection_lost` is told when all is sent; None for a clean end.
+        `connection_lost` comes later, never from inside this call. When the connection is closing or
+        closed it does nothing.
 
         Our direction is ended first, and the socket kept for the rest of that time until the peer ends
         its own, so that its unread input can't turn the close into a reset that cuts off what was sent.
@@ -227,7 +229,7 @@ class Connection(Timed):
         if self._state in ENDED or self._state in CLOSES:
             return
         self._move(Event.CLOSE)
-        self._finish(self._terms.timeouts.close if timeout is None else timeout)
+        self._finish(self._terms.timeouts.close if timeout is None else timeout, reason)
 
     def abort(self, exc: BaseException | None = None) -> None:
         """Drop what is queued and reset the connection at once; `connection_lost` comes later.
@@ -252,8 +254,8 @@ class Connection(Timed):
         """Return whether the connection is closing or closed."""
         return self._state in CLOSES or self._state in ENDED
 
-    def _finish(self, timeout: float) -> None:
-        closing = (self._loop.time(), timeout)
+    def _finish(self, timeout: float, reason: BaseException | None = None) -> None:
+        closing = Closing(self._loop.time(), timeout, reason)
         if self._out is SHUT:
             self._end(closing)
             return
@@ -263,7 +265,7 @@ class Connection(Timed):
             self._flush(queue)
         if self._state in CLOSES:
             self._update_interest()
-            self._terms.watch.add(self, *closing)
+            self._terms.watch.add(self, closing.start, timeout)
 
     def _drained(self, queue: Outbound) -> None:
         self._out = SHUT
@@ -273,11 +275,11 @@ class Connection(Timed):
             except OSError as exc:
                 self.fail(exc)
         elif self._state in CLOSES:
-            self._end(queue.closing or (self._loop.time(), self._terms.timeouts.close))
+            self._end(queue.closing or Closing(self._loop.time(), self._terms.timeouts.close, None))
 
-    def _end(self, closing: tuple[float, float]) -> None:
+    def _end(self, closing: Closing) -> None:
         if self._state is State.ENDING:
-            self._cut(None)
+            self._cut(closing.reason)
             return
         try:
             end_direction(self._sock)
@@ -285,9 +287,9 @@ class Connection(Timed):
         except OSError as exc:
             self.fail(exc)
             return
-        self._leave(None)
-        Linger(self._loop, self._sock, self._terms, site_of(self._peer), *closing)
-        self._loop.post_notice(self._tell, None, False)
+        self._leave(closing.reason)
+        Linger(self._loop, self._sock, self._terms, site_of(self._peer), closing.start, closing.timeout)
+        self._loop.post_notice(self._tell, closing.reason, False)
 
     def _broke(self, exc: Exception, callback: str) -> None:
         self._loop.report(exc, f"{type(self._protocol).__qualname__}.{callback}", self)

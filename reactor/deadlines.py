@@ -84,7 +84,7 @@ class Timed(Sender):
             yield out.since, timeouts.write, WriteTimeout, told
         if isinstance(out, Outbound) and out.closing is not None:
             told = f"{out.size} bytes not taken in the {{:g}} s that close gave them"
-            yield *out.closing, CloseTimeout, told
+            yield out.closing.start, out.closing.timeout, CloseTimeout, told
 
     def _look_later(self) -> None:
         for start, timeout, _, _ in self._deadlines():

@@ -15,7 +15,7 @@ import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import attrs
 
@@ -28,13 +28,25 @@ from reactor.state import WRITABLE, State
 from reactor.terms import Terms
 from reactor.timers import Bucket
 
-__all__ = ["SHUT", "Outbound", "Sender", "flush_senders"]
+__all__ = ["SHUT", "Closing", "Outbound", "Sender", "flush_senders"]
 
 #: Bytes up to which a write within a tick waits for the tick's end, and a gathered queue for its send.
 GATHER_MOST = 4096
 GATHER_QUEUE = 64 * 1024
 
+#: Bytes of a queue up to which its pieces are joined and sent by send(2): cheaper than sendmsg(2) takes
+#: them one by one.
+JOIN_MOST = 8 * 1024
+
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
+
+
+class Closing(NamedTuple):
+    """When `close` was called, the seconds that the peer has then, and the reason for the protocol."""
+
+    start: float
+    timeout: float
+    reason: BaseException | None
 
 
 class Outbound(OutboundBuffer):
@@ -42,13 +54,14 @@ class Outbound(OutboundBuffer):
 
     armed: EVENT_WRITE is asked for; else the connection is in the loop's outbox, or throttled.
     throttled: a timer will go on, because `Limits.write_rate` allows no more now.
+    room: bytes that may be gathered still, until the tick ends.
     paused: the protocol was told to pause.
     since: when the peer last took something of it, or when it last was empty.
-    closing: when `close` was called, and the seconds that it gave; None before.
+    closing: what `close` was called with; None before.
     rate: what measures out `Limits.write_rate`, or None.
     """
 
-    __slots__ = ("armed", "closing", "paused", "rate", "since", "throttled")
+    __slots__ = ("armed", "closing", "paused", "rate", "room", "since", "throttled")
 
     def __init__(self, since: float) -> None:
         super().__init__()
@@ -56,7 +69,8 @@ class Outbound(OutboundBuffer):
         self.throttled = False
         self.paused = False
         self.since = since
-        self.closing: tuple[float, float] | None = None
+        self.closing: Closing | None = None
+        self.room = 0
         self.rate: TokenBucket | None = None
 
 
@@ -88,7 +102,8 @@ class Sender(ABC):
         queued when the kernel has refused it. Raises TypeError for anything else than bytes, UsageError
         after `write_eof`.
         """
-        if self._out is None and type(data) is bytes and data:
+        out = self._out
+        if out is None and type(data) is bytes and data:
             outbox = self._loop.outbox
             if outbox is not None and len(data) <= GATHER_MOST:
                 self._out = data
@@ -106,6 +121,11 @@ class Sender(ABC):
             self.last_active = self._loop.now
             self._loop.bytes_sent += sent
             return sent == len(data) or self._keep(data, sent)
+        if type(out) is Outbound and type(data) is bytes and 0 < len(data) <= out.room:
+            out.room -= len(data)
+            out.size += len(data)
+            out.pieces.append(data)
+            return True
         return self.writelines((data,))
 
     def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> bool:
@@ -147,9 +167,11 @@ class Sender(ABC):
             queue.append(piece)
         if not (queue.armed or queue.throttled):
             outbox = self._loop.outbox
-            if outbox is None or queue.size > min(GATHER_QUEUE, self._terms.limits.high_water):
+            room = min(GATHER_QUEUE, self._terms.limits.high_water) - queue.size
+            if outbox is None or room < 0:
                 self._flush(queue)
             else:
+                queue.room = room
                 outbox.append(self)
         return self._check_high_water()
 
@@ -181,6 +203,7 @@ class Sender(ABC):
             self._terms.watch.add(self, queue.since, timeout)
 
     def _flush(self, queue: Outbound) -> None:
+        queue.room = 0
         self._loop.touch()
         most = None if queue.rate is None else queue.rate.available(self._loop.now)
         try:
@@ -207,9 +230,9 @@ class Sender(ABC):
             return 0 if part is None or most == 0 else send_part(self._sock, *part, most)
         if len(pieces) == 1:
             return self._sock.send(pieces[0])
-        if _HAS_SENDMSG:
-            return self._sock.sendmsg(pieces)
-        return self._sock.send(b"".join(pieces) if queue.size <= GATHER_QUEUE else pieces[0])
+        if queue.size <= JOIN_MOST:
+            return self._sock.send(b"".join(pieces))
+        return self._sock.sendmsg(pieces) if _HAS_SENDMSG else self._sock.send(pieces[0])
 
     def _took(self, queue: Outbound, sent: int) -> None:
         queue.advance(sent)
@@ -276,6 +299,7 @@ class Sender(ABC):
         limits = attrs.evolve(limits, high_water=high, low_water=high // 4 if low is None else low)
         self._terms = attrs.evolve(self._terms, limits=limits)
         if isinstance(self._out, Outbound) and self._state in WRITABLE:
+            self._out.room = 0
             self._check_high_water()
             self._check_low_water(self._out)
 

@@ -134,8 +134,16 @@ def test_write_outside_of_a_tick_is_sent_at_once(connection, peer):
 def test_small_writes_of_a_tick_leave_in_one_system_call(reactor, recorder):
     connection, peer, sock = scripted(reactor, recorder)
     in_tick(reactor, lambda: [connection.write(b"%d " % i) for i in range(16)])
-    assert sock.calls == ["sendmsg"]
+    assert sock.calls == ["send"]
     assert peer.recv(100) == b"".join(b"%d " % i for i in range(16))
+    peer.close()
+
+
+def test_larger_writes_of_a_tick_are_not_copied_and_leave_in_one_system_call(reactor, recorder):
+    connection, peer, sock = scripted(reactor, recorder)
+    in_tick(reactor, lambda: [connection.write(b"%d" % i * 1000) for i in range(16)])
+    assert sock.calls == ["sendmsg"]
+    assert peer.recv(50_000) == b"".join(b"%d" % i * 1000 for i in range(16))
     peer.close()
 
 
@@ -460,7 +468,7 @@ def test_kernel_error_reaches_connection_lost_once(reactor, error, call):
     elif call == "send":
         assert connection.write(b"x") is False
     elif call == "sendmsg":
-        in_tick(reactor, lambda: [connection.write(b"x"), connection.write(b"y")])
+        in_tick(reactor, lambda: [connection.write(bytes(4096)) for _ in range(3)])
     elif call == "flush":
         in_tick(reactor, lambda: connection.write(b"x"))
     else:
