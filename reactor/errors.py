@@ -20,8 +20,11 @@ __all__ = [
     "DrainTimeout",
     "EndOfStream",
     "FrameTooLong",
+    "FramingError",
     "IdleTimeout",
+    "IncompleteFrame",
     "ListenError",
+    "MalformedFrame",
     "ReactorError",
     "ReadTimeout",
     "SlowConsumer",
@@ -92,8 +95,24 @@ class CloseTimeout(ReactorError, TimeoutError):
     """The peer did not take what was queued before `close` within the time that it was given."""
 
 
-class FrameTooLong(ReactorError, ValueError):
-    """The peer sent more than a message may have."""
+class FramingError(ReactorError, ValueError):
+    """The peer's bytes are no frames. `frames` holds those that were complete before the bad one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.frames: list[bytes] = []
+
+
+class FrameTooLong(FramingError):
+    """A frame has, or announces, more bytes than the limit."""
+
+
+class MalformedFrame(FramingError):
+    """A length, or what must follow a frame, is not what the framing says."""
+
+
+class IncompleteFrame(FramingError):
+    """The input ended within a frame."""
 
 
 class StreamClosed(ReactorError, ConnectionError):

@@ -1,0 +1,87 @@
+"""`FramedProtocol`: a protocol that is handed whole frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reactor.connection import Connection
+from reactor.errors import FramingError
+from reactor.framing import Framer
+from reactor.protocol import Protocol
+
+__all__ = ["FramedProtocol"]
+
+
+class FramedProtocol(Protocol):
+    """A protocol that is handed frames. Subclass it, and define `frame_received`.
+
+    framer: decodes what comes and encodes what is sent; its own for each connection.
+
+    A peer that does not take its answers is not read from, and the frames of it that were decoded wait.
+    When its bytes are no frames, or a frame is too long, the frames before are handed over, what they were
+    answered is sent, and the connection ends with the `FramingError` as its reason.
+    """
+
+    __slots__ = ("_frames", "_paused", "_problem", "connection", "framer")
+
+    connection: Connection
+
+    def __init__(self, framer: Framer) -> None:
+        self.framer = framer
+        self._frames: Iterator[bytes] | None = None
+        self._problem: FramingError | None = None
+        self._paused = False
+
+    def connection_made(self, connection: Connection) -> None:
+        """Keep the connection; call it first where it is overridden."""
+        self.connection = connection
+
+    def frame_received(self, frame: bytes) -> None:
+        """`frame` has come."""
+
+    def send(self, frame: bytes) -> bool:
+        """Send `frame`; what is sent in one tick leaves in one piece. Returns what `Connection.write` does.
+
+        Raises ValueError if it can't be sent as a frame.
+        """
+        return self.connection.write(self.framer.encode(frame))
+
+    def data_received(self, data: bytes) -> None:
+        """Hand over the frames that are complete now."""
+        try:
+            frames = self.framer.feed(data)
+        except FramingError as exc:
+            frames, self._problem = exc.frames, exc
+        self._hand_over(iter(frames))
+
+    def eof_received(self) -> bool | None:
+        """Hand over the frame that the end completes; then the connection is closed."""
+        try:
+            self._hand_over(iter(self.framer.finish()))
+        except FramingError as exc:
+            self.connection.close(reason=exc)
+        return None
+
+    def pause_writing(self) -> None:
+        """Read no more from a peer that does not take its answers."""
+        self._paused = True
+        self.connection.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on with the frames that wait, then with reading."""
+        self._paused = False
+        frames, self._frames = self._frames, None
+        if frames is not None:
+            self._hand_over(frames)
+        if not self._paused:
+            self.connection.resume_reading()
+
+    def _hand_over(self, frames: Iterator[bytes]) -> None:
+        is_closing = self.connection.is_closing
+        for frame in frames:
+            self.frame_received(frame)
+            if self._paused or is_closing():
+                self._frames = frames
+                return
+        if self._problem is not None:
+            self.connection.close(reason=self._problem)

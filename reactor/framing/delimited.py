@@ -1,0 +1,125 @@
+"""Frames that end with a delimiter."""
+
+from __future__ import annotations
+
+from reactor.errors import IncompleteFrame
+from reactor.framing.base import DEFAULT_LIMIT, Data, Framer, check_positive, too_long
+
+__all__ = ["Delimited", "Lines"]
+
+
+class Delimited(Framer):
+    """Frames that each end with `delimiter`, which they can't contain.
+
+    delimiter: one byte or more. limit: bytes of a frame, without its delimiter.
+    Raises ValueError for a delimiter or limit that can't be.
+    """
+
+    __slots__ = ("_delimiter", "_limit", "_pending")
+
+    def __init__(self, delimiter: bytes, limit: int = DEFAULT_LIMIT) -> None:
+        super().__init__()
+        if not isinstance(delimiter, bytes) or not delimiter:
+            raise ValueError(f"delimiter must be one byte or more, not {delimiter!r}")
+        self._delimiter = delimiter
+        self._limit = check_positive("limit", limit)
+        # The start of a frame; a bytearray once more was added to it, so that adding is no copy.
+        self._pending: bytes | bytearray = b""
+
+    def feed(self, data: Data) -> list[bytes]:
+        """As `Framer.feed`."""
+        if self._problem is not None:
+            raise self._problem
+        if type(data) is not bytes:
+            data = bytes(data)
+        if self._pending:
+            return self._go_on(data)
+        frames = data.split(self._delimiter)
+        self._pending = frames.pop()
+        if len(data) > self._limit:
+            self._check(frames)
+        return frames
+
+    def finish(self) -> list[bytes]:
+        """As `Framer.finish`."""
+        self._check_usable()
+        if self._pending:
+            told = f"the input ended {len(self._pending)} bytes into a frame, before {self._delimiter!r}"
+            self._fail(IncompleteFrame(told), [])
+        return []
+
+    def encode(self, frame: bytes) -> bytes:
+        """As `Framer.encode`."""
+        if self._delimiter in frame or len(frame) > self._limit:
+            self._refuse(frame)
+        return frame + self._delimiter
+
+    def _go_on(self, data: bytes) -> list[bytes]:
+        searched = max(0, len(self._pending) + 1 - len(self._delimiter))
+        if not isinstance(self._pending, bytearray):
+            self._pending = bytearray(self._pending)
+        self._pending += data
+        if self._pending.find(self._delimiter, searched) < 0:
+            self._check([])
+            return []
+        frames = bytes(self._pending).split(self._delimiter)
+        self._pending = frames.pop()
+        self._check(frames)
+        return frames
+
+    def _check(self, frames: list[bytes]) -> None:
+        for number, frame in enumerate(frames):
+            if len(frame) > self._limit:
+                self._fail(too_long(self._limit), self._finished(frames[:number]))
+        # A piece of a delimiter may stand at the end.
+        if len(self._pending) > self._limit + len(self._delimiter) - 1:
+            self._fail(too_long(self._limit), self._finished(frames))
+
+    def _finished(self, frames: list[bytes]) -> list[bytes]:
+        return frames
+
+    def _refuse(self, frame: bytes) -> None:
+        if len(frame) > self._limit:
+            raise too_long(self._limit)
+        raise ValueError(f"a frame can't contain its delimiter, {self._delimiter!r}")
+
+
+class Lines(Delimited):
+    r"""Lines, which end with LF, or with CR and LF; both are dropped.
+
+    limit: bytes of a line, its CR included. ending: what encoded lines end with, b"\n" or b"\r\n".
+    What comes after the last end is a line as well, as it is in a file.
+    Raises ValueError for a limit or ending that can't be.
+    """
+
+    __slots__ = ("_ending",)
+
+    def __init__(self, limit: int = DEFAULT_LIMIT, ending: bytes = b"\n") -> None:
+        super().__init__(b"\n", limit)
+        if ending not in {b"\n", b"\r\n"}:
+            raise ValueError(f"ending must be LF or CR and LF, not {ending!r}")
+        self._ending = ending
+
+    def feed(self, data: Data) -> list[bytes]:
+        """As `Framer.feed`."""
+        if type(data) is not bytes:
+            data = bytes(data)
+        frames = super().feed(data)
+        if frames and (b"\r" in data or frames[0].endswith(b"\r")):
+            return self._finished(frames)
+        return frames
+
+    def finish(self) -> list[bytes]:
+        """As `Framer.finish`."""
+        self._check_usable()
+        last, self._pending = bytes(self._pending), b""
+        return [last] if last else []
+
+    def encode(self, frame: bytes) -> bytes:
+        """As `Framer.encode`."""
+        if b"\n" in frame or len(frame) > self._limit:
+            self._refuse(frame)
+        return frame + self._ending
+
+    def _finished(self, frames: list[bytes]) -> list[bytes]:
+        return [frame.removesuffix(b"\r") for frame in frames]

@@ -1,0 +1,192 @@
+"""Frames that begin with their length."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from struct import Struct
+from typing import Literal
+
+from reactor.errors import IncompleteFrame, MalformedFrame
+from reactor.framing.base import DEFAULT_LIMIT, Data, Framer, check_positive, too_long
+
+__all__ = ["LengthPrefixed", "Netstrings", "VarintPrefixed"]
+
+_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+#: Bytes of the longest varint that is understood: protobuf's, 64 bits in groups of 7.
+_VARINT_MOST = 10
+
+
+class _Prefixed(Framer):
+    """What the kinds share. A frame is a header that tells the length, the bytes, and a fixed `tail`."""
+
+    __slots__ = ("_held", "_limit", "_needed", "_pieces")
+
+    tail = b""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = check_positive("limit", limit)
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._needed = 0  # bytes without which there is nothing new to find
+
+    @abstractmethod
+    def _header(self, data: bytes, at: int) -> tuple[int, int] | None:
+        """Return where the frame that begins at `at` has its bytes, and how many; None if more must come.
+
+        Raises MalformedFrame.
+        """
+
+    def feed(self, data: Data) -> list[bytes]:
+        """As `Framer.feed`."""
+        self._check_usable()
+        if type(data) is not bytes:
+            data = bytes(data)
+        if self._pieces:
+            self._pieces.append(data)
+            self._held += len(data)
+            if self._held < self._needed:
+                return []
+            data = b"".join(self._pieces)
+        return self._decode(data)
+
+    def finish(self) -> list[bytes]:
+        """As `Framer.finish`."""
+        self._check_usable()
+        if self._held:
+            self._fail(IncompleteFrame(f"the input ended {self._held} bytes into a frame"), [])
+        return []
+
+    def _decode(self, data: bytes) -> list[bytes]:
+        frames: list[bytes] = []
+        at, size, needed, tail = 0, len(data), 1, len(self.tail)
+        while at < size:
+            try:
+                header = self._header(data, at)
+            except MalformedFrame as exc:
+                self._fail(exc, frames)
+            if header is None:
+                break
+            start, length = header
+            if length > self._limit:
+                self._fail(too_long(self._limit), frames)
+            end = start + length
+            if end + tail > size:
+                needed = end + tail - at
+                break
+            if tail and data[end : end + tail] != self.tail:
+                self._fail(
+                    MalformedFrame(f"a frame ends with {data[end : end + tail]!r}, not {self.tail!r}"), frames
+                )
+            frames.append(data[start:end])
+            at = end + tail
+        self._pieces = [data[at:]] if at < size else []
+        self._held = size - at
+        self._needed = needed
+        return frames
+
+    def _check_length(self, frame: bytes) -> int:
+        if len(frame) > self._limit:
+            raise too_long(self._limit)
+        return len(frame)
+
+
+class LengthPrefixed(_Prefixed):
+    """Frames after their length in 1, 2, 4 or 8 bytes, unsigned.
+
+    size: bytes of the length. byteorder: "big" is the network's. limit: bytes of a frame.
+    Raises ValueError for a size, byteorder or limit that can't be, or a limit that `size` bytes can't tell.
+    """
+
+    __slots__ = ("_struct",)
+
+    def __init__(
+        self,
+        size: Literal[1, 2, 4, 8] = 4,
+        byteorder: Literal["big", "little"] = "big",
+        limit: int | None = None,
+    ) -> None:
+        if size not in _CODES:
+            raise ValueError(f"size must be 1, 2, 4 or 8 bytes, not {size!r}")
+        if byteorder not in {"big", "little"}:
+            raise ValueError(f'byteorder must be "big" or "little", not {byteorder!r}')
+        most = 256**size - 1
+        super().__init__(min(DEFAULT_LIMIT, most) if limit is None else limit)
+        if self._limit > most:
+            raise ValueError(f"limit must be {most} bytes at most for a length of {size} bytes, not {limit}")
+        self._struct = Struct((">" if byteorder == "big" else "<") + _CODES[size])
+
+    def encode(self, frame: bytes) -> bytes:
+        """As `Framer.encode`."""
+        return self._struct.pack(self._check_length(frame)) + frame
+
+    def _header(self, data: bytes, at: int) -> tuple[int, int] | None:
+        start = at + self._struct.size
+        if start > len(data):
+            return None
+        return start, self._struct.unpack_from(data, at)[0]
+
+
+class VarintPrefixed(_Prefixed):
+    """Frames after their length as a varint: groups of 7 bits, the lowest first, as protobuf writes them.
+
+    limit: bytes of a frame. Raises ValueError for a limit that can't be.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        super().__init__(limit)
+
+    def encode(self, frame: bytes) -> bytes:
+        """As `Framer.encode`."""
+        length = self._check_length(frame)
+        header = bytearray()
+        while length > 0x7F:
+            header.append(length & 0x7F | 0x80)
+            length >>= 7
+        header.append(length)
+        return bytes(header) + frame
+
+    def _header(self, data: bytes, at: int) -> tuple[int, int] | None:
+        length = shift = 0
+        for byte in data[at : at + _VARINT_MOST]:
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return at + shift // 7, length
+        if shift == 7 * _VARINT_MOST:
+            raise MalformedFrame(f"a varint of more than {_VARINT_MOST} bytes is no length")
+        return None
+
+
+class Netstrings(_Prefixed):
+    """Netstrings: the length in decimal digits, a colon, the bytes, a comma (D. J. Bernstein, 1997).
+
+    limit: bytes of a frame. Raises ValueError for a limit that can't be.
+    """
+
+    __slots__ = ()
+
+    tail = b","
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        super().__init__(limit)
+
+    def encode(self, frame: bytes) -> bytes:
+        """As `Framer.encode`."""
+        return b"%d:%b," % (self._check_length(frame), frame)
+
+    def _header(self, data: bytes, at: int) -> tuple[int, int] | None:
+        most = len(str(self._limit)) + 1
+        digits, colon, _ = data[at : at + most + 1].partition(b":")
+        if digits and (not digits.isdigit() or (digits.startswith(b"0") and len(digits) > 1)):
+            raise MalformedFrame(f"a netstring begins with its length and a colon, not with {digits[:20]!r}")
+        if not colon:
+            if len(digits) > most:
+                raise MalformedFrame(f"a netstring of at most {self._limit} bytes has no length {digits!r}")
+            return None
+        if not digits:
+            raise MalformedFrame("a netstring begins with its length, not with a colon")
+        return at + len(digits) + 1, int(digits)

@@ -1,0 +1,157 @@
+"""Frames over real sockets: in order, answered in one piece, and ended with the reason."""
+
+import contextlib
+import socket
+
+import pytest
+
+from reactor import Limits
+from reactor.errors import FrameTooLong, IncompleteFrame, MalformedFrame
+from reactor.framed import FramedProtocol
+from reactor.framing import LengthPrefixed, Lines, Netstrings
+from tests.helpers import ScriptedSocket, pair, spin
+
+
+class Upper(FramedProtocol):
+    """Upper-cases each frame, closes at "quit", and keeps what it was told."""
+
+    def __init__(self, framer):
+        super().__init__(framer)
+        self.frames = []
+        self.sent = []
+        self.reasons = []
+
+    def frame_received(self, frame):
+        self.frames.append(frame)
+        if frame == b"quit":
+            self.connection.close()
+        elif frame == b"raise":
+            raise LookupError("asked to")
+        else:
+            self.sent.append(self.send(frame.upper()))
+
+    def connection_lost(self, exc):
+        self.reasons.append(exc)
+
+
+def receive(reactor, peer, enough):
+    """Return what the peer received when `enough` of it is true; b"" ends it too."""
+    got = bytearray()
+
+    def turn():
+        with contextlib.suppress(BlockingIOError):
+            more = peer.recv(1 << 20)
+            got.extend(more)
+            return not more or enough(got)
+        return enough(got)
+
+    spin(reactor, turn, wait=0.01)
+    return bytes(got)
+
+
+def test_answers_of_a_batch_leave_in_one_piece(reactor):
+    ours, peer = socket.socketpair()
+    peer.setblocking(False)
+    sock = ScriptedSocket(ours)
+    reactor.adopt(sock, lambda: Upper(Lines()))
+    with peer:
+        peer.sendall(b"".join(b"line %d\n" % number for number in range(20)))
+        got = receive(reactor, peer, lambda got: got.count(b"\n") == 20)
+        assert got == b"".join(b"LINE %d\n" % number for number in range(20))
+        assert [call for call in sock.calls if call.startswith("send")] == ["send"]
+
+
+def test_send_outside_of_a_batch_goes_at_once(reactor):
+    protocol = Upper(Netstrings())
+    _, peer = pair(reactor, protocol)
+    with peer:
+        assert protocol.send(b"hello") is True
+        assert peer.recv(100) == b"5:hello,"
+
+
+def test_nothing_is_handed_over_after_close(reactor):
+    protocol = Upper(Lines())
+    _, peer = pair(reactor, protocol)
+    with peer:
+        peer.sendall(b"one\nquit\ntwo\n")
+        assert receive(reactor, peer, lambda got: False) == b"ONE\n"
+        spin(reactor, lambda: protocol.reasons)
+        assert protocol.frames == [b"one", b"quit"]
+        assert protocol.reasons == [None]
+
+
+def test_exception_is_the_reactor_s_to_report(reactor, errors):
+    protocol = Upper(Lines())
+    _, peer = pair(reactor, protocol)
+    with peer:
+        peer.sendall(b"raise\nnever\n")
+        spin(reactor, lambda: protocol.reasons)
+        assert isinstance(errors.take()[0], LookupError)
+        assert protocol.frames == [b"raise"]
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "answer", "error"),
+    [
+        (lambda: Lines(8), b"one\n" + b"x" * 9, b"ONE\n", FrameTooLong),
+        (Netstrings, b"3:one,two", b"3:ONE,", MalformedFrame),
+    ],
+)
+def test_bad_frame_ends_the_connection_after_the_answers_before_it(reactor, make, data, answer, error):
+    protocol = Upper(make())
+    _, peer = pair(reactor, protocol)
+    with peer:
+        peer.sendall(data)
+        assert receive(reactor, peer, lambda got: False) == answer
+        spin(reactor, lambda: protocol.reasons)
+        assert isinstance(protocol.reasons[0], error)
+        assert reactor.stats().closed == {error.__name__: 1}
+        assert reactor.stats().handler_errors == 0
+
+
+def test_end_of_the_input_completes_the_last_line(reactor):
+    protocol = Upper(Lines())
+    _, peer = pair(reactor, protocol)
+    with peer:
+        peer.sendall(b"one\ntwo")
+        peer.shutdown(socket.SHUT_WR)
+        assert receive(reactor, peer, lambda got: False) == b"ONE\nTWO\n"
+        spin(reactor, lambda: protocol.reasons)
+        assert protocol.reasons == [None]
+
+
+def test_end_within_a_frame_is_the_reason(reactor):
+    protocol = Upper(LengthPrefixed())
+    _, peer = pair(reactor, protocol)
+    with peer:
+        peer.sendall(b"\0\0\0\3one\0\0")
+        peer.shutdown(socket.SHUT_WR)
+        assert receive(reactor, peer, lambda got: False) == b"\0\0\0\3ONE"
+        spin(reactor, lambda: protocol.reasons)
+        assert isinstance(protocol.reasons[0], IncompleteFrame)
+
+
+@pytest.mark.parametrize("bad", [b"", b"x" * 100_001])
+def test_peer_that_takes_no_answers_is_not_answered_and_loses_none(reactor, bad):
+    """Each short line has a long answer, more than the connection may hold."""
+
+    class Long(Upper):
+        def frame_received(self, frame):
+            self.frames.append(frame)
+            self.sent.append(self.send(frame * 5000))
+
+    protocol = Long(Lines(100_000))
+    limits = Limits(high_water=100_000, low_water=50_000, max_write_buffer=400_000)
+    connection, peer = pair(reactor, protocol, limits=limits)
+    with peer:
+        lines = [b"%04d" % number for number in range(1000)]
+        peer.sendall(b"\n".join(lines) + b"\n" + bad)
+        spin(reactor, lambda: False in protocol.sent)
+        assert not connection.is_reading()
+        assert connection.get_write_buffer_size() < 200_000
+        assert len(protocol.frames) < 100
+        expected = b"".join(line * 5000 + b"\n" for line in lines)
+        assert receive(reactor, peer, lambda got: len(got) == len(expected)) == expected
+        assert protocol.frames == lines
+        spin(reactor, lambda: protocol.reasons or not bad)
+        assert [type(reason) for reason in protocol.reasons] == [FrameTooLong] * bool(bad)

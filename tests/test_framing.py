@@ -1,0 +1,230 @@
+"""Framing: whatever way the bytes are cut, the same frames come out, and what is none is told."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor.errors import FrameTooLong, FramingError, IncompleteFrame, MalformedFrame
+from reactor.framing import Delimited, FixedLength, Framer, LengthPrefixed, Lines, Netstrings, VarintPrefixed
+
+LIMIT = 300  # two bytes as a varint
+
+KINDS = {
+    "lines": lambda: Lines(LIMIT),
+    "lines with CR": lambda: Lines(LIMIT + 1, ending=b"\r\n"),
+    "delimited": lambda: Delimited(b"\0", LIMIT),
+    "delimited by more": lambda: Delimited(b"abab", LIMIT),
+    "fixed": lambda: FixedLength(7),
+    "length in 1": lambda: LengthPrefixed(1),
+    "length in 2": lambda: LengthPrefixed(2, "little", LIMIT),
+    "length in 4": lambda: LengthPrefixed(limit=LIMIT),
+    "length in 8": lambda: LengthPrefixed(8, limit=LIMIT),
+    "varint": lambda: VarintPrefixed(LIMIT),
+    "netstring": lambda: Netstrings(LIMIT),
+}
+
+
+@pytest.fixture(params=list(KINDS))
+def make(request):
+    return KINDS[request.param]
+
+
+def usable(framer, frame):
+    """Return the frame of the kind that is most like `frame`."""
+    if isinstance(framer, FixedLength):
+        return frame[:7].ljust(7, b".")
+    if isinstance(framer, Lines):
+        return frame.replace(b"\n", b"").rstrip(b"\r")
+    if isinstance(framer, Delimited):
+        return frame.replace(b"\0", b"").replace(b"ab", b"").rstrip(b"a")
+    return frame[:LIMIT]
+
+
+def cut(data, places):
+    ends = sorted({min(place, len(data)) for place in places} | {len(data)})
+    return [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+
+
+FRAMES = st.lists(
+    st.binary(max_size=60) | st.sampled_from([b"", b"x" * 127, b"y" * 128, b"z" * 250]), max_size=8
+)
+PLACES = st.lists(st.integers(0, 2000), max_size=40)
+
+
+@given(data=st.data(), frames=FRAMES, places=PLACES, as_view=st.booleans())
+def test_frames_come_out_as_they_went_in_however_they_are_cut(make, data, frames, places, as_view):
+    framer = make()
+    frames = [usable(framer, frame) for frame in frames]
+    sent = b"".join(map(framer.encode, frames))
+    got = []
+    for piece in cut(sent, places):
+        got += framer.feed(memoryview(piece) if as_view else piece)
+    assert got + framer.finish() == frames
+    assert all(type(frame) is bytes for frame in got)
+
+
+@given(data=st.binary(max_size=1500), places=PLACES)
+def test_cutting_garbage_another_way_changes_nothing(make, data, places):
+    assert decoded(make(), cut(data, places)) == decoded(make(), [data])
+
+
+def decoded(framer, pieces):
+    """Return the frames, and the type of the error that ended them."""
+    frames = []
+    try:
+        for piece in pieces:
+            frames += framer.feed(piece)
+        frames += framer.finish()
+    except FramingError as exc:
+        with pytest.raises(FramingError) as again:
+            framer.feed(b"more")
+        assert (type(again.value), again.value.frames) == (type(exc), [])
+        with pytest.raises(type(exc)):
+            framer.finish()
+        return frames + exc.frames, type(exc)
+    return frames, None
+
+
+@pytest.mark.parametrize(
+    ("framer", "data", "frames", "error", "told"),
+    [
+        (Lines(4), b"abcd\r\nx\nabcde\n", [], FrameTooLong, "longer than the limit of 4 bytes"),
+        (Lines(4), b"abc\r\nx\nabcde\n", [b"abc", b"x"], FrameTooLong, "limit of 4 bytes"),
+        (Lines(4), b"a\nabcde", [b"a"], FrameTooLong, "limit of 4 bytes"),
+        (Delimited(b"--", 4), b"a--b--abcdef", [b"a", b"b"], FrameTooLong, "limit of 4 bytes"),
+        (LengthPrefixed(1, limit=3), b"\1a\4abcd", [b"a"], FrameTooLong, "limit of 3 bytes"),
+        (LengthPrefixed(), b"\0\0\0\1a\xff\0\0\0", [b"a"], FrameTooLong, "limit of 65536 bytes"),
+        (VarintPrefixed(3), b"\1a\4", [b"a"], FrameTooLong, "limit of 3 bytes"),
+        (VarintPrefixed(), b"\1a" + b"\x80" * 10, [b"a"], MalformedFrame, "more than 10 bytes is no length"),
+        (Netstrings(), b"1:a,1:b;", [b"a"], MalformedFrame, "ends with b';', not b','"),
+        (Netstrings(), b"1:a,01:b,", [b"a"], MalformedFrame, "not with b'01'"),
+        (Netstrings(), b"1:a,:b,", [b"a"], MalformedFrame, "not with a colon"),
+        (Netstrings(), b"1:a,-1:b,", [b"a"], MalformedFrame, "not with b'-1'"),
+        (Netstrings(), b"1:a,GET / HTTP", [b"a"], MalformedFrame, "begins with its length and a colon"),
+        (Netstrings(9), b"1:a,10:", [b"a"], FrameTooLong, "limit of 9 bytes"),
+        (Netstrings(9), b"1:a,1000", [b"a"], MalformedFrame, "at most 9 bytes has no length b'100'"),
+    ],
+)
+def test_bad_frame_is_told_and_those_before_it_are_not_lost(framer, data, frames, error, told):
+    with pytest.raises(error) as caught:
+        framer.feed(data)
+    assert caught.value.frames == frames
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[b"abcd"] * 3, [b"a"] * 10, [b"\x80"] * 12, [b"9"] * 12, [b"\xff\xff\xff\xff\xff\xff\xff\xff"]],
+    ids=["more", "letters", "varint", "digits", "length"],
+)
+def test_too_long_is_told_before_it_is_held(pieces):
+    for framer in (
+        Lines(8),
+        Delimited(b"--", 8),
+        VarintPrefixed(8),
+        Netstrings(8),
+        LengthPrefixed(8, limit=8),
+    ):
+        held = 0
+        try:
+            for piece in pieces:
+                framer.feed(piece)
+                held += len(piece)
+        except FramingError:
+            pass
+        assert held <= 16
+
+
+def test_line_s_end_may_come_in_two_pieces():
+    framer = Lines()
+    assert framer.feed(b"one\r") == []
+    assert framer.feed(b"\ntwo\nthr") == [b"one", b"two"]
+    assert framer.feed(b"ee") == []
+    assert framer.finish() == [b"three"]
+    assert framer.finish() == []
+
+
+@pytest.mark.parametrize(
+    ("framer", "part"),
+    [
+        (Delimited(b"\0"), b"ab"),
+        (FixedLength(3), b"ab"),
+        (LengthPrefixed(), b"\0\0"),
+        (VarintPrefixed(), b"\5ab"),
+        (Netstrings(), b"5:ab"),
+    ],
+)
+def test_end_within_a_frame_is_told(framer, part):
+    framer.feed(part)
+    with pytest.raises(IncompleteFrame, match=f"ended {len(part)} bytes into a frame"):
+        framer.finish()
+
+
+@pytest.mark.parametrize("kind", [Lines, lambda limit: Delimited(b"--", limit), LengthPrefixed, Netstrings])
+def test_large_frame_in_small_pieces_costs_linear_time(kind):
+    """64 MiB in 1 KiB pieces: were each piece to copy or search what came before, it would take hours."""
+    size = 64 << 20
+    framer = LengthPrefixed(limit=size) if kind is LengthPrefixed else kind(size)
+    sent = memoryview(framer.encode(bytes(1) * size))
+    frames = []
+    for at in range(0, len(sent), 1024):
+        frames += framer.feed(sent[at : at + 1024])
+    assert list(map(len, frames)) == [size]
+
+
+def test_small_frames_in_large_pieces_cost_linear_time():
+    framer = LengthPrefixed(1)
+    data = framer.encode(b"x") * 500_000
+    assert len(framer.feed(data)) == 500_000
+
+
+@pytest.mark.parametrize(
+    ("make_one", "told"),
+    [
+        (lambda: Lines(0), "limit must be a whole number of bytes, 1 or more, not 0"),
+        (lambda: Lines(1.5), "limit must be a whole number"),
+        (lambda: Lines(ending=b"\r"), "ending must be LF or CR and LF, not b'\\r'"),
+        (lambda: Delimited(b""), "delimiter must be one byte or more, not b''"),
+        (lambda: Delimited("--"), "delimiter must be one byte or more, not '--'"),
+        (lambda: FixedLength(0), "size must be a whole number of bytes"),
+        (lambda: LengthPrefixed(3), "size must be 1, 2, 4 or 8 bytes, not 3"),
+        (lambda: LengthPrefixed(4, "network"), "byteorder must be"),
+        (lambda: LengthPrefixed(1, limit=256), "limit must be 255 bytes at most"),
+        (lambda: Netstrings(True), "limit must be a whole number"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_it_is_made(make_one, told):
+    with pytest.raises(ValueError, match="must be") as refused:
+        make_one()
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("framer", "frame", "told"),
+    [
+        (Lines(), b"a\nb", "can't contain its delimiter"),
+        (Lines(2), b"abc", "limit of 2 bytes"),
+        (Delimited(b"--"), b"a--b", "can't contain its delimiter, b'--'"),
+        (FixedLength(2), b"abc", "2 bytes here, not 3"),
+        (LengthPrefixed(limit=2), b"abc", "limit of 2 bytes"),
+        (VarintPrefixed(2), b"abc", "limit of 2 bytes"),
+        (Netstrings(2), b"abc", "limit of 2 bytes"),
+    ],
+)
+def test_what_is_no_frame_is_not_encoded(framer, frame, told):
+    with pytest.raises(ValueError, match=told):
+        framer.encode(frame)
+
+
+def test_framers_of_one_s_own():
+    class Bytes(Framer):
+        def feed(self, data):
+            return [bytes([byte]) for byte in data]
+
+        def finish(self):
+            return []
+
+        def encode(self, frame):
+            return frame
+
+    assert Bytes().feed(b"ab") == [b"a", b"b"]
