@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 
 import reactor
 from reactor.address import Address
-from reactor.apps import APPS
+from reactor.apps import APPS, App
 from reactor.connection import Connection
 from reactor.errors import AddressError, ListenError, UsageError
+from reactor.listener import Factory
 from reactor.log import BackgroundLog
 from reactor.options import Limits, Timeouts
 from reactor.protocol import Protocol
@@ -93,8 +94,11 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         type=_app,
         default="echo",
         metavar="APP",
-        help=f"{', '.join(APPS)}, or module:factory with what makes a Protocol (default: echo)",
+        help="; ".join(f"{name}: {app.told}" for name, app in APPS.items())
+        + "; or module:factory with what makes a Protocol (default: echo)",
     )
+    parser.add_argument("--to", type=_address, metavar="ADDRESS", help="where proxy forwards to")
+    parser.add_argument("--root", type=_directory, metavar="DIR", help="whose files the app files sends")
     parser.add_argument(
         "--listen",
         action="append",
@@ -172,7 +176,13 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0") from None
 
 
-def _app(name: str) -> Callable[[], Any]:
+def _directory(text: str) -> str:
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no directory")
+    return text
+
+
+def _app(name: str) -> App:
     known = APPS.get(name)
     if known is not None:
         return known
@@ -192,11 +202,25 @@ def _app(name: str) -> Callable[[], Any]:
         raise argparse.ArgumentTypeError(f"cannot import {name!r}: {type(exc).__name__}: {exc}") from exc
     if not callable(found):
         raise argparse.ArgumentTypeError(f"{name!r} is no factory: it can't be called")
-    factory: Callable[[], Any] = found
-    return factory
+    return App(f"what {name} makes", lambda: found)
+
+
+def _factory(options: argparse.Namespace) -> Factory:
+    app: App = options.app
+    needed = app.option
+    for option in ("to", "root"):
+        if getattr(options, option) is not None and option != needed:
+            options.error(f"--{option} is for the app {'proxy' if option == 'to' else 'files'}")
+    if needed is None:
+        return app.start()
+    value = getattr(options, needed)
+    if value is None:
+        options.error(f"this app needs --{needed}: it {app.told}")
+    return app.start(value)
 
 
 def _serve(options: argparse.Namespace) -> int:
+    factory = _factory(options)
     try:
         limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
         timeouts = Timeouts(idle=options.idle_timeout)
@@ -205,7 +229,7 @@ def _serve(options: argparse.Namespace) -> int:
     with Reactor() as loop:
         try:
             for address in options.listen or [Address.parse(DEFAULT_ADDRESS)]:
-                listener = loop.listen(address, options.app, limits=limits, timeouts=timeouts)
+                listener = loop.listen(address, factory, limits=limits, timeouts=timeouts)
                 for bound in listener.addresses:
                     log.info("listening on %s", bound)
         except ListenError as exc:

@@ -80,7 +80,7 @@ def test_socat_gets_every_byte_back(reactor, address):
 
 
 def test_telnet(reactor):
-    address = reactor.listen("127.0.0.1:0", APPS["greet"]).addresses[0]
+    address = reactor.listen("127.0.0.1:0", APPS["greet"].start()).addresses[0]
     out = talk(reactor, [program("telnet"), address.host, str(address.port)], None)
     assert b"Hello from reactor." in out
 
@@ -143,7 +143,7 @@ def peek(sock):
 
 
 def test_discard_answers_nothing(reactor):
-    _, peer = pair(reactor, APPS["discard"]())
+    _, peer = pair(reactor, APPS["discard"].start()())
     with peer:
         peer.send(b"x" * 1000)
         peer.shutdown(socket.SHUT_WR)
@@ -152,7 +152,7 @@ def test_discard_answers_nothing(reactor):
 
 
 def test_greet_greets_and_closes(reactor):
-    _, peer = pair(reactor, APPS["greet"]())
+    _, peer = pair(reactor, APPS["greet"].start()())
     with peer:
         reactor.run_once(0)
         assert peer.recv(100) == b"Hello from reactor.\n"
@@ -161,10 +161,10 @@ def test_greet_greets_and_closes(reactor):
 
 def test_reactors_of_one_process_serve_each_other():
     with Reactor() as first, Reactor() as second:
-        address = first.listen("127.0.0.1:0", APPS["greet"]).addresses[0]
+        address = first.listen("127.0.0.1:0", APPS["greet"].start()).addresses[0]
         got = []
 
-        class Client(APPS["discard"]):
+        class Client(APPS["discard"].start()):
             def data_received(self, data):
                 got.append(data)
 

@@ -230,7 +230,7 @@ def test_address_that_is_not_permitted_is_one_line_and_status_1(capsys, tmp_path
 @pytest.mark.parametrize(
     ("words", "cause"),
     [
-        (["serve", "nonsense"], "there is no app 'nonsense': choose echo, discard, greet, or give"),
+        (["serve", "nonsense"], "there is no app 'nonsense': choose echo, discard, greet, daytime, lines"),
         (["serve", "nonsense:"], "there is no app 'nonsense:'"),
         (["serve", "no_such_module:F"], "cannot import 'no_such_module:F': ModuleNotFoundError"),
         (["serve", "os:no_such_name"], "cannot import 'os:no_such_name': AttributeError"),
@@ -380,3 +380,60 @@ def test_max_per_ip_closes_the_second_client():
             assert second.recv(1) == b""
         first.sendall(b"2")
         assert first.recv(1) == b"2"
+
+
+def talked(address, words):
+    """Return what `python -m reactor connect` prints for `words`."""
+    told = subprocess.run(
+        [sys.executable, "-m", "reactor", "connect", address],
+        input=words,
+        capture_output=True,
+        timeout=DEADLINE,
+    )
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+def test_apps_with_options(tmp_path):
+    """A file, through a proxy, to the client of the command line."""
+    (tmp_path / "hello").write_bytes(b"hello from a file\n")
+    with (
+        server("serve", "files", "--root", str(tmp_path), "--listen", "127.0.0.1:0") as (_, files),
+        server("serve", "proxy", "--to", files, "--listen", "127.0.0.1:0") as (_, proxy),
+    ):
+        assert talked(proxy, b"hello\n") == b"ok 18\nhello from a file\n"
+
+
+@pytest.mark.parametrize(
+    ("app", "sent", "pattern"),
+    [
+        ("lines", b"one\ntwo", rb"ONE\nTWO\n"),
+        (
+            "chat",
+            b"hello\n/quit\n",
+            rb"\* you are guest1.* joined lobby\r\nguest1: hello\r\n\* bye\r\n",
+        ),
+        ("daytime", b"", rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00\r\n"),
+        ("greet", b"ignored", rb"Hello from reactor\.\n"),
+        ("echo", b"abc", rb"abc"),
+        ("discard", b"abc", rb""),
+    ],
+)
+def test_client_of_the_command_line_talks_with_each_app(app, sent, pattern):
+    with server("serve", app, "--listen", "127.0.0.1:0") as (_, address):
+        assert re.fullmatch(pattern, talked(address, sent), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["proxy"], "this app needs --to: it forwards to --to ADDRESS"),
+        (["files"], "this app needs --root: it sends the files of --root DIR"),
+        (["echo", "--to", "127.0.0.1:1"], "--to is for the app proxy"),
+        (["proxy", "--to", "127.0.0.1:1", "--root", "/"], "--root is for the app files"),
+        (["files", "--root", "/no/such/place"], "'/no/such/place' is no directory"),
+        (["proxy", "--to", "nowhere"], "'nowhere' has no port"),
+    ],
+)
+def test_option_of_an_app_is_asked_for_and_refused_elsewhere(capsys, words, cause):
+    assert cause in usage_error(capsys, "serve", *words)

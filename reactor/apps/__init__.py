@@ -1,13 +1,46 @@
 """The programs behind `python -m reactor serve`: each is an example, and usable for real."""
 
-from collections.abc import Callable
+from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import attrs
+
+from reactor.apps.chat import Hall
+from reactor.apps.daytime import Daytime
 from reactor.apps.discard import Discard
 from reactor.apps.echo import Echo
+from reactor.apps.files import Files
 from reactor.apps.greet import Greet
+from reactor.apps.lines import Upper
+from reactor.apps.proxy import Proxy
 from reactor.protocol import Protocol
 
-__all__ = ["APPS"]
+__all__ = ["APPS", "App"]
 
-#: The name that the command line knows, and what makes a connection's protocol.
-APPS: dict[str, Callable[[], Protocol]] = {"echo": Echo, "discard": Discard, "greet": Greet}
+
+@attrs.frozen
+class App:
+    """An app for the command line.
+
+    told: what it does. start: returns what makes a connection's protocol; called once for a server, with the
+    value of `option`, the command line's word for what it needs, if there is one.
+    """
+
+    told: str
+    start: Callable[..., Callable[[], Protocol]]
+    option: str | None = None
+
+
+#: By the name that the command line knows.
+APPS: dict[str, App] = {
+    "echo": App("sends back what it receives", lambda: Echo),
+    "discard": App("throws away what it receives", lambda: Discard),
+    "greet": App("sends one line", lambda: Greet),
+    "daytime": App("sends the date and the time", lambda: Daytime),
+    "lines": App("sends back each line in upper case", lambda: Upper),
+    "chat": App("rooms where everybody hears everybody", Hall),
+    "proxy": App("forwards to --to ADDRESS", lambda to: partial(Proxy, to), "to"),
+    "files": App("sends the files of --root DIR", lambda root: partial(Files, root), "root"),
+}

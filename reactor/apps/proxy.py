@@ -1,0 +1,98 @@
+"""Proxy: forwards each connection to another address, both ways, as fast as the slower end takes it."""
+
+from __future__ import annotations
+
+from reactor.address import AddressLike
+from reactor.connection import Connection
+from reactor.connector import Connector
+from reactor.errors import ConnectError
+from reactor.protocol import Protocol
+
+__all__ = ["Proxy"]
+
+
+class _Side(Protocol):
+    """One of two connections: what it receives, and how it ends, goes to the other."""
+
+    __slots__ = ("connection", "other")
+
+    connection: Connection
+    other: Connection | None
+
+    def __init__(self) -> None:
+        self.other = None
+
+    def data_received(self, data: bytes) -> None:
+        """Pass it on."""
+        if self.other is not None:
+            self.other.write(data)
+
+    def eof_received(self) -> bool:
+        """Pass the end on; the other direction goes on."""
+        if self.other is not None:
+            self.other.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        """Hold back the side whose bytes this one does not take."""
+        if self.other is not None:
+            self.other.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Let it go on."""
+        if self.other is not None:
+            self.other.resume_reading()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End the other side too: after what it was sent, or at once if this one broke."""
+        other, self.other = self.other, None
+        if other is not None and exc is None:
+            other.close()
+        elif other is not None:
+            other.abort(exc)
+
+
+class Proxy(_Side):
+    """The client's side. It is not read from until the target has answered.
+
+    target: the address to forward to.
+    """
+
+    __slots__ = ("_connector", "_target")
+
+    def __init__(self, target: AddressLike) -> None:
+        super().__init__()
+        self._target = target
+        self._connector: Connector | None = None
+
+    def connection_made(self, connection: Connection) -> None:
+        """Connect to the target."""
+        self.connection = connection
+        connection.pause_reading()
+        reactor = connection.get_extra_info("reactor")
+        self._connector = reactor.connect(self._target, lambda: _Target(self), on_failure=self._refused)
+
+    def _refused(self, exc: ConnectError) -> None:
+        self.connection.abort(exc)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End the target's side, or the attempt to reach it."""
+        if self._connector is not None:
+            self._connector.cancel()
+        super().connection_lost(exc)
+
+
+class _Target(_Side):
+    """The target's side."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Proxy) -> None:
+        super().__init__()
+        self._client = client
+
+    def connection_made(self, connection: Connection) -> None:
+        """Join the two."""
+        self.connection = connection
+        self.other, self._client.other = self._client.connection, connection
+        self.other.resume_reading()

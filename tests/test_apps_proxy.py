@@ -1,0 +1,157 @@
+"""Proxy: both directions, their ends, and what becomes of one side when the other breaks."""
+
+import contextlib
+import socket
+import struct
+
+import pytest
+
+from reactor import Limits, Protocol
+from reactor.apps import APPS
+from reactor.errors import ConnectError
+from tests.helpers import Echo, Recorder, connect, spin
+
+BIG = bytes(range(256)) * 4096 * 4  # 4 MiB
+
+
+@pytest.fixture
+def target(reactor):
+    """What the proxy forwards to, and the protocols of those that came."""
+    served = []
+
+    class Target(Recorder):
+        def __init__(self):
+            super().__init__()
+            self.keep_open = True
+            served.append(self)
+
+    listener = reactor.listen("127.0.0.1:0", Target)
+    listener.served = served
+    return listener
+
+
+@pytest.fixture
+def proxied(reactor, target):
+    """A client of the proxy, and what the target made of it."""
+    listener = reactor.listen("127.0.0.1:0", APPS["proxy"].start(target.addresses[0]))
+    with connect(reactor, listener.addresses[0]) as client:
+        spin(reactor, lambda: target.served)
+        yield client, target.served[0]
+
+
+def test_bytes_and_ends_go_both_ways(reactor, proxied):
+    client, served = proxied
+    client.sendall(b"to the target")
+    client.shutdown(socket.SHUT_WR)
+    spin(reactor, lambda: "eof_received" in served.names)
+    assert served.received == b"to the target"
+    served.connection.write(b"and back")
+    served.connection.write_eof()
+    for _ in range(5):
+        reactor.run_once(0.01)
+    assert client.recv(100) == b"and back"
+    assert client.recv(100) == b""
+    spin(reactor, lambda: served.lost)
+    assert served.reason is None
+
+
+def test_client_s_half_close_comes_even_before_the_target_has_answered(reactor):
+    listener = reactor.listen("127.0.0.1:0", Echo)
+    proxy = reactor.listen("127.0.0.1:0", APPS["proxy"].start(listener.addresses[0]))
+    with connect(reactor, proxy.addresses[0]) as client:
+        client.sendall(b"at once")
+        client.shutdown(socket.SHUT_WR)
+        client.setblocking(False)
+        got = bytearray()
+
+        def turn():
+            with contextlib.suppress(BlockingIOError):
+                more = client.recv(100)
+                got.extend(more)
+                return not more
+
+        spin(reactor, turn, wait=0.01)
+        assert got == b"at once"
+
+
+def test_side_that_takes_nothing_holds_the_other_back(reactor, target):
+    limits = Limits(high_water=65536, low_water=0)
+    proxy = reactor.listen("127.0.0.1:0", APPS["proxy"].start(target.addresses[0]), limits=limits)
+    with connect(reactor, proxy.addresses[0]) as client:
+        spin(reactor, lambda: target.served)
+        served = target.served[0]
+        served.connection.pause_reading()
+        client.setblocking(False)
+        rest = memoryview(BIG * 8)
+        stuck = 0
+        while stuck < 20 and rest:
+            try:
+                rest = rest[client.send(rest) :]
+                stuck = 0
+            except BlockingIOError:
+                stuck += 1
+            reactor.run_once(0)
+        assert rest, "everything was taken, though nobody reads it"
+        assert reactor.stats().queued_bytes < 1 << 20
+        served.connection.resume_reading()
+        while rest:
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[client.send(rest) :]
+            reactor.run_once(0.01)
+        spin(reactor, lambda: len(served.received) == len(BIG) * 8)
+        assert served.received == BIG * 8
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def test_client_that_breaks_breaks_the_target_s_side(reactor, proxied):
+    client, served = proxied
+    reset(client)
+    spin(reactor, lambda: served.lost)
+    assert isinstance(served.reason, ConnectionResetError)
+    spin(reactor, lambda: not reactor.connections())
+
+
+def test_target_that_breaks_breaks_the_client_s_side(reactor, proxied):
+    client, served = proxied
+    served.connection.abort()
+    spin(reactor, lambda: not reactor.connections())
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+def test_target_that_refuses_ends_the_client(reactor):
+    nobody = reactor.listen("127.0.0.1:0", Protocol)
+    address = nobody.addresses[0]
+    nobody.close()
+    proxy = reactor.listen("127.0.0.1:0", APPS["proxy"].start(address))
+    with connect(reactor, proxy.addresses[0]) as client:
+        spin(reactor, lambda: reactor.stats().closed)
+        assert reactor.stats().closed == {ConnectError.__name__: 1}
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_client_that_leaves_while_the_target_is_asked_is_forgotten(reactor):
+    silent = socket.socket()
+    silent.bind(("127.0.0.1", 0))
+    silent.listen(0)
+    waiting = []
+    with silent:
+        for _ in range(4):  # more than its backlog: who comes next waits for an answer
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(silent.getsockname())
+        proxy = reactor.listen("127.0.0.1:0", APPS["proxy"].start(silent.getsockname()))
+        with connect(reactor, proxy.addresses[0]) as client:
+            spin(reactor, reactor.connections)
+        reactor.connections()[0].abort()
+        reactor.run_once(0)
+        assert reactor.stats().closed == {"ConnectionAborted": 1}
+        assert client.fileno() == -1
+        assert reactor.next_timeout() is None, "somebody still waits to connect"
+    for sock in waiting:
+        sock.close()
