@@ -1,33 +1,35 @@
-"""The connecting side: addresses are tried one after the other until one answers."""
+"""The connecting side: from an address to a connection, once or again and again."""
 
 from __future__ import annotations
 
-import errno
-import os
+import logging
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import attrs
+
 from reactor.address import Address
 from reactor.errors import ConnectError, ConnectTimeout
-from reactor.listener import Factory, set_no_delay
+from reactor.listener import Factory
 from reactor.loop import Loop
-from reactor.registry import EVENT_WRITE
+from reactor.options import Reconnect
+from reactor.race import Place, Race, interleave
 from reactor.terms import Terms
+from reactor.timers import Handle
 
 __all__ = ["Connector", "FailureHandler"]
 
-#: Is given the one error of a connector that did not connect.
+#: Is given the one error of a round of attempts of which none succeeded.
 FailureHandler = Callable[[ConnectError], object]
-
-# What connect(2) on a non-blocking socket says when the answer comes later, here and on Windows. EAGAIN is
-# not of them: a Unix socket says it for a full backlog, and nothing comes later.
-_IN_PROGRESS = frozenset({errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
 
 
 class Connector:
-    """One `Reactor.connect` on its way. Called on the thread that drives the reactor."""
+    """One `Reactor.connect` on its way, or for good if it reconnects.
+
+    Called on the thread that drives the reactor.
+    """
 
     def __init__(
         self,
@@ -40,147 +42,139 @@ class Connector:
         local_address: Address | None,
         on_failure: FailureHandler | None,
         resolver: ThreadPoolExecutor,
+        reconnect: Reconnect | None,
     ) -> None:
         self._loop = loop
         self._address = address
         self._factory = factory
         self._terms = terms
+        self._count_gone = terms.on_gone
         self._timeout = timeout
         self._local_address = local_address
         self._on_failure = on_failure
-        self._attempts: list[tuple[str, OSError]] = []
-        self._places: list[tuple[socket.AddressFamily, Any]] = []
-        self._sock: socket.socket | None = None
-        self._sockaddr: Any = None
+        self._resolver = resolver
+        self._reconnect = reconnect
+        if reconnect is not None:
+            self._terms = attrs.evolve(terms, on_gone=self._gone)
+        self._delay = 0.0 if reconnect is None else reconnect.first
+        self._failures = 0  # rounds in a row
+        self._connected_at = 0.0
+        self._race: Race | None = None
         self._done = False
-        self._deadline = loop.call_later(timeout, self._time_out)
-        if address.family is None:
-            resolver.submit(self._resolve)
-        else:
-            loop.call_soon(self._resolved, address.resolve(), None)
+        self._timer: Handle
+        self._begin()
 
     def __repr__(self) -> str:
         return f"<Connector {self._address}>"
 
     def cancel(self) -> None:
-        """Give up, without a word; once connected or failed it does nothing."""
-        self._end()
-
-    def disown(self) -> socket.socket | None:
-        """Return the socket of the attempt at hand: this is a child process, which may only close it."""
-        sock, self._sock = self._sock, None
-        return sock
+        """Give up, without a word, and don't connect again; a connection that was made stays open."""
+        self._done = True
+        self._end_round()
 
     def is_done(self) -> bool:
-        """Return whether it has connected, failed or been cancelled."""
+        """Return whether it has connected, failed or been cancelled.
+
+        One that reconnects is done when it has failed for the last time, or been cancelled.
+        """
         return self._done
 
-    def _resolve(self) -> None:
+    def disown(self) -> list[socket.socket]:
+        """Return the sockets under way: this is a child process, which may do nothing but close them."""
+        return [] if self._race is None else self._race.sockets()
+
+    # A round: look up, try, and connect or fail
+
+    def _begin(self) -> None:
+        self._timer = self._loop.call_later(self._timeout, self._time_out)
+        self._race = race = Race(self._loop, self._local_address, self._connected, self._lost)
+        if self._address.family is None:
+            self._resolver.submit(self._resolve, race)
+        else:
+            self._loop.call_soon(self._resolved, race, self._address.resolve(), None)
+
+    def _resolve(self, race: Race) -> None:
         # On a thread of the resolver: getaddrinfo(3) may take seconds.
         try:
             places, problem = self._address.resolve(), None
         except OSError as exc:
             places, problem = [], exc
+        except UnicodeError as exc:  # IDNA's, for a name that no look-up can have
+            places, problem = [], OSError(socket.EAI_NONAME, str(exc))
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._resolved, places, problem)
+            self._loop.call_soon_threadsafe(self._resolved, race, places, problem)
 
-    def _resolved(self, places: list[tuple[socket.AddressFamily, Any]], problem: OSError | None) -> None:
+    def _resolved(self, race: Race, places: list[Place], problem: OSError | None) -> None:
+        if race is not self._race:
+            return  # of a round that has ended
         if problem is not None:
-            self._attempts.append((str(self._address), problem))
-        self._places = places
-        self._try_next()
-
-    def _try_next(self) -> None:
-        while not self._done:
-            if not self._places:
-                self._fail(ConnectError)
-                return
-            family, self._sockaddr = self._places.pop(0)
-            try:
-                problem = self._start(family)
-            except OSError as exc:
-                self._attempt_failed(exc)
-                continue
-            if problem in _IN_PROGRESS:
-                return
-            if not problem:
-                self._connected()
-                return
-            self._attempt_failed(OSError(problem, os.strerror(problem)))
-
-    def _start(self, family: socket.AddressFamily) -> int:
-        self._sock = sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        set_no_delay(sock)
-        if self._local_address is not None:
-            sock.bind(self._local_address.resolve()[0][1])
-        problem = sock.connect_ex(self._sockaddr)
-        if problem in _IN_PROGRESS:
-            self._loop.registry.register(sock.fileno(), EVENT_WRITE, self)
-        return problem
-
-    def on_event(self, events: int) -> None:
-        """The attempt has succeeded or failed. The loop's call."""
-        sock = self._sock
-        assert sock is not None
-        problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if problem:
-            self._attempt_failed(OSError(problem, os.strerror(problem)))
-            self._try_next()
+            self._fail(ConnectError, [(str(self._address), problem)])
         else:
-            self._connected()
+            race.start(interleave(places))
 
-    def _attempt_failed(self, exc: OSError) -> None:
-        self._attempts.append((str(Address.from_sockaddr(self._sockaddr)), exc))
-        self._drop_socket()
-
-    def _connected(self) -> None:
-        sock, self._sock = self._sock, None
-        assert sock is not None
-        self._unregister(sock)
-        self._end()
+    def _connected(self, sock: socket.socket, sockaddr: Any) -> None:
+        self._end_round()
+        self._done = self._reconnect is None
+        self._connected_at = self._loop.time()
+        self._failures = 0
         try:
             protocol = self._factory()
         except Exception as exc:
             sock.close()
+            self._done = True
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         self._loop.counters.connected += 1
         try:
-            self._terms.connection_type(self._loop, sock, protocol, self._terms, self._sockaddr).open()
+            self._terms.connection_type(self._loop, sock, protocol, self._terms, sockaddr).open()
         except OSError as exc:
-            self._terms.on_gone(None, exc)
-            self._sock = sock
-            self._attempt_failed(exc)
-            self._fail(ConnectError)
+            sock.close()
+            self._count_gone(None, exc)
+            self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), exc)])
 
     def _time_out(self) -> None:
-        if self._sock is not None:
-            self._attempt_failed(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
-        self._fail(ConnectTimeout)
+        assert self._race is not None
+        self._fail(ConnectTimeout, self._race.outcome())
 
-    def _fail(self, kind: type[ConnectError]) -> None:
-        tried = "; ".join(f"{where}: {exc.strerror or exc}" for where, exc in self._attempts)
+    def _lost(self) -> None:
+        assert self._race is not None
+        self._fail(ConnectError, self._race.outcome())
+
+    def _fail(self, kind: type[ConnectError], attempts: list[tuple[str, OSError]]) -> None:
+        tried = "; ".join(f"{where}: {exc.strerror or exc}" for where, exc in attempts)
         late = f"no answer within {self._timeout:g} s" if kind is ConnectTimeout else ""
         why = "; ".join(filter(None, (late, tried))) or "the name has no address"
-        error = kind(f"cannot connect to {self._address}: {why}", tuple(self._attempts))
-        self._end()
-        if self._on_failure is None:
+        error = kind(f"cannot connect to {self._address}: {why}", tuple(attempts))
+        self._end_round()
+        self._failures += 1
+        if self._reconnect is None or self._failures == self._reconnect.attempts:
+            self._done = True
+        self._wait()
+        if self._on_failure is not None:
+            self._loop.call(self._on_failure, error)
+        elif self._done:
             self._loop.report(error, repr(self))
         else:
-            self._loop.call(self._on_failure, error)
+            key = ("connect", str(self._address))
+            self._loop.log.log(logging.WARNING, key, "%s; it is tried again", error)
 
-    def _end(self) -> None:
-        self._done = True
-        self._deadline.cancel()
-        self._drop_socket()
+    def _end_round(self) -> None:
+        self._timer.cancel()
+        race, self._race = self._race, None
+        if race is not None:
+            race.stop()
 
-    def _drop_socket(self) -> None:
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            self._unregister(sock)
-            sock.close()
+    # The next round
 
-    def _unregister(self, sock: socket.socket) -> None:
-        if self._loop.registry.handler_of(sock.fileno()) is self:
-            self._loop.registry.unregister(sock.fileno())
+    def _wait(self) -> None:
+        if self._done or self._reconnect is None:
+            return
+        self._timer = self._loop.call_later(self._reconnect.spread(self._delay), self._begin)
+        self._delay = min(2 * self._delay, self._reconnect.most)
+
+    def _gone(self, site: bytes | None, reason: BaseException | None) -> None:
+        # The connection has ended. One that ended soon does not count as recovery.
+        self._count_gone(site, reason)
+        if self._reconnect is not None and self._loop.time() - self._connected_at >= self._delay:
+            self._delay = self._reconnect.first
+        self._wait()

@@ -1,14 +1,15 @@
-"""`Limits` and `Timeouts`: frozen values, validated when made, shared by a listener's connections."""
+"""`Limits`, `Timeouts` and `Reconnect`: frozen values, validated when made."""
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any, Literal
 
 import attrs
 
-__all__ = ["Limits", "Timeouts"]
+__all__ = ["Limits", "Reconnect", "Timeouts"]
 
 
 def _count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -107,3 +108,31 @@ class Timeouts:
     read: float | None = _optional(_seconds)
     write: float | None = _optional(_seconds, default=60.0)
     close: float = attrs.field(default=30.0, validator=_seconds)
+
+
+@attrs.frozen(kw_only=True)
+class Reconnect:
+    """When a connector connects again: after it failed, and after its connection has ended.
+
+    first: seconds before the next attempt, which double each time, up to `most`. After a connection that
+        stayed open for as long as the next delay, they begin anew.
+    attempts: rounds in a row that may fail before it gives up; None for no bound.
+    random: returns a number from 0 to 1. Each delay is shortened by up to a half of it, so that many
+        clients of a server that was restarted don't come back at once ("equal jitter": M. Brooker,
+        Exponential Backoff And Jitter, 2015).
+
+    Raises ValueError, naming the field, for a value that can't be meant.
+    """
+
+    first: float = attrs.field(default=0.5, validator=_seconds)
+    most: float = attrs.field(default=60.0, validator=_seconds)
+    attempts: int | None = _optional(_count)
+    random: Callable[[], float] = random.random
+
+    def __attrs_post_init__(self) -> None:
+        if self.first > self.most:
+            raise ValueError(f"first ({self.first:g}) must not be above most ({self.most:g})")
+
+    def spread(self, delay: float) -> float:
+        """Return a delay of half of `delay` to all of it, in seconds."""
+        return delay * (1 + self.random()) / 2

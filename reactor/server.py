@@ -20,7 +20,7 @@ from reactor.linger import lingering_of
 from reactor.listener import AcceptErrorHandler, Factory, Listener, set_no_delay
 from reactor.log import caller
 from reactor.loop import ErrorHandler, Loop
-from reactor.options import Limits, Timeouts
+from reactor.options import Limits, Reconnect, Timeouts
 from reactor.sender import flush_senders
 from reactor.stats import Stats
 from reactor.terms import Terms, Watch
@@ -164,13 +164,19 @@ class Reactor(Loop):
         timeouts: Timeouts | None = None,
         local_address: AddressLike | None = None,
         on_failure: FailureHandler | None = None,
+        reconnect: Reconnect | None = None,
     ) -> Connector:
         """Connect to `address` without blocking; the protocol is made once the peer has answered.
 
+        A name's addresses are tried as RFC 8305 says: IPv6 and IPv4 in turn, the next one 250 ms after the
+        one before, or when that has failed; the first to answer is taken, the others are closed.
         limits, timeouts: for the connection; `Timeouts.connect` is for all attempts together.
         local_address: what to connect from; numeric.
         on_failure: called once, with a `ConnectError` that tells of each attempt, if none succeeds;
             None hands it to the reactor's `on_error`.
+        reconnect: connect again, with a new protocol, when that has failed, or when the connection has ended,
+            until the connector is cancelled or the reactor drained. `on_failure` is called each time; None
+            logs what is tried again.
         Raises AddressError for an address that can't be meant.
         """
         self._check_open()
@@ -189,6 +195,7 @@ class Reactor(Loop):
             local_address=None if local_address is None else Address.of(local_address),
             on_failure=on_failure,
             resolver=self._resolver,
+            reconnect=reconnect,
         )
         self._connectors = [known for known in self._connectors if not known.is_done()]
         self._connectors.append(connector)
@@ -315,12 +322,12 @@ class Reactor(Loop):
 
     def disown(self) -> None:
         """Let go of everything without touching what is shared with the parent process: this is a child."""
-        sockets = [connector.disown() for connector in self._connectors]
+        sockets = [sock for connector in self._connectors for sock in connector.disown()]
         sockets += [connection.disown() for connection in self.connections()]
         sockets += [lingering.disown() for lingering in lingering_of(self.registry)]
         for listener in self.listeners():
             sockets += listener.disown()
-        self._inherited = [sock for sock in sockets if sock is not None]
+        self._inherited = sockets
         super().disown()
 
     def close(self) -> None:

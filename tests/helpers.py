@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from hypothesis import settings
@@ -120,6 +121,19 @@ def pair(reactor: Reactor, protocol: Any, **options: Any) -> tuple[Connection, s
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     return reactor.adopt(ours, lambda: protocol, **options), theirs
+
+
+@contextmanager
+def silent_address() -> Iterator[str]:
+    """Give the address of a listener whose backlog is full: connecting to it gets no answer."""
+    with socket.socket() as listening, ExitStack() as waiting:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(3):
+            sock = waiting.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listening.getsockname())
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
 class ScriptedSocket:

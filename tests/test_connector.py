@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from reactor import Address, AddressError, ConnectError, ConnectTimeout, Reactor, Timeouts
-from tests.helpers import DEADLINE, Echo, ManualClock, Recorder, spin
+from tests.helpers import DEADLINE, Echo, ManualClock, Recorder, silent_address, spin
 
 
 @pytest.fixture
@@ -80,6 +80,12 @@ def test_unknown_name(reactor, failures, monkeypatch):
     )
 
 
+def test_name_that_cannot_be_encoded(reactor, failures):
+    reactor.connect("x" * 64 + ".invalid:1", Recorder, on_failure=failures.append)
+    spin(reactor, lambda: failures)
+    assert "label" in str(failures[0])
+
+
 def test_name_without_addresses(reactor, failures, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: [])
     reactor.connect("nowhere.invalid:1", Recorder, on_failure=failures.append)
@@ -139,19 +145,8 @@ def test_missing_unix_socket(reactor, failures, tmp_path):
 
 @pytest.fixture
 def silent():
-    """The address of a listener whose backlog is full: connecting to it gets no answer."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
-        waiting = []
-        for _ in range(3):
-            sock = socket.socket()
-            sock.setblocking(False)
-            sock.connect_ex(listening.getsockname())
-            waiting.append(sock)
-        yield f"127.0.0.1:{listening.getsockname()[1]}"
-        for sock in waiting:
-            sock.close()
+    with silent_address() as address:
+        yield address
 
 
 def test_unix_socket_with_a_full_backlog_is_a_failed_attempt(reactor, failures, tmp_path):
