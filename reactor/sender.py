@@ -367,8 +367,10 @@ def flush_senders(outbox: list[Sender], now: float) -> int:
                 sender._out = None
             else:
                 sender._keep(out, sent)
-        elif isinstance(out, Outbound) and out.size and not (out.armed or out.throttled):
-            sender._flush(out)
+        elif isinstance(out, Outbound):
+            out.room = 0
+            if out.size and not (out.armed or out.throttled):
+                sender._flush(out)
     return total
 
 

@@ -730,6 +730,12 @@ def test_empty_write_to_a_peer_that_has_ended_is_nothing(reactor):
     assert recorder.reason is None
 
 
+def test_write_after_a_tick_that_wrote_nothing_is_sent(reactor, connection, peer):
+    in_tick(reactor, lambda: connection.write(b""))
+    connection.write(b"sent")
+    assert peer.recv(10) == b"sent"
+
+
 def test_empty_buffer_is_the_protocol_s_error(reactor, errors):
     protocol = Buffered(0)
     connection, peer = pair(reactor, protocol)
