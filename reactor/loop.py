@@ -272,8 +272,12 @@ class Loop(Callbacks):
         self._lap = before
 
     def _flush_outbox(self) -> None:
-        outbox, self.outbox = self.outbox, []
-        sent = self._flush(outbox or [], self.now)
+        outbox, self.outbox = self.outbox or [], []
+        try:
+            sent = self._flush(outbox, self.now)
+        except BaseException:
+            self.outbox += outbox  # an interrupt: `_leave` sends the rest
+            raise
         self.bytes_sent += sent  # a line of its own: what is called has added to it as well
 
     def _check_open(self) -> None:

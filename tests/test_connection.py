@@ -730,6 +730,24 @@ def test_empty_write_to_a_peer_that_has_ended_is_nothing(reactor):
     assert recorder.reason is None
 
 
+def test_interrupt_while_the_tick_s_writes_are_sent_loses_none(reactor):
+    class Interrupted(Recorder):
+        def pause_writing(self):
+            raise KeyboardInterrupt
+
+    ours, first = socket.socketpair()
+    sock = ScriptedSocket(ours, send=[BlockingIOError()])
+    limits = Limits(high_water=0, low_water=0)
+    connection = reactor.adopt(sock, Interrupted, limits=limits)
+    other, second = pair(reactor, Recorder())
+    with first, second:
+        with pytest.raises(KeyboardInterrupt):
+            in_tick(reactor, lambda: [connection.write(b"one"), other.write(b"two")])
+        reactor.run_once(0)
+        assert (first.recv(10), second.recv(10)) == (b"one", b"two")
+        connection.abort()
+
+
 def test_write_after_a_tick_that_wrote_nothing_is_sent(reactor, connection, peer):
     in_tick(reactor, lambda: connection.write(b""))
     connection.write(b"sent")
