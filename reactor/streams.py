@@ -32,8 +32,8 @@ def handler(fn: Handler, *, limit: int = _LIMIT) -> Callable[[], Stream]:
     """Return what `Reactor.listen` and `connect` take, for connections that `fn` serves.
 
     fn: called as `await fn(stream)` for each connection, which is closed when it returns, after all was
-        sent. What it raises ends the connection, and goes to the reactor's `on_error` unless the peer is
-        to blame: a `ReactorError` that is no `UsageError`.
+        sent; so it is when what it raises tells of the peer (a `ReactorError` that is no `UsageError`), with
+        that as the reason. Anything else ends the connection at once and goes to the reactor's `on_error`.
     limit: bytes that may wait to be received before the peer is held back.
     Raises ValueError if `limit` is not positive.
     """
@@ -323,7 +323,10 @@ class Stream(Protocol):
             if self._main is None:
                 self.connection.close()
             return
-        if isinstance(exc, Exception) and (not isinstance(exc, ReactorError) or isinstance(exc, UsageError)):
+        if isinstance(exc, ReactorError) and not isinstance(exc, UsageError):
+            self.connection.close(reason=exc)
+            return
+        if isinstance(exc, Exception):
             self._reactor().report(exc, task.name, self.connection)
         self.connection.fail(exc)
 

@@ -134,11 +134,13 @@ def test_receive_until_finds_a_delimiter_that_comes_in_pieces(reactor):
 
 def test_receive_until_does_not_wait_beyond_its_limit(reactor, errors):
     async def read(stream):
+        await stream.send(b"at most 4, please")
         await stream.receive_until(b"\n", limit=4)
 
     with client_of(reactor, read) as (told, client):
         client.sendall(b"abcde")
         spin(reactor, lambda: told.seen)
+        assert client.recv(100) == b"at most 4, please"
         assert isinstance(told.result, FrameTooLong)
         assert "within 4 bytes" in str(told.result)
         reactor.run_once(0)
