@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from reactor.errors import CloseTimeout, IdleTimeout, ReactorError, ReadTimeout, WriteTimeout
+from reactor.options import Timeouts
 from reactor.sender import Outbound, Sender
 from reactor.state import ENDED, READABLE
 from reactor.timers import round_up
@@ -26,6 +27,10 @@ class Timed(Sender):
 
     # Since when, and for how many seconds at most, the peer owes something; None when it does not.
     _owed: tuple[float, float] | None
+
+    def get_timeouts(self) -> Timeouts:
+        """Return this connection's timeouts."""
+        return self._terms.timeouts
 
     def set_timeouts(
         self,

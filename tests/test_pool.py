@@ -1,0 +1,265 @@
+"""Blocking handlers: what they may do, how many at once, and how they are freed."""
+
+import contextlib
+import socket
+import threading
+
+import pytest
+
+from reactor import ConnectionAborted, IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts, WriteTimeout
+from reactor.pool import Pool
+from tests.helpers import DEADLINE, connect, spin
+
+BIG = bytes(range(256)) * 4096 * 8  # 8 MiB
+
+
+@pytest.fixture
+def serve(reactor):
+    """Return what serves with a handler, and gives the address; its threads are gone at the end."""
+    before = threading.active_count()
+    pools = []
+
+    def serve(handler, workers=4, **options):
+        pools.append(Pool(handler, workers=workers))
+        return reactor.listen("127.0.0.1:0", pools[-1], **options).addresses[0]
+
+    yield serve
+    for pool in pools:
+        assert pool.close(DEADLINE), "a worker was not freed"
+    assert threading.active_count() == before
+
+
+def received(reactor, client):
+    """Return all that the client receives until the end."""
+    client.setblocking(False)
+    got = bytearray()
+
+    def turn():
+        with contextlib.suppress(BlockingIOError):
+            more = client.recv(1 << 20)
+            got.extend(more)
+            return not more
+
+    spin(reactor, turn, wait=0.005)
+    return bytes(got)
+
+
+def echo(connection):
+    while data := connection.recv(1024):
+        connection.sendall(data)
+
+
+def test_echo_as_the_documents_write_it(reactor, serve):
+    address = serve(echo)
+    with connect(reactor, address) as client:
+        client.sendall(b"Hello\n")
+        client.shutdown(socket.SHUT_WR)
+        assert received(reactor, client) == b"Hello\n"
+    spin(reactor, lambda: not reactor.connections())
+
+
+def test_makefile_and_with(reactor, serve):
+    def lines(connection):
+        with connection, connection.makefile("rwb") as file:
+            for line in file:
+                file.write(line.upper())
+                file.flush()
+
+    address = serve(lines)
+    with connect(reactor, address) as client:
+        client.sendall(b"one\ntwo\n")
+        client.shutdown(socket.SHUT_WR)
+        assert received(reactor, client) == b"ONE\nTWO\n"
+    spin(reactor, lambda: not reactor.connections())
+
+
+def test_large_answer_arrives_though_input_is_left_unread(reactor, serve):
+    address = serve(lambda connection: connection.sendall(BIG), timeouts=Timeouts(write=None))
+    with connect(reactor, address) as client:
+        client.sendall(b"never read")
+        assert received(reactor, client) == BIG
+
+
+def test_waits_for_a_free_worker_first_come_first_served(reactor, serve):
+    order, gates = [], threading.Semaphore(0)
+
+    def handler(connection):
+        order.append(connection.recv(10))
+        assert gates.acquire(timeout=DEADLINE)
+
+    address = serve(handler, workers=2)
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for number in range(5):
+            clients.append(stack.enter_context(connect(reactor, address)))
+            spin(reactor, lambda number=number: len(reactor.connections()) == number + 1)
+            clients[-1].sendall(b"%d" % number)
+        spin(reactor, lambda: len(order) == 2)
+        assert sorted(order) == [b"0", b"1"]
+        for served in (3, 4, 5):
+            gates.release()
+            spin(reactor, lambda served=served: len(order) == served)
+        assert order[2:] == [b"2", b"3", b"4"]
+        gates.release(2)
+        spin(reactor, lambda: not reactor.connections())
+
+
+def test_max_connections_counts_who_is_served_and_who_waits(reactor, serve):
+    gate = threading.Event()
+    limits = Limits(max_connections=3, when_full="refuse")
+    address = serve(lambda connection: gate.wait(DEADLINE), workers=1, limits=limits)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(reactor, address)) for _ in range(5)]
+        spin(reactor, lambda: sum(reactor.stats().refused.values()) == 2)
+        assert len(reactor.connections()) == 3
+        gate.set()
+        spin(reactor, lambda: not reactor.connections())
+        assert [received(reactor, client) for client in clients[:3]] == [b""] * 3
+
+
+def test_who_leaves_the_queue_is_not_served(reactor, serve):
+    gate, served = threading.Event(), []
+
+    def handler(connection):
+        served.append(connection.getpeername())
+        gate.wait(DEADLINE)
+
+    address = serve(handler, workers=1)
+    with connect(reactor, address) as first, connect(reactor, address) as second:
+        spin(reactor, lambda: len(reactor.connections()) == 2)
+        spin(reactor, lambda: served)
+        for connection in reactor.connections():
+            if connection.get_extra_info("peername") == second.getsockname():
+                connection.abort()
+        reactor.run_once(0)
+        gate.set()
+        spin(reactor, lambda: not reactor.connections())
+        assert served == [first.getsockname()]
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "blocks", "error"),
+    [
+        (Timeouts(idle=0.05), lambda connection: connection.recv(1), IdleTimeout),
+        (Timeouts(read=0.05), lambda connection: connection.recv(1), ReadTimeout),
+        (Timeouts(write=0.05), lambda connection: connection.sendall(BIG * 4), WriteTimeout),
+        (Timeouts(idle=0.05), lambda connection: connection.makefile("rb").read(), IdleTimeout),
+    ],
+    ids=["idle", "read", "write", "makefile"],
+)
+def test_worker_that_blocks_past_a_deadline_is_freed(reactor, serve, timeouts, blocks, error):
+    raised = []
+
+    def handler(connection):
+        try:
+            blocks(connection)
+        except OSError as exc:
+            raised.append(exc)
+            with pytest.raises(type(exc)):
+                connection.recv(1) if error is not WriteTimeout else blocks(connection)
+            raise
+
+    address = serve(handler, timeouts=timeouts)
+    with connect(reactor, address):
+        spin(reactor, lambda: raised and not reactor.connections())
+        assert type(raised[0]) is error
+        assert reactor.stats().closed == {error.__name__: 1}
+        assert reactor.stats().handler_errors == 0
+
+
+def test_bytes_put_the_idle_timeout_off(reactor, serve):
+    heard = []
+
+    def handler(connection):
+        while data := connection.recv(1):
+            heard.append(data)
+
+    address = serve(handler, timeouts=Timeouts(idle=10))
+    with connect(reactor, address) as client:
+        spin(reactor, reactor.connections)
+        (connection,) = reactor.connections()
+        before = connection.last_active
+        client.sendall(b"x")
+        spin(reactor, lambda: heard and connection.last_active > before)
+
+
+def test_exception_is_reported_and_ends_the_connection(reactor, serve, errors):
+    def broken(connection):
+        raise LookupError("not found")
+
+    address = serve(broken)
+    with connect(reactor, address):
+        spin(reactor, lambda: errors.seen)
+        exc, name, connection = errors.take()
+        assert str(exc) == "not found"
+        assert name.endswith("broken")
+        assert connection.get_extra_info("peername")
+        assert reactor.stats().closed == {"LookupError": 1}
+
+
+def test_reset_of_the_peer_is_no_error_of_the_handler(reactor, serve):
+    address = serve(echo)
+    with connect(reactor, address) as client:
+        spin(reactor, reactor.connections)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    spin(reactor, lambda: reactor.stats().closed)
+    assert reactor.stats().closed == {"ECONNRESET": 1}
+    assert reactor.stats().handler_errors == 0
+
+
+def test_drain_waits_for_handlers_and_aborts_them_at_its_deadline(reactor, serve):
+    reports, raised = [], []
+
+    def handler(connection):
+        try:
+            while data := connection.recv(10):
+                connection.sendall(data)
+        except OSError as exc:
+            raised.append(exc)
+            raise
+
+    address = serve(handler)
+    with connect(reactor, address) as done, connect(reactor, address):
+        spin(reactor, lambda: len(reactor.connections()) == 2)
+        reactor.drain(0.3, reports.append)
+        done.sendall(b"x")
+        done.shutdown(socket.SHUT_WR)
+        assert received(reactor, done) == b"x"
+        spin(reactor, lambda: reports and raised)
+        assert (reports[0].finished, reports[0].aborted) == (1, 1)
+
+
+def test_closing_the_reactor_frees_the_workers(make_selector, errors, descriptors):
+    raised = threading.Event()
+
+    def handler(connection):
+        try:
+            connection.recv(1)
+        except ConnectionAborted:
+            raised.set()
+            raise
+
+    with Pool(handler, workers=2) as pool:
+        with Reactor(selector=make_selector(), on_error=errors) as reactor:
+            address = reactor.listen("127.0.0.1:0", pool).addresses[0]
+            with connect(reactor, address), connect(reactor, address), connect(reactor, address):
+                spin(reactor, lambda: len(reactor.connections()) == 3)
+                reactor.close()
+                assert raised.wait(DEADLINE)
+        assert pool.close(DEADLINE)
+    assert errors.seen == []
+
+
+def test_handler_that_closes_its_socket_leaves_the_reactor_s(reactor, serve):
+    address = serve(lambda connection: connection.close())
+    with connect(reactor, address) as client:
+        assert received(reactor, client) == b""
+    with connect(reactor, address) as client:
+        client.sendall(b"unread")
+        assert received(reactor, client) == b""
+    spin(reactor, lambda: not reactor.connections() and not reactor.stats().lingering)
+
+
+def test_workers_must_be_positive():
+    with pytest.raises(ValueError, match="workers must be 1 or more, not 0"):
+        Pool(echo, workers=0)
