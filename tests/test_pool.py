@@ -16,7 +16,6 @@ BIG = bytes(range(256)) * 4096 * 8  # 8 MiB
 @pytest.fixture
 def serve(reactor):
     """Return what serves with a handler, and gives the address; its threads are gone at the end."""
-    before = threading.active_count()
     pools = []
 
     def serve(handler, workers=4, **options):
@@ -26,7 +25,7 @@ def serve(reactor):
     yield serve
     for pool in pools:
         assert pool.close(DEADLINE), "a worker was not freed"
-    assert threading.active_count() == before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reactor-pool")]
 
 
 def received(reactor, client):

@@ -15,11 +15,14 @@ def test_work_is_done_in_order_by_one_thread():
     assert done == [(number, "one-1") for number in range(100)]
 
 
+def named(name):
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+
 def test_no_more_threads_than_asked_for_and_none_before_there_is_work():
-    before = threading.active_count()
     gate, started = threading.Event(), threading.Semaphore(0)
     workers = Workers(3, "few", daemon=True)
-    assert threading.active_count() == before
+    assert named("few") == []
 
     def work():
         started.release()
@@ -29,12 +32,12 @@ def test_no_more_threads_than_asked_for_and_none_before_there_is_work():
         workers.submit(work)
     for _ in range(3):
         assert started.acquire(timeout=DEADLINE)
-    assert threading.active_count() == before + 3
+    assert len(named("few")) == 3
     assert workers.unfinished() == 10
     gate.set()
     assert workers.close(DEADLINE)
     assert workers.unfinished() == 0
-    assert threading.active_count() == before
+    assert named("few") == []
 
 
 def test_idle_thread_is_used_again():
@@ -56,3 +59,4 @@ def test_end_that_does_not_come_is_told():
     workers.submit(lambda: gate.wait(DEADLINE))
     assert not workers.close(0.01)
     gate.set()
+    assert workers.close(DEADLINE)

@@ -1,0 +1,337 @@
+"""`socketserver` on the reactor: what the standard module documents, and what is better here."""
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import socketserver as standard
+import struct
+import threading
+
+import pytest
+
+from reactor.compat import socketserver
+from tests.helpers import DEADLINE
+
+
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line)
+
+
+class Datagram(socketserver.DatagramRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.read().upper())
+
+
+@contextlib.contextmanager
+def serving(server, threads=1):
+    """Serve on threads of their own; at the end shut down, and see that they have returned."""
+    running = [threading.Thread(target=server.serve_forever) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        for thread in running:
+            thread.join(DEADLINE)
+        assert not any(thread.is_alive() for thread in running)
+        server.server_close()
+
+
+def talk(address, data=b"Hello\n"):
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as client:
+        client.settimeout(DEADLINE)
+        client.connect(address)
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_every_name_of_the_standard_module_is_here():
+    assert set(standard.__all__) <= set(socketserver.__all__)
+    for name in standard.__all__:
+        ours, theirs = getattr(socketserver, name), getattr(standard, name)
+        missing = {each for each in dir(theirs) if not each.startswith("_")} - set(dir(ours))
+        assert not missing, f"{name} lacks {missing}"
+        assert ours is theirs or issubclass(ours, standard.BaseServer) or "MixIn" in name
+
+
+STREAM_SERVERS = ["TCPServer", "ThreadingTCPServer", "ForkingTCPServer"]
+
+
+@pytest.mark.parametrize("name", STREAM_SERVERS)
+def test_servers_of_the_documents(name, descriptors):
+    with serving(getattr(socketserver, name)(("127.0.0.1", 0), Echo)) as server:
+        for _ in range(3):
+            assert talk(server.server_address) == b"Hello\n"
+
+
+@pytest.mark.parametrize("name", ["UnixStreamServer", "ThreadingUnixStreamServer", "ForkingUnixStreamServer"])
+def test_unix_servers(name, tmp_path, descriptors):
+    with serving(getattr(socketserver, name)(str(tmp_path / "s"), Echo)) as server:
+        assert talk(server.server_address) == b"Hello\n"
+
+
+@pytest.mark.parametrize("name", ["UDPServer", "ThreadingUDPServer", "ForkingUDPServer"])
+def test_datagram_servers(name, descriptors):
+    with serving(getattr(socketserver, name)(("127.0.0.1", 0), Datagram)) as server:
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            for word in (b"one", b"two"):
+                client.sendto(word, server.server_address)
+                assert client.recv(100) == word.upper()
+
+
+def test_several_threads_may_serve_one_server(descriptors):
+    with serving(socketserver.TCPServer(("127.0.0.1", 0), Echo), threads=8) as server:
+        assert [talk(server.server_address) for _ in range(40)] == [b"Hello\n"] * 40
+        assert server.socket.gettimeout() == 0.0
+
+
+def test_options_and_two_steps(descriptors):
+    class Server(socketserver.TCPServer):
+        allow_reuse_address = True
+        request_queue_size = 7
+
+    server = Server(("127.0.0.1", 0), Echo, bind_and_activate=False)
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    server.server_bind()
+    server.server_activate()
+    with serving(server):
+        assert talk(server.server_address) == b"Hello\n"
+
+
+def test_socket_has_its_timeout_back_after_serving(descriptors):
+    server = socketserver.TCPServer(("127.0.0.1", 0), Echo)
+    server.socket.settimeout(3.5)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    assert talk(server.server_address) == b"Hello\n"
+    server.shutdown()
+    thread.join(DEADLINE)
+    assert server.socket.gettimeout() == 3.5
+    server.server_close()
+
+
+def test_overridden_methods_are_called(descriptors):
+    calls = []
+
+    class Server(socketserver.TCPServer):
+        def get_request(self):
+            calls.append("get")
+            return super().get_request()
+
+        def verify_request(self, request, client_address):
+            calls.append("verify")
+            return len(calls) > 4
+
+        def process_request(self, request, client_address):
+            calls.append("process")
+            super().process_request(request, client_address)
+
+        def finish_request(self, request, client_address):
+            calls.append("finish")
+            super().finish_request(request, client_address)
+
+        def shutdown_request(self, request):
+            calls.append("shutdown")
+            super().shutdown_request(request)
+
+        def close_request(self, request):
+            calls.append("close")
+            super().close_request(request)
+
+    with serving(Server(("127.0.0.1", 0), Echo)) as server:
+        assert talk(server.server_address) == b""
+        assert talk(server.server_address) == b"Hello\n"
+    told = [call for call in calls if call != "get"]
+    assert told == ["verify", "shutdown", "close", "verify", "process", "finish", "shutdown", "close"]
+
+
+@pytest.mark.parametrize("name", ["TCPServer", "ThreadingTCPServer"])
+def test_handler_that_raises_goes_to_handle_error_and_the_server_goes_on(name, descriptors):
+    handled = []
+
+    class Broken(socketserver.BaseRequestHandler):
+        def handle(self):
+            raise LookupError("not found")
+
+    class Server(getattr(socketserver, name)):
+        def handle_error(self, request, client_address):
+            handled.append(client_address)
+
+    with serving(Server(("127.0.0.1", 0), Broken)) as server:
+        for _ in range(3):
+            assert talk(server.server_address, b"") == b""
+    assert len(handled) == 3
+
+
+def test_handle_request_and_its_timeout(descriptors):
+    timed_out = []
+
+    class Server(socketserver.TCPServer):
+        timeout = 0.01
+
+        def handle_timeout(self):
+            timed_out.append(True)
+
+    with Server(("127.0.0.1", 0), Echo) as server:
+        server.handle_request()
+        assert timed_out == [True]
+        with socket.create_connection(server.server_address) as client:
+            client.sendall(b"Hello\n")
+            client.shutdown(socket.SHUT_WR)
+            server.handle_request()
+            assert client.recv(100) == b"Hello\n"
+
+
+def test_service_actions_are_called_if_there_are_any(descriptors):
+    called = threading.Semaphore(0)
+
+    class Server(socketserver.TCPServer):
+        def service_actions(self):
+            called.release()
+
+    server = Server(("127.0.0.1", 0), Echo)
+    thread = threading.Thread(target=server.serve_forever, args=(0.001,))
+    thread.start()
+    for _ in range(3):
+        assert called.acquire(timeout=DEADLINE)
+    server.shutdown()
+    thread.join(DEADLINE)
+    server.server_close()
+
+
+def test_what_service_actions_raise_comes_out(descriptors):
+    class Server(socketserver.TCPServer):
+        def service_actions(self):
+            raise LookupError("mine")
+
+    with Server(("127.0.0.1", 0), Echo) as server, pytest.raises(LookupError, match="mine"):
+        server.serve_forever()
+
+
+def test_shutdown_before_serving_is_kept_for_it(descriptors):
+    with socketserver.TCPServer(("127.0.0.1", 0), Echo) as server:
+        server.shutdown()
+        server.serve_forever()
+        with serving(server):
+            assert talk(server.server_address) == b"Hello\n"
+
+
+def test_handler_may_shut_its_own_server_down(descriptors):
+    class Last(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(b"bye")
+            self.server.shutdown()
+
+    server = socketserver.TCPServer(("127.0.0.1", 0), Last)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    assert talk(server.server_address, b"") == b"bye"
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+    server.server_close()
+
+
+def test_out_of_descriptors_it_waits_and_goes_on(caplog, descriptors):
+    class Server(socketserver.TCPServer):
+        failures = 3
+        tries = 0
+
+        def get_request(self):
+            self.tries += 1
+            if self.failures:
+                self.failures -= 1
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return super().get_request()
+
+    with serving(Server(("127.0.0.1", 0), Echo)) as server:
+        assert talk(server.server_address) == b"Hello\n"
+        assert server.tries <= 6
+    assert caplog.text.count("Too many open files; next attempt in 0.01 s") == 1
+
+
+def threads_of(server):
+    name = type(server).__name__ + "-"
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+
+def test_threads_are_bounded_and_the_others_wait(descriptors):
+    entered, gate = threading.Semaphore(0), threading.Event()
+
+    class Slow(socketserver.BaseRequestHandler):
+        def handle(self):
+            entered.release()
+            gate.wait(DEADLINE)
+            self.request.sendall(b"done")
+
+    class Server(socketserver.ThreadingTCPServer):
+        max_threads = 3
+        max_waiting = 2
+
+    with serving(Server(("127.0.0.1", 0), Slow)) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(server.server_address)) for _ in range(10)]
+        for _ in range(3):
+            assert entered.acquire(timeout=DEADLINE)
+        assert len(threads_of(server)) == 3
+        gate.set()
+        for client in clients:
+            client.settimeout(DEADLINE)
+            assert client.recv(10) == b"done"
+        assert len(threads_of(server)) <= 3
+
+
+@pytest.mark.parametrize("problem", [AttributeError, OSError])
+def test_ends_of_children_are_noticed_without_pidfd(monkeypatch, problem, descriptors):
+    def missing(pid):
+        raise problem
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+
+    class Server(socketserver.ForkingTCPServer):
+        max_children = 1
+
+    with serving(Server(("127.0.0.1", 0), Echo)) as server:
+        for _ in range(3):
+            assert talk(server.server_address) == b"Hello\n"
+
+
+def test_children_are_bounded_reaped_and_noticed(descriptors):
+    class Slow(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(struct.pack("i", os.getpid()))
+            self.request.recv(1)
+
+    class Server(socketserver.ForkingTCPServer):
+        max_children = 2
+
+    def pid_of(client):
+        client.settimeout(DEADLINE)
+        return struct.unpack("i", client.recv(4))[0]
+
+    with serving(Server(("127.0.0.1", 0), Slow)) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(server.server_address)) for _ in range(4)]
+        pids = {pid_of(client) for client in clients[:2]}
+        assert server.active_children == pids
+        clients[2].settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            clients[2].recv(1)
+        os.kill(min(pids), signal.SIGKILL)
+        pids.add(pid_of(clients[2]))
+        clients[0].sendall(b".")
+        clients[1].sendall(b".")
+        pids.add(pid_of(clients[3]))
+        assert len(pids) == 4
+        assert os.getpid() not in pids
+        clients[2].sendall(b".")
+        clients[3].sendall(b".")
+    assert not server.active_children
+    for pid in pids:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, 0)
