@@ -469,7 +469,7 @@ FAULT_NUMBERS = {
     ConnectionResetError: [errno.ECONNRESET],
     BrokenPipeError: [errno.EPIPE],
     TimeoutError: [errno.ETIMEDOUT],
-    OSError: [errno.EIO, errno.ENOBUFS, errno.ENOMEM, errno.EHOSTUNREACH, errno.ENOTCONN],
+    OSError: [errno.EIO, errno.ENOBUFS, errno.ENOMEM, errno.EHOSTUNREACH],
 }
 
 
