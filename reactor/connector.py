@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
 
 from reactor.address import Address
-from reactor.errors import ConnectError, ConnectTimeout
+from reactor.errors import ConnectError, ConnectTimeout, UsageError
 from reactor.listener import Factory
 from reactor.loop import Loop
 from reactor.options import Reconnect
 from reactor.race import Place, Race, interleave
 from reactor.terms import Terms
 from reactor.timers import Handle
+from reactor.workers import Workers
 
 __all__ = ["Connector", "FailureHandler"]
 
@@ -41,7 +41,7 @@ class Connector:
         timeout: float,
         local_address: Address | None,
         on_failure: FailureHandler | None,
-        resolver: ThreadPoolExecutor,
+        resolver: Workers,
         reconnect: Reconnect | None,
     ) -> None:
         self._loop = loop
@@ -89,20 +89,24 @@ class Connector:
         self._timer = self._loop.call_later(self._timeout, self._time_out)
         self._race = race = Race(self._loop, self._local_address, self._connected, self._lost)
         if self._address.family is None:
-            self._resolver.submit(self._resolve, race)
+            self._resolver.submit(lambda: self._resolve(race))
         else:
             self._loop.call_soon(self._resolved, race, self._address.resolve(), None)
 
     def _resolve(self, race: Race) -> None:
         # On a thread of the resolver: getaddrinfo(3) may take seconds.
+        if race is not self._race or self._loop.is_closed():
+            return
         try:
             places, problem = self._address.resolve(), None
         except OSError as exc:
             places, problem = [], exc
         except UnicodeError as exc:  # IDNA's, for a name that no look-up can have
             places, problem = [], OSError(socket.EAI_NONAME, str(exc))
-        if not self._loop.is_closed():
+        try:
             self._loop.call_soon_threadsafe(self._resolved, race, places, problem)
+        except UsageError:
+            pass  # closed meanwhile, and nobody waits for the answer
 
     def _resolved(self, race: Race, places: list[Place], problem: OSError | None) -> None:
         if race is not self._race:

@@ -6,7 +6,6 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from selectors import BaseSelector
 
 from reactor.address import Address, AddressLike
@@ -24,6 +23,7 @@ from reactor.options import Limits, Reconnect, Timeouts
 from reactor.sender import flush_senders
 from reactor.stats import Stats
 from reactor.terms import Terms, Watch
+from reactor.workers import Workers
 
 __all__ = ["Reactor"]
 
@@ -73,7 +73,7 @@ class Reactor(Loop):
         self._listeners: list[Listener] = []
         self._connectors: list[Connector] = []
         self._watch = Watch(self)
-        self._resolver: ThreadPoolExecutor | None = None
+        self._resolver: Workers | None = None
         self._drain_on: Drain | None = None
         self._gone = 0
         self._inherited: list[socket.socket] = []
@@ -185,7 +185,7 @@ class Reactor(Loop):
             raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path, or adopt it")
         terms = self._terms(limits, timeouts, f"connected to {where}")
         if self._resolver is None:
-            self._resolver = ThreadPoolExecutor(_RESOLVER_THREADS, "reactor-resolver")
+            self._resolver = Workers(_RESOLVER_THREADS, "reactor-resolver", daemon=True)
         connector = Connector(
             self,
             where,
@@ -358,5 +358,5 @@ class Reactor(Loop):
         for lingering in lingering_of(self.registry):
             lingering.close()
         if self._resolver is not None:
-            self._resolver.shutdown(wait=False, cancel_futures=True)
+            self._resolver.close(timeout=0)
         super()._close()

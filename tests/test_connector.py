@@ -1,6 +1,9 @@
 """Connecting: attempts in turn, one error for all of them, a deadline over the whole."""
 
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -210,6 +213,37 @@ def test_answer_of_a_look_up_after_the_reactor_was_closed_is_dropped(monkeypatch
     answered.set()
     assert done.wait(DEADLINE)
     assert connector.is_done()
+
+
+def test_hung_look_up_does_not_hold_up_the_end_of_the_program():
+    program = """
+        import socket, threading
+        from reactor import Protocol, Reactor, Timeouts
+
+        asked = threading.Event()
+
+        def getaddrinfo(*args, **options):
+            asked.set()
+            threading.Event().wait()
+
+        socket.getaddrinfo = getaddrinfo
+        with Reactor() as reactor:
+            connect = lambda name: reactor.connect(name, Protocol, on_failure=lambda exc: reactor.stop(),
+                                                   timeouts=Timeouts(connect=0.01))
+            for number in range(6):
+                connect(f"slow{number}.invalid:1")
+            asked.wait()
+            reactor.run()
+        print("ended")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("ended\n", "")
 
 
 def test_cancelled_connector_says_nothing(reactor, silent, failures, descriptors):
