@@ -114,6 +114,40 @@ def test_unknown_command_and_quit(reactor, enter):
     assert one.told == b""
 
 
+def test_name_that_looks_like_a_guest_s_is_not_given_twice(enter):
+    one = enter()
+    one.say("/nick guest2")
+    one.hear("is now guest2")
+    enter()
+    assert one.hear("joined") == ["* guest3 has joined lobby"]
+    one.say("/nick guest1", "/nick guest2")
+    one.hear("guest1 is now guest2")
+
+
+def test_name_is_free_again_when_its_member_has_left(enter):
+    one, two = enter(), enter()
+    one.hear("guest2 has joined")
+    two.peer.close()
+    one.hear("guest2 has left")
+    one.say("/nick guest2")
+    assert one.hear("now") == ["* guest1 is now guest2"]
+
+
+def test_crowd_is_not_told_of_each_who_comes_and_goes(monkeypatch, reactor, hall, enter):
+    monkeypatch.setattr("reactor.apps.chat.CROWD", 2)
+    one, two = enter(), enter()
+    one.hear("guest2 has joined")
+    three = enter()
+    three.say("/who")
+    assert three.hear("in lobby") == ["* in lobby: guest1, guest2 and 1 more"]
+    three.peer.close()
+    spin(reactor, lambda: len(hall.rooms["lobby"]) == 2)
+    two.say("hello")
+    assert one.hear("hello") == two.hear("hello") == ["guest2: hello"]
+    two.peer.close()
+    assert one.hear("left") == ["* guest2 has left"]
+
+
 def test_control_characters_are_not_passed_on(enter):
     one = enter()
     one.say("\x1b[2Jclean\x07")
@@ -143,5 +177,5 @@ def test_slow_member_is_dropped_and_not_the_room(reactor, hall, enter):
     assert "guest2 was disconnected" in two.hear("disconnected")[-1]
     one.say("done")
     two.hear("guest1: done")
-    assert hall.find("guest2") is None
-    assert hall.find("guest3") is not None
+    assert "guest2" not in hall.names
+    assert "guest3" in hall.names

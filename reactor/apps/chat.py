@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
+from itertools import count, islice
 from typing import ClassVar
 
 import attrs
@@ -19,40 +19,65 @@ __all__ = ["Hall", "Member"]
 LINE_MOST = 1024
 NAME_MOST = 20
 
+#: Members of a room that are told who comes and goes, and listed by /who. In a larger room nobody is told:
+#: the notices of so many grow with the square of their number.
+CROWD = 100
+
 LOBBY = "lobby"
 HELP = "/nick NAME, /join ROOM, /who, /quit; everything else is said to the room"
 
 
 @attrs.define(eq=False)
 class Hall:
-    """All rooms of a server, and who is in them. Calling it makes a connection's protocol."""
+    """All rooms of a server, and who is in them. Calling it makes a connection's protocol.
 
-    rooms: dict[str, list[Member]] = attrs.field(factory=dict)
+    rooms: the members of each, in the order in which they came. names: who is called what, in lower case.
+    """
+
+    rooms: dict[str, dict[Member, None]] = attrs.field(factory=dict)
+    names: dict[str, Member] = attrs.field(factory=dict)
     _numbers: count[int] = attrs.field(factory=lambda: count(1))
 
     def __call__(self) -> Member:
         """Return the protocol of a newcomer."""
-        return Member(self, f"guest{next(self._numbers)}")
+        member = Member(self)
+        while not self.give_name(member, f"guest{next(self._numbers)}"):
+            pass  # somebody has taken a name that looks like one of these
+        return member
 
-    def find(self, name: str) -> Member | None:
-        """Return who is called `name`, whatever its case, or None."""
-        wanted = name.casefold()
-        everybody = (member for members in self.rooms.values() for member in members)
-        return next((member for member in everybody if member.name.casefold() == wanted), None)
+    def give_name(self, member: Member, name: str) -> bool:
+        """Call `member` so; return whether the name, whatever its case, was free."""
+        if self.names.setdefault(name.casefold(), member) is not member:
+            return False
+        if member.name.casefold() != name.casefold():
+            self.names.pop(member.name.casefold(), None)
+        member.name = name
+        return True
 
     def enter(self, member: Member, room: str) -> None:
         """Let `member` into `room`, and tell everybody there."""
         member.room = room
-        self.rooms.setdefault(room, []).append(member)
-        self.tell(room, f"* {member.name} has joined {room}")
+        members = self.rooms.setdefault(room, {})
+        members[member] = None
+        notice = f"* {member.name} has joined {room}"
+        if len(members) <= CROWD:
+            self.tell(room, notice)
+        else:
+            member.reply(notice)
 
     def leave(self, member: Member, why: str = "has left") -> None:
         """Take `member` out of its room, and tell those who stay."""
         members = self.rooms[member.room]
-        members.remove(member)
+        del members[member]
         if not members:
             del self.rooms[member.room]
-        self.tell(member.room, f"* {member.name} {why}")
+        elif len(members) < CROWD:
+            self.tell(member.room, f"* {member.name} {why}")
+
+    def go(self, member: Member, why: str) -> None:
+        """Take `member` out of the hall."""
+        self.leave(member, why)
+        del self.names[member.name.casefold()]
 
     def tell(self, room: str, line: str) -> None:
         """Send `line` to everybody in `room`."""
@@ -64,15 +89,15 @@ class Hall:
 class Member(FramedProtocol):
     """Who has connected. One that does not keep up with its room is cut off; the room goes on.
 
-    hall: where it is. name: its nickname.
+    hall: where it is. name: its nickname, of the hall's giving. room: the one it is in.
     """
 
     __slots__ = ("hall", "name", "room")
 
-    def __init__(self, hall: Hall, name: str) -> None:
+    def __init__(self, hall: Hall) -> None:
         super().__init__(Lines(LINE_MOST, ending=b"\r\n"))
         self.hall = hall
-        self.name = name
+        self.name = ""
         self.room = LOBBY
 
     def connection_made(self, connection: Connection) -> None:
@@ -99,20 +124,20 @@ class Member(FramedProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell the room."""
-        self.hall.leave(self, "has left" if exc is None else "was disconnected")
+        self.hall.go(self, "has left" if exc is None else "was disconnected")
 
     def reply(self, text: str) -> None:
         """Send `text` to this member alone."""
         self.send(text.encode())
 
     def _nick(self, name: str) -> None:
+        before = self.name
         if not _is_name(name):
             self.reply(f"* a nickname has 1 to {NAME_MOST} letters, digits, - or _")
-        elif self.hall.find(name) not in {None, self}:
+        elif not self.hall.give_name(self, name):
             self.reply(f"* {name} is taken")
         else:
-            self.hall.tell(self.room, f"* {self.name} is now {name}")
-            self.name = name
+            self.hall.tell(self.room, f"* {before} is now {name}")
 
     def _join(self, room: str) -> None:
         if not _is_name(room):
@@ -122,8 +147,10 @@ class Member(FramedProtocol):
             self.hall.enter(self, room)
 
     def _who(self, _: str) -> None:
-        names = ", ".join(member.name for member in self.hall.rooms[self.room])
-        self.reply(f"* in {self.room}: {names}")
+        members = self.hall.rooms[self.room]
+        names = ", ".join(member.name for member in islice(members, CROWD))
+        more = f" and {len(members) - CROWD} more" if len(members) > CROWD else ""
+        self.reply(f"* in {self.room}: {names}{more}")
 
     def _quit(self, _: str) -> None:
         self.reply("* bye")
