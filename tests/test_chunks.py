@@ -159,23 +159,27 @@ def scribble(piece):
 
 
 class FaultySocket(ScriptedSocket):
-    """Raises `fault` at its call number `at`, be it the script's or not; remembers what was called after."""
+    """Raises `fault` at its call number `at`, be it the script's or not; remembers what was called after.
+
+    last: the call after which it raises no more; what a socket that lingers says does not matter to anybody.
+    """
 
     IO = frozenset({"send", "sendmsg", "recv", "recv_into", "shutdown"})
 
-    def __init__(self, sock, at, fault, **script):
+    def __init__(self, sock, at, fault, last, **script):
         super().__init__(sock, **script)
         self.at = at
+        self.last = last
         self.fault = fault
         self.struck = False
 
     def _next(self, name):
-        if name in self.IO and not self.struck:
+        if name in self.IO and not self.struck and self.at >= 0:
             if self.at == 0:
                 self.struck = True
                 self.calls.clear()
                 raise self.fault
-            self.at -= 1
+            self.at = -1 if name == self.last else self.at - 1
         return super()._next(name)
 
 
@@ -489,7 +493,7 @@ def test_after_a_fault_the_peer_has_a_prefix_and_the_loss_is_told_once(
     writer = Writer(at_start)
 
     def wrap(sock, **script):
-        return FaultySocket(sock, at, fault, **script)
+        return FaultySocket(sock, at, fault, "shutdown" if end == "close" else None, **script)
 
     with World(make_selector, writer, limits=limits, wrap=wrap, **script) as world:
         world.follow(plan)
