@@ -17,6 +17,11 @@ BENCHMARKS = {
     "fairness": "how late a timer and an interactive peer are, quiet and under flood",
     "hostile": "slow peers, timeouts due at once, peers that never read or reset, no descriptors",
     "soak": "one server under peers of every kind: what it holds before and after, and bytes lost",
+    "lines": "messages of 16 lines, each upper-cased and written by itself",
+    "streams": "echo by coroutines, and the memory of those that wait",
+    "broadcast": "one member of a chat is heard by 10,000",
+    "proxy": "one connection's bytes forwarded, beside socat and haproxy",
+    "threads": "echo by blocking handlers, and thousands of connections that say nothing",
     "churn": "connect and close: memory that grows, connections per second and CPU time for each",
 }
 
@@ -26,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         for name, told in BENCHMARKS.items():
-            sys.stdout.write(f"{name:9} {told}\n")
+            sys.stdout.write(f"{name:10} {told}\n")
         return 0
     try:
         return _run(words)

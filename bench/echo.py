@@ -9,8 +9,9 @@ from contextlib import ExitStack
 
 from rich.progress import Progress
 
-from bench.load import exchange, open_connections
-from bench.measure import Server, running
+from bench.compare import compare, talking
+from bench.load import echo, open_connections
+from bench.measure import running
 from bench.options import add_peers, add_rounds, add_seconds
 from bench.report import Report, ratio
 from bench.servers import SERVERS
@@ -45,52 +46,12 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
         kinds = [kind for kind in options.servers if mode == "plain" or kind not in {"bare", "timed"}]
         for size in options.sizes:
             label = f"{title}: {options.connections} connections, {size} B, one message in flight each"
-            _compare(options, report, progress, label, mode, kinds, size)
+            measure = talking(options.connections, echo(size), options.seconds)
+            with ExitStack() as stack:
+                servers = [stack.enter_context(running(kind, mode)) for kind in kinds]
+                compare(report, progress, label, servers, options.rounds, measure)
     if options.idle_connections:
         _beside_idle(options, report, progress)
-
-
-def _measure(server: Server, connections: int, size: int, seconds: float) -> tuple[float, float]:
-    """Return messages per second and CPU microseconds per message."""
-    with open_connections(server.port, connections) as opened:
-        before = server.cpu_seconds()
-        messages, took = exchange(opened, size, seconds)
-        cpu = server.cpu_seconds() - before
-    return messages / took, cpu / messages * 1e6
-
-
-def _compare(
-    options: argparse.Namespace,
-    report: Report,
-    progress: Progress,
-    title: str,
-    mode: str,
-    kinds: list[str],
-    size: int,
-) -> None:
-    rates: Rates = defaultdict(list)
-    costs: Rates = defaultdict(list)
-    with ExitStack() as stack:
-        servers = [stack.enter_context(running(kind, mode)) for kind in kinds]
-        for number in progress.track(range(options.rounds), description=title):
-            # The order turns with the rounds, so that no server always follows the same one.
-            turn = number % len(servers)
-            for server in servers[turn:] + servers[:turn]:
-                rate, cost = _measure(server, options.connections, size, options.seconds)
-                rates[server.kind].append(rate)
-                costs[server.kind].append(cost)
-    report.raw.append({"title": title, "rates": rates, "cpu_us_per_message": costs})
-    table = report.table(
-        title, ["server", "messages/s", "CPU µs/message", "our rate / its", "its CPU / ours"]
-    )
-    for kind in kinds:
-        table.add_row(
-            kind,
-            f"{statistics.median(rates[kind]):,.0f}",
-            f"{statistics.median(costs[kind]):.2f}",
-            f"{ratio(rates[kinds[0]], rates[kind]):.3f}",
-            f"{ratio(costs[kind], costs[kinds[0]]):.3f}",
-        )
 
 
 def _beside_idle(options: argparse.Namespace, report: Report, progress: Progress) -> None:
@@ -99,6 +60,7 @@ def _beside_idle(options: argparse.Namespace, report: Report, progress: Progress
     with_idle: Rates = defaultdict(list)
     without: Rates = defaultdict(list)
     kinds = [kind for kind in options.servers if kind != "timed"]
+    measure = talking(ACTIVE, echo(ACTIVE_SIZE), options.seconds)
     for kind in progress.track(kinds, description=title):
         with (
             running(kind, "plain") as crowded,
@@ -108,7 +70,7 @@ def _beside_idle(options: argparse.Namespace, report: Report, progress: Progress
             for turn in range(options.rounds):
                 pair = [(crowded, with_idle), (empty, without)]
                 for server, rates in pair if turn % 2 else reversed(pair):
-                    rate, _ = _measure(server, ACTIVE, ACTIVE_SIZE, options.seconds)
+                    rate, _ = measure(server)
                     rates[kind].append(rate)
     report.raw.append({"title": title, "with_idle": with_idle, "without_idle": without})
     table = report.table(title, ["server", "messages/s with", "messages/s without", "with / without"])

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 from rich.progress import Progress
 
-from bench.load import exchange, open_connections
+from bench.load import echo, exchange, open_connections
 from bench.measure import running
 from bench.options import add_peers, add_rounds
 from bench.report import Report
@@ -56,10 +56,10 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
 
 def _memory(kind: str, number: int) -> float:
     with running(kind, "timeout") as server, open_connections(server.port, 1) as first:
-        exchange(first, 64, 0.01)  # what is made once is not the connections'
+        exchange(first, echo(64), 0.01)  # what is made once is not the connections'
         before = server.anonymous_bytes()
         with open_connections(server.port, number) as opened:
-            exchange(opened[-1:], 64, 0.01)  # answered: all before it are accepted
+            exchange(opened[-1:], echo(64), 0.01)  # answered: all before it are accepted
             return (server.anonymous_bytes() - before) / number
 
 
@@ -68,5 +68,5 @@ def _calls(kind: str, options: argparse.Namespace) -> tuple[int, str]:
         running(kind, "untimed") as server,
         open_connections(server.port, options.connections) as opened,
     ):
-        exchange(opened[-1:], 64, 0.01)
+        exchange(opened[-1:], echo(64), 0.01)
         return server.system_calls(options.watch_seconds)

@@ -18,6 +18,7 @@ from itertools import count
 
 __all__ = [
     "connect_and_close",
+    "echo",
     "exchange",
     "open_connections",
     "raise_descriptor_limit",
@@ -78,14 +79,24 @@ def open_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
             connection.close()
 
 
-def exchange(connections: list[socket.socket], size: int, seconds: float) -> tuple[int, float]:
-    """Keep one message of `size` bytes in flight on each connection for `seconds`.
+def echo(size: int) -> tuple[bytes, bytes]:
+    """Return a message of `size` bytes and the answer to it, which is the same."""
+    message = bytes(i * 7 % 251 for i in range(size))
+    return message, message
 
-    Returns the number of messages that came back and the seconds it took.
-    Raises BrokenServerError if an answer is missing or wrong.
+
+def exchange(
+    connections: list[socket.socket], talk: tuple[bytes, bytes], seconds: float
+) -> tuple[int, float]:
+    """Keep one message in flight on each connection for `seconds`.
+
+    talk: the message, and its answer.
+    Returns the number of messages that were answered and the seconds it took.
+    Raises BrokenServerError if an answer is missing or too long, or wrong the first time.
     """
-    _verify(connections, size)
-    message = b"x" * size
+    _verify(connections, talk)
+    message, answer = talk
+    size = len(answer)
     waiting = {}
     with select.epoll() as poller:
         for connection in connections:
@@ -107,7 +118,7 @@ def exchange(connections: list[socket.socket], size: int, seconds: float) -> tup
                 left = waiting[fd] - got
                 if left:
                     if not got or left < 0:
-                        raise BrokenServerError("the server did not send back what it was sent")
+                        raise BrokenServerError("the server answered too much, or closed the connection")
                     waiting[fd] = left
                 else:
                     waiting[fd] = size
@@ -133,20 +144,20 @@ def connect_and_close(port: int, times: int) -> float:
                 connection.bind(source)
                 connection.connect(("127.0.0.1", port))
                 if number == last:
-                    _verify([connection], 64)
+                    _verify([connection], echo(64))
                 if number % _IN_ORDER:
                     reset_at_close(connection)
     return time.perf_counter() - started
 
 
-def _verify(connections: list[socket.socket], size: int) -> None:
-    pattern = bytes(i * 7 % 251 for i in range(size))
+def _verify(connections: list[socket.socket], talk: tuple[bytes, bytes]) -> None:
+    message, answer = talk
     for connection in connections:
         connection.settimeout(_WAIT)
-        connection.sendall(pattern)
+        connection.sendall(message)
     for connection in connections:
-        if _receive(connection, size) != pattern:
-            raise BrokenServerError("the server did not send back what it was sent")
+        if _receive(connection, len(answer)) != answer:
+            raise BrokenServerError("the server did not answer what it should")
 
 
 def _collect(connections: list[socket.socket], waiting: dict[int, int]) -> None:

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +21,18 @@ import attrs
 from bench.process import Child, ChildFailedError, child
 from bench.watched import Plan
 
-__all__ = ["Server", "Watched", "core", "loading", "machine", "pin_load", "running", "watched"]
+__all__ = [
+    "Server",
+    "Watched",
+    "core",
+    "loading",
+    "machine",
+    "pin_load",
+    "put_on_core",
+    "running",
+    "serving",
+    "watched",
+]
 
 SERVER_CORE = 0
 LOAD_CORE = 1
@@ -35,8 +47,8 @@ class Server:
     pid: int
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that it has used, in seconds, by the scheduler's nanosecond count."""
-        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0]) / 1e9
+        """Return the CPU time that it and all its threads have used, in seconds: clock_getcpuclockid(3)."""
+        return time.clock_gettime(~self.pid << 3 | 2)  # as glibc makes one of a process id: CPUCLOCK_SCHED
 
     def waited_seconds(self) -> float:
         """Return how long it was ready to run and another process had its core."""
@@ -56,6 +68,10 @@ class Server:
     def forget_peak(self) -> None:
         """Begin anew with `peak_bytes`: proc_pid_clear_refs(5)."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def threads(self) -> int:
+        """Return how many threads it has."""
+        return self._status("Threads")
 
     def system_calls(self, seconds: float) -> tuple[int, str]:
         """Return how many system calls it makes in `seconds`, and how that was found out.
@@ -121,6 +137,13 @@ def running(kind: str, mode: str) -> Iterator[Server]:
 
 
 @contextmanager
+def serving(kind: str, name: str) -> Iterator[Server]:
+    """Give a server of `kind` that runs the program of this name, a key of `bench.programs.PROGRAMS`."""
+    with child(kind, "bench.programs", kind, name, core(SERVER_CORE)) as process:
+        yield Server(kind, int(process.line()), process.pid)
+
+
+@contextmanager
 def watched(kind: str, plan: Plan) -> Iterator[Watched]:
     """Give a server of `kind` that does `plan` and tells of itself."""
     words = json.dumps(attrs.asdict(plan))
@@ -143,6 +166,12 @@ def pin_load() -> None:
         os.sched_setaffinity(0, {LOAD_CORE})
 
 
+def put_on_core(pid: int) -> None:
+    """Have the process run on the servers' core."""
+    if core(SERVER_CORE) != "any":
+        os.sched_setaffinity(pid, {SERVER_CORE})
+
+
 def core(number: int) -> str:
     """Return the word that tells a server its core: "any" where there is only one."""
     if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
@@ -152,7 +181,7 @@ def core(number: int) -> str:
 
 def machine(peers: list[str]) -> dict[str, str]:
     """Return what the figures depend on: processor, cores, kernel, Python and the peers' versions."""
-    names = {"uvloop": "uvloop", "reactor": "selectors-reactor"}
+    names = {"uvloop": "uvloop", "trio": "trio", "reactor": "selectors-reactor"}
     versions = {kind: _version(names[kind]) for kind in peers if kind in names}
     return {
         "processor": _processor(),

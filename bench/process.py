@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import attrs
 
-__all__ = ["Child", "ChildFailedError", "child"]
+__all__ = ["Child", "ChildFailedError", "child", "program"]
 
 _WAIT = 60.0  # seconds that an answer may take: a server may have 15,000 connections to look through
 
@@ -80,14 +80,21 @@ class Child:
 
 @contextmanager
 def child(name: str, *words: str) -> Iterator[Child]:
-    """Give the process of `python -m WORDS`; it is killed at the end.
+    """Give the process of `python -m WORDS`, as `program` does."""
+    with program(name, sys.executable, "-m", *words) as process:
+        yield process
+
+
+@contextmanager
+def program(name: str, *words: str) -> Iterator[Child]:
+    """Give the process of this command; it is killed at the end.
 
     It has a process group of its own: Ctrl-C reaches the benchmark alone, which ends its children.
     """
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(
-            [sys.executable, "-m", *words],
+            words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

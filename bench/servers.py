@@ -15,6 +15,7 @@ import os
 import selectors
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from bench import missing
@@ -161,17 +162,22 @@ SERVERS = {
 }
 
 
-def main() -> None:
-    """Run the server that the command line names."""
-    _, kind, mode, core = sys.argv
+def run_on(core: str, serve: Callable[[], None]) -> None:
+    """Serve on the core of this number, or on "any"."""
     if hasattr(os, "sched_setaffinity") and core != "any":
         os.sched_setaffinity(0, {int(core)})
     raise_descriptor_limit()
     warm_up_allocator()
     try:
-        SERVERS[kind](mode)
+        serve()
     except ImportError as exc:
         sys.exit(missing(exc))
+
+
+def main() -> None:
+    """Run the server that the command line names."""
+    _, kind, mode, core = sys.argv
+    run_on(core, lambda: SERVERS[kind](mode))
 
 
 if __name__ == "__main__":

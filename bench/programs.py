@@ -1,0 +1,226 @@
+"""Servers of what is built on the loop: `python -m bench.programs KIND NAME CORE`.
+
+NAME says what they do: streams (echo by a coroutine for each connection), lines (upper-cases each line, with
+a write for each), chat (each line to all, under the name of guest1), threads (echo by a thread for each
+connection). Announces itself and ends as `bench.servers` do.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bench.servers import BACKLOG, RECV_SIZE, announce, run_on
+
+__all__ = ["PROGRAMS"]
+
+
+def _reactor_serves(factory: Callable[[], Any]) -> None:
+    from reactor import Reactor
+
+    with Reactor() as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory, backlog=BACKLOG)
+        announce(listener.addresses[0].port or 0)
+        reactor.add_reader(0, reactor.stop)
+        reactor.run()
+
+
+def _reactor_streams() -> None:
+    from reactor.streams import Stream, handler
+
+    async def echo(stream: Stream) -> None:
+        while data := await stream.receive(RECV_SIZE):
+            await stream.send(data)
+
+    _reactor_serves(handler(echo))
+
+
+def _reactor_lines() -> None:
+    from reactor.apps.lines import Upper
+
+    _reactor_serves(Upper)
+
+
+def _reactor_chat() -> None:
+    from reactor.apps.chat import Hall
+
+    _reactor_serves(Hall())
+
+
+async def _asyncio_serves(listen: Callable[[], Awaitable[Any]]) -> None:
+    import asyncio
+
+    server = await listen()
+    announce(server.sockets[0].getsockname()[1])
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(0, ended.set)
+    await ended.wait()
+
+
+async def _asyncio_streams() -> None:
+    import asyncio
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(RECV_SIZE):
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        writer.close()
+
+    await _asyncio_serves(lambda: asyncio.start_server(echo, "127.0.0.1", 0, backlog=BACKLOG))
+
+
+async def _asyncio_protocol(factory: Callable[[], Any]) -> None:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    await _asyncio_serves(lambda: loop.create_server(factory, "127.0.0.1", 0, backlog=BACKLOG))
+
+
+async def _asyncio_lines() -> None:
+    import asyncio
+
+    class Upper(asyncio.Protocol):
+        __slots__ = ("begun", "transport")
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+            self.begun = b""
+
+        def data_received(self, data: bytes) -> None:
+            *lines, self.begun = (self.begun + data).split(b"\n")
+            for line in lines:
+                self.transport.write(line.upper() + b"\n")
+
+    await _asyncio_protocol(Upper)
+
+
+async def _asyncio_chat() -> None:
+    import asyncio
+
+    members = set()
+
+    class Member(asyncio.Protocol):
+        __slots__ = ("begun", "transport")
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+            self.begun = b""
+            members.add(transport)
+
+        def data_received(self, data: bytes) -> None:
+            *lines, self.begun = (self.begun + data).split(b"\r\n")
+            for line in lines:
+                said = b"guest1: %s\r\n" % line
+                for transport in members:
+                    transport.write(said)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            members.discard(self.transport)
+
+    await _asyncio_protocol(Member)
+
+
+def _on_asyncio(main: Callable[[], Any]) -> Callable[[], None]:
+    def serve() -> None:
+        import asyncio
+
+        asyncio.run(main())
+
+    return serve
+
+
+def _on_uvloop(main: Callable[[], Any]) -> Callable[[], None]:
+    def serve() -> None:
+        import uvloop
+
+        uvloop.run(main())
+
+    return serve
+
+
+def _trio_streams() -> None:
+    import trio
+
+    async def echo(stream: trio.SocketStream) -> None:
+        try:
+            while data := await stream.receive_some(RECV_SIZE):
+                await stream.send_all(data)
+        except trio.BrokenResourceError:
+            pass
+
+    async def main() -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=BACKLOG)
+        announce(listener.socket.getsockname()[1])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, echo, [listener])
+            await trio.lowlevel.wait_readable(0)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def _threads(module: Any) -> None:
+    class Echo(module.BaseRequestHandler):  # type: ignore[misc]
+        def handle(self) -> None:
+            try:
+                while data := self.request.recv(RECV_SIZE):
+                    self.request.sendall(data)
+            except ConnectionError:
+                pass
+
+    class Server(module.ThreadingTCPServer):  # type: ignore[misc]
+        daemon_threads = True
+        request_queue_size = BACKLOG
+
+    with Server(("127.0.0.1", 0), Echo) as server:
+        announce(server.server_address[1])
+        threading.Thread(target=lambda: (sys.stdin.read(), server.shutdown()), daemon=True).start()
+        server.serve_forever()
+
+
+def _reactor_threads() -> None:
+    from reactor.compat import socketserver
+
+    _threads(socketserver)
+
+
+def _standard_threads() -> None:
+    import socketserver
+
+    _threads(socketserver)
+
+
+PROGRAMS: dict[str, dict[str, Callable[[], None]]] = {
+    "streams": {
+        "reactor": _reactor_streams,
+        "uvloop": _on_uvloop(_asyncio_streams),
+        "asyncio": _on_asyncio(_asyncio_streams),
+        "trio": _trio_streams,
+    },
+    "lines": {
+        "reactor": _reactor_lines,
+        "uvloop": _on_uvloop(_asyncio_lines),
+        "asyncio": _on_asyncio(_asyncio_lines),
+    },
+    "chat": {
+        "reactor": _reactor_chat,
+        "uvloop": _on_uvloop(_asyncio_chat),
+        "asyncio": _on_asyncio(_asyncio_chat),
+    },
+    "threads": {"reactor": _reactor_threads, "socketserver": _standard_threads},
+}
+
+
+def main() -> None:
+    """Run the server that the command line names."""
+    _, kind, name, core = sys.argv
+    run_on(core, PROGRAMS[name][kind])
+
+
+if __name__ == "__main__":
+    main()

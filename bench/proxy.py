@@ -1,0 +1,170 @@
+"""Proxy: one connection's bytes through a forwarder, as fast as it takes them, beside socat and haproxy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import shutil
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.progress import Progress
+
+from bench.load import BrokenServerError
+from bench.measure import Server, put_on_core
+from bench.options import add_peers, add_rounds, add_seconds
+from bench.process import ChildFailedError, program
+from bench.report import Report, ratio
+
+__all__ = ["add_options", "run"]
+
+CHUNK = 1 << 20  # bytes that are sent or dropped at once
+_WAIT = 10.0  # seconds until a forwarder listens, or moves its bytes, at most
+_HAPROXY = """\
+global
+    nbthread 1
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1m
+    timeout server 1m
+listen bench
+    bind 127.0.0.1:{port}
+    server target 127.0.0.1:{target}
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what this benchmark looks at."""
+    add_rounds(parser)
+    add_seconds(parser)
+    add_peers(parser, FORWARDERS)
+
+
+def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+    """Measure: a new process of each forwarder in each round."""
+    title = "proxy: one connection, bytes one way"
+    rates: dict[str, list[float]] = defaultdict(list)
+    costs: dict[str, list[float]] = defaultdict(list)
+    for number in progress.track(range(options.rounds), description=title):
+        turn = number % len(options.servers)
+        for kind in options.servers[turn:] + options.servers[:turn]:
+            rate, cost = _measure(kind, options.seconds)
+            rates[kind].append(rate)
+            costs[kind].append(cost)
+    report.raw.append({"title": title, "bytes_per_second": rates, "cpu_seconds_per_byte": costs})
+    table = report.table(title, ["forwarder", "MB/s", "CPU ms/GB", "our rate / its", "its CPU / ours"])
+    for kind in options.servers:
+        table.add_row(
+            kind,
+            f"{statistics.median(rates[kind]) / 1e6:,.0f}",
+            f"{statistics.median(costs[kind]) * 1e12:,.0f}",
+            f"{ratio(rates['reactor'], rates[kind]):.3f}",
+            f"{ratio(costs[kind], costs['reactor']):.3f}",
+        )
+
+
+def _measure(kind: str, seconds: float) -> tuple[float, float]:
+    """Return bytes per second and the forwarder's CPU seconds per byte."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        _forwarding(kind, listening.getsockname()[1]) as server,
+        _connect(server) as client,
+    ):
+        client.sendall(b"x")
+        listening.settimeout(_WAIT)
+        try:
+            target, _ = listening.accept()
+        except TimeoutError:
+            raise BrokenServerError(f"{kind} does not connect to its target") from None
+        with target:
+            before = server.cpu_seconds()
+            moved, took = _move(client, target, seconds)
+            return moved / took, (server.cpu_seconds() - before) / moved
+
+
+def _connect(server: Server) -> socket.socket:
+    end = time.monotonic() + _WAIT
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", server.port), timeout=_WAIT)
+        except ConnectionRefusedError:
+            if time.monotonic() > end:
+                raise BrokenServerError(f"{server.kind} does not listen") from None
+            time.sleep(0.01)
+
+
+def _move(client: socket.socket, target: socket.socket, seconds: float) -> tuple[int, float]:
+    """Send at one end and drop at the other; neither copies a byte, so that the forwarder is measured.
+
+    sendfile(2) sends the pages of a file, and recv(2) with MSG_TRUNC drops what has come: tcp(7).
+    """
+    moved = 0
+    nowhere = bytearray(CHUNK)  # not written to
+    file = os.memfd_create("bytes")
+    try:
+        os.truncate(file, CHUNK)
+        client.setblocking(False)
+        target.setblocking(False)
+        with select.epoll() as poller:
+            poller.register(client, select.EPOLLOUT)
+            poller.register(target, select.EPOLLIN)
+            started = time.perf_counter()
+            while (took := time.perf_counter() - started) < seconds:
+                events = poller.poll(_WAIT)
+                if not events:
+                    raise BrokenServerError("the forwarder moves nothing")
+                for fd, _ in events:
+                    if fd == client.fileno():
+                        os.sendfile(fd, file, 0, CHUNK)
+                    else:
+                        dropped = target.recv_into(nowhere, CHUNK, socket.MSG_TRUNC)
+                        if not dropped:
+                            raise BrokenServerError("the forwarder closed the connection")
+                        moved += dropped
+    finally:
+        os.close(file)
+    return moved, took
+
+
+# The forwarders: the words of a command that forwards from one port of the loopback net to another
+
+
+def _reactor(port: int, target: int, _: Path) -> list[str]:
+    words = ["serve", "proxy", "--to", f"127.0.0.1:{target}", "--listen", f"127.0.0.1:{port}"]
+    return [sys.executable, "-m", "reactor", *words]
+
+
+def _socat(port: int, target: int, _: Path) -> list[str]:
+    return ["socat", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr", f"TCP:127.0.0.1:{target}"]
+
+
+def _haproxy(port: int, target: int, folder: Path) -> list[str]:
+    config = folder / "haproxy.cfg"
+    config.write_text(_HAPROXY.format(port=port, target=target))
+    return ["haproxy", "-db", "-f", str(config)]
+
+
+FORWARDERS = {"reactor": _reactor, "socat": _socat, "haproxy": _haproxy}
+
+
+@contextmanager
+def _forwarding(kind: str, target: int) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        words = FORWARDERS[kind](port, target, Path(folder))
+        if shutil.which(words[0]) is None:
+            others = ",".join(name for name in FORWARDERS if name not in {kind, "reactor"})
+            raise ChildFailedError(f"{kind} is missing: install its package, or give --peers {others}")
+        with program(kind, *words) as process:
+            put_on_core(process.pid)
+            yield Server(kind, port, process.pid)
