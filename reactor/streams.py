@@ -97,11 +97,10 @@ class Stream(Protocol):
         if task is None or self._buffer:
             self._keep(data)
             return
-        self._buffer = data
         self._reader = None
         task.stream._current = task
         try:
-            place = task.send(None)
+            place = task.send(data)
         except BaseException as exc:
             task.stop(exc)
             return
@@ -144,32 +143,32 @@ class Stream(Protocol):
     # Receiving
 
     @types.coroutine
-    def receive(self, n: int = _LIMIT) -> Generator[_Place, None, bytes]:
+    def receive(self, n: int = _LIMIT) -> Generator[_Place, bytes | None, bytes]:
         """Wait for input, and return at most `n` bytes of it; b"" at its end."""
         while not self._buffer:
             if self._ended:
                 self._check_open()
                 return b""
-            yield self
-        data = self._buffer
-        if self._at or len(data) > n or type(data) is not bytes:
-            return self._take(n)
-        self._buffer = b""
-        return data
+            data = yield self
+            if data is not None:
+                if len(data) <= n:
+                    return data
+                self._buffer = data
+        return self._take(n)
 
     @types.coroutine
-    def receive_exactly(self, n: int) -> Generator[_Place, None, bytes]:
+    def receive_exactly(self, n: int) -> Generator[_Place, bytes | None, bytes]:
         """Wait for `n` bytes, and return them.
 
         Raises EndOfStream if the input ends before; its `partial` holds what came.
         """
         while len(self._buffer) - self._at < n:
             self._check_not_ended()
-            yield self
+            self._buffer = (yield self) or self._buffer
         return self._take(n)
 
     @types.coroutine
-    def receive_until(self, delimiter: bytes, limit: int = _LIMIT) -> Generator[_Place, None, bytes]:
+    def receive_until(self, delimiter: bytes, limit: int = _LIMIT) -> Generator[_Place, bytes | None, bytes]:
         """Wait for `delimiter`, and return what stands before it; the delimiter itself is dropped.
 
         limit: bytes before the delimiter; FrameTooLong is raised if there are more. EndOfStream is raised
@@ -187,7 +186,7 @@ class Stream(Protocol):
                 self._skip(len(delimiter))
                 return data
             self._check_not_ended()
-            yield self
+            self._buffer = (yield self) or self._buffer
 
     def lines(self, limit: int = _LIMIT) -> AsyncIterator[bytes]:
         """Return the lines of the input for `async for`, each without its end: LF, or CR and LF.

@@ -24,6 +24,8 @@ from reactor.streams import Stream, handler
 from tests.helpers import DEADLINE, Errors, ManualClock, connect, spin
 
 BIG = bytes(range(256)) * 4096 * 4  # 4 MiB
+#: So that the kernel never takes it in one go, however large its buffers may grow.
+SMALL_BUFFER = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)]
 
 
 class Told:
@@ -52,7 +54,7 @@ class Told:
 def client_of(reactor, fn, *, limit=65536, **options):
     """Serve with `fn`; yield what became of it, and a client that has connected."""
     told = Told(fn)
-    listener = reactor.listen("127.0.0.1:0", handler(told, limit=limit), **options)
+    listener = reactor.listen("127.0.0.1:0", handler(told, limit=limit), options=SMALL_BUFFER, **options)
     with connect(reactor, listener.addresses[0]) as client:
         spin(reactor, lambda: told.stream is not None)
         yield told, client
