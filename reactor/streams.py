@@ -61,7 +61,7 @@ class Stream(Protocol):
     """
 
     __slots__ = (
-        "_at", "_buffer", "_children", "_current", "_ended", "_fn", "_held", "_limit", "_lost", "_main",
+        "_at", "_buffer", "_children", "_ended", "_fn", "_held", "_limit", "_lost", "_main",
         "_paused", "_reader", "_reason", "_writers", "connection",
     )  # fmt: skip
 
@@ -81,7 +81,6 @@ class Stream(Protocol):
         self._writers: tuple[_Room, ...] = ()
         self._main: _Task | None = None
         self._children: tuple[_Task, ...] = ()
-        self._current: _Task | None = None
 
     # What the reactor calls
 
@@ -97,16 +96,16 @@ class Stream(Protocol):
         if task is None or self._buffer:
             self._keep(data)
             return
-        self._reader = None
-        task.stream._current = task
         try:
             place = task.send(data)
         except BaseException as exc:
+            self._reader = None
             task.stop(exc)
             return
-        if place is self and self._reader is None:
-            self._reader = task  # the usual case, and the reason why `_Task.step` is not called here
-        else:
+        if (
+            place is not self
+        ):  # what is usual costs nothing: it waits for input again, and is the reader still
+            self._reader = None
             task.wait_at(place)
             self._hold_back()
 
@@ -138,7 +137,7 @@ class Stream(Protocol):
 
     def draining(self) -> bool:
         """Return whether the handler is at work: it does not wait for a message of which nothing has come."""
-        return self._reader is None or bool(self._buffer)
+        return self._reader is None or bool(self._buffer) or self._reader.is_running()
 
     # Receiving
 
@@ -235,9 +234,10 @@ class Stream(Protocol):
         It ends the await at which the task waits, and comes out of the `with`. For the tasks of this
         stream; may be nested.
         """
-        if self._current is None:
-            raise UsageError("timeout is for the tasks of its own stream: call it within one")
-        return _Timeout(self._current, self._reactor(), seconds)
+        for task in (self._main, *self._children):
+            if task is not None and task.is_running():
+                return _Timeout(task, self._reactor(), seconds)
+        raise UsageError("timeout is for the tasks of its own stream: call it within one")
 
     def start_soon(self, fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Run `await fn(*args)` beside the handler, until the connection ends at the latest.
@@ -365,6 +365,13 @@ class _Task:
         """What it runs."""
         return getattr(self.coroutine, "__qualname__", "task")
 
+    def is_running(self) -> bool:
+        """Return whether this is called from within it."""
+        running: bool = getattr(self.coroutine, "cr_running", False) or getattr(
+            self.coroutine, "gi_running", False
+        )
+        return running
+
     def begin(self) -> None:
         """Run to the first wait, unless the connection has ended before."""
         if self.stream._lost:
@@ -389,7 +396,6 @@ class _Task:
             self._go_on(self.coroutine.throw, exc)
 
     def _go_on(self, how: Callable[[Any], Any], what: Any) -> None:
-        self.stream._current = self
         try:
             place = how(what)
         except BaseException as exc:

@@ -698,6 +698,22 @@ def test_client_side_has_the_same(reactor):
     assert told.result == b"HELLO"
 
 
+def test_handler_that_has_begun_to_answer_is_at_work(reactor):
+    async def serve(stream):
+        await stream.receive()
+        at_work = stream.draining()
+        await stream.receive()
+        return at_work
+
+    with client_of(reactor, serve) as (told, client):
+        client.sendall(b"x")
+        reactor.run_once()
+        assert told.stream.draining() is False
+        client.sendall(b"y")
+        spin(reactor, lambda: told.seen)
+        assert told.result is True
+
+
 def test_drain_ends_idle_handlers_at_once_and_lets_busy_ones_finish():
     async def serve(stream):
         while await stream.receive_until(b"\n"):
