@@ -96,6 +96,14 @@ class OutboundBuffer:
             self._close(pieces.popleft())
         self._offset = sent
 
+    def take(self) -> bytes:
+        """Return everything in one piece, and forget it. Raises ValueError if there is a file in it."""
+        if self._files:
+            raise ValueError("a file can't be taken as bytes")
+        taken = b"".join(cast("Iterable[bytes]", self.pieces))[self._offset :]
+        self.drop()
+        return taken
+
     def drop(self) -> None:
         """Forget everything."""
         while self.pieces:

@@ -6,7 +6,9 @@ The selector reports the socket, `on_event` reads once and hands the bytes to th
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
+from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
@@ -14,16 +16,18 @@ import attrs
 
 from reactor.address import Address, pack_sockaddr, site_of, unpack_sockaddr
 from reactor.deadlines import Timed
-from reactor.errors import ConnectionAborted, UsageError, cause_of
+from reactor.errors import ConnectionAborted, TLSError, TLSTruncated, UsageError, cause_of
 from reactor.intake import RECV_SIZE, Intake
 from reactor.linger import Linger, end_direction, is_quiet, release
 from reactor.loop import Loop
 from reactor.rates import TokenBucket
 from reactor.registry import EventHandler, Registry
+from reactor.secured import Secured
 from reactor.sender import SHUT, Closing, Outbound
 from reactor.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
 from reactor.terms import Terms
 from reactor.timers import Bucket
+from reactor.tls import TLS_FACTS, SecureSocket, Tls, bare
 
 __all__ = ["Connection", "connection_of", "connections_of"]
 
@@ -40,7 +44,7 @@ class Connection(Timed):
     """
 
     _loop: Loop
-    _sock: socket.socket
+    _sock: socket.socket | SecureSocket
     _protocol: Any
     _terms: Terms
     _peer: bytes | str | None
@@ -81,8 +85,14 @@ class Connection(Timed):
 
         Raises OSError if the selector does not take the socket, which is then still the maker's.
         """
-        limits, timeouts = self._terms.limits, self._terms.timeouts
         self._loop.registry.register(self._sock.fileno(), EVENT_READ, self._handler())
+        if self._terms.tls is None:
+            self._made()
+        else:
+            self._secure(self._terms.tls, b"", self._made)
+
+    def _made(self) -> None:
+        limits, timeouts = self._terms.limits, self._terms.timeouts
         self._move(Event.MADE)
         if limits.write_rate is not None:
             self._out = queue = Outbound(self._loop.now)
@@ -97,10 +107,63 @@ class Connection(Timed):
             self._broke(exc, "connection_made")
 
     def _handler(self) -> EventHandler:
-        rate = self._terms.limits.read_rate
-        if rate is not None:
-            return Intake(self, TokenBucket(rate, self._loop.now))
+        if self._terms.limits.read_rate is not None:
+            return Intake(self, self._read_bucket())
         return self if hasattr(self._protocol, "data_received") else Intake(self, None)
+
+    def _read_bucket(self) -> TokenBucket | None:
+        rate = self._terms.limits.read_rate
+        return None if rate is None else TokenBucket(rate, self._loop.now)
+
+    # TLS
+
+    def start_tls(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool | None = None,
+        server_hostname: str | None = None,
+        early: bytes = b"",
+    ) -> None:
+        """Go on over TLS from here; `handshake_completed` is called when both sides have come to terms.
+
+        What was written before leaves in clear first; what is written from now on waits for the handshake.
+        server_side: None says yes for a connection that was accepted. server_hostname: whose certificate a
+            client expects; needed unless the context does not check it.
+        early: bytes that came after the request to upgrade. They belong to the handshake: anything else that
+            somebody put there in clear is no handshake, and ends the connection (CVE-2011-0411).
+        A handshake that fails, or takes longer than `Timeouts.handshake`, ends the connection with
+        `TLSHandshakeError`. Raises UsageError where TLS is on already, or a direction has ended.
+        """
+        if self._state is not State.OPEN or isinstance(self._sock, SecureSocket):
+            raise UsageError("start_tls needs a connection in clear of which no direction has ended")
+        server = self._terms.owner is not None if server_side is None else server_side
+        self._secure(Tls(context, self._terms.bios, server, server_hostname), early, self._secured)
+
+    def _secure(self, tls: Tls, early: bytes, on_established: Callable[[], None]) -> None:
+        assert not isinstance(self._sock, SecureSocket)
+        queue = None if self._out is None else self._queue()
+        try:
+            ahead = b"" if queue is None else queue.take()
+        except ValueError as exc:
+            raise UsageError("start_tls has to wait until the file is sent") from exc
+        self._sock = sock = tls.secure(self._sock, self._loop.now, ahead)
+        handler = Secured(self, self._read_bucket(), sock, on_established)
+        self._loop.registry.replace(sock.fileno(), handler)
+        if queue is not None:
+            self._emptied(queue)
+            self._check_low_water(queue)
+        self._look_later()
+        handler.begin(early)
+
+    def _secured(self) -> None:
+        self._look_later()
+        completed = getattr(self._protocol, "handshake_completed", None)
+        try:
+            if completed is not None:
+                completed()
+        except Exception as exc:
+            self._broke(exc, "handshake_completed")
 
     def _move(self, event: Event) -> None:
         self._state = after(self._state, event)
@@ -182,12 +245,11 @@ class Connection(Timed):
     def _update_interest(self) -> None:
         registry, fd = self._loop.registry, self._sock.fileno()
         events = EVENT_READ if self.is_reading() else 0
-        if events:
-            handler = registry.handler_of(fd)
-            if isinstance(handler, Intake) and handler.held:
-                events = 0
         if isinstance(self._out, Outbound) and self._out.armed:
             events |= EVENT_WRITE
+        handler = registry.handler_of(fd)
+        if isinstance(handler, Intake):
+            events = handler.interest(events)
         try:
             registry.modify(fd, events)
         except OSError as exc:
@@ -198,10 +260,12 @@ class Connection(Timed):
     def write_eof(self) -> None:
         """Send our end of file after what was written; the peer may go on sending.
 
-        More than once, or when closing or closed, does nothing.
+        More than once, or when closing or closed, does nothing. Raises UsageError unless `can_write_eof`.
         """
         if self._state not in WRITABLE:
             return
+        if not self.can_write_eof():
+            raise UsageError("this TLS connection can't end one direction alone: close it")
         self._move(Event.WRITE_EOF)
         if self._state is State.ENDING:
             self._finish(self._terms.timeouts.close)
@@ -211,8 +275,8 @@ class Connection(Timed):
             self._flush(self._queue())
 
     def can_write_eof(self) -> bool:
-        """Return True: a stream socket's directions can be closed one by one."""
-        return True
+        """Return whether the directions can be closed one by one: not before TLS 1.3, RFC 8446, 6.1."""
+        return not isinstance(self._sock, SecureSocket) or self._sock.ssl.version() == "TLSv1.3"
 
     def close(self, timeout: float | None = None, *, reason: BaseException | None = None) -> None:
         """Send what is queued, then close; nothing more is received.
@@ -227,6 +291,9 @@ class Connection(Timed):
         its own, so that its unread input can't turn the close into a reset that cuts off what was sent.
         """
         if self._state in ENDED or self._state in CLOSES:
+            return
+        if self._state is State.OPENING:
+            self.fail(ConnectionAborted("closed during the TLS handshake") if reason is None else reason)
             return
         self._move(Event.CLOSE)
         self._finish(self._terms.timeouts.close if timeout is None else timeout, reason)
@@ -247,7 +314,11 @@ class Connection(Timed):
 
     def fail(self, exc: BaseException) -> None:
         """End the connection for the reason `exc`; what is queued is dropped."""
-        if self._state not in ENDED:
+        if self._state in ENDED:
+            return
+        if isinstance(exc, TLSError) and not isinstance(exc, TLSTruncated):
+            self._part(Closing(self._loop.time(), self._terms.timeouts.close, exc))  # with an alert
+        else:
             self._cut(exc)
 
     def is_closing(self) -> bool:
@@ -257,8 +328,10 @@ class Connection(Timed):
     def _finish(self, timeout: float, reason: BaseException | None = None) -> None:
         closing = Closing(self._loop.time(), timeout, reason)
         if self._out is SHUT:
-            self._end(closing)
-            return
+            if self._has_ended_tls():
+                self._end(closing)
+                return
+            self._out = Outbound(self._loop.now)
         queue = self._queue()
         queue.closing = closing
         if not (queue.armed or queue.throttled):
@@ -267,11 +340,22 @@ class Connection(Timed):
             self._update_interest()
             self._terms.watch.add(self, closing.start, timeout)
 
+    def _has_ended_tls(self) -> bool:
+        return not isinstance(self._sock, SecureSocket) or self._sock.end()
+
     def _drained(self, queue: Outbound) -> None:
+        try:
+            if not self._has_ended_tls():
+                self._out = queue = Outbound(self._loop.now) if queue is SHUT else queue
+                self._arm(queue)
+                return
+        except OSError as exc:
+            self.fail(exc)
+            return
         self._out = SHUT
         if self._state is State.WRITE_CLOSED:
             try:
-                end_direction(self._sock)
+                end_direction(bare(self._sock))
             except OSError as exc:
                 self.fail(exc)
         elif self._state in CLOSES:
@@ -280,15 +364,19 @@ class Connection(Timed):
     def _end(self, closing: Closing) -> None:
         if self._state is State.ENDING:
             self._cut(closing.reason)
-            return
+        else:
+            self._part(closing)
+
+    def _part(self, closing: Closing) -> None:
+        sock = bare(self._sock)
         try:
-            end_direction(self._sock)
-            self._loop.registry.modify(self._sock.fileno(), EVENT_READ)
+            end_direction(sock)
+            self._loop.registry.modify(sock.fileno(), EVENT_READ)
         except OSError as exc:
-            self.fail(exc)
+            self._cut(closing.reason or exc)
             return
         self._leave(closing.reason)
-        Linger(self._loop, self._sock, self._terms, site_of(self._peer), closing.start, closing.timeout)
+        Linger(self._loop, sock, self._terms, site_of(self._peer), closing.start, closing.timeout)
         self._loop.post_notice(self._tell, closing.reason, False)
 
     def _broke(self, exc: Exception, callback: str) -> None:
@@ -325,7 +413,7 @@ class Connection(Timed):
             self._out.drop()
         self._out = SHUT
         self._move(Event.FORKED)
-        return self._sock
+        return bare(self._sock)
 
     def _dropped(self, nbytes: int) -> None:
         self._loop.check_process()
@@ -339,6 +427,8 @@ class Connection(Timed):
         There is no unread input, and nothing queued; the peer owes no message; and the protocol, if it
         has a method `draining`, does not say that it is busy.
         """
+        if isinstance(self._sock, SecureSocket) and not self._sock.established:
+            return False
         if (self._owed is not None and self._state in READABLE) or self.get_write_buffer_size():
             return False
         draining = getattr(self._protocol, "draining", None)
@@ -379,7 +469,8 @@ class Connection(Timed):
     def set_protocol(self, protocol: Any) -> None:
         """Hand all further calls to `protocol`, which is not told of `connection_made`."""
         self._protocol = protocol
-        if self._state not in ENDED and self._terms.limits.read_rate is None:
+        secured = isinstance(self._sock, SecureSocket)
+        if self._state not in ENDED and self._terms.limits.read_rate is None and not secured:
             self._loop.registry.replace(self._sock.fileno(), self._handler())
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -388,11 +479,15 @@ class Connection(Timed):
         "peername": the peer's socket address; known to the end, even after a reset.
         "sockname": our own; while the socket is open. "socket": the socket itself, not to be read,
         written or closed. "reactor": the `Reactor` whose it is. "listener": the `Listener` that accepted
-        it, or None. "origin": where it comes from, in words.
+        it, or None. "origin": where it comes from, in words. Over TLS also "ssl_object", "sslcontext",
+        "cipher", "alpn_protocol", "peercert" (as `ssl.SSLSocket.getpeercert` returns it) and "sni": the host
+        name that the client asked for.
         """
         terms = self._terms
+        if isinstance(self._sock, SecureSocket) and name in TLS_FACTS:
+            return TLS_FACTS[name](self._sock.ssl)
         facts = {
-            "socket": self._sock, "reactor": self._loop, "listener": terms.owner, "origin": terms.origin
+            "socket": bare(self._sock), "reactor": self._loop, "listener": terms.owner, "origin": terms.origin
         }  # fmt: skip
         if name in facts:
             return facts[name]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
 
 from reactor.address import Address
-from reactor.errors import ConnectError, ConnectTimeout, UsageError
+from reactor.connection import Connection
+from reactor.errors import ConnectError, ConnectTimeout, TLSHandshakeError, TLSHandshakeTimeout, UsageError
 from reactor.listener import Factory
 from reactor.loop import Loop
 from reactor.options import Reconnect
 from reactor.race import Place, Race, interleave
+from reactor.secured import Newcomer
 from reactor.terms import Terms
 from reactor.timers import Handle
 from reactor.workers import Workers
@@ -58,8 +61,10 @@ class Connector:
             self._terms = attrs.evolve(terms, on_gone=self._gone)
         self._delay = 0.0 if reconnect is None else reconnect.first
         self._failures = 0  # rounds in a row
-        self._connected_at = 0.0
+        self._connected_at: float | None = None
         self._race: Race | None = None
+        self._handshaking: Connection | None = None
+        self._timed_out = False
         self._done = False
         self._timer: Handle
         self._begin()
@@ -87,6 +92,8 @@ class Connector:
 
     def _begin(self) -> None:
         self._timer = self._loop.call_later(self._timeout, self._time_out)
+        self._connected_at = None
+        self._timed_out = False
         self._race = race = Race(self._loop, self._local_address, self._connected, self._lost)
         if self._address.family is None:
             self._resolver.submit(lambda: self._resolve(race))
@@ -117,26 +124,53 @@ class Connector:
             race.start(interleave(places))
 
     def _connected(self, sock: socket.socket, sockaddr: Any) -> None:
-        self._end_round()
-        self._done = self._reconnect is None
-        self._connected_at = self._loop.time()
-        self._failures = 0
+        self._race = None
         try:
-            protocol = self._factory()
+            if self._terms.tls is None:
+                protocol = self._arrive()
+            else:
+                protocol = Newcomer(self, self._arrive, partial(self._tls_failed, sockaddr))
         except Exception as exc:
             sock.close()
-            self._done = True
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         self._loop.counters.connected += 1
+        connection = self._terms.connection_type(self._loop, sock, protocol, self._terms, sockaddr)
+        if self._terms.tls is not None:
+            self._handshaking = connection
         try:
-            self._terms.connection_type(self._loop, sock, protocol, self._terms, sockaddr).open()
+            connection.open()
         except OSError as exc:
             sock.close()
             self._count_gone(None, exc)
             self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), exc)])
 
+    def _arrive(self) -> Any:
+        """Return the protocol of the connection, which is there."""
+        self._handshaking = None
+        self._end_round()
+        self._done = self._reconnect is None
+        self._connected_at = self._loop.time()
+        self._failures = 0
+        try:
+            return self._factory()
+        except Exception:
+            self._done = True
+            raise
+
+    def _tls_failed(self, sockaddr: Any, exc: BaseException) -> None:
+        if self._handshaking is None:
+            return  # cancelled
+        self._handshaking = None
+        problem = exc if isinstance(exc, OSError) else TLSHandshakeError(str(exc))
+        kind = ConnectTimeout if self._timed_out else ConnectError
+        self._fail(kind, [(str(Address.from_sockaddr(sockaddr)), problem)])
+
     def _time_out(self) -> None:
+        if self._handshaking is not None:
+            self._timed_out = True
+            self._handshaking.fail(TLSHandshakeTimeout("the TLS handshake was not done"))
+            return
         assert self._race is not None
         self._fail(ConnectTimeout, self._race.outcome())
 
@@ -167,6 +201,9 @@ class Connector:
         race, self._race = self._race, None
         if race is not None:
             race.stop()
+        connection, self._handshaking = self._handshaking, None
+        if connection is not None:
+            connection.abort()
 
     # The next round
 
@@ -179,6 +216,8 @@ class Connector:
     def _gone(self, site: bytes | None, reason: BaseException | None) -> None:
         # The connection has ended. One that ended soon does not count as recovery.
         self._count_gone(site, reason)
-        if self._reconnect is not None and self._loop.time() - self._connected_at >= self._delay:
+        if self._reconnect is None or self._connected_at is None:
+            return  # its handshake failed, which was told
+        if self._loop.time() - self._connected_at >= self._delay:
             self._delay = self._reconnect.first
         self._wait()

@@ -8,11 +8,19 @@ from typing import Any
 
 import attrs
 
-from reactor.errors import CloseTimeout, IdleTimeout, ReactorError, ReadTimeout, WriteTimeout
+from reactor.errors import (
+    CloseTimeout,
+    IdleTimeout,
+    ReactorError,
+    ReadTimeout,
+    TLSHandshakeTimeout,
+    WriteTimeout,
+)
 from reactor.options import Timeouts
 from reactor.sender import Outbound, Sender
 from reactor.state import ENDED, READABLE
 from reactor.timers import round_up
+from reactor.tls import SecureSocket
 
 __all__ = ["Timed"]
 
@@ -79,7 +87,11 @@ class Timed(Sender):
         return None if again == math.inf else again
 
     def _deadlines(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:
-        timeouts, out = self._terms.timeouts, self._out
+        timeouts, out, sock = self._terms.timeouts, self._out, self._sock
+        if isinstance(sock, SecureSocket) and not sock.established:
+            told = "the TLS handshake was not done within {:g} s"
+            yield sock.since, timeouts.handshake, TLSHandshakeTimeout, told
+            return
         if timeouts.idle is not None:
             yield self.last_active, timeouts.idle, IdleTimeout, "no byte in either direction for {:g} s"
         if self._owed is not None and self._state in READABLE:

@@ -30,6 +30,11 @@ __all__ = [
     "SlowConsumer",
     "StreamClosed",
     "StreamTimeout",
+    "TLSContextError",
+    "TLSError",
+    "TLSHandshakeError",
+    "TLSHandshakeTimeout",
+    "TLSTruncated",
     "UsageError",
     "WriteTimeout",
     "cause_of",
@@ -129,6 +134,29 @@ class EndOfStream(ReactorError, EOFError):
     def __init__(self, message: str, partial: bytes = b"") -> None:
         super().__init__(message)
         self.partial = partial
+
+
+class TLSContextError(ReactorError, ValueError):
+    """A certificate, key or authority that can't be used; the text names the file and what is wrong."""
+
+
+class TLSError(ReactorError, ConnectionError):
+    """What TLS has to say against going on with a connection: OpenSSL's reason, or the peer's alert."""
+
+
+class TLSHandshakeError(TLSError):
+    """The two sides did not come to terms. Where a listener tells it, the text names the peer."""
+
+
+class TLSHandshakeTimeout(TLSHandshakeError, TimeoutError):
+    """The handshake was not done within `Timeouts.handshake`."""
+
+
+class TLSTruncated(TLSError):
+    """The peer's bytes ended without its close_notify: what came may be only a part of what was sent.
+
+    RFC 8446, 6.1.
+    """
 
 
 #: The connection was gone before it could be accepted, or the network said so: accept(2) asks to try

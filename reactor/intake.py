@@ -37,22 +37,30 @@ class Intake:
         if events & EVENT_WRITE:
             self.connection.on_event(EVENT_WRITE)
 
+    def interest(self, events: int) -> int:
+        """Return what to wait for, if the connection would wait for `events`."""
+        return events & ~EVENT_READ if self.held else events
+
     def _read(self) -> None:
         connection, rate = self.connection, self._rate
         if rate is None:
-            connection.receive_into(RECV_SIZE)
+            self._receive(RECV_SIZE)
             return
         loop = connection._loop
         most = min(rate.available(loop.now), RECV_SIZE)
         before = loop.bytes_received
-        if most and hasattr(connection.get_protocol(), "data_received"):
-            connection.on_event(EVENT_READ, most)
-        elif most:
-            connection.receive_into(most)
+        if most:
+            self._receive(most)
         rate.take(loop.bytes_received - before)
         if not rate.available(loop.now):
             self._hold(True)
             loop.call_later(rate.wait(), self._hold, False)
+
+    def _receive(self, most: int) -> None:
+        if hasattr(self.connection.get_protocol(), "data_received"):
+            self.connection.on_event(EVENT_READ, most)
+        else:
+            self.connection.receive_into(most)
 
     def _hold(self, held: bool) -> None:
         self.held = held

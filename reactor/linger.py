@@ -17,6 +17,7 @@ from reactor.loop import Loop
 from reactor.registry import Registry
 from reactor.terms import Terms
 from reactor.timers import Bucket
+from reactor.tls import SecureSocket
 
 __all__ = ["Linger", "end_direction", "give_back", "is_quiet", "lingering_of", "release"]
 
@@ -53,13 +54,13 @@ def end_direction(sock: socket.socket) -> None:
             raise OSError(reason, os.strerror(reason)) from exc
 
 
-def release(loop: Loop, sock: socket.socket) -> None:
+def release(loop: Loop, sock: socket.socket | SecureSocket) -> None:
     """Take `sock` off the selector, then close it."""
     loop.registry.unregister(sock.fileno())
     give_back(sock)
 
 
-def give_back(sock: socket.socket) -> None:
+def give_back(sock: socket.socket | SecureSocket) -> None:
     """Close `sock`, whatever the kernel says to it."""
     try:
         sock.close()
@@ -67,7 +68,7 @@ def give_back(sock: socket.socket) -> None:
         pass  # the descriptor is given back all the same: close(2), "Dealing with error returns"
 
 
-def is_quiet(sock: socket.socket) -> bool:
+def is_quiet(sock: socket.socket | SecureSocket) -> bool:
     """Return whether there is nothing to be read of `sock` now: no byte, no end of file, no error."""
     try:
         sock.recv(1, socket.MSG_PEEK)

@@ -6,27 +6,42 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+import attrs
 
 from reactor.address import Address, pack_sockaddr, site_of
 from reactor.binding import UnixPath
 from reactor.connection import Connection, connections_of
 from reactor.drain import Drain, Drained
-from reactor.errors import ACCEPT_AGAIN, ACCEPT_EXHAUSTED, UsageError
+from reactor.errors import (
+    ACCEPT_AGAIN,
+    ACCEPT_EXHAUSTED,
+    ConnectionAborted,
+    TLSHandshakeError,
+    UsageError,
+)
 from reactor.linger import Linger, give_back, lingering_of
 from reactor.loop import Loop
 from reactor.options import Limits, Timeouts
 from reactor.registry import EVENT_READ
+from reactor.secured import Newcomer
 from reactor.terms import Terms, Watch
 from reactor.timers import Handle
+from reactor.tls import Bios, Tls
 
-__all__ = ["AcceptErrorHandler", "Factory", "Listener", "set_no_delay"]
+__all__ = ["AcceptErrorHandler", "Factory", "Listener", "TLSErrorHandler", "set_no_delay"]
 
 #: Makes the protocol of a new connection.
 Factory = Callable[[], Any]
+
+#: Is told of a TLS handshake that failed.
+TLSErrorHandler = Callable[[TLSHandshakeError], object]
 
 #: Is told that there is no descriptor or memory for a newcomer; returns whether it has made room.
 AcceptErrorHandler = Callable[[OSError], bool]
@@ -60,6 +75,9 @@ class Listener:
         on_accept_error: AcceptErrorHandler | None,
         backlog: int,
         path: str | None,
+        bios: Bios,
+        tls: ssl.SSLContext | None,
+        on_tls_error: TLSErrorHandler | None,
     ) -> None:
         self.connections = 0
         self._loop = loop
@@ -67,6 +85,7 @@ class Listener:
         self._limits = limits
         self._on_gone = on_gone
         self._on_accept_error = on_accept_error
+        self._on_tls_error = on_tls_error
         self._sockets = sockets
         self._path = UnixPath(path) if path is not None else None
         self.addresses: tuple[Address, ...] = ()
@@ -83,7 +102,9 @@ class Listener:
         try:
             self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in sockets)
             origin = f"accepted on {', '.join(map(str, self.addresses))}"
-            self._terms = Terms(limits, timeouts, watch, origin, self, self._gone, connection_type)
+            self._terms = Terms(limits, timeouts, watch, origin, self, self._gone, connection_type, bios)
+            if tls is not None:
+                self.replace_tls(tls)
             if limits.when_full == "refuse":
                 self._reserve = _new_reserve()
             for sock in self._sockets:
@@ -104,6 +125,10 @@ class Listener:
         """Undo `pause`."""
         self._check_open()
         self._release("paused")
+
+    def replace_tls(self, context: ssl.SSLContext) -> None:
+        """Speak TLS with `context` on connections that come from now on; those that are open go on."""
+        self._terms = attrs.evolve(self._terms, tls=Tls(context, self._terms.bios, server_side=True))
 
     def close(self) -> None:
         """Accept no more, and remove the file of a Unix socket. Open connections go on.
@@ -211,7 +236,10 @@ class Listener:
             self._refuse(sock, "max_per_ip")
             return
         try:
-            protocol = self._factory()
+            if self._terms.tls is None:
+                protocol = self._factory()
+            else:
+                protocol = Newcomer(self, self._factory, partial(self._tls_failed, sockaddr))
         except Exception as exc:
             give_back(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
@@ -235,6 +263,18 @@ class Listener:
             return
         for admitted in self._tell_admitted:
             admitted(connection)
+
+    def _tls_failed(self, sockaddr: Any, exc: BaseException) -> None:
+        if isinstance(exc, ConnectionAborted):
+            return  # this side's doing
+        peer = Address.from_sockaddr(sockaddr)
+        kind = type(exc) if isinstance(exc, TLSHandshakeError) else TLSHandshakeError
+        error = kind(f"no TLS with {peer}: {exc}")
+        error.__cause__ = exc
+        if self._on_tls_error is None:
+            self._loop.log.log(logging.INFO, (self, str(exc)), "%s", error)
+        else:
+            self._loop.call(self._on_tls_error, error)
 
     def _refuse(self, sock: socket.socket, reason: str) -> None:
         self._loop.counters.refused[reason] += 1

@@ -91,7 +91,8 @@ class Limits:
 class Timeouts:
     """How long a connection may take over each part of its life, in seconds. None: for ever.
 
-    connect: for all attempts to connect together.
+    connect: for all attempts to connect together, TLS's handshake included.
+    handshake: for that alone (10 s, as Go's `net/http` has it).
     idle: without a byte in either direction.
     read: for the peer to send what it owes: from `connection_made`, or from `set_timeouts(read=...)`, until
         the protocol sets it anew or clears it. Bytes alone don't extend it, so that a peer can't hold a
@@ -104,6 +105,7 @@ class Timeouts:
     """
 
     connect: float = attrs.field(default=30.0, validator=_seconds)
+    handshake: float = attrs.field(default=10.0, validator=_seconds)
     idle: float | None = _optional(_seconds)
     read: float | None = _optional(_seconds)
     write: float | None = _optional(_seconds, default=60.0)

@@ -33,6 +33,9 @@ class _Base:
     def connection_made(self, connection: Connection) -> None:
         """Told once, first: `connection` is open and may be written to."""
 
+    def handshake_completed(self) -> None:
+        """What `Connection.start_tls` began is done: from now on TLS is spoken."""
+
     def eof_received(self) -> bool | None:
         """The peer has sent its last byte. Return True to keep the write side open; else it is closed."""
 

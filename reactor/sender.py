@@ -27,6 +27,7 @@ from reactor.rates import TokenBucket
 from reactor.state import WRITABLE, State
 from reactor.terms import Terms
 from reactor.timers import Bucket
+from reactor.tls import SecureSocket
 
 __all__ = ["SHUT", "Closing", "Outbound", "Sender", "flush_senders"]
 
@@ -85,7 +86,7 @@ class Sender(ABC):
     __slots__ = ("_loop", "_out", "_protocol", "_sock", "_state", "_terms", "bucket", "last_active")
 
     _loop: Loop
-    _sock: socket.socket
+    _sock: socket.socket | SecureSocket
     _protocol: Any
     _terms: Terms
     _state: State

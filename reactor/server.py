@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable, Collection, Iterable
 from selectors import BaseSelector
@@ -14,15 +15,17 @@ from reactor.connection import Connection, connections_of
 from reactor.connector import Connector, FailureHandler
 from reactor.debug import DebugConnection
 from reactor.drain import Drain, Drained
-from reactor.errors import AddressError, ConnectionAborted
+from reactor.errors import AddressError, ConnectionAborted, UsageError
 from reactor.linger import lingering_of
-from reactor.listener import AcceptErrorHandler, Factory, Listener, set_no_delay
+from reactor.listener import AcceptErrorHandler, Factory, Listener, TLSErrorHandler, set_no_delay
 from reactor.log import caller
 from reactor.loop import ErrorHandler, Loop
 from reactor.options import Limits, Reconnect, Timeouts
+from reactor.secured import Newcomer
 from reactor.sender import flush_senders
 from reactor.stats import Stats
 from reactor.terms import Terms, Watch
+from reactor.tls import Bios, Tls
 from reactor.workers import Workers
 
 __all__ = ["Reactor"]
@@ -73,6 +76,7 @@ class Reactor(Loop):
         self._listeners: list[Listener] = []
         self._connectors: list[Connector] = []
         self._watch = Watch(self)
+        self._bios = Bios.new()
         self._resolver: Workers | None = None
         self._drain_on: Drain | None = None
         self._gone = 0
@@ -117,6 +121,8 @@ class Reactor(Loop):
         reuse_port: bool = False,
         options: Iterable[SocketOption] = (),
         on_accept_error: AcceptErrorHandler | None = None,
+        tls: ssl.SSLContext | None = None,
+        on_tls_error: TLSErrorHandler | None = None,
     ) -> Listener:
         """Accept connections on `address`, each with a protocol that `factory()` makes.
 
@@ -130,6 +136,9 @@ class Reactor(Loop):
         on_accept_error: called with the OSError when there is no descriptor or memory for a newcomer. It
             may make room, by aborting a connection of its choice, and returns whether it has; then
             accepting goes on at once instead of after the back-off.
+        tls: speak TLS with this context (`reactor.tls.server_context`); the protocol is made when the
+            handshake is done, for which `Timeouts.handshake` is given. on_tls_error: is given the
+            `TLSHandshakeError` of one that failed; None logs it.
         Raises AddressError for an address that can't be meant, ListenError if it can't be had.
         """
         self._check_open()
@@ -151,6 +160,9 @@ class Reactor(Loop):
             on_accept_error=on_accept_error,
             backlog=backlog,
             path=path,
+            bios=self._bios,
+            tls=tls,
+            on_tls_error=on_tls_error,
         )
         self._listeners = [*self.listeners(), listener]
         return listener
@@ -165,6 +177,8 @@ class Reactor(Loop):
         local_address: AddressLike | None = None,
         on_failure: FailureHandler | None = None,
         reconnect: Reconnect | None = None,
+        tls: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
     ) -> Connector:
         """Connect to `address` without blocking; the protocol is made once the peer has answered.
 
@@ -177,13 +191,23 @@ class Reactor(Loop):
         reconnect: connect again, with a new protocol, when that has failed, or when the connection has ended,
             until the connector is cancelled or the reactor drained. `on_failure` is called each time; None
             logs what is tried again.
-        Raises AddressError for an address that can't be meant.
+        tls: speak TLS with this context (`reactor.tls.client_context`); the protocol is made when the
+            handshake is done. server_hostname: whose certificate is expected; None for the address's host.
+        Raises AddressError for an address that can't be meant, UsageError if TLS to a Unix socket is to
+        check a host name that is not given.
         """
         self._check_open()
         where = Address.of(address)
         if where.fd is not None:
             raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path, or adopt it")
-        terms = self._terms(limits, timeouts, f"connected to {where}")
+        if tls is not None and server_hostname is None:
+            server_hostname = where.host
+            if server_hostname is None and tls.check_hostname:
+                raise UsageError(f"TLS to {where} needs server_hostname: whose certificate is expected?")
+        secured = (
+            None if tls is None else Tls(tls, self._bios, server_side=False, server_hostname=server_hostname)
+        )
+        terms = self._terms(limits, timeouts, f"connected to {where}", secured)
         if self._resolver is None:
             self._resolver = Workers(_RESOLVER_THREADS, "reactor-resolver", daemon=True)
         connector = Connector(
@@ -208,16 +232,27 @@ class Reactor(Loop):
         *,
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
+        tls: ssl.SSLContext | None = None,
+        server_side: bool = False,
+        server_hostname: str | None = None,
     ) -> Connection:
         """Make a connection of `sock`, a connected stream socket, which is then the reactor's.
 
-        It is set to not block. Raises OSError, with `sock` still the caller's, if it is not connected
-        or can't be watched; what `factory` raises comes out as it is.
+        It is set to not block. tls: speak TLS with this context, as the side that `server_side` says;
+            `connection_made` is called when the handshake is done, and the reactor's `on_error` if it
+            fails. server_hostname: whose certificate is expected.
+        Raises OSError, with `sock` still the caller's, if it is not connected or can't be watched; what
+        `factory` raises comes out as it is.
         """
         self._check_open()
-        terms = self._terms(limits, timeouts, f"adopted at {caller()}" if self._debug else "adopted")
+        secured = None if tls is None else Tls(tls, self._bios, server_side, server_hostname)
+        origin = f"adopted at {caller()}" if self._debug else "adopted"
+        terms = self._terms(limits, timeouts, origin, secured)
         sockaddr = sock.getpeername()
         protocol = factory()
+        if tls is not None:
+            made = protocol
+            protocol = Newcomer(self, lambda: made, lambda exc: self.report(exc, "a TLS handshake"))
         sock.setblocking(False)
         set_no_delay(sock)
         connection = self._connection_type(self, sock, protocol, terms, sockaddr)
@@ -229,7 +264,9 @@ class Reactor(Loop):
             raise
         return connection
 
-    def _terms(self, limits: Limits | None, timeouts: Timeouts | None, origin: str) -> Terms:
+    def _terms(
+        self, limits: Limits | None, timeouts: Timeouts | None, origin: str, tls: Tls | None = None
+    ) -> Terms:
         return Terms(
             limits or Limits(),
             timeouts or Timeouts(),
@@ -238,6 +275,8 @@ class Reactor(Loop):
             None,
             self._count_gone,
             self._connection_type,
+            self._bios,
+            tls,
         )
 
     def listeners(self) -> list[Listener]:

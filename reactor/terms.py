@@ -13,6 +13,7 @@ from reactor.timers import Handle, Wheel, WheelMember, round_up
 
 if TYPE_CHECKING:
     from reactor.connection import Connection
+    from reactor.tls import Bios, Tls
 
 __all__ = ["Terms", "Watch", "Watched"]
 
@@ -85,6 +86,7 @@ class Terms:
     on_gone: called as `on_gone(site, reason)` when the descriptor of a connection is given back, with what
         `site_of` says of its peer.
     connection_type: what is made of each socket; another one in debug mode.
+    bios: for TLS, all connections of a reactor have the same. tls: how they begin with it; None: in clear.
     """
 
     limits: Limits
@@ -94,3 +96,5 @@ class Terms:
     owner: Any
     on_gone: Callable[[bytes | None, BaseException | None], object]
     connection_type: type[Connection]
+    bios: Bios
+    tls: Tls | None = None

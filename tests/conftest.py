@@ -11,7 +11,10 @@ from hypothesis import HealthCheck, settings
 
 from reactor import Reactor
 from reactor.selector import default_selector
+from tests.certificates import certificates
 from tests.helpers import Errors
+
+__all__ = ["certificates"]
 
 settings.register_profile(
     "ci", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

@@ -1,0 +1,137 @@
+"""What the loop calls for a connection over TLS: the handshake first, then reading and sending through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import TYPE_CHECKING, Any
+
+from reactor.intake import Intake
+from reactor.protocol import Protocol
+from reactor.rates import TokenBucket
+from reactor.state import ENDED
+from reactor.tls import SecureSocket
+
+if TYPE_CHECKING:
+    from reactor.connection import Connection
+
+__all__ = ["Newcomer", "Secured"]
+
+
+class Secured(Intake):
+    """An intake that knows what the selector can't: what is decrypted already, and what waits encrypted.
+
+    on_established: called once, when the handshake is done.
+    """
+
+    __slots__ = ("_on_established", "_sock")
+
+    def __init__(
+        self,
+        connection: Connection,
+        rate: TokenBucket | None,
+        sock: SecureSocket,
+        on_established: Callable[[], None],
+    ) -> None:
+        super().__init__(connection, rate)
+        self._sock = sock
+        self._on_established = on_established
+
+    def begin(self, early: bytes) -> None:
+        """Begin the handshake. early: what was received of it before."""
+        self._shake(lambda: self._sock.begin(early))
+
+    def on_event(self, events: int) -> None:
+        """Go on with the handshake; after it read, or send, or both. The loop's call."""
+        sock, connection = self._sock, self.connection
+        if not sock.established:
+            if events & EVENT_WRITE:
+                self._do(sock.flush)
+            if events & EVENT_READ:
+                self._shake(sock.handshake)
+            return
+        blocked = sock.has_output()
+        if events & EVENT_READ:
+            if sock.stalled:
+                self._do(sock.take_in)
+                if not sock.stalled:
+                    connection.on_event(EVENT_WRITE)
+            self._deliver()
+        if events & EVENT_WRITE:
+            if blocked:
+                self._do(sock.flush)
+            connection.on_event(EVENT_WRITE)
+        if sock.has_output() is not blocked or sock.stalled:
+            self._update_interest()
+
+    def interest(self, events: int) -> int:
+        """Return what to wait for, if the connection would wait for `events`."""
+        sock = self._sock
+        events = super().interest(events)
+        if events & EVENT_READ and sock.has_more():
+            self.connection._loop.call_soon(self._deliver)
+        if sock.stalled or not sock.established:
+            events = EVENT_READ
+        return events | (EVENT_WRITE if sock.has_output() else 0)
+
+    def _deliver(self) -> None:
+        sock, connection = self._sock, self.connection
+        self._read()
+        while sock.has_more() and connection.is_reading() and not self.held:
+            self._read()
+
+    def _shake(self, step: Callable[[], bool]) -> None:
+        if self._do(step):
+            self._on_established()
+            if self._sock.has_more() and self.connection.is_reading():
+                self._deliver()
+        self._update_interest()
+
+    def _update_interest(self) -> None:
+        if self.connection._state not in ENDED:
+            self.connection._update_interest()
+
+    def _do(self, step: Callable[[], object]) -> object:
+        """Return what `step()` does, and None if it did not go well; then the connection has ended."""
+        try:
+            return step()
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as exc:
+            self.connection.fail(exc)
+            return None
+
+
+class Newcomer(Protocol):
+    """Stands in for a connection's protocol until the TLS handshake is done.
+
+    factory: makes the protocol then. on_failed: is given the reason, if it does not come to that.
+    owner: whose factory it is, for people.
+    """
+
+    __slots__ = ("_factory", "_made", "_on_failed", "_owner")
+
+    def __init__(
+        self, owner: object, factory: Callable[[], Any], on_failed: Callable[[BaseException], None]
+    ) -> None:
+        self._owner = owner
+        self._factory = factory
+        self._on_failed = on_failed
+        self._made = False
+
+    def connection_made(self, connection: Connection) -> None:
+        """Hand over to the protocol."""
+        self._made = True
+        try:
+            protocol = self._factory()
+        except Exception as exc:
+            connection.get_extra_info("reactor").report(exc, f"the protocol factory of {self._owner}")
+            connection.fail(exc)
+            return
+        connection.set_protocol(protocol)
+        protocol.connection_made(connection)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell of a handshake that failed."""
+        if not self._made and exc is not None:
+            self._on_failed(exc)

@@ -1,0 +1,470 @@
+"""TLS as a transform of a connection's bytes: contexts with safe defaults, and a socket that encrypts.
+
+`SecureSocket` has the methods of a socket that a connection uses, so that receiving, sending, limits and
+ways to end exist once, in the connection. OpenSSL never touches the descriptor: what came from it goes
+into a memory BIO, and what is to go out is taken from another. One pair of them serves all connections of
+a reactor, because between two calls both are empty: OpenSSL takes the beginning of a record into a buffer
+of its own, and what the kernel does not take of the output waits here.
+
+Why not OpenSSL on the descriptor (`ssl.SSLSocket`): it reads each record with two system calls, one for
+its length. Why not a pair for each connection, as asyncio has: buffers keep the size that they have grown
+to, 3 KB at least.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import attrs
+
+from reactor.errors import TLSContextError, TLSError, TLSHandshakeError, TLSTruncated
+
+__all__ = ["TLS_FACTS", "Bios", "SecureSocket", "Tls", "bare", "client_context", "server_context"]
+
+#: Bytes that are encrypted at most before the kernel is asked to take them: four records of RFC 8446, 5.1.
+_CHUNK = 64 * 1024
+
+#: Asked of one SSL_read: what a record holds, so that nothing of it is left inside.
+_RECORD = 16 * 1024
+
+_Path = str | os.PathLike[str]
+
+
+def server_context(
+    cert: _Path,
+    key: _Path | None = None,
+    *,
+    password: str | Callable[[], str] | None = None,
+    client_ca: _Path | None = None,
+    alpn: Sequence[str] = (),
+    names: Mapping[str, ssl.SSLContext] | None = None,
+    min_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
+) -> ssl.SSLContext:
+    """Return a context for `Reactor.listen` and for `start_tls` on the server's side.
+
+    cert: the file of the certificate and of those that lead to its authority, PEM. key: of its private key;
+        None if it is in the same file. password: of the key.
+    client_ca: the file of the authorities one of which must have signed a client's certificate; None asks
+        for none. alpn: the protocols that are spoken, the preferred one first (RFC 7301).
+    names: contexts for clients that ask for one of these host names (SNI, RFC 6066, 3).
+    min_version: of TLS.
+    Raises TLSContextError, in one line that names the file, for one that can't be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = min_version
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    _load_key(context, cert, key, password)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        _load_authorities(context, client_ca)
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    others = {name.lower(): other for name, other in (names or {}).items()}
+
+    def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        connection.sni = name  # type: ignore[attr-defined]
+        other = others.get((name or "").lower())
+        if other is not None:
+            connection.context = other
+
+    context.sni_callback = choose
+    return context
+
+
+def client_context(
+    ca: _Path | None = None,
+    *,
+    cert: _Path | None = None,
+    key: _Path | None = None,
+    password: str | Callable[[], str] | None = None,
+    alpn: Sequence[str] = (),
+    verify: bool = True,
+    min_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
+) -> ssl.SSLContext:
+    """Return a context for `Reactor.connect` and for `start_tls` on the client's side.
+
+    ca: the file of the authorities that are trusted, PEM; None for the system's.
+    cert, key, password: of the client's own certificate, if it has to show one. alpn: the protocols that
+    are offered, the preferred one first.
+    verify: False takes any certificate of anybody, and whoever sits on the line can read and change
+        everything.
+    min_version: of TLS.
+    Raises TLSContextError, in one line that names the file, for one that can't be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = min_version
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif ca is None:
+        context.load_default_certs()
+    else:
+        _load_authorities(context, ca)
+    if cert is not None:
+        _load_key(context, cert, key, password)
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context
+
+
+def _load_key(
+    context: ssl.SSLContext, cert: _Path, key: _Path | None, password: str | Callable[[], str] | None
+) -> None:
+    asked = []
+
+    def answer() -> str:
+        asked.append(True)
+        if password is None:
+            return ""  # else OpenSSL would ask the terminal
+        return password if isinstance(password, str) else password()
+
+    for path in (cert, cert if key is None else key):
+        _check_readable(path)
+    try:
+        context.load_cert_chain(cert, key, answer)
+    except OSError as exc:  # an SSLError is one too
+        where = f"{cert} and {key}" if key is not None else f"{cert}"
+        if isinstance(exc, ssl.SSLError) and exc.reason == "KEY_VALUES_MISMATCH":
+            told = f"the key of {key or cert} does not belong to the certificate of {cert}"
+        elif asked:
+            told = f"{key or cert} is encrypted, and " + (
+                "no password was given" if password is None else "the password is wrong"
+            )
+        else:
+            told = f"no certificate and private key in PEM could be read of {where}"
+        raise TLSContextError(told) from exc
+
+
+def _load_authorities(context: ssl.SSLContext, path: _Path) -> None:
+    _check_readable(path)
+    try:
+        context.load_verify_locations(path)
+    except OSError as exc:
+        raise TLSContextError(f"no certificate in PEM could be read of {path}") from exc
+
+
+def _check_readable(path: _Path) -> None:
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as exc:
+        raise TLSContextError(f"cannot read {path}: {exc.strerror}") from exc
+
+
+class Bios(NamedTuple):
+    """What stands between OpenSSL and the kernel, for all connections of a reactor."""
+
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+
+    @classmethod
+    def new(cls) -> Bios:
+        """Return a pair."""
+        return cls(ssl.MemoryBIO(), ssl.MemoryBIO())
+
+
+@attrs.frozen(eq=False)
+class Tls:
+    """What is needed to secure a socket.
+
+    server_hostname: whom a client asks for, and whose certificate is expected; None on the server's side.
+    """
+
+    context: ssl.SSLContext
+    bios: Bios
+    server_side: bool
+    server_hostname: str | None = None
+
+    def secure(self, sock: socket.socket, since: float, ahead: bytes = b"") -> SecureSocket:
+        """Return what speaks TLS on `sock`.
+
+        since: now, in the clock's seconds. ahead: bytes that are to be sent in clear before.
+        """
+        made = self.context.wrap_bio(*self.bios, self.server_side, self.server_hostname)
+        return SecureSocket(sock, self.bios, made, since, ahead)
+
+
+class SecureSocket:
+    """A connected socket that does not block, with TLS on it. Its errors are those of a socket, or TLSError.
+
+    ssl: OpenSSL's side of it. since: when the handshake began. established: it is done.
+    stalled: what is to be sent waits for something to be received.
+    """
+
+    __slots__ = (
+        "_accepted", "_bios", "_clear", "_end", "_notified", "_output", "_sock",
+        "established", "since", "ssl", "stalled",
+    )  # fmt: skip
+
+    def __init__(
+        self, sock: socket.socket, bios: Bios, made: ssl.SSLObject, since: float, ahead: bytes
+    ) -> None:
+        self._sock = sock
+        self._bios = bios
+        self.ssl = made
+        self.since = since
+        self.established = False
+        self.stalled = False
+        self._clear = b""  # decrypted, and not given out
+        self._end: TLSError | bytes | None = None  # what `recv` comes to when that is given out
+        self._output = ahead  # what the kernel has to take: encrypted, unless it was written before
+        self._accepted = 0  # clear bytes of `_output` that nobody was told are sent
+        self._notified = False  # our close_notify is made
+
+    # The handshake
+
+    def begin(self, early: bytes = b"") -> bool:
+        """Begin the handshake; return whether it is done. early: what was received of it before.
+
+        Raises TLSHandshakeError if it has failed.
+        """
+        return self._go_on(early)
+
+    def handshake(self) -> bool:
+        """Take what has come, and go on with it; return whether it is done.
+
+        Raises BlockingIOError if nothing has come, TLSHandshakeError if it has failed.
+        """
+        data = self._sock.recv(_CHUNK)
+        if not data:
+            raise TLSHandshakeError("the peer ended the connection in the middle of it")
+        return self._go_on(data)
+
+    def _go_on(self, data: bytes) -> bool:
+        incoming = self._bios.incoming
+        incoming.write(data)
+        try:
+            self.ssl.do_handshake()
+            self.established = True
+            if incoming.pending:
+                self._clear = self._decrypt(incoming.read())
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as exc:
+            if not self._bios.outgoing.pending and exc.reason in _NOT_TLS:
+                self._output += _UNEXPECTED_MESSAGE
+            raise TLSHandshakeError(_words(exc)) from exc
+        finally:
+            incoming.read()
+            self._put_output()
+        return self.established
+
+    # Receiving
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Return what was decrypted, `size` bytes at most; b"" after the peer's close_notify."""
+        if flags:  # MSG_PEEK: whether there is anything is all that is asked
+            return self._clear[:size] if self.has_more() else self._sock.recv(size, flags)
+        if self._clear or self._end is not None:
+            return self._give_out(size)
+        data = self._sock.recv(size)
+        clear = self._decrypt(data)
+        if 0 < len(clear) <= size:
+            return clear
+        self._clear = clear
+        if not clear and self._end is None:
+            raise BlockingIOError
+        return self._give_out(size)
+
+    def recv_into(self, buffer: Any) -> int:
+        """Put what was decrypted into `buffer`; return how many bytes, 0 after the peer's close_notify."""
+        data = self.recv(len(buffer))
+        memoryview(buffer)[: len(data)] = data
+        return len(data)
+
+    def has_more(self) -> bool:
+        """Return whether `recv` has an answer that no selector knows of."""
+        return bool(self._clear) or self._end is not None
+
+    def take_in(self) -> None:
+        """Decrypt what has come, and keep it for `recv`."""
+        if self._end is None:
+            self._clear += self._decrypt(self._sock.recv(_CHUNK))
+
+    def _give_out(self, size: int) -> bytes:
+        clear = self._clear
+        if clear:
+            self._clear = clear[size:]
+            return clear[:size]
+        if isinstance(self._end, TLSError):
+            raise self._end
+        return b""
+
+    def _decrypt(self, data: bytes) -> bytes:
+        if not data:
+            self._end = TLSTruncated("the peer ended the connection without a close_notify")
+            return b""
+        incoming, outgoing = self._bios
+        incoming.write(data)
+        self.stalled = False
+        pieces = []
+        try:
+            data = self.ssl.read(_RECORD)
+            while data and incoming.pending:
+                pieces.append(data)
+                data = self.ssl.read(_RECORD)
+            pieces.append(data)
+            if not data:
+                self._end = b""
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self._end = b""
+        except ssl.SSLError as exc:
+            self._end = TLSError(_words(exc))
+            self._end.__cause__ = exc
+        if incoming.pending:
+            incoming.read()  # after its end, the peer has nothing to say
+        if outgoing.pending:
+            self._put_output()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # Sending
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Encrypt and send; return how many of the clear bytes are sent, of which 0 says: again, later.
+
+        Again means with the same bytes at the beginning, as SSL_write(3) has it: what is encrypted already
+        is not encrypted twice.
+        """
+        if self._output or self._accepted or not self.established:
+            self.flush()
+            sent = self._settle()
+            if sent or self._output or not self.established:
+                return sent
+        view = data if len(data) <= _RECORD else memoryview(data)[:_CHUNK]
+        done = 0
+        try:
+            done = self.ssl.write(view)
+            while done < len(view):
+                done += self.ssl.write(memoryview(view)[done:])
+        except ssl.SSLWantReadError:
+            self.stalled = True
+        except ssl.SSLError as exc:
+            raise TLSError(_words(exc)) from exc
+        output = self._bios.outgoing.read()
+        try:
+            sent = self._sock.send(output)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent == len(output):
+            return done
+        self._output = output[sent:]
+        self._accepted = done
+        return self._settle()
+
+    def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
+        """Send the pieces one after the other; as `send`."""
+        taken = []
+        size = 0
+        for piece in pieces:
+            taken.append(piece)
+            size += len(piece)
+            if size >= _CHUNK:
+                break
+        return self.send(b"".join(taken))
+
+    def has_output(self) -> bool:
+        """Return whether the kernel has not taken all that was encrypted."""
+        return bool(self._output)
+
+    def flush(self) -> None:
+        """Send what was encrypted, as far as the kernel takes it."""
+        if not self._output:
+            return
+        try:
+            self._output = self._output[self._sock.send(self._output) :]
+        except (BlockingIOError, InterruptedError):
+            pass
+
+    def _settle(self) -> int:
+        # There are always more encrypted bytes than clear ones that they stand for.
+        sent = max(0, self._accepted - len(self._output))
+        self._accepted -= sent
+        return sent
+
+    def _put_output(self) -> None:
+        self._output += self._bios.outgoing.read()
+        self.flush()
+
+    # Ending, and what else a socket has
+
+    def end(self) -> bool:
+        """Send our close_notify; return whether the kernel has it, and all that was encrypted before."""
+        if self.established and not self._notified:
+            self._notified = True
+            with contextlib.suppress(ssl.SSLError):  # it would wait for the peer's close_notify
+                self.ssl.unwrap()
+        self._put_output()
+        return not self._output
+
+    def shutdown(self, how: int) -> None:
+        """Send the socket's end of file, after `end`."""
+        self._sock.shutdown(how)
+
+    def close(self) -> None:
+        """Close the socket, without a word to the peer."""
+        self._sock.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._sock.fileno()
+
+    def getsockname(self) -> Any:
+        """Return our own address."""
+        return self._sock.getsockname()
+
+    def getsockopt(self, level: int, option: int) -> int:
+        """Return a socket option."""
+        return self._sock.getsockopt(level, option)
+
+    def setsockopt(self, level: int, option: int, value: Any) -> None:
+        """Set a socket option."""
+        self._sock.setsockopt(level, option, value)
+
+    @property
+    def bare(self) -> socket.socket:
+        """The socket under it."""
+        return self._sock
+
+
+#: What `Connection.get_extra_info` tells of TLS, by name.
+TLS_FACTS: dict[str, Callable[[ssl.SSLObject], Any]] = {
+    "ssl_object": lambda made: made,
+    "sslcontext": lambda made: made.context,
+    "cipher": lambda made: made.cipher(),
+    "alpn_protocol": lambda made: made.selected_alpn_protocol(),
+    "peercert": lambda made: made.getpeercert(),
+    "sni": lambda made: getattr(made, "sni", made.server_hostname),
+}
+
+
+def bare(sock: Any) -> socket.socket:
+    """Return the socket of the kernel, be it secured or not."""
+    return sock.bare if isinstance(sock, SecureSocket) else sock
+
+
+# What OpenSSL says of a peer that does not speak TLS, and what is said here.
+_NOT_TLS = {
+    "WRONG_VERSION_NUMBER": "what the peer sends is not TLS",
+    "HTTP_REQUEST": "the peer speaks HTTP without TLS",
+    "HTTPS_PROXY_REQUEST": "the peer speaks to a proxy, without TLS",
+}
+
+# OpenSSL has no answer for it: a fatal alert, unexpected_message (RFC 8446, 6.2), as a first record.
+_UNEXPECTED_MESSAGE = bytes.fromhex("15 0301 0002 020a")
+
+
+def _words(exc: ssl.SSLError) -> str:
+    """Return what OpenSSL says, in words."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"the peer's certificate is not accepted: {exc.verify_message}"
+    reason = exc.reason or str(exc)
+    return _NOT_TLS.get(reason, reason.replace("_", " ").lower())

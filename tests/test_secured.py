@@ -1,0 +1,531 @@
+"""TLS on connections: the handshake, bytes, ends, and what somebody else may do to them."""
+
+import contextlib
+import socket
+import ssl
+
+import pytest
+
+from reactor import (
+    ConnectError,
+    ConnectTimeout,
+    Limits,
+    Reactor,
+    Reconnect,
+    Timeouts,
+    UsageError,
+)
+from reactor.errors import TLSError, TLSHandshakeError, TLSHandshakeTimeout, TLSTruncated
+from tests.helpers import DEADLINE, Echo, ManualClock, Recorder, spin
+
+BIG = bytes(range(256)) * 4096 * 4
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+class Peer:
+    """The other end of a connection: OpenSSL between two buffers, and what goes to and from the socket."""
+
+    def __init__(self, sock, context, **options):
+        self.sock = sock
+        sock.setblocking(False)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.ssl = context.wrap_bio(self.incoming, self.outgoing, **options)
+        self.established = False
+        self.received = bytearray()
+        self.ended = None  # how the other side has: "close_notify", "eof", "reset" or what went wrong
+        self.unsent = bytearray()
+
+    def take(self, most=1 << 16):
+        """Take what has come, up to `most` bytes, and go on with it."""
+        try:
+            data = self.sock.recv(most)
+        except BlockingIOError:
+            data = None
+        except ConnectionResetError:
+            self.ended = self.ended or "reset"
+            return
+        if data == b"":
+            self.ended = self.ended or "eof"
+        elif data:
+            self.incoming.write(data)
+        self.go_on()
+
+    def go_on(self):
+        try:
+            if not self.established:
+                self.ssl.do_handshake()
+                self.established = True
+            while data := self.ssl.read(1 << 16):
+                self.received += data
+            self.ended = self.ended or "close_notify"
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.ended = self.ended or "close_notify"
+        except ssl.SSLError as exc:
+            self.ended = exc.reason
+
+    def put(self, most=1 << 30):
+        """Send up to `most` bytes of what is to go out."""
+        self.unsent += self.outgoing.read()
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            del self.unsent[: self.sock.send(self.unsent[:most])]
+
+    def turn(self):
+        self.take()
+        self.put()
+        return True
+
+
+@contextlib.contextmanager
+def secured(reactor, protocol, peer_context, context, *, server_side=True, wrap=lambda sock: sock, **options):
+    """Give a connection with `protocol` over TLS, and its peer; their handshake is not done."""
+    ours, theirs = socket.socketpair()
+    hostname = {"server_hostname": "localhost"}
+    connection = reactor.adopt(
+        wrap(ours),
+        lambda: protocol,
+        tls=context,
+        server_side=server_side,
+        **({} if server_side else hostname),
+        **options,
+    )
+    with theirs:
+        yield (
+            connection,
+            Peer(theirs, peer_context, server_side=not server_side, **(hostname if server_side else {})),
+        )
+
+
+@pytest.fixture(params=["server", "client"])
+def side(request, certificates):
+    """The contexts of our side and of the peer's, and whether ours is the server's."""
+    server, client = certificates.server(), certificates.client()
+    return (server, client, True) if request.param == "server" else (client, server, False)
+
+
+@contextlib.contextmanager
+def established(reactor, protocol, side, **options):
+    ours, theirs, server_side = side
+    with secured(reactor, protocol, theirs, ours, server_side=server_side, **options) as (connection, peer):
+        spin(reactor, lambda: peer.turn() and peer.established and protocol.calls)
+        yield connection, peer
+
+
+# The handshake
+
+
+def test_protocol_is_told_when_the_handshake_is_done(reactor, side):
+    recorder = Recorder()
+    ours, theirs, server_side = side
+    with secured(reactor, recorder, theirs, ours, server_side=server_side) as (connection, peer):
+        for _ in range(3):
+            reactor.run_once(0)
+        assert recorder.calls == []
+        spin(reactor, lambda: peer.turn() and recorder.calls)
+        assert recorder.names == ["connection_made"]
+        assert connection.get_extra_info("cipher")[1] == "TLSv1.3"
+        assert connection.get_extra_info("ssl_object").version() == "TLSv1.3"
+        assert connection.get_extra_info("sslcontext") is ours
+        assert connection.get_extra_info("sni") == "localhost"
+        assert isinstance(connection.get_extra_info("socket"), socket.socket)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("server_side", [True, False])
+def test_bytes_go_both_ways(reactor, certificates, version, server_side):
+    server, client = certificates.server(), certificates.client()
+    client.maximum_version = version
+    side = (server, client, True) if server_side else (client, server, False)
+    protocol = Echo()
+    with established(reactor, protocol, side) as (connection, peer):
+        peer.ssl.write(b"hello")
+        spin(reactor, lambda: peer.turn() and peer.received == b"hello")
+        connection.write(BIG)
+        spin(reactor, lambda: peer.turn() and len(peer.received) == len(BIG) + 5)
+        assert peer.received[5:] == BIG
+        assert connection.get_write_buffer_size() == 0
+        left = memoryview(BIG)
+        while left:
+            left = left[peer.ssl.write(left) :]
+        spin(reactor, lambda: peer.turn() and len(peer.received) == 2 * len(BIG) + 5)
+        assert protocol.received[5:] == BIG
+        assert connection.get_extra_info("cipher")[1] == version.name.replace("_", ".").replace(
+            "TLSv1.2", "TLSv1.2"
+        )
+
+
+def test_what_comes_with_the_end_of_the_handshake_is_not_lost(reactor, certificates):
+    recorder = Recorder()
+    with secured(reactor, recorder, certificates.client(), certificates.server()) as (_, peer):
+        peer.go_on()
+        spin(reactor, lambda: peer.put() or peer.take() or peer.established)
+        peer.ssl.write(b"at once")
+        peer.put()
+        spin(reactor, lambda: recorder.received == b"at once")
+
+
+@pytest.mark.parametrize(
+    "clear", [b"hello\r\n", b"GET / HTTP/1.0\r\n\r\n", b"EHLO me\r\n", b"\x16\x03\x01\x00\x05hello"]
+)
+def test_peer_that_does_not_speak_tls_gets_an_alert_and_one_line_is_told(
+    reactor, certificates, clear, descriptors
+):
+    told = []
+    listener = reactor.listen("127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=told.append)
+    address = listener.addresses[0]
+    with socket.create_connection((address.host, address.port), timeout=DEADLINE) as client:
+        client.sendall(clear)
+        spin(reactor, lambda: told)
+        answer = client.recv(100)
+        assert answer[0] == 21, "no alert"
+        assert client.recv(100) == b""
+        (problem,) = told
+        assert isinstance(problem, TLSHandshakeError)
+        assert str(problem).startswith(f"no TLS with 127.0.0.1:{client.getsockname()[1]}: ")
+        assert "\n" not in str(problem)
+    spin(reactor, lambda: listener.connections == 0)
+
+
+def test_failed_handshake_is_logged_in_one_short_line(reactor, certificates, caplog):
+    listener = reactor.listen("127.0.0.1:0", Recorder, tls=certificates.server())
+    address = listener.addresses[0]
+    with caplog.at_level("INFO"), contextlib.ExitStack() as stack:
+        for _ in range(50):
+            client = stack.enter_context(
+                socket.create_connection((address.host, address.port), timeout=DEADLINE)
+            )
+            client.sendall(b"hello\r\n")
+        spin(reactor, lambda: reactor.stats().closed.get("TLSHandshakeError") == 50)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("no TLS with 127.0.0.1:")
+    assert record.getMessage().endswith(": what the peer sends is not TLS")
+    assert record.exc_info is None
+
+
+def test_alert_of_openssl_reaches_the_peer(reactor, certificates):
+    """The peer's certificate is not accepted: it hears why, although it was sending."""
+    server = certificates.server(client_ca=certificates.file("ca.pem"))
+    told = []
+    listener = reactor.listen("127.0.0.1:0", Recorder, tls=server, on_tls_error=told.append)
+    address = listener.addresses[0]
+    with socket.create_connection((address.host, address.port), timeout=DEADLINE) as sock:
+        peer = Peer(sock, certificates.client(), server_hostname="localhost")
+        spin(reactor, lambda: peer.turn() and peer.established)
+        peer.ssl.write(bytes(16384))
+        spin(reactor, lambda: peer.turn() and peer.ended)
+        assert "CERTIFICATE_REQUIRED" in peer.ended
+    assert "did not return a certificate" in str(told[0])
+
+
+def test_client_certificate(reactor, certificates):
+    server = certificates.server(client_ca=certificates.file("ca.pem"))
+    client = certificates.client(cert=certificates.file("client.pem"), key=certificates.file("client.key"))
+    with established(reactor, Recorder(), (server, client, True)) as (connection, _):
+        assert ("email", "client@example.org") in connection.get_extra_info("peercert")["subjectAltName"]
+
+
+def test_application_protocol_is_agreed_on(reactor, certificates):
+    server, client = certificates.server(alpn=["two", "one"]), certificates.client(alpn=["one", "two"])
+    with established(reactor, Recorder(), (server, client, True)) as (connection, peer):
+        assert connection.get_extra_info("alpn_protocol") == "two"
+        assert peer.ssl.selected_alpn_protocol() == "two"
+
+
+def test_other_names_have_other_certificates(reactor, certificates):
+    other = certificates.server()
+    other.load_cert_chain(certificates.file("other.pem"), certificates.file("other.key"))
+    server = certificates.server(names={"Other.Example": other})
+    listener = reactor.listen("127.0.0.1:0", Recorder, tls=server)
+    for name, expected in (("localhost", "localhost"), ("other.example", "other.example")):
+        recorder = Recorder()
+        reactor.connect(
+            listener.addresses[0], lambda r=recorder: r, tls=certificates.client(), server_hostname=name
+        )
+        spin(reactor, lambda r=recorder: r.calls)
+        names = recorder.connection.get_extra_info("peercert")["subjectAltName"]
+        assert ("DNS", expected) in names
+
+
+def test_handshake_has_a_deadline_that_bytes_do_not_put_off(certificates, errors):
+    clock = ManualClock()
+    told = []
+    with Reactor(clock=clock, on_error=errors) as reactor:
+        timeouts = Timeouts(handshake=8, idle=2)
+        listener = reactor.listen(
+            "127.0.0.1:0", Recorder, tls=certificates.server(), timeouts=timeouts, on_tls_error=told.append
+        )
+        address = listener.addresses[0]
+        with socket.create_connection((address.host, address.port), timeout=DEADLINE) as client:
+            hello = Peer(client, certificates.client(), server_hostname="localhost")
+            hello.go_on()
+            data = hello.outgoing.read()
+            for at in range(15):
+                client.setblocking(True)
+                client.send(data[at : at + 1])
+                clock.advance(0.5)
+                reactor.run_once(0.01)
+                assert told == []
+            clock.advance(1.1)
+            spin(reactor, lambda: told)
+        assert isinstance(told[0], TLSHandshakeTimeout)
+        assert "not done within 8 s" in str(told[0])
+
+
+def test_newcomers_in_their_handshake_count_under_the_limits(reactor, certificates):
+    listener = reactor.listen(
+        "127.0.0.1:0",
+        Recorder,
+        tls=certificates.server(),
+        limits=Limits(max_connections=2, when_full="refuse"),
+    )
+    address = listener.addresses[0]
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(socket.create_connection((address.host, address.port)))
+        spin(reactor, lambda: reactor.stats().refused)
+        assert listener.connections == 2
+        assert reactor.stats().refused == {"max_connections": 1}
+
+
+def test_factory_that_raises_is_reported_and_ends_the_connection(reactor, certificates, errors):
+    def factory():
+        raise LookupError("no protocol")
+
+    listener = reactor.listen("127.0.0.1:0", factory, tls=certificates.server())
+    recorder = Recorder()
+    reactor.connect(listener.addresses[0], lambda: recorder, tls=certificates.client())
+    spin(reactor, lambda: recorder.lost)
+    exc, callback, _ = errors.take()
+    assert isinstance(exc, LookupError)
+    assert callback == f"the protocol factory of {listener}"
+
+
+def test_close_and_drain_end_handshakes(certificates, descriptors):
+    with Reactor() as reactor:
+        listener = reactor.listen("127.0.0.1:0", Recorder, tls=certificates.server())
+        address = listener.addresses[0]
+        with socket.create_connection((address.host, address.port), timeout=DEADLINE) as client:
+            spin(reactor, reactor.connections)
+            reports = []
+            reactor.drain(0.05, reports.append)
+            spin(reactor, lambda: reports)
+            assert reports[0].aborted == 1
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+
+
+# Connecting
+
+
+def test_certificate_of_another_is_refused(reactor, certificates):
+    listener = reactor.listen(
+        "127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=lambda exc: None
+    )
+    failures = []
+    reactor.connect(
+        listener.addresses[0],
+        Recorder,
+        tls=certificates.client(),
+        server_hostname="somebody.else",
+        on_failure=failures.append,
+    )
+    spin(reactor, lambda: failures)
+    assert isinstance(failures[0], ConnectError)
+    assert "the peer's certificate is not accepted: Hostname mismatch" in str(failures[0])
+    ((_, problem),) = failures[0].attempts
+    assert isinstance(problem, TLSHandshakeError)
+
+
+def test_timeout_of_connecting_covers_the_handshake(certificates, errors):
+    clock = ManualClock()
+    failures = []
+    with Reactor(clock=clock, on_error=errors) as reactor, socket.create_server(("127.0.0.1", 0)) as silent:
+        connector = reactor.connect(
+            silent.getsockname(),
+            Recorder,
+            tls=certificates.client(),
+            timeouts=Timeouts(connect=3, handshake=60),
+            on_failure=failures.append,
+        )
+        spin(reactor, reactor.connections)
+        clock.advance(3.1)
+        spin(reactor, lambda: failures)
+        assert isinstance(failures[0], ConnectTimeout)
+        assert connector.is_done()
+
+
+def test_cancelled_in_the_handshake(reactor, certificates, descriptors):
+    failures = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connector = reactor.connect(
+            silent.getsockname(), Recorder, tls=certificates.client(), on_failure=failures.append
+        )
+        spin(reactor, reactor.connections)
+        connector.cancel()
+        spin(reactor, lambda: not reactor.connections())
+        reactor.run_once(0)
+    assert connector.is_done()
+    assert failures == []
+
+
+def test_host_name_to_expect_must_be_known(reactor, certificates):
+    with pytest.raises(UsageError, match="needs server_hostname"):
+        reactor.connect("unix:/tmp/nowhere", Recorder, tls=certificates.client())
+
+
+def test_reconnect_after_a_handshake_that_failed(reactor, certificates):
+    told = []
+    listener = reactor.listen("127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=told.append)
+    failures = []
+    connector = reactor.connect(
+        listener.addresses[0],
+        Recorder,
+        tls=certificates.client(),
+        server_hostname="somebody.else",
+        on_failure=failures.append,
+        reconnect=Reconnect(first=0.001, most=0.002, attempts=3),
+    )
+    spin(reactor, connector.is_done)
+    spin(reactor, lambda: len(told) == 3)
+    assert len(failures) == 3
+
+
+# Ends
+
+
+def test_close_sends_close_notify_after_all_that_was_written(reactor, side):
+    protocol = Recorder()
+    with established(reactor, protocol, side) as (connection, peer):
+        connection.write(BIG)
+        connection.close()
+        spin(reactor, lambda: peer.turn() and peer.ended)
+        assert peer.ended == "close_notify"
+        assert peer.received == BIG
+        spin(reactor, lambda: protocol.lost)
+        assert protocol.reason is None
+
+
+def test_close_notify_of_the_peer_is_the_end_of_file(reactor, side):
+    protocol = Recorder()
+    with established(reactor, protocol, side) as (_connection, peer):
+        peer.ssl.write(b"the last")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.ssl.unwrap()
+        peer.put()
+        spin(reactor, lambda: peer.turn() and protocol.lost)
+        assert protocol.received == b"the last"
+        assert protocol.names == ["connection_made", "data_received", "eof_received", "connection_lost"]
+        assert protocol.reason is None
+        spin(reactor, lambda: peer.turn() and peer.ended)
+
+
+def test_end_without_close_notify_is_told_apart(reactor, side):
+    protocol = Recorder()
+    with established(reactor, protocol, side) as (_connection, peer):
+        peer.ssl.write(b"maybe not the last")
+        peer.put()
+        peer.sock.shutdown(socket.SHUT_WR)
+        spin(reactor, lambda: protocol.lost)
+        assert protocol.received == b"maybe not the last"
+        assert isinstance(protocol.reason, TLSTruncated)
+        assert "eof_received" not in protocol.names
+
+
+def test_direction_ends_alone_in_tls_1_3(reactor, side):
+    protocol = Recorder()
+    protocol.keep_open = True
+    with established(reactor, protocol, side) as (connection, peer):
+        assert connection.can_write_eof()
+        connection.write(b"all of it")
+        connection.write_eof()
+        spin(reactor, lambda: peer.turn() and peer.ended == "close_notify")
+        assert peer.received == b"all of it"
+        peer.ssl.write(b"and more from here")
+        peer.put()
+        spin(reactor, lambda: protocol.received == b"and more from here")
+        assert not protocol.lost
+        with contextlib.suppress(ssl.SSLError):
+            peer.ssl.unwrap()
+        peer.put()
+        spin(reactor, lambda: protocol.lost)
+        assert protocol.reason is None
+
+
+def test_no_direction_ends_alone_before(reactor, certificates):
+    client = certificates.client()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    with established(reactor, Recorder(), (certificates.server(), client, True)) as (connection, _):
+        assert not connection.can_write_eof()
+        with pytest.raises(UsageError, match="can't end one direction alone"):
+            connection.write_eof()
+
+
+def test_forged_record_ends_the_connection_with_an_alert(reactor, side):
+    protocol = Recorder()
+    with established(reactor, protocol, side) as (_, peer):
+        peer.sock.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        spin(reactor, lambda: peer.turn() and protocol.lost)
+        assert isinstance(protocol.reason, TLSError)
+        assert "bad" in str(protocol.reason) or "decryption" in str(protocol.reason)
+        spin(reactor, lambda: peer.turn() and peer.ended)
+        assert "ALERT" in peer.ended
+
+
+def test_abort_says_nothing(reactor, side):
+    protocol = Recorder()
+    with established(reactor, protocol, side) as (connection, peer):
+        connection.abort()
+        spin(reactor, lambda: peer.turn() and peer.ended)
+        assert peer.ended in {"eof", "reset"}  # a pair of Unix sockets knows no reset
+
+
+def test_new_certificate_for_new_connections(reactor, certificates):
+    listener = reactor.listen("127.0.0.1:0", Echo, tls=certificates.server())
+    old, new = Recorder(), Recorder()
+    reactor.connect(listener.addresses[0], lambda: old, tls=certificates.client())
+    spin(reactor, lambda: old.calls)
+    other = certificates.server()
+    other.load_cert_chain(certificates.file("other.pem"), certificates.file("other.key"))
+    listener.replace_tls(other)
+    reactor.connect(
+        listener.addresses[0], lambda: new, tls=certificates.client(), server_hostname="other.example"
+    )
+    spin(reactor, lambda: new.calls)
+    old.connection.write(b"still here")
+    spin(reactor, lambda: old.received == b"still here")
+
+
+def test_file_over_tls(reactor, side, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(BIG)
+    with established(reactor, Recorder(), side) as (connection, peer):
+        connection.write(b"before")
+        connection.sendfile(path.open("rb"))
+        connection.write(b"after")
+        spin(reactor, lambda: peer.turn() and len(peer.received) == len(BIG) + 11)
+        assert peer.received == b"before" + BIG + b"after"
+
+
+def test_reading_that_was_paused_goes_on_with_what_is_decrypted_already(reactor, side):
+    class Pausing(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.connection.pause_reading()
+
+    protocol = Pausing()
+    with established(reactor, protocol, side) as (connection, peer):
+        peer.ssl.write(b"one")
+        peer.put()
+        spin(reactor, lambda: protocol.received)
+        peer.ssl.write(b"two")
+        with contextlib.suppress(ssl.SSLWantReadError):
+            peer.ssl.unwrap()
+        peer.put()
+        for _ in range(3):
+            reactor.run_once(0)
+        assert protocol.received == b"one"
+        connection.resume_reading()
+        spin(reactor, lambda: protocol.received == b"onetwo")
+        connection.resume_reading()
+        spin(reactor, lambda: protocol.lost)

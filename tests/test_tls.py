@@ -1,0 +1,101 @@
+"""Contexts: safe defaults, and one clear line for files that can't be used."""
+
+import ssl
+import subprocess
+
+import pytest
+
+from reactor.errors import TLSContextError
+from reactor.tls import client_context, server_context
+
+
+def test_defaults_are_those_of_today(certificates):
+    server, client = certificates.server(), certificates.client()
+    for context in (server, client):
+        assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+        assert context.options & ssl.OP_NO_RENEGOTIATION
+        assert context.options & ssl.OP_NO_COMPRESSION
+    assert client.verify_mode is ssl.CERT_REQUIRED
+    assert client.check_hostname
+    assert server.verify_mode is ssl.CERT_NONE
+
+
+def test_client_trusts_the_authorities_of_the_system_unless_told():
+    assert client_context().verify_mode is ssl.CERT_REQUIRED
+
+
+def test_verifying_is_turned_off_in_so_many_words():
+    context = client_context(verify=False)
+    assert context.verify_mode is ssl.CERT_NONE
+    assert not context.check_hostname
+
+
+def test_newer_versions_alone_can_be_asked_for(certificates):
+    context = certificates.server(min_version=ssl.TLSVersion.TLSv1_3)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+
+
+def encrypted(certificates, tmp_path):
+    path = tmp_path / "encrypted.key"
+    key = certificates.file("server.key")
+    words = ["openssl", "ec", "-in", key, "-aes128", "-passout", "pass:secret", "-out", str(path)]
+    subprocess.run(words, check=True, capture_output=True)
+    return path
+
+
+def test_key_with_a_password(certificates, tmp_path):
+    key = encrypted(certificates, tmp_path)
+    for password in ("secret", lambda: "secret"):
+        server_context(certificates.file("server.pem"), key, password=password)
+
+
+@pytest.mark.parametrize(
+    ("password", "told"),
+    [(None, "is encrypted, and no password was given"), ("wrong", "is encrypted, and the password is wrong")],
+)
+def test_key_without_its_password(certificates, tmp_path, password, told):
+    key = encrypted(certificates, tmp_path)
+    with pytest.raises(TLSContextError) as caught:
+        server_context(certificates.file("server.pem"), key, password=password)
+    assert str(caught.value) == f"{key} {told}"
+
+
+def test_key_of_another_certificate(certificates):
+    cert, key = certificates.file("server.pem"), certificates.file("client.key")
+    with pytest.raises(TLSContextError) as caught:
+        server_context(cert, key)
+    assert str(caught.value) == f"the key of {key} does not belong to the certificate of {cert}"
+
+
+def test_file_that_is_not_there(certificates, tmp_path):
+    missing = tmp_path / "missing.pem"
+    for make in (
+        lambda: server_context(missing),
+        lambda: server_context(certificates.file("server.pem"), missing),
+        lambda: certificates.server(client_ca=missing),
+        lambda: client_context(missing),
+    ):
+        with pytest.raises(TLSContextError) as caught:
+            make()
+        assert str(caught.value) == f"cannot read {missing}: No such file or directory"
+
+
+def test_file_that_may_not_be_read(certificates, monkeypatch):
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("reactor.tls.Path.open", refuse)  # root, who runs this in CI, may read everything
+    with pytest.raises(TLSContextError) as caught:
+        certificates.server()
+    assert str(caught.value) == f"cannot read {certificates.file('server.pem')}: Permission denied"
+
+
+def test_file_of_something_else(certificates, tmp_path):
+    other = tmp_path / "other.pem"
+    other.write_text("not a certificate\n")
+    with pytest.raises(TLSContextError) as caught:
+        server_context(other)
+    assert str(caught.value) == f"no certificate and private key in PEM could be read of {other}"
+    with pytest.raises(TLSContextError) as caught:
+        client_context(other)
+    assert str(caught.value) == f"no certificate in PEM could be read of {other}"
