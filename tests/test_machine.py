@@ -390,6 +390,12 @@ class Link:
         """Return whether its listener was closed, maybe before it was accepted, or refuses some."""
         return self.protocol is None and self.door is not None and (self.door.closed or self.door.refuses())
 
+    def cut_off(self):
+        """Return whether the connection has ended, and the next tick tells why."""
+        if self.protocol is None or self.protocol.lost:
+            return False
+        return self.protocol.connection not in self.protocol.machine.reactor.connections()
+
     def send(self, size):
         """Send as much of `size` bytes as the kernel takes at once."""
         if self.client_ended or not size:
@@ -402,7 +408,7 @@ class Link:
         except BlockingIOError:
             pass
         except OSError:
-            assert self.lossy or self.shut_out(), "the client was cut off"
+            assert self.lossy or self.shut_out() or self.cut_off(), "the client was cut off"
             self.lossy = True
 
     def receive(self, most):
@@ -415,7 +421,7 @@ class Link:
             return
         except OSError:
             draining = self.protocol is not None and self.protocol.machine.draining
-            assert draining or self.lossy or self.shut_out(), "the client was reset"
+            assert draining or self.lossy or self.shut_out() or self.cut_off(), "the client was reset"
             self.over = True
             return
         at = len(self.got)
@@ -433,7 +439,8 @@ class Link:
             try:
                 self.client.shutdown(socket.SHUT_WR)
             except OSError:
-                assert self.lossy or self.over or self.shut_out(), "the client was cut off"
+                explained = self.lossy or self.over or self.shut_out() or self.cut_off()
+                assert explained, "the client was cut off"
 
     def vanish(self, reset):
         """Close the client."""
