@@ -21,6 +21,7 @@ BENCHMARKS = {
     "streams": "echo by coroutines, and the memory of those that wait",
     "broadcast": "one member of a chat is heard by 10,000",
     "proxy": "one connection's bytes forwarded, beside socat and haproxy",
+    "tls": "echo, bulk, memory and handshakes over TLS",
     "threads": "echo by blocking handlers, and thousands of connections that say nothing",
     "churn": "connect and close: memory that grows, connections per second and CPU time for each",
 }

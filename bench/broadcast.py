@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
     title = f"broadcast: a line of {SIZE} B from one of {options.connections:,} chat members to all of them"
     measure: Measurement = partial(_measure, options.connections, options.seconds)
     with ExitStack() as stack:
-        servers = [stack.enter_context(serving(kind, "chat")) for kind in options.servers]
+        servers = {kind: stack.enter_context(serving(kind, "chat")) for kind in options.servers}
         compare(report, progress, title, servers, options.rounds, measure)
 
 
@@ -51,7 +51,7 @@ def _measure(members: int, seconds: float, server: Server) -> tuple[float, float
         before = server.cpu_seconds()
         messages, took = _talk(room, b"x" * (SIZE - len(name) - 2) + b"\r\n", seconds)
         cpu = server.cpu_seconds() - before
-    return messages / took, cpu / messages * 1e6
+    return messages / took, cpu / messages
 
 
 def _say(room: list[socket.socket], speaker: socket.socket) -> bytes:

@@ -1,21 +1,40 @@
-"""Servers side by side: messages per second, and the CPU time for each."""
+"""Subjects side by side: how much of something in a second, and the CPU time for each."""
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
+import attrs
 from rich.progress import Progress
 
 from bench.load import exchange, open_connections
 from bench.measure import Server
 from bench.report import Report, ratio
 
-__all__ = ["compare", "talking"]
+__all__ = ["BYTES", "HANDSHAKES", "MESSAGES", "Measurement", "compare", "talking"]
 
-#: Talks to a server; returns messages per second, and the CPU microseconds for each.
+T = TypeVar("T")
+
+#: Puts a server to work; returns how much in a second, and the CPU seconds for each.
 Measurement = Callable[[Server], tuple[float, float]]
+
+
+@attrs.frozen
+class Unit:
+    """What is counted: the headings, and what figures in seconds are multiplied with."""
+
+    rate: str
+    rate_factor: float
+    cost: str
+    cost_factor: float
+
+
+MESSAGES = Unit("messages/s", 1, "CPU µs/message", 1e6)
+BYTES = Unit("MB/s", 1e-6, "CPU ms/GB", 1e12)
+HANDSHAKES = Unit("handshakes/s", 1, "CPU µs/handshake", 1e6)
 
 
 def talking(connections: int, talk: tuple[bytes, bytes], seconds: float) -> Measurement:
@@ -26,7 +45,7 @@ def talking(connections: int, talk: tuple[bytes, bytes], seconds: float) -> Meas
             before = server.cpu_seconds()
             messages, took = exchange(opened, talk, seconds)
             cpu = server.cpu_seconds() - before
-        return messages / took, cpu / messages * 1e6
+        return messages / took, cpu / messages
 
     return measure
 
@@ -35,30 +54,34 @@ def compare(
     report: Report,
     progress: Progress,
     title: str,
-    servers: Sequence[Server],
+    subjects: Mapping[str, T],
     rounds: int,
-    measure: Measurement,
-) -> None:
-    """Measure all servers in each round, and add a table in which the first is compared with each."""
+    measure: Callable[[T], tuple[float, float]],
+    unit: Unit = MESSAGES,
+) -> dict[str, list[float]]:
+    """Measure all subjects in each round, and add a table in which the first is compared with each.
+
+    Returns the CPU seconds that each has taken in each round.
+    """
     rates: dict[str, list[float]] = defaultdict(list)
     costs: dict[str, list[float]] = defaultdict(list)
+    kinds = list(subjects)
     for number in progress.track(range(rounds), description=title):
-        # The order turns with the rounds, so that no server always follows the same one.
-        turn = number % len(servers)
-        for server in [*servers[turn:], *servers[:turn]]:
-            rate, cost = measure(server)
-            rates[server.kind].append(rate)
-            costs[server.kind].append(cost)
-    report.raw.append({"title": title, "rates": rates, "cpu_us_per_message": costs})
-    table = report.table(
-        title, ["server", "messages/s", "CPU µs/message", "our rate / its", "its CPU / ours"]
-    )
-    ours = servers[0].kind
-    for kind in (server.kind for server in servers):
+        # The order turns with the rounds, so that none always follows the same one.
+        turn = number % len(kinds)
+        for kind in [*kinds[turn:], *kinds[:turn]]:
+            rate, cost = measure(subjects[kind])
+            rates[kind].append(rate)
+            costs[kind].append(cost)
+    report.raw.append({"title": title, unit.rate: rates, "cpu_seconds_for_each": costs})
+    table = report.table(title, ["", unit.rate, unit.cost, "our rate / its", "its CPU / ours"])
+    for kind in kinds:
+        cost = statistics.median(costs[kind]) * unit.cost_factor
         table.add_row(
             kind,
-            f"{statistics.median(rates[kind]):,.0f}",
-            f"{statistics.median(costs[kind]):.2f}",
-            f"{ratio(rates[ours], rates[kind]):.3f}",
-            f"{ratio(costs[kind], costs[ours]):.3f}",
+            f"{statistics.median(rates[kind]) * unit.rate_factor:,.0f}",
+            f"{cost:,.2f}" if cost < 100 else f"{cost:,.0f}",
+            f"{ratio(rates[kinds[0]], rates[kind]):.3f}",
+            f"{ratio(costs[kind], costs[kinds[0]]):.3f}",
         )
+    return costs

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
             label = f"{title}: {options.connections} connections, {size} B, one message in flight each"
             measure = talking(options.connections, echo(size), options.seconds)
             with ExitStack() as stack:
-                servers = [stack.enter_context(running(kind, mode)) for kind in kinds]
+                servers = {kind: stack.enter_context(running(kind, mode)) for kind in kinds}
                 compare(report, progress, label, servers, options.rounds, measure)
     if options.idle_connections:
         _beside_idle(options, report, progress)

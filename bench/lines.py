@@ -33,5 +33,5 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
     title = f"lines: {options.connections} connections, each message {PIPELINED} lines of {SIZE} B"
     measure = talking(options.connections, (message, message.upper()), options.seconds)
     with ExitStack() as stack:
-        servers = [stack.enter_context(serving(kind, "lines")) for kind in options.servers]
+        servers = {kind: stack.enter_context(serving(kind, "lines")) for kind in options.servers}
         compare(report, progress, title, servers, options.rounds, measure)

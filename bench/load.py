@@ -75,8 +75,9 @@ def open_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
         yield connections
     finally:
         for connection in connections:
-            reset_at_close(connection)
-            connection.close()
+            if connection.fileno() >= 0:  # TLS has not taken it over
+                reset_at_close(connection)
+                connection.close()
 
 
 def echo(size: int) -> tuple[bytes, bytes]:

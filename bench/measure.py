@@ -137,9 +137,9 @@ def running(kind: str, mode: str) -> Iterator[Server]:
 
 
 @contextmanager
-def serving(kind: str, name: str) -> Iterator[Server]:
+def serving(kind: str, name: str, *words: str) -> Iterator[Server]:
     """Give a server of `kind` that runs the program of this name, a key of `bench.programs.PROGRAMS`."""
-    with child(kind, "bench.programs", kind, name, core(SERVER_CORE)) as process:
+    with child(kind, "bench.programs", kind, name, core(SERVER_CORE), *words) as process:
         yield Server(kind, int(process.line()), process.pid)
 
 

@@ -1,20 +1,25 @@
-"""Servers of what is built on the loop: `python -m bench.programs KIND NAME CORE`.
+"""Servers of what is built on the loop: `python -m bench.programs KIND NAME CORE [FOLDER]`.
 
 NAME says what they do: streams (echo by a coroutine for each connection), lines (upper-cases each line, with
 a write for each), chat (each line to all, under the name of guest1), threads (echo by a thread for each
-connection). Announces itself and ends as `bench.servers` do.
+connection), tls (echo; who begins with S is sent bytes without end, and what follows D is dropped; FOLDER has
+the certificate). Announces itself and ends as `bench.servers` do.
 """
 
 from __future__ import annotations
 
+import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from bench.servers import BACKLOG, RECV_SIZE, announce, run_on
 
 __all__ = ["PROGRAMS"]
+
+BULK = bytes(64 * 1024)
 
 
 def _reactor_serves(factory: Callable[[], Any]) -> None:
@@ -125,20 +130,20 @@ async def _asyncio_chat() -> None:
     await _asyncio_protocol(Member)
 
 
-def _on_asyncio(main: Callable[[], Any]) -> Callable[[], None]:
-    def serve() -> None:
+def _on_asyncio(main: Callable[..., Any]) -> Callable[..., None]:
+    def serve(*words: str) -> None:
         import asyncio
 
-        asyncio.run(main())
+        asyncio.run(main(*words))
 
     return serve
 
 
-def _on_uvloop(main: Callable[[], Any]) -> Callable[[], None]:
-    def serve() -> None:
+def _on_uvloop(main: Callable[..., Any]) -> Callable[..., None]:
+    def serve(*words: str) -> None:
         import uvloop
 
-        uvloop.run(main())
+        uvloop.run(main(*words))
 
     return serve
 
@@ -195,7 +200,80 @@ def _standard_threads() -> None:
     _threads(socketserver)
 
 
-PROGRAMS: dict[str, dict[str, Callable[[], None]]] = {
+class _Bulk:
+    """Echoes, unless the first byte asks for something else; for this project's connections and asyncio's."""
+
+    __slots__ = ("call_soon", "mode", "transport")
+
+    def __init__(self, call_soon: Callable[..., Any]) -> None:
+        self.call_soon = call_soon
+        self.mode = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if not self.mode:
+            self.mode = data[:1]
+            if self.mode == b"S":
+                self.pour()
+        if self.mode not in {b"S", b"D", b"P"}:
+            self.transport.write(data)
+
+    def pour(self) -> None:
+        if self.mode == b"S" and not self.transport.is_closing():
+            self.transport.write(BULK)
+            self.call_soon(self.pour)
+
+    def pause_writing(self) -> None:
+        self.mode = b"P" if self.mode == b"S" else self.mode
+
+    def resume_writing(self) -> None:
+        if self.mode == b"P":
+            self.mode = b"S"
+            self.pour()
+
+    def eof_received(self) -> None:
+        pass
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.mode = b"D"
+
+
+def _context(folder: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{folder}/server.pem", f"{folder}/server.key")
+    return context
+
+
+def _reactor_tls(folder: str) -> None:
+    from reactor import Reactor
+
+    with Reactor() as reactor:
+        factory = partial(_Bulk, reactor.call_soon)
+        listener = reactor.listen("127.0.0.1:0", factory, backlog=BACKLOG, tls=_context(folder))
+        announce(listener.addresses[0].port or 0)
+        reactor.add_reader(0, reactor.stop)
+        reactor.run()
+
+
+async def _asyncio_tls(folder: str) -> None:
+    import asyncio
+
+    class Bulk(_Bulk, asyncio.Protocol):
+        __slots__ = ()
+
+    loop = asyncio.get_running_loop()
+    context = _context(folder)
+
+    def listen() -> Awaitable[asyncio.Server]:
+        factory = partial(Bulk, loop.call_soon)
+        return loop.create_server(factory, "127.0.0.1", 0, backlog=BACKLOG, ssl=context)
+
+    await _asyncio_serves(listen)
+
+
+PROGRAMS: dict[str, dict[str, Callable[..., None]]] = {
     "streams": {
         "reactor": _reactor_streams,
         "uvloop": _on_uvloop(_asyncio_streams),
@@ -212,14 +290,19 @@ PROGRAMS: dict[str, dict[str, Callable[[], None]]] = {
         "uvloop": _on_uvloop(_asyncio_chat),
         "asyncio": _on_asyncio(_asyncio_chat),
     },
+    "tls": {
+        "reactor": _reactor_tls,
+        "uvloop": _on_uvloop(_asyncio_tls),
+        "asyncio": _on_asyncio(_asyncio_tls),
+    },
     "threads": {"reactor": _reactor_threads, "socketserver": _standard_threads},
 }
 
 
 def main() -> None:
     """Run the server that the command line names."""
-    _, kind, name, core = sys.argv
-    run_on(core, PROGRAMS[name][kind])
+    _, kind, name, core, *words = sys.argv
+    run_on(core, lambda: PROGRAMS[name][kind](*words))
 
 
 if __name__ == "__main__":

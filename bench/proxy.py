@@ -7,22 +7,22 @@ import os
 import select
 import shutil
 import socket
-import statistics
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
 
+from bench.compare import BYTES, compare
 from bench.load import BrokenServerError
 from bench.measure import Server, put_on_core
 from bench.options import add_peers, add_rounds, add_seconds
 from bench.process import ChildFailedError, program
-from bench.report import Report, ratio
+from bench.report import Report
 
 __all__ = ["add_options", "run"]
 
@@ -51,28 +51,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
     """Measure: a new process of each forwarder in each round."""
-    title = "proxy: one connection, bytes one way"
-    rates: dict[str, list[float]] = defaultdict(list)
-    costs: dict[str, list[float]] = defaultdict(list)
-    for number in progress.track(range(options.rounds), description=title):
-        turn = number % len(options.servers)
-        for kind in options.servers[turn:] + options.servers[:turn]:
-            rate, cost = _measure(kind, options.seconds)
-            rates[kind].append(rate)
-            costs[kind].append(cost)
-    report.raw.append({"title": title, "bytes_per_second": rates, "cpu_seconds_per_byte": costs})
-    table = report.table(title, ["forwarder", "MB/s", "CPU ms/GB", "our rate / its", "its CPU / ours"])
-    for kind in options.servers:
-        table.add_row(
-            kind,
-            f"{statistics.median(rates[kind]) / 1e6:,.0f}",
-            f"{statistics.median(costs[kind]) * 1e12:,.0f}",
-            f"{ratio(rates['reactor'], rates[kind]):.3f}",
-            f"{ratio(costs[kind], costs['reactor']):.3f}",
-        )
+    kinds = {kind: kind for kind in options.servers}
+    measure = partial(_measure, options.seconds)
+    compare(report, progress, "proxy: one connection, bytes one way", kinds, options.rounds, measure, BYTES)
 
 
-def _measure(kind: str, seconds: float) -> tuple[float, float]:
+def _measure(seconds: float, kind: str) -> tuple[float, float]:
     """Return bytes per second and the forwarder's CPU seconds per byte."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,

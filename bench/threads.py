@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
     title = f"echo by threads: {ACTIVE} connections, {SIZE} B, one message in flight each"
     measure = talking(ACTIVE, echo(SIZE), options.seconds)
     with ExitStack() as stack:
-        servers = [stack.enter_context(serving(kind, "threads")) for kind in options.servers]
+        servers = {kind: stack.enter_context(serving(kind, "threads")) for kind in options.servers}
         compare(report, progress, title, servers, options.rounds, measure)
 
     title = f"{options.connections:,} connections that say nothing"

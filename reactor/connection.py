@@ -368,7 +368,7 @@ class Connection(Timed):
             self._part(closing)
 
     def _part(self, closing: Closing) -> None:
-        sock = bare(self._sock)
+        sock = self._sock.detach() if isinstance(self._sock, SecureSocket) else self._sock
         try:
             end_direction(sock)
             self._loop.registry.modify(sock.fileno(), EVENT_READ)
@@ -469,8 +469,12 @@ class Connection(Timed):
     def set_protocol(self, protocol: Any) -> None:
         """Hand all further calls to `protocol`, which is not told of `connection_made`."""
         self._protocol = protocol
-        secured = isinstance(self._sock, SecureSocket)
-        if self._state not in ENDED and self._terms.limits.read_rate is None and not secured:
+        if self._state in ENDED:
+            return
+        handler = self._loop.registry.handler_of(self._sock.fileno())
+        if isinstance(handler, Secured):
+            handler.look_at_protocol()
+        elif self._terms.limits.read_rate is None:
             self._loop.registry.replace(self._sock.fileno(), self._handler())
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:

@@ -24,7 +24,7 @@ class Secured(Intake):
     on_established: called once, when the handshake is done.
     """
 
-    __slots__ = ("_on_established", "_sock")
+    __slots__ = ("_on_established", "_sock", "_straight")
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Secured(Intake):
         on_established: Callable[[], None],
     ) -> None:
         super().__init__(connection, rate)
+        self._straight = False
         self._sock = sock
         self._on_established = on_established
 
@@ -41,28 +42,46 @@ class Secured(Intake):
         """Begin the handshake. early: what was received of it before."""
         self._shake(lambda: self._sock.begin(early))
 
+    def look_at_protocol(self) -> None:
+        """Find out whether bytes can be handed over the straight way: the protocol may be another."""
+        takes_bytes = hasattr(self.connection.get_protocol(), "data_received")
+        self._straight = takes_bytes and self._rate is None and self._sock.established
+
     def on_event(self, events: int) -> None:
         """Go on with the handshake; after it read, or send, or both. The loop's call."""
-        sock, connection = self._sock, self.connection
-        if not sock.established:
+        sock = self._sock
+        if self._straight and events == EVENT_READ and not sock.unusual:
+            self.connection.on_event(EVENT_READ)
+            if sock.unusual:
+                self._attend()
+        elif sock.established:
+            if events & EVENT_READ:
+                self._take()
+            if events & EVENT_WRITE:
+                self._do(sock.flush)
+                self.connection.on_event(EVENT_WRITE)
+            self._attend()
+        else:
             if events & EVENT_WRITE:
                 self._do(sock.flush)
             if events & EVENT_READ:
                 self._shake(sock.handshake)
-            return
-        blocked = sock.has_output()
-        if events & EVENT_READ:
-            if sock.stalled:
-                self._do(sock.take_in)
-                if not sock.stalled:
-                    connection.on_event(EVENT_WRITE)
-            self._deliver()
-        if events & EVENT_WRITE:
-            if blocked:
-                self._do(sock.flush)
-            connection.on_event(EVENT_WRITE)
-        if sock.has_output() is not blocked or sock.stalled:
-            self._update_interest()
+
+    def _take(self) -> None:
+        sock = self._sock
+        if sock.stalled:
+            self._do(sock.take_in)
+            if not sock.stalled:
+                self.connection.on_event(EVENT_WRITE)
+        if self.connection.is_reading():
+            self._read()
+
+    def _attend(self) -> None:
+        """See to what no selector knows of, and have it told what to wait for."""
+        self._deliver()
+        self._sock.look_again()
+        if self.connection._state not in ENDED:
+            self.connection._update_interest()
 
     def interest(self, events: int) -> int:
         """Return what to wait for, if the connection would wait for `events`."""
@@ -75,21 +94,14 @@ class Secured(Intake):
         return events | (EVENT_WRITE if sock.has_output() else 0)
 
     def _deliver(self) -> None:
-        sock, connection = self._sock, self.connection
-        self._read()
-        while sock.has_more() and connection.is_reading() and not self.held:
+        while self._sock.has_more() and self.connection.is_reading() and not self.held:
             self._read()
 
     def _shake(self, step: Callable[[], bool]) -> None:
         if self._do(step):
+            self.look_at_protocol()
             self._on_established()
-            if self._sock.has_more() and self.connection.is_reading():
-                self._deliver()
-        self._update_interest()
-
-    def _update_interest(self) -> None:
-        if self.connection._state not in ENDED:
-            self.connection._update_interest()
+        self._attend()
 
     def _do(self, step: Callable[[], object]) -> object:
         """Return what `step()` does, and None if it did not go well; then the connection has ended."""

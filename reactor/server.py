@@ -76,7 +76,7 @@ class Reactor(Loop):
         self._listeners: list[Listener] = []
         self._connectors: list[Connector] = []
         self._watch = Watch(self)
-        self._bios = Bios.new()
+        self._bios = Bios()
         self._resolver: Workers | None = None
         self._drain_on: Drain | None = None
         self._gone = 0

@@ -17,9 +17,10 @@ import contextlib
 import os
 import socket
 import ssl
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 
@@ -29,6 +30,9 @@ __all__ = ["TLS_FACTS", "Bios", "SecureSocket", "Tls", "bare", "client_context",
 
 #: Bytes that are encrypted at most before the kernel is asked to take them: four records of RFC 8446, 5.1.
 _CHUNK = 64 * 1024
+
+# Connections that may hold a buffer for reading until they need it again.
+_MOST_WARM = 128
 
 #: Asked of one SSL_read: what a record holds, so that nothing of it is left inside.
 _RECORD = 16 * 1024
@@ -158,16 +162,28 @@ def _check_readable(path: _Path) -> None:
         raise TLSContextError(f"cannot read {path}: {exc.strerror}") from exc
 
 
-class Bios(NamedTuple):
-    """What stands between OpenSSL and the kernel, for all connections of a reactor."""
+class Bios:
+    """What stands between OpenSSL and the kernel, for all connections of a reactor.
 
-    incoming: ssl.MemoryBIO
-    outgoing: ssl.MemoryBIO
+    incoming, outgoing: both empty but during a call.
+    """
 
-    @classmethod
-    def new(cls) -> Bios:
-        """Return a pair."""
-        return cls(ssl.MemoryBIO(), ssl.MemoryBIO())
+    __slots__ = ("_warm", "incoming", "outgoing")
+
+    def __init__(self) -> None:
+        self.incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
+        self._warm: OrderedDict[SecureSocket, None] = OrderedDict()
+
+    def warmed(self, sock: SecureSocket) -> None:
+        """`sock` holds a buffer for reading, of 16 KiB: have the one that came first release its own."""
+        self._warm[sock] = None
+        if len(self._warm) > _MOST_WARM:
+            self._warm.popitem(last=False)[0].cool_down()
+
+    def forget(self, sock: SecureSocket) -> None:
+        """`sock` is closed."""
+        self._warm.pop(sock, None)
 
 
 @attrs.frozen(eq=False)
@@ -187,7 +203,8 @@ class Tls:
 
         since: now, in the clock's seconds. ahead: bytes that are to be sent in clear before.
         """
-        made = self.context.wrap_bio(*self.bios, self.server_side, self.server_hostname)
+        bios = self.bios
+        made = self.context.wrap_bio(bios.incoming, bios.outgoing, self.server_side, self.server_hostname)
         return SecureSocket(sock, self.bios, made, since, ahead)
 
 
@@ -196,11 +213,12 @@ class SecureSocket:
 
     ssl: OpenSSL's side of it. since: when the handshake began. established: it is done.
     stalled: what is to be sent waits for something to be received.
+    unusual: the handshake is not done, or something waits here that no selector knows of.
     """
 
     __slots__ = (
-        "_accepted", "_bios", "_clear", "_end", "_notified", "_output", "_sock",
-        "established", "since", "ssl", "stalled",
+        "_accepted", "_bios", "_clear", "_end", "_incoming", "_notified", "_outgoing", "_output", "_sock",
+        "_warm", "established", "since", "ssl", "stalled", "unusual",
     )  # fmt: skip
 
     def __init__(
@@ -208,15 +226,19 @@ class SecureSocket:
     ) -> None:
         self._sock = sock
         self._bios = bios
+        self._incoming = bios.incoming
+        self._outgoing = bios.outgoing
         self.ssl = made
         self.since = since
         self.established = False
         self.stalled = False
+        self.unusual = True
         self._clear = b""  # decrypted, and not given out
         self._end: TLSError | bytes | None = None  # what `recv` comes to when that is given out
         self._output = ahead  # what the kernel has to take: encrypted, unless it was written before
         self._accepted = 0  # clear bytes of `_output` that nobody was told are sent
         self._notified = False  # our close_notify is made
+        self._warm = False  # OpenSSL holds a buffer for reading
 
     # The handshake
 
@@ -238,21 +260,22 @@ class SecureSocket:
         return self._go_on(data)
 
     def _go_on(self, data: bytes) -> bool:
-        incoming = self._bios.incoming
-        incoming.write(data)
+        self._incoming.write(data)
         try:
             self.ssl.do_handshake()
             self.established = True
-            if incoming.pending:
-                self._clear = self._decrypt(incoming.read())
+            if self._incoming.pending:
+                self._clear = self._read_all()
+            else:
+                self.cool_down()
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as exc:
-            if not self._bios.outgoing.pending and exc.reason in _NOT_TLS:
+            if not self._outgoing.pending and exc.reason in _NOT_TLS:
                 self._output += _UNEXPECTED_MESSAGE
             raise TLSHandshakeError(_words(exc)) from exc
         finally:
-            incoming.read()
+            self._incoming.read()
             self._put_output()
         return self.established
 
@@ -260,17 +283,29 @@ class SecureSocket:
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Return what was decrypted, `size` bytes at most; b"" after the peer's close_notify."""
-        if flags:  # MSG_PEEK: whether there is anything is all that is asked
-            return self._clear[:size] if self.has_more() else self._sock.recv(size, flags)
-        if self._clear or self._end is not None:
-            return self._give_out(size)
+        if self.unusual or size < _RECORD:
+            return self._recv(size, flags)
         data = self._sock.recv(size)
-        clear = self._decrypt(data)
-        if 0 < len(clear) <= size:
-            return clear
-        self._clear = clear
-        if not clear and self._end is None:
-            raise BlockingIOError
+        self._incoming.write(data)
+        try:
+            clear = self.ssl.read(_RECORD)
+        except ssl.SSLError as exc:
+            return self._give_out(size, self._ended(exc, data))
+        if self._incoming.pending or not clear:
+            return self._give_out(size, self._read_all(clear))
+        if self._outgoing.pending:
+            self._put_output()
+        if not self._warm:
+            self._warm = True
+            self._bios.warmed(self)
+        return clear
+
+    def _recv(self, size: int, flags: int) -> bytes:
+        has_more = self.has_more()
+        if flags:  # MSG_PEEK: whether there is anything is all that is asked
+            return self._clear[:size] if has_more else self._sock.recv(size, flags)
+        if not has_more:
+            self.take_in(size)
         return self._give_out(size)
 
     def recv_into(self, buffer: Any) -> int:
@@ -283,48 +318,78 @@ class SecureSocket:
         """Return whether `recv` has an answer that no selector knows of."""
         return bool(self._clear) or self._end is not None
 
-    def take_in(self) -> None:
-        """Decrypt what has come, and keep it for `recv`."""
+    def take_in(self, size: int = _CHUNK) -> None:
+        """Receive up to `size` bytes, decrypt them, and keep that for `recv`."""
         if self._end is None:
-            self._clear += self._decrypt(self._sock.recv(_CHUNK))
+            data = self._sock.recv(size)
+            self._incoming.write(data)
+            try:
+                self._clear += self._read_all()
+            finally:
+                if not data:
+                    self._ended(ssl.SSLWantReadError(), data)
 
-    def _give_out(self, size: int) -> bytes:
-        clear = self._clear
-        if clear:
-            self._clear = clear[size:]
+    def _give_out(self, size: int, clear: bytes = b"") -> bytes:
+        clear = self._clear + clear if self._clear else clear
+        self._clear = clear[size:]
+        if self._clear:
+            self.unusual = True
             return clear[:size]
+        if clear:
+            return clear
+        if self._end is None:
+            raise BlockingIOError
         if isinstance(self._end, TLSError):
             raise self._end
         return b""
 
-    def _decrypt(self, data: bytes) -> bytes:
-        if not data:
-            self._end = TLSTruncated("the peer ended the connection without a close_notify")
-            return b""
-        incoming, outgoing = self._bios
-        incoming.write(data)
-        self.stalled = False
-        pieces = []
+    def _read_all(self, *first: bytes) -> bytes:
+        """Return `first`, which may be the end, and all that can be decrypted now."""
+        read, incoming = self.ssl.read, self._incoming
+        pieces = list(first)
         try:
-            data = self.ssl.read(_RECORD)
-            while data and incoming.pending:
-                pieces.append(data)
-                data = self.ssl.read(_RECORD)
-            pieces.append(data)
-            if not data:
-                self._end = b""
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self._end = b""
+            if not pieces:
+                pieces.append(read(_RECORD))
+            while pieces[-1] and incoming.pending:
+                pieces.append(read(_RECORD))
+            if not pieces[-1]:
+                self._ended(None)
         except ssl.SSLError as exc:
+            self._ended(exc)
+        self.stalled = False
+        if not self._warm:
+            self._warm = True
+            self._bios.warmed(self)
+        if self._outgoing.pending:
+            self._put_output()
+        return b"".join(pieces)
+
+    def _ended(self, exc: ssl.SSLError | None, data: bytes = b"x") -> bytes:
+        """Note how it has ended, if it has: by a close_notify (None), or what `exc` says of `data`."""
+        if isinstance(exc, ssl.SSLWantReadError):
+            if data:
+                return b""
+            self._end = TLSTruncated("the peer ended the connection without a close_notify")
+        elif exc is None or isinstance(exc, ssl.SSLZeroReturnError):
+            self._end = b""
+        else:
             self._end = TLSError(_words(exc))
             self._end.__cause__ = exc
-        if incoming.pending:
-            incoming.read()  # after its end, the peer has nothing to say
-        if outgoing.pending:
-            self._put_output()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self.unusual = True
+        self._incoming.read()  # after its end the peer has nothing to say
+        self._put_output()
+        return b""
+
+    def cool_down(self) -> None:
+        """Have OpenSSL release its buffer for reading.
+
+        With SSL_MODE_RELEASE_BUFFERS, which Python sets, it does so when there is nothing to be read:
+        SSL_CTX_set_mode(3). To ask it that after each message would cost a fifth of the message.
+        """
+        self._warm = False
+        if self._end is None:
+            with contextlib.suppress(ssl.SSLError):
+                self._clear += self.ssl.read(_RECORD)
 
     # Sending
 
@@ -334,22 +399,20 @@ class SecureSocket:
         Again means with the same bytes at the beginning, as SSL_write(3) has it: what is encrypted already
         is not encrypted twice.
         """
-        if self._output or self._accepted or not self.established:
+        if self.unusual and (self._output or self._accepted or not self.established):
             self.flush()
             sent = self._settle()
             if sent or self._output or not self.established:
                 return sent
-        view = data if len(data) <= _RECORD else memoryview(data)[:_CHUNK]
-        done = 0
-        try:
-            done = self.ssl.write(view)
-            while done < len(view):
-                done += self.ssl.write(memoryview(view)[done:])
-        except ssl.SSLWantReadError:
-            self.stalled = True
-        except ssl.SSLError as exc:
-            raise TLSError(_words(exc)) from exc
-        output = self._bios.outgoing.read()
+        size = len(data)
+        if size <= _RECORD:
+            try:
+                done = self.ssl.write(data)
+            except ssl.SSLError as exc:
+                done = self._stall(exc)
+        else:
+            done = self._write_all(memoryview(data)[:_CHUNK])
+        output = self._outgoing.read()
         try:
             sent = self._sock.send(output)
         except (BlockingIOError, InterruptedError):
@@ -358,7 +421,23 @@ class SecureSocket:
             return done
         self._output = output[sent:]
         self._accepted = done
+        self.unusual = True
         return self._settle()
+
+    def _write_all(self, view: memoryview) -> int:
+        done = 0
+        try:
+            while done < len(view):
+                done += self.ssl.write(view[done:])
+        except ssl.SSLError as exc:
+            self._stall(exc)
+        return done
+
+    def _stall(self, exc: ssl.SSLError) -> int:
+        if not isinstance(exc, ssl.SSLWantReadError):
+            raise TLSError(_words(exc)) from exc
+        self.stalled = self.unusual = True
+        return 0
 
     def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Send the pieces one after the other; as `send`."""
@@ -391,8 +470,15 @@ class SecureSocket:
         return sent
 
     def _put_output(self) -> None:
-        self._output += self._bios.outgoing.read()
+        self._output += self._outgoing.read()
         self.flush()
+        if self._output:
+            self.unusual = True
+
+    def look_again(self) -> None:
+        """Find out whether it is as usual again."""
+        waiting = self.has_more() or self._output or self._accepted or self.stalled
+        self.unusual = bool(waiting) or not self.established
 
     # Ending, and what else a socket has
 
@@ -411,7 +497,12 @@ class SecureSocket:
 
     def close(self) -> None:
         """Close the socket, without a word to the peer."""
-        self._sock.close()
+        self.detach().close()
+
+    def detach(self) -> socket.socket:
+        """Return the socket under it, which is not used from here any more."""
+        self._bios.forget(self)
+        return self._sock
 
     def fileno(self) -> int:
         """Return the descriptor."""

@@ -210,6 +210,8 @@ class Served:
 
     def look_what_was_taken(self):
         """Look before the clock goes on: all that was taken since the last look, was taken now."""
+        if self.link.cut_off():
+            return
         queued = self.connection.get_write_buffer_size()
         if not queued or len(self.written) - queued != self.taken:
             self.taken = len(self.written) - queued
