@@ -34,6 +34,9 @@ _CHUNK = 64 * 1024
 # Connections that may hold a buffer for reading until they need it again.
 _MOST_WARM = 128
 
+#: Bytes received at once. With half of it, bulk takes a fifth more.
+_INPUT = 128 * 1024
+
 #: Asked of one SSL_read: what a record holds, so that nothing of it is left inside.
 _RECORD = 16 * 1024
 
@@ -247,7 +250,8 @@ class SecureSocket:
 
         Raises TLSHandshakeError if it has failed.
         """
-        return self._go_on(early)
+        waits_for_the_client = self.ssl.server_side and not early
+        return False if waits_for_the_client else self._go_on(early)
 
     def handshake(self) -> bool:
         """Take what has come, and go on with it; return whether it is done.
@@ -282,17 +286,20 @@ class SecureSocket:
     # Receiving
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Return what was decrypted, `size` bytes at most; b"" after the peer's close_notify."""
-        if self.unusual or size < _RECORD:
+        """Return what was decrypted, b"" after the peer's close_notify.
+
+        size: bytes at most; but of 64 KiB and more is made what one look at the socket brings.
+        """
+        if self.unusual or size < _CHUNK:
             return self._recv(size, flags)
-        data = self._sock.recv(size)
+        data = self._sock.recv(_INPUT)
         self._incoming.write(data)
         try:
             clear = self.ssl.read(_RECORD)
         except ssl.SSLError as exc:
-            return self._give_out(size, self._ended(exc, data))
+            return self._give_out(_INPUT, self._ended(exc, data))
         if self._incoming.pending or not clear:
-            return self._give_out(size, self._read_all(clear))
+            return self._give_out(_INPUT, self._read_all(clear))
         if self._outgoing.pending:
             self._put_output()
         if not self._warm:
@@ -310,7 +317,7 @@ class SecureSocket:
 
     def recv_into(self, buffer: Any) -> int:
         """Put what was decrypted into `buffer`; return how many bytes, 0 after the peer's close_notify."""
-        data = self.recv(len(buffer))
+        data = self._recv(len(buffer), 0)
         memoryview(buffer)[: len(data)] = data
         return len(data)
 
