@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 
 from reactor.connection import Connection
-from reactor.errors import FramingError
+from reactor.errors import FramingError, TLSHandshakeError
 from reactor.framing import Framer
 from reactor.protocol import Protocol
 
@@ -22,7 +23,7 @@ class FramedProtocol(Protocol):
     answered is sent, and the connection ends with the `FramingError` as its reason.
     """
 
-    __slots__ = ("_frames", "_paused", "_problem", "connection", "framer")
+    __slots__ = ("_frames", "_paused", "_problem", "_upgrading", "connection", "framer")
 
     connection: Connection
 
@@ -31,6 +32,7 @@ class FramedProtocol(Protocol):
         self._frames: Iterator[bytes] | None = None
         self._problem: FramingError | None = None
         self._paused = False
+        self._upgrading = False
 
     def connection_made(self, connection: Connection) -> None:
         """Keep the connection; call it first where it is overridden."""
@@ -45,6 +47,26 @@ class FramedProtocol(Protocol):
         Raises ValueError if it can't be sent as a frame.
         """
         return self.connection.write(self.framer.encode(frame))
+
+    def start_tls(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool | None = None,
+        server_hostname: str | None = None,
+    ) -> None:
+        """Go on over TLS after the frame at hand, as `Connection.start_tls` does.
+
+        What the peer has sent behind it is the beginning of its handshake. If it is a frame, somebody has
+        put it there in clear, and the connection ends with `TLSHandshakeError` (CVE-2011-0411).
+        """
+        self.connection.start_tls(
+            context,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            early=self.framer.take_rest(),
+        )
+        self._upgrading = self._paused = True
 
     def data_received(self, data: bytes) -> None:
         """Hand over the frames that are complete now."""
@@ -81,7 +103,15 @@ class FramedProtocol(Protocol):
         for frame in frames:
             self.frame_received(frame)
             if self._paused or is_closing():
-                self._frames = frames
+                self._hold(frames)
                 return
         if self._problem is not None:
             self.connection.close(reason=self._problem)
+
+    def _hold(self, frames: Iterator[bytes]) -> None:
+        if not self._upgrading:
+            self._frames = frames
+            return
+        self._upgrading = self._paused = False
+        if next(frames, None) is not None:
+            self.connection.fail(TLSHandshakeError("a frame in clear came after the request to upgrade"))

@@ -9,6 +9,7 @@ Only awaits of this module can be waited for here; asyncio's need its own loop.
 
 from __future__ import annotations
 
+import ssl
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
@@ -122,8 +123,11 @@ class Stream(Protocol):
     def resume_writing(self) -> None:
         """Let those go on that wait to send."""
         self._paused = False
-        for room in self._writers:
-            self._reactor().call_soon(room.wake)
+        self._wake_writers()
+
+    def handshake_completed(self) -> None:
+        """Let the one go on that waits for it."""
+        self._wake_writers()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End what waits here, and what belongs here."""
@@ -211,6 +215,28 @@ class Stream(Protocol):
         self._check_open()
         self.connection.write_eof()
         return _DONE
+
+    @types.coroutine
+    def start_tls(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool | None = None,
+        server_hostname: str | None = None,
+    ) -> Generator[_Place, None, None]:
+        """Go on over TLS, as `Connection.start_tls` does, and wait until both sides have come to terms.
+
+        What has come and was not received belongs to the peer's handshake; clear text ends the connection.
+        """
+        self._check_open()
+        early = self._take(len(self._buffer))
+        self.connection.start_tls(
+            context, server_side=server_side, server_hostname=server_hostname, early=early
+        )
+        self._read_on()
+        while self.connection.get_extra_info("ssl_object").version() is None:
+            yield _Room(self)
+            self._check_open()
 
     @types.coroutine
     def _sent(self) -> Generator[_Place, None, None]:
@@ -306,9 +332,16 @@ class Stream(Protocol):
 
     def _park(self, task: _Task) -> None:
         self._reader = task
+        self._read_on()
+
+    def _read_on(self) -> None:
         if self._held:
             self._held = False
             self.connection.resume_reading()
+
+    def _wake_writers(self) -> None:
+        for room in self._writers:
+            self._reactor().call_soon(room.wake)
 
     def _unpark(self) -> None:
         self._reader = None
@@ -424,7 +457,7 @@ class _Task:
 
 
 class _Room:
-    """Room in a stream's queue."""
+    """Room in a stream's queue, or the end of its handshake."""
 
     __slots__ = ("_stream", "task")
 

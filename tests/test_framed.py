@@ -2,11 +2,12 @@
 
 import contextlib
 import socket
+import ssl
 
 import pytest
 
 from reactor import Limits
-from reactor.errors import FrameTooLong, IncompleteFrame, MalformedFrame
+from reactor.errors import FrameTooLong, IncompleteFrame, MalformedFrame, TLSHandshakeError
 from reactor.framed import FramedProtocol
 from reactor.framing import LengthPrefixed, Lines, Netstrings
 from tests.helpers import ScriptedSocket, pair, spin
@@ -155,3 +156,68 @@ def test_peer_that_takes_no_answers_is_not_answered_and_loses_none(reactor, bad)
         assert protocol.frames == lines
         spin(reactor, lambda: protocol.reasons or not bad)
         assert [type(reason) for reason in protocol.reasons] == [FrameTooLong] * bool(bad)
+
+
+class Upgrading(FramedProtocol):
+    """Lines, the second half of them over TLS."""
+
+    def __init__(self, context):
+        super().__init__(Lines(ending=b"\r\n"))
+        self.context = context
+        self.frames = []
+        self.reasons = []
+
+    def frame_received(self, frame):
+        self.frames.append(frame)
+        if frame == b"STARTTLS":
+            self.send(b"ready")
+            self.start_tls(self.context, server_side=True)
+
+    def connection_lost(self, exc):
+        self.reasons.append(exc)
+
+
+def hello_of(context):
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return client, incoming, outgoing
+
+
+@pytest.mark.parametrize("early", [0, 5, 1000])
+def test_lines_before_and_after_an_upgrade(reactor, certificates, early):
+    protocol = Upgrading(certificates.server())
+    _, peer = pair(reactor, protocol)
+    client, incoming, outgoing = hello_of(certificates.client())
+    hello = outgoing.read()
+    with peer:
+        peer.sendall(b"EHLO\r\nSTARTTLS\r\n" + hello[:early])
+        assert receive(reactor, peer, lambda got: got.endswith(b"\n")) == b"ready\r\n"
+        peer.sendall(hello[early:])
+
+        def established():
+            with contextlib.suppress(BlockingIOError):
+                incoming.write(peer.recv(1 << 16))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                return True
+            return False
+
+        spin(reactor, established)
+        client.write(b"EHLO again\r\n")
+        peer.sendall(outgoing.read())
+        spin(reactor, lambda: len(protocol.frames) == 3)
+        assert protocol.frames == [b"EHLO", b"STARTTLS", b"EHLO again"]
+
+
+@pytest.mark.parametrize("smuggled", [b"MAIL FROM:<eve@example.org>\r\n", b"MAIL FR"])
+def test_line_in_clear_behind_the_upgrade_is_never_handed_over(reactor, certificates, smuggled):
+    protocol = Upgrading(certificates.server())
+    _, peer = pair(reactor, protocol)
+    _, _, outgoing = hello_of(certificates.client())
+    with peer:
+        peer.sendall(b"STARTTLS\r\n" + smuggled + outgoing.read())
+        spin(reactor, lambda: protocol.reasons)
+        assert protocol.frames == [b"STARTTLS"]
+        assert isinstance(protocol.reasons[0], TLSHandshakeError)

@@ -63,6 +63,22 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(make, data, frames
     assert all(type(frame) is bytes for frame in got)
 
 
+@given(frames=FRAMES, places=PLACES, next_frame=st.binary(min_size=1, max_size=60), at=st.integers(0, 70))
+def test_what_follows_the_last_frame_can_be_taken_for_something_else(make, frames, places, next_frame, at):
+    framer = make()
+    frames = [usable(framer, frame) for frame in frames]
+    sent = b"".join(map(framer.encode, frames))
+    begun = framer.encode(usable(framer, next_frame))
+    begun = begun[: min(at, len(begun) - 1)]
+    got = []
+    for piece in cut(sent + begun, places):
+        got += framer.feed(piece)
+    assert got == frames
+    assert framer.take_rest() == begun
+    assert framer.take_rest() == b""
+    assert framer.feed(sent) == frames
+
+
 @given(data=st.binary(max_size=1500), places=PLACES)
 def test_cutting_garbage_another_way_changes_nothing(make, data, places):
     assert decoded(make(), cut(data, places)) == decoded(make(), [data])

@@ -1,12 +1,16 @@
 """TLS on connections: the handshake, bytes, ends, and what somebody else may do to them."""
 
 import contextlib
+import itertools
 import socket
 import ssl
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reactor import (
+    BufferedProtocol,
     ConnectError,
     ConnectTimeout,
     Limits,
@@ -16,10 +20,37 @@ from reactor import (
     UsageError,
 )
 from reactor.errors import TLSError, TLSHandshakeError, TLSHandshakeTimeout, TLSTruncated
-from tests.helpers import DEADLINE, Echo, ManualClock, Recorder, spin
+from reactor.selector import default_selector
+from tests.helpers import DEADLINE, Echo, Errors, ManualClock, Recorder, ScriptedSocket, spin
 
 BIG = bytes(range(256)) * 4096 * 4
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+class Filler(BufferedProtocol):
+    """Receives into buffers of these sizes, in turn."""
+
+    def __init__(self, sizes):
+        self.sizes = itertools.cycle(sizes)
+        self.buffer = bytearray(1)
+        self.received = bytearray()
+        self.calls = []
+        self.lost = False
+
+    def connection_made(self, connection):
+        self.calls.append("connection_made")
+
+    def get_buffer(self, sizehint):
+        self.buffer = bytearray(next(self.sizes))
+        return self.buffer
+
+    def buffer_updated(self, nbytes):
+        self.received += memoryview(self.buffer)[:nbytes]
+
+    def connection_lost(self, exc):
+        assert not self.lost
+        self.lost = True
+        self.reason = exc
 
 
 class Peer:
@@ -389,6 +420,237 @@ def test_reconnect_after_a_handshake_that_failed(reactor, certificates):
     spin(reactor, connector.is_done)
     spin(reactor, lambda: len(told) == 3)
     assert len(failures) == 3
+
+
+# Upgrades in mid-stream
+
+
+class Upgrading(Recorder):
+    """Upgrades when it is told to; what comes after the word in the same piece is the handshake's."""
+
+    def __init__(self, context, **options):
+        super().__init__()
+        self.context = context
+        self.options = options
+
+    def data_received(self, data):
+        super().data_received(data)
+        if data.startswith(b"STARTTLS\r\n"):
+            self.connection.write(b"ready\r\n")
+            self.connection.start_tls(self.context, early=data[10:], **self.options)
+            self.connection.write(b"first over TLS")
+
+    def handshake_completed(self):
+        self.calls.append(("handshake_completed", ()))
+
+
+@contextlib.contextmanager
+def upgrading(reactor, protocol, peer_context):
+    ours, theirs = socket.socketpair()
+    reactor.adopt(ours, lambda: protocol)
+    with theirs:
+        yield Peer(theirs, peer_context, server_hostname="localhost")
+
+
+def read_clear(reactor, peer, size):
+    got = b""
+    while len(got) < size:
+        reactor.run_once(0.01)
+        with contextlib.suppress(BlockingIOError):
+            got += peer.sock.recv(size - len(got))
+    return got
+
+
+@pytest.mark.parametrize("early", [0, 1, 100, 10_000])
+def test_upgrade_of_a_server(reactor, certificates, early):
+    """What was written in clear leaves in clear; the ClientHello may come with the word that asks for it."""
+    protocol = Upgrading(certificates.server(), server_side=True)
+    with upgrading(reactor, protocol, certificates.client()) as peer:
+        peer.go_on()
+        hello = peer.outgoing.read()
+        peer.sock.sendall(b"STARTTLS\r\n" + hello[:early])
+        assert read_clear(reactor, peer, 7) == b"ready\r\n"
+        peer.unsent += hello[early:]
+        spin(reactor, lambda: peer.turn() and peer.received == b"first over TLS")
+        assert "handshake_completed" in protocol.names
+        assert protocol.names.count("connection_made") == 1
+        peer.ssl.write(b"secret")
+        spin(reactor, lambda: peer.turn() and protocol.received.endswith(b"secret"))
+
+
+def test_upgrade_of_a_client(reactor, certificates):
+    protocol = Upgrading(certificates.client(), server_hostname="localhost")
+    ours, theirs = socket.socketpair()
+    connection = reactor.adopt(ours, lambda: protocol)
+    with theirs:
+        peer = Peer(theirs, certificates.server(), server_side=True)
+        connection.write(BIG)  # leaves before the ClientHello
+        peer.sock.sendall(b"STARTTLS\r\n")
+        assert read_clear(reactor, peer, len(BIG)) == BIG
+        assert read_clear(reactor, peer, 7) == b"ready\r\n"
+        spin(reactor, lambda: peer.turn() and peer.received == b"first over TLS")
+
+
+def test_clear_text_after_the_upgrade_is_no_handshake(reactor, certificates):
+    """The class of CVE-2011-0411: a command that somebody put behind the one that asks for TLS."""
+    protocol = Upgrading(certificates.server(), server_side=True)
+    with upgrading(reactor, protocol, certificates.client()) as peer:
+        peer.sock.sendall(b"STARTTLS\r\nMAIL FROM:<eve@example.org>\r\n")
+        spin(reactor, lambda: protocol.lost)
+        assert isinstance(protocol.reason, TLSHandshakeError)
+        assert protocol.names.count("data_received") == 1
+
+
+def test_upgrade_has_the_deadline_of_handshakes(certificates, errors):
+    clock = ManualClock()
+    protocol = Upgrading(certificates.server(), server_side=True)
+    with (
+        Reactor(clock=clock, on_error=errors) as reactor,
+        upgrading(reactor, protocol, certificates.client()) as peer,
+    ):
+        peer.sock.sendall(b"STARTTLS\r\n")
+        read_clear(reactor, peer, 7)
+        clock.advance(9.9)
+        reactor.run_once(0)
+        assert not protocol.lost
+        clock.advance(1)
+        spin(reactor, lambda: protocol.lost)
+        assert isinstance(protocol.reason, TLSHandshakeTimeout)
+
+
+def test_upgrade_where_it_cannot_be(reactor, side, tmp_path):
+    ours, _, server_side = side
+    hostname = None if server_side else "localhost"
+    with (
+        established(reactor, Recorder(), side) as (connection, _),
+        pytest.raises(UsageError, match="in clear"),
+    ):
+        connection.start_tls(ours, server_side=server_side, server_hostname=hostname)
+    path = tmp_path / "file"
+    path.write_bytes(BIG)
+    one, other = socket.socketpair()
+    connection = reactor.adopt(one, Recorder)
+    with other:
+        connection.sendfile(path.open("rb"))
+        with pytest.raises(UsageError, match="until the file is sent"):
+            connection.start_tls(ours, server_side=server_side, server_hostname=hostname)
+        connection.abort()
+        reactor.run_once(0)
+
+
+def test_closed_in_the_middle_of_an_upgrade(reactor, certificates):
+    protocol = Upgrading(certificates.server(), server_side=True)
+    with upgrading(reactor, protocol, certificates.client()) as peer:
+        peer.sock.sendall(b"STARTTLS\r\n")
+        read_clear(reactor, peer, 7)
+        protocol.connection.abort()
+        spin(reactor, lambda: protocol.lost)
+
+
+# Any cut of the bytes
+
+CUTS = st.lists(st.integers(1, 5000), max_size=60)
+
+
+@given(
+    server_side=st.booleans(),
+    version=st.sampled_from(VERSIONS),
+    to_us=CUTS,
+    from_us=CUTS,
+    sends=st.lists(st.one_of(st.none(), st.integers(1, 3000), st.just(BlockingIOError())), max_size=20),
+    ours=st.lists(st.binary(min_size=1, max_size=40_000), max_size=4),
+    theirs=st.lists(st.binary(min_size=1, max_size=40_000), max_size=4),
+    buffered=st.booleans(),
+    who_closes=st.sampled_from(["we", "they"]),
+)
+def test_bytes_arrive_however_the_records_are_cut(
+    certificates, server_side, version, to_us, from_us, sends, ours, theirs, buffered, who_closes
+):
+    server, client = certificates.server(), certificates.client()
+    client.maximum_version = version
+    contexts = (server, client, True) if server_side else (client, server, False)
+    protocol = Filler([7, 4000, 100]) if buffered else Recorder()
+
+    def wrap(sock):
+        return ScriptedSocket(sock, send=list(sends))
+
+    errors = Errors()
+    with (
+        Reactor(selector=default_selector(), on_error=errors) as reactor,
+        secured(reactor, protocol, contexts[1], contexts[0], server_side=server_side, wrap=wrap) as (
+            connection,
+            peer,
+        ),
+    ):
+        cuts_in, cuts_out = iter(to_us), iter(from_us)
+
+        def turn():
+            peer.put(next(cuts_in, 1 << 20))
+            reactor.run_once(0)
+            peer.take(next(cuts_out, 1 << 20))
+            return True
+
+        spin(reactor, lambda: turn() and peer.established and protocol.calls, deadline=5)
+        for data in theirs:
+            left = memoryview(data)
+            while left:
+                left = left[peer.ssl.write(left) :]
+        for data in ours:
+            connection.write(data)
+        if who_closes == "we":
+            spin(reactor, lambda: turn() and len(protocol.received) == sum(map(len, theirs)), deadline=5)
+            connection.close()
+        else:
+            spin(reactor, lambda: turn() and len(peer.received) == sum(map(len, ours)), deadline=5)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                peer.ssl.unwrap()
+        spin(reactor, lambda: turn() and protocol.lost and peer.ended, deadline=5)
+        assert peer.received == b"".join(ours)
+        assert protocol.received == b"".join(theirs)
+        assert protocol.reason is None
+        assert peer.ended == "close_notify"
+    assert errors.seen == []
+
+
+@given(
+    at=st.integers(0, 5000),
+    instead=st.binary(max_size=300),
+    server_side=st.booleans(),
+)
+def test_any_garbage_in_any_place_ends_the_connection_and_nothing_else(
+    certificates, at, instead, server_side
+):
+    """The peer's bytes are cut at one place, others put there, and the connection closed."""
+    contexts = (certificates.server(), certificates.client(), True)
+    contexts = contexts if server_side else (contexts[1], contexts[0], False)
+    protocol = Recorder()
+    errors = Errors()
+    with (
+        Reactor(selector=default_selector(), on_error=errors) as reactor,
+        secured(reactor, protocol, contexts[1], contexts[0], server_side=server_side) as (_, peer),
+    ):
+        sent = 0
+        for _ in range(60):
+            peer.take()
+            if peer.established and not peer.unsent and sent < at:
+                peer.ssl.write(bytes(100))
+            peer.unsent += peer.outgoing.read()
+            sent += len(peer.unsent)
+            if sent >= at:
+                peer.unsent = peer.unsent[: max(0, len(peer.unsent) - sent + at)] + instead
+                break
+            peer.put()
+            reactor.run_once(0)
+        peer.put()
+        with contextlib.suppress(OSError):
+            peer.sock.shutdown(socket.SHUT_WR)
+        spin(reactor, lambda: peer.take() or not reactor.connections(), deadline=5)
+        reactor.run_once(0)
+        assert not protocol.received.strip(b"\0")
+        if protocol.calls:
+            assert isinstance(protocol.reason, TLSError)
+        for exc, _, _ in errors.seen:
+            assert isinstance(exc, TLSError)
 
 
 # Ends

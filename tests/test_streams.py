@@ -18,6 +18,7 @@ from reactor.errors import (
     IdleTimeout,
     StreamClosed,
     StreamTimeout,
+    TLSHandshakeError,
     UsageError,
 )
 from reactor.streams import Stream, handler
@@ -737,3 +738,42 @@ def test_drain_ends_idle_handlers_at_once_and_lets_busy_ones_finish():
             go(1)
         assert len(reports) == 1
         assert isinstance(told.result, StreamClosed)
+
+
+def test_upgrade_to_tls_on_both_sides(reactor, certificates):
+    told = []
+
+    async def server(stream):
+        assert await stream.receive_until(b"\n") == b"STARTTLS"
+        await stream.send(b"ready\n")
+        await stream.start_tls(certificates.server())
+        told.append(await stream.receive_until(b"\n"))
+        await stream.send(b"secret\n")
+
+    async def client(stream):
+        await stream.send(b"STARTTLS\n")
+        assert await stream.receive_until(b"\n") == b"ready"
+        await stream.start_tls(certificates.client(), server_hostname="localhost")
+        await stream.send(b"hello\n")
+        told.append(await stream.receive_until(b"\n"))
+
+    listener = reactor.listen("127.0.0.1:0", handler(server))
+    reactor.connect(listener.addresses[0], handler(client))
+    spin(reactor, lambda: len(told) == 2)
+    assert told == [b"hello", b"secret"]
+
+
+def test_upgrade_that_fails_ends_the_wait(reactor, certificates):
+    told = []
+
+    async def serve(stream):
+        await stream.receive_until(b"\n")
+        try:
+            await stream.start_tls(certificates.server())
+        except StreamClosed as exc:
+            told.append(exc.__cause__)
+
+    with client_of(reactor, serve) as (_, client):
+        client.sendall(b"STARTTLS\nsmuggled\n")
+        spin(reactor, lambda: told)
+    assert isinstance(told[0], TLSHandshakeError)

@@ -41,6 +41,10 @@ class Framer(ABC):
         """
 
     @abstractmethod
+    def take_rest(self) -> bytes:
+        """Return what was fed and belongs to no frame yet, and forget it: from here on it is another's."""
+
+    @abstractmethod
     def encode(self, frame: bytes) -> bytes:
         """Return `frame` as it is sent. Raises ValueError if it can't be sent as a frame."""
 

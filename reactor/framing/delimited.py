@@ -48,6 +48,11 @@ class Delimited(Framer):
             self._fail(IncompleteFrame(told), [])
         return []
 
+    def take_rest(self) -> bytes:
+        """As `Framer.take_rest`."""
+        rest, self._pending = bytes(self._pending), b""
+        return rest
+
     def encode(self, frame: bytes) -> bytes:
         """As `Framer.encode`."""
         if self._delimiter in frame or len(frame) > self._limit:

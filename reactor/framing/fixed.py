@@ -43,6 +43,13 @@ class FixedLength(Framer):
             )
         return []
 
+    def take_rest(self) -> bytes:
+        """As `Framer.take_rest`."""
+        rest = b"".join(self._pieces)
+        self._pieces = []
+        self._held = 0
+        return rest
+
     def encode(self, frame: bytes) -> bytes:
         """As `Framer.encode`."""
         if len(frame) != self._size:

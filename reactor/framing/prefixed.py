@@ -58,6 +58,13 @@ class _Prefixed(Framer):
             self._fail(IncompleteFrame(f"the input ended {self._held} bytes into a frame"), [])
         return []
 
+    def take_rest(self) -> bytes:
+        """As `Framer.take_rest`."""
+        rest = b"".join(self._pieces)
+        self._pieces = []
+        self._held = self._needed = 0
+        return rest
+
     def _decode(self, data: bytes) -> list[bytes]:
         frames: list[bytes] = []
         at, size, needed, tail = 0, len(data), 1, len(self.tail)
