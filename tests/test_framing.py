@@ -244,3 +244,5 @@ def test_framers_of_one_s_own():
             return frame
 
     assert Bytes().feed(b"ab") == [b"a", b"b"]
+    with pytest.raises(TypeError, match="Bytes must define take_rest"):
+        Bytes().take_rest()

@@ -40,9 +40,12 @@ class Framer(ABC):
         Raises IncompleteFrame if it comes within a frame.
         """
 
-    @abstractmethod
     def take_rest(self) -> bytes:
-        """Return what was fed and belongs to no frame yet, and forget it: from here on it is another's."""
+        """Return what was fed and belongs to no frame yet, and forget it: from here on it is another's.
+
+        Needed where a connection goes on with something else after a frame, as `FramedProtocol.start_tls`.
+        """
+        raise TypeError(f"{type(self).__name__} must define take_rest")
 
     @abstractmethod
     def encode(self, frame: bytes) -> bytes:
