@@ -57,16 +57,14 @@ class FramedProtocol(Protocol):
     ) -> None:
         """Go on over TLS after the frame at hand, as `Connection.start_tls` does.
 
-        What the peer has sent behind it is the beginning of its handshake. If it is a frame, somebody has
-        put it there in clear, and the connection ends with `TLSHandshakeError` (CVE-2011-0411).
+        The peer has to wait for an answer before it begins its handshake. Whatever has come behind the frame
+        in clear may be somebody else's: the connection ends with `TLSHandshakeError` (CVE-2011-0411).
         """
-        self.connection.start_tls(
-            context,
-            server_side=server_side,
-            server_hostname=server_hostname,
-            early=self.framer.take_rest(),
-        )
+        rest = self.framer.take_rest()
+        self.connection.start_tls(context, server_side=server_side, server_hostname=server_hostname)
         self._upgrading = self._paused = True
+        if rest or self._problem is not None:
+            self._refuse_clear()
 
     def data_received(self, data: bytes) -> None:
         """Hand over the frames that are complete now."""
@@ -114,4 +112,7 @@ class FramedProtocol(Protocol):
             return
         self._upgrading = self._paused = False
         if next(frames, None) is not None:
-            self.connection.fail(TLSHandshakeError("a frame in clear came after the request to upgrade"))
+            self._refuse_clear()
+
+    def _refuse_clear(self) -> None:
+        self.connection.fail(TLSHandshakeError("something came in clear behind the request to upgrade"))
