@@ -7,21 +7,23 @@ import importlib
 import logging
 import os
 import signal
+import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import reactor
 from reactor.address import Address
 from reactor.apps import APPS, App
 from reactor.connection import Connection
-from reactor.errors import AddressError, ListenError, UsageError
+from reactor.errors import AddressError, ListenError, TLSContextError, UsageError
 from reactor.listener import Factory
 from reactor.log import BackgroundLog
 from reactor.options import Limits, Timeouts
 from reactor.protocol import Protocol
 from reactor.server import Reactor
+from reactor.tls import client_context, server_context
 
 __all__ = ["main"]
 
@@ -133,6 +135,16 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="seconds that clients have after SIGINT or SIGTERM; a second one leaves at once "
         "(default: %(default)g)",
     )
+    parser.add_argument("--tls-cert", metavar="FILE", help="speak TLS with this certificate chain (PEM)")
+    parser.add_argument(
+        "--tls-key",
+        metavar="FILE",
+        help="its private key, if it is not in the same file; both are read anew at SIGHUP",
+    )
+    parser.add_argument(
+        "--tls-client-ca", metavar="FILE", help="ask clients for a certificate that one of these has signed"
+    )
+    _add_alpn(parser, "that is spoken")
     _add_log_level(parser)
 
 
@@ -148,7 +160,26 @@ def _add_connect(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds that connecting may take (default: %(default)g)",
     )
+    parser.add_argument("--tls", action="store_true", help="speak TLS, and check the server's certificate")
+    parser.add_argument("--ca", metavar="FILE", help="authorities to trust instead of the system's (PEM)")
+    parser.add_argument(
+        "--insecure", action="store_true", help="take any certificate: whoever is on the line can read it all"
+    )
+    parser.add_argument(
+        "--server-name", metavar="NAME", help="whose certificate to expect (default: the address's host)"
+    )
+    _add_alpn(parser, "to offer")
+    parser.add_argument("--verbose", action="store_true", help="tell of the peer's certificate")
     _add_log_level(parser)
+
+
+def _add_alpn(parser: argparse.ArgumentParser, which: str) -> None:
+    parser.add_argument(
+        "--alpn",
+        type=lambda text: text.split(","),
+        metavar="NAME,NAME",
+        help=f"the application protocols {which} over TLS, the preferred one first",
+    )
 
 
 def _add_log_level(parser: argparse.ArgumentParser) -> None:
@@ -226,14 +257,20 @@ def _serve(options: argparse.Namespace) -> int:
         timeouts = Timeouts(idle=options.idle_timeout)
     except ValueError as exc:
         options.error(str(exc))
+    try:
+        tls = _server_context(options)
+    except TLSContextError as exc:
+        return _failed(str(exc))
     with Reactor() as loop:
         try:
             for address in options.listen or [Address.parse(DEFAULT_ADDRESS)]:
-                listener = loop.listen(address, factory, limits=limits, timeouts=timeouts)
+                listener = loop.listen(address, factory, limits=limits, timeouts=timeouts, tls=tls)
                 for bound in listener.addresses:
                     log.info("listening on %s", bound)
         except ListenError as exc:
             return _failed(exc.strerror)
+        if tls is not None and hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, _renew_tls, loop, options)
         loop.run(signals={signal.SIGINT, signal.SIGTERM}, drain_timeout=options.drain_timeout)
         left = len(loop.connections())
         if left:
@@ -241,8 +278,44 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if options.tls_cert is None:
+        for option in ("tls_key", "tls_client_ca", "alpn"):
+            if getattr(options, option) is not None:
+                options.error(f"--{option.replace('_', '-')} needs --tls-cert")
+        return None
+    return server_context(
+        options.tls_cert, options.tls_key, client_ca=options.tls_client_ca, alpn=options.alpn or ()
+    )
+
+
+def _renew_tls(loop: Reactor, options: argparse.Namespace) -> None:
+    try:
+        context = _server_context(options)
+    except TLSContextError as exc:
+        log.warning("the old certificate stays: %s", exc)
+        return
+    assert context is not None
+    for listener in loop.listeners():
+        listener.replace_tls(context)
+    log.info("newcomers get the certificate of %s", options.tls_cert)
+
+
+def _client_context(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if not options.tls:
+        for option in ("ca", "insecure", "server_name", "alpn"):
+            if getattr(options, option):
+                options.error(f"--{option.replace('_', '-')} needs --tls")
+        return None
+    return client_context(options.ca, alpn=options.alpn or (), verify=not options.insecure)
+
+
 def _connect(options: argparse.Namespace) -> int:
     problems: list[BaseException] = []
+    try:
+        tls = _client_context(options)
+    except TLSContextError as exc:
+        return _failed(str(exc))
     with Reactor() as loop:
 
         def failed(exc: BaseException) -> None:
@@ -252,12 +325,16 @@ def _connect(options: argparse.Namespace) -> int:
         try:
             loop.connect(
                 options.address,
-                lambda: _Terminal(loop, failed),
+                lambda: _Terminal(loop, failed, verbose=options.verbose),
                 timeouts=Timeouts(connect=options.timeout),
                 on_failure=failed,
+                tls=tls,
+                server_hostname=options.server_name,
             )
         except AddressError as exc:
             options.error(str(exc))
+        except UsageError:
+            options.error("TLS to a Unix socket needs --server-name: whose certificate is expected?")
         loop.run()
     return _failed(str(problems[0])) if problems else 0
 
@@ -274,14 +351,18 @@ class _Terminal(Protocol):
     the next when the last has been written and the peer keeps up.
     """
 
-    def __init__(self, loop: Reactor, failed: Callable[[BaseException], None]) -> None:
+    def __init__(self, loop: Reactor, failed: Callable[[BaseException], None], *, verbose: bool) -> None:
         self._loop = loop
         self._failed = failed
+        self._verbose = verbose
         self._may_read = threading.Event()
         self._paused = False
 
     def connection_made(self, connection: Connection) -> None:
         self._connection = connection
+        if self._verbose:
+            for line in _told_of_tls(connection):
+                log.info("%s", line)
         self._may_read.set()
         threading.Thread(target=self._read_input, daemon=True).start()
 
@@ -323,7 +404,29 @@ class _Terminal(Protocol):
     def _send(self, data: bytes) -> None:
         if data:
             self._connection.write(data)
-        else:
+        elif self._connection.can_write_eof():
             self._connection.write_eof()
+        else:
+            self._connection.close()
         if not self._paused:
             self._may_read.set()
+
+
+def _told_of_tls(connection: Connection) -> Iterator[str]:
+    """Give what is known of the connection's TLS and of the peer's certificate, in lines."""
+    cipher = connection.get_extra_info("cipher")
+    if cipher is None:
+        yield "connected without TLS"
+        return
+    alpn = connection.get_extra_info("alpn_protocol")
+    yield f"connected with {cipher[1]}, {cipher[0]}" + (f", {alpn}" if alpn else "")
+    certificate = connection.get_extra_info("peercert")
+    if not certificate:
+        yield "the peer's certificate was not checked"
+        return
+    for name in ("subject", "issuer"):
+        parts = ", ".join(f"{key}={value}" for part in certificate[name] for key, value in part)
+        yield f"{name}: {parts}"
+    names = ", ".join(value for _, value in certificate.get("subjectAltName", ()))
+    yield f"for: {names}"
+    yield f"valid from {certificate['notBefore']} to {certificate['notAfter']}"

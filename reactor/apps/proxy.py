@@ -28,9 +28,13 @@ class _Side(Protocol):
             self.other.write(data)
 
     def eof_received(self) -> bool:
-        """Pass the end on; the other direction goes on."""
-        if self.other is not None:
-            self.other.write_eof()
+        """Pass the end on; the other direction goes on, unless TLS before 1.3 can't do that."""
+        if self.other is None:
+            return True
+        if not self.other.can_write_eof():
+            self.other.close()
+            return False
+        self.other.write_eof()
         return True
 
     def pause_writing(self) -> None:
