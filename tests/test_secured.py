@@ -1,9 +1,13 @@
 """TLS on connections: the handshake, bytes, ends, and what somebody else may do to them."""
 
 import contextlib
+import gc
 import itertools
+import random
+import re
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -420,6 +424,49 @@ def test_reconnect_after_a_handshake_that_failed(reactor, certificates):
     spin(reactor, connector.is_done)
     spin(reactor, lambda: len(told) == 3)
     assert len(failures) == 3
+
+
+def anonymous_memory():
+    gc.collect()
+    told = Path("/proc/self/smaps_rollup").read_text()
+    return int(re.search(r"^Anonymous: +(\d+)", told, re.MULTILINE)[1]) * 1024
+
+
+def test_thousands_of_bad_handshakes_leave_nothing_behind(certificates, descriptors, caplog):
+    hello = Peer(socket.socket(), certificates.client(), server_hostname="localhost")
+    hello.go_on()
+    hello.sock.close()
+    good = hello.outgoing.read()
+    numbers = random.Random(5)
+
+    def bad():
+        kind = numbers.randrange(4)
+        if kind == 0:
+            return numbers.randbytes(numbers.randrange(1, 2000))
+        if kind == 1:
+            return good[: numbers.randrange(1, len(good))]
+        at = numbers.randrange(len(good))
+        return good[:at] + numbers.randbytes(20) + good[at + 20 :]
+
+    with caplog.at_level("INFO"), Reactor() as reactor:
+        listener = reactor.listen("127.0.0.1:0", Recorder, tls=certificates.server())
+        address = listener.addresses[0]
+
+        def visit(times):
+            for first in range(0, times, 50):
+                with contextlib.ExitStack() as stack:
+                    for _ in range(first, first + 50):
+                        client = socket.create_connection((address.host, address.port), timeout=DEADLINE)
+                        stack.enter_context(client).sendall(bad())
+                    reactor.run_once(0)
+                spin(reactor, lambda: listener.connections == 0)
+
+        visit(1000)
+        before, lines = anonymous_memory(), len(caplog.records)
+        visit(3000)
+        assert anonymous_memory() - before < 3_000_000, "a thousand bytes for each"
+        assert len(caplog.records) - lines < 300, "a line for each"
+        assert reactor.stats().closed == {"TLSHandshakeError": 4000}
 
 
 # Upgrades in mid-stream
