@@ -133,7 +133,8 @@ class Connection(Timed):
         early: bytes that came after the request to upgrade. They belong to the handshake: anything else that
             somebody put there in clear is no handshake, and ends the connection (CVE-2011-0411).
         A handshake that fails, or takes longer than `Timeouts.handshake`, ends the connection with
-        `TLSHandshakeError`. Raises UsageError where TLS is on already, or a direction has ended.
+        `TLSHandshakeError`. Raises UsageError where TLS is on already, or a direction has ended, and for a
+        context that does not fit.
         """
         if self._state is not State.OPEN or isinstance(self._sock, SecureSocket):
             raise UsageError("start_tls needs a connection in clear of which no direction has ended")
@@ -344,13 +345,9 @@ class Connection(Timed):
         return not isinstance(self._sock, SecureSocket) or self._sock.end()
 
     def _drained(self, queue: Outbound) -> None:
-        try:
-            if not self._has_ended_tls():
-                self._out = queue = Outbound(self._loop.now) if queue is SHUT else queue
-                self._arm(queue)
-                return
-        except OSError as exc:
-            self.fail(exc)
+        if not self._has_ended_tls():
+            self._out = queue = Outbound(self._loop.now) if queue is SHUT else queue
+            self._arm(queue)
             return
         self._out = SHUT
         if self._state is State.WRITE_CLOSED:
@@ -485,7 +482,7 @@ class Connection(Timed):
         written or closed. "reactor": the `Reactor` whose it is. "listener": the `Listener` that accepted
         it, or None. "origin": where it comes from, in words. Over TLS also "ssl_object", "sslcontext",
         "cipher", "alpn_protocol", "peercert" (as `ssl.SSLSocket.getpeercert` returns it) and "sni": the host
-        name that the client asked for.
+        name that the client asked for, which a server knows with a `server_context`.
         """
         terms = self._terms
         if isinstance(self._sock, SecureSocket) and name in TLS_FACTS:

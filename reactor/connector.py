@@ -141,6 +141,7 @@ class Connector:
         try:
             connection.open()
         except OSError as exc:
+            self._handshaking = None
             sock.close()
             self._count_gone(None, exc)
             self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), exc)])
@@ -159,8 +160,6 @@ class Connector:
             raise
 
     def _tls_failed(self, sockaddr: Any, exc: BaseException) -> None:
-        if self._handshaking is None:
-            return  # cancelled
         self._handshaking = None
         problem = exc if isinstance(exc, OSError) else TLSHandshakeError(str(exc))
         kind = ConnectTimeout if self._timed_out else ConnectError

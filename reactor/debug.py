@@ -32,6 +32,7 @@ class DebugConnection(Connection):
     write = _checked(Connection.write)
     writelines = _checked(Connection.writelines)
     sendfile = _checked(Connection.sendfile)
+    start_tls = _checked(Connection.start_tls)
     write_eof = _checked(Connection.write_eof)
     close = _checked(Connection.close)
     abort = _checked(Connection.abort)

@@ -22,7 +22,6 @@ from reactor.drain import Drain, Drained
 from reactor.errors import (
     ACCEPT_AGAIN,
     ACCEPT_EXHAUSTED,
-    ConnectionAborted,
     TLSHandshakeError,
     UsageError,
 )
@@ -76,7 +75,7 @@ class Listener:
         backlog: int,
         path: str | None,
         bios: Bios,
-        tls: ssl.SSLContext | None,
+        tls: Tls | None,
         on_tls_error: TLSErrorHandler | None,
     ) -> None:
         self.connections = 0
@@ -102,9 +101,7 @@ class Listener:
         try:
             self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in sockets)
             origin = f"accepted on {', '.join(map(str, self.addresses))}"
-            self._terms = Terms(limits, timeouts, watch, origin, self, self._gone, connection_type, bios)
-            if tls is not None:
-                self.replace_tls(tls)
+            self._terms = Terms(limits, timeouts, watch, origin, self, self._gone, connection_type, bios, tls)
             if limits.when_full == "refuse":
                 self._reserve = _new_reserve()
             for sock in self._sockets:
@@ -127,7 +124,10 @@ class Listener:
         self._release("paused")
 
     def replace_tls(self, context: ssl.SSLContext) -> None:
-        """Speak TLS with `context` on connections that come from now on; those that are open go on."""
+        """Speak TLS with `context` on connections that come from now on; those that are open go on.
+
+        Raises UsageError for a context of the client's side.
+        """
         self._terms = attrs.evolve(self._terms, tls=Tls(context, self._terms.bios, server_side=True))
 
     def close(self) -> None:
@@ -265,8 +265,6 @@ class Listener:
             admitted(connection)
 
     def _tls_failed(self, sockaddr: Any, exc: BaseException) -> None:
-        if isinstance(exc, ConnectionAborted):
-            return  # this side's doing
         peer = Address.from_sockaddr(sockaddr)
         kind = type(exc) if isinstance(exc, TLSHandshakeError) else TLSHandshakeError
         error = kind(f"no TLS with {peer}: {exc}")

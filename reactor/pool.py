@@ -120,7 +120,12 @@ class _Lent(Protocol):
         self.reason: BaseException | None = None  # why it has ended
 
     def connection_made(self, connection: Connection) -> None:
-        """Wait for a worker."""
+        """Wait for a worker.
+
+        Raises UsageError, which ends the connection, over TLS: the worker would read and write around it.
+        """
+        if connection.get_extra_info("ssl_object") is not None:
+            raise UsageError("a Pool can't serve TLS connections: let a coroutine or a protocol do it")
         self.connection = connection
         self.reactor: Reactor = connection.get_extra_info("reactor")
         connection.pause_reading()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any
 
+from reactor.errors import ConnectionAborted
 from reactor.intake import Intake
 from reactor.protocol import Protocol
 from reactor.rates import TokenBucket
@@ -99,6 +100,7 @@ class Secured(Intake):
 
     def _shake(self, step: Callable[[], bool]) -> None:
         if self._do(step):
+            self.connection.last_active = self.connection._loop.now
             self.look_at_protocol()
             self._on_established()
         self._attend()
@@ -144,6 +146,6 @@ class Newcomer(Protocol):
         protocol.connection_made(connection)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Tell of a handshake that failed."""
-        if not self._made and exc is not None:
+        """Tell of a handshake that failed, unless this side has given it up."""
+        if not self._made and exc is not None and not isinstance(exc, ConnectionAborted):
             self._on_failed(exc)

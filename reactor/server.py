@@ -139,9 +139,11 @@ class Reactor(Loop):
         tls: speak TLS with this context (`reactor.tls.server_context`); the protocol is made when the
             handshake is done, for which `Timeouts.handshake` is given. on_tls_error: is given the
             `TLSHandshakeError` of one that failed; None logs it.
-        Raises AddressError for an address that can't be meant, ListenError if it can't be had.
+        Raises AddressError for an address that can't be meant, ListenError if it can't be had, UsageError for
+        a TLS context of the client's side.
         """
         self._check_open()
+        secured = None if tls is None else Tls(tls, self._bios, server_side=True)
         if isinstance(address, (Address, str, tuple)) or not hasattr(address, "accept"):
             where = Address.of(address)
             sockets = bind(where, backlog=backlog, reuse_port=reuse_port, options=options)
@@ -161,7 +163,7 @@ class Reactor(Loop):
             backlog=backlog,
             path=path,
             bios=self._bios,
-            tls=tls,
+            tls=secured,
             on_tls_error=on_tls_error,
         )
         self._listeners = [*self.listeners(), listener]

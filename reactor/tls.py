@@ -24,7 +24,7 @@ from typing import Any
 
 import attrs
 
-from reactor.errors import TLSContextError, TLSError, TLSHandshakeError, TLSTruncated
+from reactor.errors import TLSContextError, TLSError, TLSHandshakeError, TLSTruncated, UsageError
 
 __all__ = ["TLS_FACTS", "Bios", "SecureSocket", "Tls", "bare", "client_context", "server_context"]
 
@@ -194,12 +194,22 @@ class Tls:
     """What is needed to secure a socket.
 
     server_hostname: whom a client asks for, and whose certificate is expected; None on the server's side.
+    Raises UsageError for a context of the other side, or one that checks a host name that is not given.
     """
 
     context: ssl.SSLContext
     bios: Bios
     server_side: bool
     server_hostname: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        other = ssl.PROTOCOL_TLS_CLIENT if self.server_side else ssl.PROTOCOL_TLS_SERVER
+        if self.context.protocol is other:
+            raise UsageError(
+                f"the context is one for the {'client' if self.server_side else 'server'}'s side"
+            )
+        if not self.server_side and self.context.check_hostname and not self.server_hostname:
+            raise UsageError("the context checks host names: give server_hostname")
 
     def secure(self, sock: socket.socket, since: float, ahead: bytes = b"") -> SecureSocket:
         """Return what speaks TLS on `sock`.
@@ -478,7 +488,8 @@ class SecureSocket:
 
     def _put_output(self) -> None:
         self._output += self._outgoing.read()
-        self.flush()
+        with contextlib.suppress(OSError):  # the next call that needs the socket tells it
+            self.flush()
         if self._output:
             self.unusual = True
 

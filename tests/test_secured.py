@@ -17,6 +17,7 @@ from reactor import (
     BufferedProtocol,
     ConnectError,
     ConnectTimeout,
+    IdleTimeout,
     Limits,
     Reactor,
     Reconnect,
@@ -24,7 +25,9 @@ from reactor import (
     UsageError,
 )
 from reactor.errors import TLSError, TLSHandshakeError, TLSHandshakeTimeout, TLSTruncated
+from reactor.pool import Pool
 from reactor.selector import default_selector
+from reactor.streams import handler
 from tests.helpers import DEADLINE, Echo, Errors, ManualClock, Recorder, ScriptedSocket, spin
 
 BIG = bytes(range(256)) * 4096 * 4
@@ -407,6 +410,85 @@ def test_cancelled_in_the_handshake(reactor, certificates, descriptors):
 def test_host_name_to_expect_must_be_known(reactor, certificates):
     with pytest.raises(UsageError, match="needs server_hostname"):
         reactor.connect("unix:/tmp/nowhere", Recorder, tls=certificates.client())
+
+
+def test_context_that_does_not_fit_is_refused_at_once(reactor, certificates, descriptors):
+    server, client = certificates.server(), certificates.client()
+    with pytest.raises(UsageError, match="one for the client's side"):
+        reactor.listen("127.0.0.1:0", Recorder, tls=client)
+    with pytest.raises(UsageError, match="one for the server's side"):
+        reactor.connect("127.0.0.1:1", Recorder, tls=server)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(UsageError, match="give server_hostname"):
+        reactor.adopt(ours, Recorder, tls=client)
+
+
+def test_adopted_socket_whose_handshake_fails_is_reported(reactor, certificates, errors):
+    ours, theirs = socket.socketpair()
+    recorder = Recorder()
+    reactor.adopt(ours, lambda: recorder, tls=certificates.server(), server_side=True)
+    with theirs:
+        theirs.sendall(b"hello\r\n")
+        spin(reactor, lambda: errors.seen)
+        exc, callback, _ = errors.take()
+        assert isinstance(exc, TLSHandshakeError)
+        assert callback == "a TLS handshake"
+        assert recorder.calls == []
+
+
+def test_given_up_handshake_is_nobody_s_error(certificates, errors):
+    ours, theirs = socket.socketpair()
+    with theirs, Reactor(on_error=errors) as reactor:
+        reactor.adopt(ours, Recorder, tls=certificates.server(), server_side=True)
+    assert errors.seen == []
+
+
+def test_idle_time_begins_after_the_handshake(certificates, errors):
+    clock = ManualClock()
+    protocol = Recorder()
+    with (
+        Reactor(clock=clock, on_error=errors) as reactor,
+        secured(
+            reactor, protocol, certificates.client(), certificates.server(), timeouts=Timeouts(idle=5)
+        ) as (_, peer),
+    ):
+        clock.advance(9)
+        spin(reactor, lambda: peer.turn() and peer.established and protocol.calls)
+        clock.advance(4.9)
+        reactor.run_once(0)
+        assert not protocol.lost
+        clock.advance(1)
+        spin(reactor, lambda: protocol.lost)
+        assert isinstance(protocol.reason, IdleTimeout)
+
+
+def test_coroutine_is_served_over_tls(reactor, certificates):
+    async def upper(stream):
+        async for line in stream.lines():
+            await stream.send(line.upper() + b"\n")
+
+    listener = reactor.listen("127.0.0.1:0", handler(upper), tls=certificates.server())
+    recorder = Recorder()
+    reactor.connect(listener.addresses[0], lambda: recorder, tls=certificates.client())
+    spin(reactor, lambda: recorder.calls)
+    recorder.connection.write(b"one\ntwo\n")
+    spin(reactor, lambda: recorder.received == b"ONE\nTWO\n")
+    recorder.connection.close()
+    spin(reactor, lambda: recorder.lost and listener.connections == 0)
+
+
+def test_pool_never_writes_around_tls(reactor, certificates, errors):
+    def blocking(connection):
+        connection.sendall(b"in clear")
+
+    with Pool(blocking, workers=1) as pool:
+        listener = reactor.listen("127.0.0.1:0", pool, tls=certificates.server())
+        recorder = Recorder()
+        reactor.connect(listener.addresses[0], lambda: recorder, tls=certificates.client())
+        spin(reactor, lambda: recorder.lost)
+        assert recorder.received == b""
+        exc, _, _ = errors.take()
+        assert "a Pool can't serve TLS" in str(exc)
 
 
 def test_reconnect_after_a_handshake_that_failed(reactor, certificates):
