@@ -39,13 +39,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_seconds(parser)
     add_peers(parser, PROGRAMS["tls"])
     parser.add_argument("--connections", type=int, default=2000, metavar="N", help="idle ones")
+    parser.add_argument(
+        "--key-type", choices=["ecdsa", "rsa"], default="ecdsa", help="P-256, or RSA of 2,048 bits"
+    )
     parser.add_argument("--handshakes", type=int, default=300, metavar="N", help="in one measurement")
 
 
 def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
     """Measure; all servers have the same certificate and the same context."""
     with tempfile.TemporaryDirectory() as folder:
-        context = _certify(Path(folder))
+        context = _certify(Path(folder), options.key_type)
         with ExitStack() as stack:
             servers = {kind: stack.enter_context(serving(kind, "tls", folder)) for kind in options.servers}
             for size in SIZES:
@@ -63,10 +66,10 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
         _memory(options, report, progress, folder, context)
 
 
-def _certify(folder: Path) -> ssl.SSLContext:
+def _certify(folder: Path, key_type: str) -> ssl.SSLContext:
     """Write a server's certificate there, and return the context of its clients."""
-    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
-    issued = authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA)
+    authority = trustme.CA(key_type=trustme.KeyType[key_type.upper()])
+    issued = authority.issue_cert("localhost", key_type=trustme.KeyType[key_type.upper()])
     issued.private_key_pem.write_to_path(folder / "server.key")
     issued.cert_chain_pems[0].write_to_path(folder / "server.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
