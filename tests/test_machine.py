@@ -119,7 +119,7 @@ class Served:
 
     def connection_made(self, connection):
         self.connection = connection
-        self.link = self.machine.by_name[connection.get_extra_info("peername")]
+        self.link = self.machine.by_name[self.listener, connection.get_extra_info("peername")]
         assert self.link.protocol is None, "two connections for one client"
         self.link.protocol = self
         self.policy = self.link.policy
@@ -552,7 +552,7 @@ class ReactorMachine(RuleBasedStateMachine):
         client.setblocking(False)
         link = Link(client, policy, door)
         self.all.append(link)
-        self.by_name[client.getsockname()] = link
+        self.by_name[door, client.getsockname()] = link  # two listeners may have clients of one port
         self.step(ticks)
         return link
 
@@ -563,7 +563,7 @@ class ReactorMachine(RuleBasedStateMachine):
         client.setblocking(False)
         link = Link(client, policy, None)
         self.all.append(link)
-        self.by_name[None] = link
+        self.by_name[None, None] = link
         protocol = kind(self, None)
         timeouts = Timeouts(close=CLOSE_TIMEOUT, write=None)
         self.reactor.adopt(ours, lambda: protocol, timeouts=timeouts)
