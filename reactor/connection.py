@@ -22,12 +22,12 @@ from reactor.linger import Linger, end_direction, is_quiet, release
 from reactor.loop import Loop
 from reactor.rates import TokenBucket
 from reactor.registry import EventHandler, Registry
+from reactor.secure_socket import TLS_FACTS, SecureSocket, Tls, bare
 from reactor.secured import Secured
 from reactor.sender import SHUT, Closing, Outbound
 from reactor.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
 from reactor.terms import Terms
 from reactor.timers import Bucket
-from reactor.tls import TLS_FACTS, SecureSocket, Tls, bare
 
 __all__ = ["Connection", "connection_of", "connections_of"]
 

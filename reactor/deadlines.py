@@ -17,10 +17,10 @@ from reactor.errors import (
     WriteTimeout,
 )
 from reactor.options import Timeouts
+from reactor.secure_socket import SecureSocket
 from reactor.sender import Outbound, Sender
 from reactor.state import ENDED, READABLE
 from reactor.timers import round_up
-from reactor.tls import SecureSocket
 
 __all__ = ["Timed"]
 

@@ -7,7 +7,7 @@ import os
 import socket
 from typing import IO
 
-from reactor.tls import SecureSocket
+from reactor.secure_socket import SecureSocket
 
 __all__ = ["send_part"]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from reactor.loop import Loop
 from reactor.registry import Registry
+from reactor.secure_socket import SecureSocket
 from reactor.terms import Terms
 from reactor.timers import Bucket
-from reactor.tls import SecureSocket
 
 __all__ = ["Linger", "end_direction", "give_back", "is_quiet", "lingering_of", "release"]
 

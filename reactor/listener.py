@@ -29,10 +29,10 @@ from reactor.linger import Linger, give_back, lingering_of
 from reactor.loop import Loop
 from reactor.options import Limits, Timeouts
 from reactor.registry import EVENT_READ
+from reactor.secure_socket import Bios, Tls
 from reactor.secured import Newcomer
 from reactor.terms import Terms, Watch
 from reactor.timers import Handle
-from reactor.tls import Bios, Tls
 
 __all__ = ["AcceptErrorHandler", "Factory", "Listener", "TLSErrorHandler", "set_no_delay"]
 

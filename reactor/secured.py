@@ -10,8 +10,8 @@ from reactor.errors import ConnectionAborted
 from reactor.intake import Intake
 from reactor.protocol import Protocol
 from reactor.rates import TokenBucket
+from reactor.secure_socket import SecureSocket
 from reactor.state import ENDED
-from reactor.tls import SecureSocket
 
 if TYPE_CHECKING:
     from reactor.connection import Connection

@@ -24,10 +24,10 @@ from reactor.errors import SlowConsumer, UsageError
 from reactor.files import send_part
 from reactor.loop import Loop
 from reactor.rates import TokenBucket
+from reactor.secure_socket import SecureSocket
 from reactor.state import WRITABLE, State
 from reactor.terms import Terms
 from reactor.timers import Bucket
-from reactor.tls import SecureSocket
 
 __all__ = ["SHUT", "Closing", "Outbound", "Sender", "flush_senders"]
 

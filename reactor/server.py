@@ -21,11 +21,11 @@ from reactor.listener import AcceptErrorHandler, Factory, Listener, TLSErrorHand
 from reactor.log import caller
 from reactor.loop import ErrorHandler, Loop
 from reactor.options import Limits, Reconnect, Timeouts
+from reactor.secure_socket import Bios, Tls
 from reactor.secured import Newcomer
 from reactor.sender import flush_senders
 from reactor.stats import Stats
 from reactor.terms import Terms, Watch
-from reactor.tls import Bios, Tls
 from reactor.workers import Workers
 
 __all__ = ["Reactor"]
@@ -181,6 +181,7 @@ class Reactor(Loop):
         reconnect: Reconnect | None = None,
         tls: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
+        tls_session: ssl.SSLSession | None = None,
     ) -> Connector:
         """Connect to `address` without blocking; the protocol is made once the peer has answered.
 
@@ -195,6 +196,8 @@ class Reactor(Loop):
             logs what is tried again.
         tls: speak TLS with this context (`reactor.tls.client_context`); the protocol is made when the
             handshake is done. server_hostname: whose certificate is expected; None for the address's host.
+        tls_session: of a connection before with the same context, `get_extra_info("ssl_object").session`
+            when it has received something: if the server knows it, the handshake is shorter (RFC 8446, 2.2).
         Raises AddressError for an address that can't be meant, UsageError if TLS to a Unix socket is to
         check a host name that is not given.
         """
@@ -206,9 +209,7 @@ class Reactor(Loop):
             server_hostname = where.host
             if server_hostname is None and tls.check_hostname:
                 raise UsageError(f"TLS to {where} needs server_hostname: whose certificate is expected?")
-        secured = (
-            None if tls is None else Tls(tls, self._bios, server_side=False, server_hostname=server_hostname)
-        )
+        secured = None if tls is None else Tls(tls, self._bios, False, server_hostname, tls_session)
         terms = self._terms(limits, timeouts, f"connected to {where}", secured)
         if self._resolver is None:
             self._resolver = Workers(_RESOLVER_THREADS, "reactor-resolver", daemon=True)

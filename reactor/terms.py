@@ -13,7 +13,7 @@ from reactor.timers import Handle, Wheel, WheelMember, round_up
 
 if TYPE_CHECKING:
     from reactor.connection import Connection
-    from reactor.tls import Bios, Tls
+    from reactor.secure_socket import Bios, Tls
 
 __all__ = ["Terms", "Watch", "Watched"]
 

@@ -3,10 +3,13 @@
 import contextlib
 import gc
 import itertools
+import os
 import random
 import re
 import socket
 import ssl
+import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,8 @@ class Peer:
         self.received = bytearray()
         self.ended = None  # how the other side has: "close_notify", "eof", "reset" or what went wrong
         self.unsent = bytearray()
+        self.in_clear = b""  # what came before TLS
+        self.clear_left = 0  # bytes of it that are still to come
 
     def take(self, most=1 << 16):
         """Take what has come, up to `most` bytes, and go on with it."""
@@ -85,7 +90,9 @@ class Peer:
         if data == b"":
             self.ended = self.ended or "eof"
         elif data:
-            self.incoming.write(data)
+            self.in_clear += data[: self.clear_left]
+            self.incoming.write(data[self.clear_left :])
+            self.clear_left -= min(len(data), self.clear_left)
         self.go_on()
 
     def go_on(self):
@@ -462,6 +469,64 @@ def test_idle_time_begins_after_the_handshake(certificates, errors):
         assert isinstance(protocol.reason, IdleTimeout)
 
 
+def test_session_is_resumed(reactor, certificates):
+    class Greeter(Recorder):
+        def connection_made(self, connection):
+            super().connection_made(connection)
+            connection.write(b"hello")
+
+    listener = reactor.listen("127.0.0.1:0", Greeter, tls=certificates.server())
+    context = certificates.client()
+    session = None
+    for resumed in (False, True, True):
+        recorder = Recorder()
+        reactor.connect(listener.addresses[0], lambda r=recorder: r, tls=context, tls_session=session)
+        spin(reactor, lambda r=recorder: r.calls and r.received == b"hello")
+        made = recorder.connection.get_extra_info("ssl_object")
+        assert made.session_reused is resumed
+        session = made.session
+        recorder.connection.close()
+        spin(reactor, lambda r=recorder: r.lost)
+
+
+def test_peer_that_negotiates_anew(reactor, certificates):
+    """TLS 1.2 and openssl's server, which is told to by a line with an r: what is sent meanwhile waits."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    own = ["-cert", certificates.file("server.pem"), "-key", certificates.file("server.key")]
+    words = ["openssl", "s_server", "-accept", str(port), "-naccept", "1", "-tls1_2", "-state", *own]
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    with subprocess.Popen(words, **pipes, stderr=subprocess.STDOUT) as served:
+        os.set_blocking(served.stdout.fileno(), False)
+        told = bytearray()
+
+        def has_told(what, times=1):
+            told.extend(served.stdout.read() or b"")
+            return told.count(what) >= times
+
+        def types(line):
+            served.stdin.write(line)
+            served.stdin.flush()
+
+        spin(reactor, lambda: has_told(b"ACCEPT"))
+        context = certificates.client()
+        context.options &= ~ssl.OP_NO_RENEGOTIATION
+        recorder = Recorder()
+        reactor.connect(("localhost", port), lambda: recorder, tls=context)
+        spin(reactor, lambda: recorder.calls)
+        types(b"r\n")
+        for number in range(5):
+            recorder.connection.write(b"line %d\n" % number)
+        spin(reactor, lambda: has_told(b"line 4") and has_told(b"write server hello", 2))
+        assert [line for line in bytes(told).splitlines() if line.startswith(b"line")] == [
+            b"line %d" % number for number in range(5)
+        ]
+        types(b"and back\n")
+        spin(reactor, lambda: recorder.received == b"and back\n")
+        served.kill()
+        spin(reactor, lambda: recorder.lost)
+
+
 def test_coroutine_is_served_over_tls(reactor, certificates):
     async def upper(stream):
         async for line in stream.lines():
@@ -690,11 +755,13 @@ CUTS = st.lists(st.integers(1, 5000), max_size=60)
     ours=st.lists(st.binary(min_size=1, max_size=40_000), max_size=4),
     theirs=st.lists(st.binary(min_size=1, max_size=40_000), max_size=4),
     buffered=st.booleans(),
-    who_closes=st.sampled_from(["we", "they"]),
+    upgrade=st.none() | st.binary(max_size=20_000),
+    who_closes=st.sampled_from(["we", "they", "reset"]),
 )
 def test_bytes_arrive_however_the_records_are_cut(
-    certificates, server_side, version, to_us, from_us, sends, ours, theirs, buffered, who_closes
+    certificates, server_side, version, to_us, from_us, sends, ours, theirs, buffered, upgrade, who_closes
 ):
+    """upgrade: what is written in clear before TLS; None begins with TLS."""
     server, client = certificates.server(), certificates.client()
     client.maximum_version = version
     contexts = (server, client, True) if server_side else (client, server, False)
@@ -704,13 +771,12 @@ def test_bytes_arrive_however_the_records_are_cut(
         return ScriptedSocket(sock, send=list(sends))
 
     errors = Errors()
+    begin = secured if upgrade is None else partial(upgraded, upgrade)
     with (
         Reactor(selector=default_selector(), on_error=errors) as reactor,
-        secured(reactor, protocol, contexts[1], contexts[0], server_side=server_side, wrap=wrap) as (
-            connection,
-            peer,
-        ),
+        begin(reactor, protocol, contexts[1], contexts[0], server_side=server_side, wrap=wrap) as made,
     ):
+        connection, peer = made
         cuts_in, cuts_out = iter(to_us), iter(from_us)
 
         def turn():
@@ -729,16 +795,39 @@ def test_bytes_arrive_however_the_records_are_cut(
         if who_closes == "we":
             spin(reactor, lambda: turn() and len(protocol.received) == sum(map(len, theirs)), deadline=5)
             connection.close()
-        else:
+        elif who_closes == "they":
             spin(reactor, lambda: turn() and len(peer.received) == sum(map(len, ours)), deadline=5)
             with contextlib.suppress(ssl.SSLWantReadError):
                 peer.ssl.unwrap()
-        spin(reactor, lambda: turn() and protocol.lost and peer.ended, deadline=5)
-        assert peer.received == b"".join(ours)
-        assert protocol.received == b"".join(theirs)
-        assert protocol.reason is None
-        assert peer.ended == "close_notify"
+        else:
+            turn()
+            peer.sock.close()
+            spin(reactor, lambda: protocol.lost, deadline=5)
+        assert peer.in_clear == (upgrade or b"")
+        if who_closes == "reset":
+            assert b"".join(theirs).startswith(protocol.received)
+            assert isinstance(protocol.reason, OSError)
+        else:
+            spin(reactor, lambda: turn() and protocol.lost and peer.ended, deadline=5)
+            assert peer.received == b"".join(ours)
+            assert protocol.received == b"".join(theirs)
+            assert protocol.reason is None
+            assert peer.ended == "close_notify"
     assert errors.seen == []
+
+
+@contextlib.contextmanager
+def upgraded(clear, reactor, protocol, peer_context, context, *, server_side, wrap):
+    """As `secured`, of a connection that has written `clear` before."""
+    ours, theirs = socket.socketpair()
+    hostname = {"server_hostname": "localhost"}
+    connection = reactor.adopt(wrap(ours), lambda: protocol)
+    connection.write(clear)
+    connection.start_tls(context, server_side=server_side, **({} if server_side else hostname))
+    with theirs:
+        peer = Peer(theirs, peer_context, server_side=not server_side, **(hostname if server_side else {}))
+        peer.clear_left = len(clear)
+        yield connection, peer
 
 
 @given(

@@ -1,0 +1,482 @@
+"""A socket that encrypts: TLS as a transform of a connection's bytes.
+
+`SecureSocket` has the methods of a socket that a connection uses, so that receiving, sending, limits and
+ways to end exist once, in the connection. OpenSSL never touches the descriptor: what came from it goes
+into a memory BIO, and what is to go out is taken from another. One pair of them serves all connections of
+a reactor, because between two calls both are empty: OpenSSL takes the beginning of a record into a buffer
+of its own, and what the kernel does not take of the output waits here.
+
+Why not OpenSSL on the descriptor (`ssl.SSLSocket`): it reads each record with two system calls, one for
+its length. Why not a pair for each connection, as asyncio has: buffers keep the size that they have grown
+to, 3 KB at least.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from reactor.errors import TLSError, TLSHandshakeError, TLSTruncated, UsageError
+
+__all__ = ["TLS_FACTS", "Bios", "SecureSocket", "Tls", "bare"]
+
+#: Bytes that are encrypted at most before the kernel is asked to take them: four records of RFC 8446, 5.1.
+_CHUNK = 64 * 1024
+
+# Connections that may hold a buffer for reading until they need it again.
+_MOST_WARM = 128
+
+#: Bytes received at once. With half of it, bulk takes a fifth more.
+_INPUT = 128 * 1024
+
+#: Asked of one SSL_read: what a record holds, so that nothing of it is left inside.
+_RECORD = 16 * 1024
+
+
+class Bios:
+    """What stands between OpenSSL and the kernel, for all connections of a reactor.
+
+    incoming, outgoing: both empty but during a call.
+    """
+
+    __slots__ = ("_warm", "incoming", "outgoing")
+
+    def __init__(self) -> None:
+        self.incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
+        self._warm: OrderedDict[SecureSocket, None] = OrderedDict()
+
+    def warmed(self, sock: SecureSocket) -> None:
+        """`sock` holds a buffer for reading, of 16 KiB: have the one that came first release its own."""
+        self._warm[sock] = None
+        if len(self._warm) > _MOST_WARM:
+            self._warm.popitem(last=False)[0].cool_down()
+
+    def warm(self) -> int:
+        """Return how many hold a buffer."""
+        return len(self._warm)
+
+    def forget(self, sock: SecureSocket) -> None:
+        """`sock` is closed."""
+        self._warm.pop(sock, None)
+
+
+@attrs.frozen(eq=False)
+class Tls:
+    """What is needed to secure a socket.
+
+    server_hostname: whom a client asks for, and whose certificate is expected; None on the server's side.
+    session: that a client would resume; None for a new one.
+    Raises UsageError for a context of the other side, or one that checks a host name that is not given.
+    """
+
+    context: ssl.SSLContext
+    bios: Bios
+    server_side: bool
+    server_hostname: str | None = None
+    session: ssl.SSLSession | None = None
+
+    def __attrs_post_init__(self) -> None:
+        other = ssl.PROTOCOL_TLS_CLIENT if self.server_side else ssl.PROTOCOL_TLS_SERVER
+        if self.context.protocol is other:
+            raise UsageError(
+                f"the context is one for the {'client' if self.server_side else 'server'}'s side"
+            )
+        if not self.server_side and self.context.check_hostname and not self.server_hostname:
+            raise UsageError("the context checks host names: give server_hostname")
+
+    def secure(self, sock: socket.socket, since: float, ahead: bytes = b"") -> SecureSocket:
+        """Return what speaks TLS on `sock`.
+
+        since: now, in the clock's seconds. ahead: bytes that are to be sent in clear before.
+        """
+        bios = self.bios
+        made = self.context.wrap_bio(
+            bios.incoming, bios.outgoing, self.server_side, self.server_hostname, self.session
+        )
+        return SecureSocket(sock, self.bios, made, since, ahead)
+
+
+class SecureSocket:
+    """A connected socket that does not block, with TLS on it. Its errors are those of a socket, or TLSError.
+
+    ssl: OpenSSL's side of it. since: when the handshake began. established: it is done.
+    stalled: what is to be sent waits for something to be received.
+    unusual: the handshake is not done, or something waits here that no selector knows of.
+    """
+
+    __slots__ = (
+        "_accepted", "_bios", "_clear", "_end", "_incoming", "_notified", "_outgoing", "_output", "_sock",
+        "_warm", "established", "since", "ssl", "stalled", "unusual",
+    )  # fmt: skip
+
+    def __init__(
+        self, sock: socket.socket, bios: Bios, made: ssl.SSLObject, since: float, ahead: bytes
+    ) -> None:
+        self._sock = sock
+        self._bios = bios
+        self._incoming = bios.incoming
+        self._outgoing = bios.outgoing
+        self.ssl = made
+        self.since = since
+        self.established = False
+        self.stalled = False
+        self.unusual = True
+        self._clear = b""  # decrypted, and not given out
+        self._end: TLSError | bytes | None = None  # what `recv` comes to when that is given out
+        self._output = ahead  # what the kernel has to take: encrypted, unless it was written before
+        self._accepted = 0  # clear bytes of `_output` that nobody was told are sent
+        self._notified = False  # our close_notify is made
+        self._warm = False  # OpenSSL holds a buffer for reading
+
+    # The handshake
+
+    def begin(self, early: bytes = b"") -> bool:
+        """Begin the handshake; return whether it is done. early: what was received of it before.
+
+        Raises TLSHandshakeError if it has failed.
+        """
+        waits_for_the_client = self.ssl.server_side and not early
+        return False if waits_for_the_client else self._go_on(early)
+
+    def handshake(self) -> bool:
+        """Take what has come, and go on with it; return whether it is done.
+
+        Raises BlockingIOError if nothing has come, TLSHandshakeError if it has failed.
+        """
+        data = self._sock.recv(_CHUNK)
+        if not data:
+            raise TLSHandshakeError("the peer ended the connection in the middle of it")
+        return self._go_on(data)
+
+    def _go_on(self, data: bytes) -> bool:
+        self._incoming.write(data)
+        try:
+            self.ssl.do_handshake()
+            self.established = True
+            if self._incoming.pending:
+                self._clear = self._read_all()
+            else:
+                self.cool_down()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as exc:
+            if not self._outgoing.pending and exc.reason in _NOT_TLS:
+                self._output += _UNEXPECTED_MESSAGE
+            raise TLSHandshakeError(_words(exc)) from exc
+        finally:
+            self._incoming.read()
+            self._put_output()
+        return self.established
+
+    # Receiving
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Return what was decrypted, b"" after the peer's close_notify.
+
+        size: bytes at most; but of 64 KiB and more is made what one look at the socket brings.
+        """
+        if self.unusual or size < _CHUNK:
+            return self._recv(size, flags)
+        data = self._sock.recv(_INPUT)
+        try:
+            self._incoming.write(data)
+            clear = self.ssl.read(_RECORD)
+            if self._incoming.pending or not clear:
+                return self._give_out(_INPUT, self._read_all(clear))
+            if self._outgoing.pending:
+                self._put_output()
+        except ssl.SSLError as exc:
+            return self._give_out(_INPUT, self._ended(exc, data))
+        except BaseException as exc:
+            self._clean_up(exc)
+            raise
+        if not self._warm:
+            self._warm = True
+            self._bios.warmed(self)
+        return clear
+
+    def _recv(self, size: int, flags: int) -> bytes:
+        has_more = self.has_more()
+        if flags:  # MSG_PEEK: whether there is anything is all that is asked
+            return self._clear[:size] if has_more else self._sock.recv(size, flags)
+        if not has_more:
+            self.take_in(size)
+        return self._give_out(size)
+
+    def recv_into(self, buffer: Any) -> int:
+        """Put what was decrypted into `buffer`; return how many bytes, 0 after the peer's close_notify."""
+        data = self._recv(len(buffer), 0)
+        memoryview(buffer)[: len(data)] = data
+        return len(data)
+
+    def has_more(self) -> bool:
+        """Return whether `recv` has an answer that no selector knows of."""
+        return bool(self._clear) or self._end is not None
+
+    def take_in(self, size: int = _CHUNK) -> None:
+        """Receive up to `size` bytes, decrypt them, and keep that for `recv`."""
+        if self._end is None:
+            data = self._sock.recv(size)
+            try:
+                self._incoming.write(data)
+                self._clear += self._read_all()
+            except BaseException as exc:
+                self._clean_up(exc)
+                raise
+            if not data:
+                self._ended(ssl.SSLWantReadError(), data)
+
+    def _give_out(self, size: int, clear: bytes = b"") -> bytes:
+        clear = self._clear + clear if self._clear else clear
+        self._clear = clear[size:]
+        if self._clear:
+            self.unusual = True
+            return clear[:size]
+        if clear:
+            return clear
+        if self._end is None:
+            raise BlockingIOError
+        if isinstance(self._end, TLSError):
+            raise self._end
+        return b""
+
+    def _read_all(self, *first: bytes) -> bytes:
+        """Return `first`, which may be the end, and all that can be decrypted now."""
+        read, incoming = self.ssl.read, self._incoming
+        pieces = list(first)
+        try:
+            if not pieces:
+                pieces.append(read(_RECORD))
+            while pieces[-1] and incoming.pending:
+                pieces.append(read(_RECORD))
+            if not pieces[-1]:
+                self._ended(None)
+        except ssl.SSLError as exc:
+            self._ended(exc)
+        self.stalled = False
+        if not self._warm:
+            self._warm = True
+            self._bios.warmed(self)
+        if self._outgoing.pending:
+            self._put_output()
+        return b"".join(pieces)
+
+    def _ended(self, exc: ssl.SSLError | None, data: bytes = b"x") -> bytes:
+        """Note how it has ended, if it has: by a close_notify (None), or what `exc` says of `data`."""
+        if isinstance(exc, ssl.SSLWantReadError):
+            if data:
+                self._put_output()  # a handshake's answer, maybe
+                return b""
+            self._end = TLSTruncated("the peer ended the connection without a close_notify")
+        elif exc is None or isinstance(exc, ssl.SSLZeroReturnError):
+            self._end = b""
+        else:
+            self._end = TLSError(_words(exc))
+            self._end.__cause__ = exc
+        self.unusual = True
+        self._incoming.read()  # after its end the peer has nothing to say
+        self._put_output()
+        return b""
+
+    def _clean_up(self, exc: BaseException) -> None:
+        """Leave nothing behind for another connection; after an interrupt, this one can't go on."""
+        self._incoming.read()
+        self._outgoing.read()
+        if not isinstance(exc, Exception):
+            self._end = TLSError("an interrupt came in the middle of a record")
+            self.unusual = True
+
+    def cool_down(self) -> None:
+        """Have OpenSSL release its buffer for reading.
+
+        With SSL_MODE_RELEASE_BUFFERS, which Python sets, it does so when there is nothing to be read:
+        SSL_CTX_set_mode(3). To ask it that after each message would cost a fifth of the message.
+        """
+        self._warm = False
+        if self._end is None:
+            with contextlib.suppress(ssl.SSLError):
+                self._clear += self.ssl.read(_RECORD)
+
+    # Sending
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Encrypt and send; return how many of the clear bytes are sent, of which 0 says: again, later.
+
+        Again means with the same bytes at the beginning, as SSL_write(3) has it: what is encrypted already
+        is not encrypted twice.
+        """
+        if self.unusual:
+            if isinstance(self._end, TLSError):
+                raise self._end
+            if self._output or self._accepted or not self.established:
+                self.flush()
+                sent = self._settle()
+                if sent or self._output or not self.established:
+                    return sent
+        try:
+            if len(data) <= _RECORD:
+                done = self.ssl.write(data)
+            else:
+                done = self._write_all(memoryview(data)[:_CHUNK])
+            output = self._outgoing.read()
+        except ssl.SSLError as exc:
+            done = self._stall(exc)
+            output = self._outgoing.read()
+        except BaseException as exc:
+            self._clean_up(exc)
+            raise
+        try:
+            sent = self._sock.send(output)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent == len(output):
+            return done
+        self._output = output[sent:]
+        self._accepted = done
+        self.unusual = True
+        return self._settle()
+
+    def _write_all(self, view: memoryview) -> int:
+        done = 0
+        try:
+            while done < len(view):
+                done += self.ssl.write(view[done:])
+        except ssl.SSLError as exc:
+            self._stall(exc)
+        return done
+
+    def _stall(self, exc: ssl.SSLError) -> int:
+        if not isinstance(exc, ssl.SSLWantReadError):
+            self._put_output()
+            raise TLSError(_words(exc)) from exc
+        self.stalled = self.unusual = True
+        return 0
+
+    def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
+        """Send the pieces one after the other; as `send`."""
+        taken = []
+        size = 0
+        for piece in pieces:
+            taken.append(piece)
+            size += len(piece)
+            if size >= _CHUNK:
+                break
+        return self.send(b"".join(taken))
+
+    def has_output(self) -> bool:
+        """Return whether the kernel has not taken all that was encrypted."""
+        return bool(self._output)
+
+    def flush(self) -> None:
+        """Send what was encrypted, as far as the kernel takes it."""
+        if not self._output:
+            return
+        try:
+            self._output = self._output[self._sock.send(self._output) :]
+        except (BlockingIOError, InterruptedError):
+            pass
+
+    def _settle(self) -> int:
+        # There are always more encrypted bytes than clear ones that they stand for.
+        sent = max(0, self._accepted - len(self._output))
+        self._accepted -= sent
+        return sent
+
+    def _put_output(self) -> None:
+        self._output += self._outgoing.read()
+        with contextlib.suppress(OSError):  # the next call that needs the socket tells it
+            self.flush()
+        if self._output:
+            self.unusual = True
+
+    def look_again(self) -> None:
+        """Find out whether it is as usual again."""
+        waiting = self.has_more() or self._output or self._accepted or self.stalled
+        self.unusual = bool(waiting) or not self.established
+
+    # Ending, and what else a socket has
+
+    def end(self) -> bool:
+        """Send our close_notify; return whether the kernel has it, and all that was encrypted before."""
+        if self.established and not self._notified:
+            self._notified = True
+            with contextlib.suppress(ssl.SSLError):  # it would wait for the peer's close_notify
+                self.ssl.unwrap()
+        self._put_output()
+        return not self._output
+
+    def shutdown(self, how: int) -> None:
+        """Send the socket's end of file, after `end`."""
+        self._sock.shutdown(how)
+
+    def close(self) -> None:
+        """Close the socket, without a word to the peer."""
+        self.detach().close()
+
+    def detach(self) -> socket.socket:
+        """Return the socket under it, which is not used from here any more."""
+        self._bios.forget(self)
+        return self._sock
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._sock.fileno()
+
+    def getsockname(self) -> Any:
+        """Return our own address."""
+        return self._sock.getsockname()
+
+    def getsockopt(self, level: int, option: int) -> int:
+        """Return a socket option."""
+        return self._sock.getsockopt(level, option)
+
+    def setsockopt(self, level: int, option: int, value: Any) -> None:
+        """Set a socket option."""
+        self._sock.setsockopt(level, option, value)
+
+    @property
+    def bare(self) -> socket.socket:
+        """The socket under it."""
+        return self._sock
+
+
+#: What `Connection.get_extra_info` tells of TLS, by name.
+TLS_FACTS: dict[str, Callable[[ssl.SSLObject], Any]] = {
+    "ssl_object": lambda made: made,
+    "sslcontext": lambda made: made.context,
+    "cipher": lambda made: made.cipher(),
+    "alpn_protocol": lambda made: made.selected_alpn_protocol(),
+    "peercert": lambda made: made.getpeercert(),
+    "sni": lambda made: getattr(made, "sni", made.server_hostname),
+}
+
+
+def bare(sock: Any) -> socket.socket:
+    """Return the socket of the kernel, be it secured or not."""
+    return sock.bare if isinstance(sock, SecureSocket) else sock
+
+
+# What OpenSSL says of a peer that does not speak TLS, and what is said here.
+_NOT_TLS = {
+    "WRONG_VERSION_NUMBER": "what the peer sends is not TLS",
+    "HTTP_REQUEST": "the peer speaks HTTP without TLS",
+    "HTTPS_PROXY_REQUEST": "the peer speaks to a proxy, without TLS",
+}
+
+# OpenSSL has no answer for it: a fatal alert, unexpected_message (RFC 8446, 6.2), as a first record.
+_UNEXPECTED_MESSAGE = bytes.fromhex("15 0301 0002 020a")
+
+
+def _words(exc: ssl.SSLError) -> str:
+    """Return what OpenSSL says, in words."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"the peer's certificate is not accepted: {exc.verify_message}"
+    reason = exc.reason or str(exc)
+    return _NOT_TLS.get(reason, reason.replace("_", " ").lower())

@@ -1,0 +1,199 @@
+"""The socket that encrypts: whatever the kernel takes or gives, no clear byte is lost or doubled."""
+
+import contextlib
+import socket
+import ssl
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor.errors import TLSError
+from reactor.secure_socket import Bios, Tls
+from tests.helpers import ScriptedSocket
+
+PARTS = st.lists(st.integers(1, 30_000) | st.just(BlockingIOError()), max_size=40)
+
+
+class Reader:
+    """The other end: OpenSSL between two buffers."""
+
+    def __init__(self, sock, context):
+        self.sock = sock
+        sock.setblocking(False)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.received = bytearray()
+
+    def turn(self):
+        with contextlib.suppress(BlockingIOError):
+            self.incoming.write(self.sock.recv(1 << 20))
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.ssl.do_handshake()
+            while data := self.ssl.read(1 << 16):
+                self.received += data
+        if self.outgoing.pending:
+            self.sock.sendall(self.outgoing.read())
+
+
+@contextlib.contextmanager
+def secured(certificates, **script):
+    """Give a secure socket whose handshake is done, and its reader."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    scripted = ScriptedSocket(ours)
+    with ours, theirs:
+        bios = Bios()
+        sock = Tls(certificates.server(), bios, server_side=True).secure(scripted, 0.0)
+        reader = Reader(theirs, certificates.client())
+        assert not sock.begin()
+        while not sock.established:
+            reader.turn()
+            with contextlib.suppress(BlockingIOError):
+                sock.handshake()
+            assert_empty(bios)
+        reader.turn()
+        scripted.script.update((name, deque(entries)) for name, entries in script.items())
+        yield sock, reader, bios
+
+
+def assert_empty(bios):
+    """Other connections have the same pair: whatever were left there would be theirs."""
+    assert bios.incoming.pending == bios.outgoing.pending == 0
+
+
+@given(data=st.binary(min_size=1, max_size=300_000), parts=PARTS, most=st.integers(1, 300_000))
+def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates, data, parts, most):
+    with secured(certificates, send=parts) as (sock, reader, bios):
+        left = memoryview(data)
+        while left:
+            sent = sock.send(left[:most])
+            assert 0 <= sent <= len(left)
+            assert_empty(bios)
+            left = left[sent:]
+            reader.turn()
+        assert not sock.has_output()
+        assert reader.received == data
+
+
+@given(pieces=st.lists(st.binary(min_size=1, max_size=50_000), min_size=1, max_size=8), parts=PARTS)
+def test_pieces_are_sent_as_one(certificates, pieces, parts):
+    with secured(certificates, send=parts) as (sock, reader, bios):
+        sent = 0
+        data = b"".join(pieces)
+        while sent < len(data):
+            rest = data[sent:]
+            sent += sock.sendmsg([rest[at : at + 20_000] for at in range(0, len(rest), 20_000)])
+            assert_empty(bios)
+            reader.turn()
+        assert reader.received == data
+
+
+@given(
+    data=st.binary(min_size=1, max_size=100_000),
+    sizes=st.lists(st.integers(1, 70_000), min_size=1),
+    parts=PARTS,
+)
+def test_what_is_received_comes_once_in_pieces_of_any_size(certificates, data, sizes, parts):
+    with secured(certificates, recv=[part for part in parts if isinstance(part, int)]) as (
+        sock,
+        reader,
+        bios,
+    ):
+        left = memoryview(data)
+        while left:
+            left = left[reader.ssl.write(left) :]
+        reader.sock.setblocking(True)
+        output = reader.outgoing.read()
+        got, turn = bytearray(), 0
+        while len(got) < len(data):
+            output = output[reader.sock.send(output[:60_000]) :] if output else output
+            size = sizes[turn % len(sizes)]
+            turn += 1
+            with contextlib.suppress(BlockingIOError):
+                piece = sock.recv(size)
+                assert piece
+                assert len(piece) <= size or size >= 65536
+                got += piece
+            assert_empty(bios)
+        assert got == data
+        assert not sock.has_more()
+
+
+def test_connections_that_do_not_talk_share_few_buffers(certificates):
+    """However many have talked, the most that hold a buffer of OpenSSL's are those that talked last."""
+    bios = Bios()
+    with contextlib.ExitStack() as stack:
+        socks = []
+        for _ in range(200):
+            ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+            ours.setblocking(False)
+            sock = Tls(certificates.server(), bios, server_side=True).secure(ours, 0.0)
+            reader = Reader(theirs, certificates.client())
+            while not sock.established:
+                reader.turn()
+                with contextlib.suppress(BlockingIOError):
+                    sock.handshake()
+            reader.turn()
+            reader.ssl.write(b"hello")
+            reader.turn()
+            assert sock.recv(1 << 16) == b"hello"
+            socks.append(sock)
+        assert bios.warm() == 128
+        for sock in socks:
+            sock.close()
+        assert bios.warm() == 0
+
+
+@given(garbage=st.binary(min_size=1, max_size=2000), established=st.booleans())
+def test_nothing_stays_behind_of_a_connection_that_breaks(certificates, garbage, established):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    bios = Bios()
+    with ours, theirs:
+        sock = Tls(certificates.server(), bios, server_side=True).secure(ours, 0.0)
+        reader = Reader(theirs, certificates.client())
+        while established and not sock.established:
+            reader.turn()
+            with contextlib.suppress(BlockingIOError):
+                sock.handshake()
+        theirs.send(garbage)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises((TLSError, BlockingIOError)):
+            while True:
+                sock.recv(1 << 16) if established else sock.handshake()
+        assert_empty(bios)
+        with contextlib.suppress(TLSError):
+            sock.send(b"more")
+        sock.end()
+        assert_empty(bios)
+
+
+class Interrupted:
+    """OpenSSL's side of a socket, with an interrupt at one of its calls."""
+
+    def __init__(self, made, name):
+        self.made = made
+        self.name = name
+
+    def __getattr__(self, name):
+        if name == self.name:
+            raise KeyboardInterrupt
+        return getattr(self.made, name)
+
+
+@pytest.mark.parametrize("call", ["read", "write"])
+def test_interrupt_breaks_one_connection_and_no_other(certificates, call):
+    with secured(certificates) as (sock, reader, bios):
+        made = sock.ssl
+        reader.ssl.write(b"hello")
+        reader.turn()
+        sock.ssl = Interrupted(made, call)
+        with pytest.raises(KeyboardInterrupt):
+            sock.recv(1 << 16) if call == "read" else sock.send(b"data")
+        assert_empty(bios)
+        sock.ssl = made
+        for use in (lambda: sock.recv(1 << 16), lambda: sock.send(b"data")):
+            with pytest.raises(TLSError, match="an interrupt came"):
+                use()
