@@ -12,7 +12,12 @@ from enum import Enum
 __all__ = ["CLOSES", "ENDED", "READABLE", "TRANSITIONS", "WRITABLE", "Event", "State", "after"]
 
 
-class State(Enum):
+class _Singletons(Enum):
+    # Enum's own hash is a Python function, and the table is asked at each step of each connection.
+    __hash__ = object.__hash__
+
+
+class State(_Singletons):
     """Where a connection is in its life."""
 
     OPENING = "opening"  # the socket is there, the protocol has not been told
@@ -25,7 +30,7 @@ class State(Enum):
     LOST = "lost"  # `connection_lost` was called
 
 
-class Event(Enum):
+class Event(_Singletons):
     """What moves a connection from one state to the next."""
 
     MADE = "made"
