@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from reactor import Connection, Limits, Reactor, Timeouts
+from reactor.secure_socket import Bios
 from reactor.terms import LOOKS_AT_ONCE, Terms, Watch
 from tests.helpers import ManualClock
 
@@ -118,7 +119,7 @@ def test_member_that_left_is_not_held(watch, reactor, clock):
 
 
 def test_terms_change_for_one_connection_and_not_for_the_others(watch):
-    terms = Terms(Limits(), Timeouts(), watch, "adopted", None, print, Connection)
+    terms = Terms(Limits(), Timeouts(), watch, "adopted", None, print, Connection, Bios())
     changed = attrs.evolve(terms, limits=Limits(high_water=1, low_water=1))
     assert terms.limits == Limits()
     assert changed.timeouts is terms.timeouts
