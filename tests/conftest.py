@@ -4,6 +4,7 @@ import faulthandler
 import gc
 import os
 import selectors
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -74,3 +75,11 @@ def descriptors() -> Iterator[None]:
         if os.path.exists(f"/proc/self/fd/{fd}")
     }
     assert after == set()
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Fail the test if it leaves a thread that the interpreter would wait for at its end."""
+    before = set(threading.enumerate())
+    yield
+    assert [thread for thread in threading.enumerate() if not (thread.daemon or thread in before)] == []

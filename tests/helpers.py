@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -33,6 +34,38 @@ def examples(count: int) -> settings:
     """Let a test that is slow try `count` examples where the profile asks for no certain number."""
     asked = settings.default.max_examples
     return settings(max_examples=count if asked == _HYPOTHESIS_EXAMPLES else asked)
+
+
+@contextmanager
+def serving(server: Any, threads: int = 1) -> Iterator[Any]:
+    """Let threads of their own be in `server.serve_forever`; at the end shut down, and see them return.
+
+    It begins when every one is serving: `shutdown` ends those that are, and can't know of a later one.
+    """
+    begun: set[int] = set()
+    changed = threading.Condition()
+
+    class Server(type(server)):  # type: ignore[misc]
+        def service_actions(self) -> None:
+            with changed:
+                begun.add(threading.get_ident())
+                changed.notify()
+
+    if threads > 1:
+        server.__class__ = Server
+    running = [threading.Thread(target=server.serve_forever) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    try:
+        with changed:
+            assert threads == 1 or changed.wait_for(lambda: len(begun) == threads, DEADLINE)
+        yield server
+    finally:
+        server.shutdown()
+        for thread in running:
+            thread.join(DEADLINE)
+        assert not any(thread.is_alive() for thread in running)
+        server.server_close()
 
 
 class Errors:

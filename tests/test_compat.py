@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from reactor.compat import socketserver
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, serving
 
 
 class Echo(socketserver.StreamRequestHandler):
@@ -24,22 +24,6 @@ class Echo(socketserver.StreamRequestHandler):
 class Datagram(socketserver.DatagramRequestHandler):
     def handle(self):
         self.wfile.write(self.rfile.read().upper())
-
-
-@contextlib.contextmanager
-def serving(server, threads=1):
-    """Serve on threads of their own; at the end shut down, and see that they have returned."""
-    running = [threading.Thread(target=server.serve_forever) for _ in range(threads)]
-    for thread in running:
-        thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        for thread in running:
-            thread.join(DEADLINE)
-        assert not any(thread.is_alive() for thread in running)
-        server.server_close()
 
 
 def talk(address, data=b"Hello\n"):

@@ -17,20 +17,13 @@ import xmlrpc.server
 import pytest
 
 from reactor.compat import socketserver
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, serving
 
 
 @contextlib.contextmanager
-def serving(server):
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+def serving_http(server):
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join(DEADLINE)
-        assert not thread.is_alive()
-        server.server_close()
 
 
 def curl(*words):
@@ -63,7 +56,7 @@ def test_http_server(tmp_path, mixin, descriptors):
         bases.insert(0, getattr(socketserver, mixin))
     server_class = type("Server", tuple(bases), {})
     handler = type("Handler", (Quiet,), {"root": str(tmp_path)})
-    with serving(server_class(("127.0.0.1", 0), handler)) as url:
+    with serving_http(server_class(("127.0.0.1", 0), handler)) as url:
         assert curl(f"{url}/file") == content
         assert curl(f"{url}/file", f"{url}/file") == content * 2  # on one connection
         status = curl("--output", "/dev/null", "--write-out", "%{http_code}", f"{url}/none")
@@ -77,7 +70,7 @@ def test_xmlrpc_server(descriptors):
     server = Server(("127.0.0.1", 0), logRequests=False)
     server.register_function(pow)
     server.register_introspection_functions()
-    with serving(server) as url, xmlrpc.client.ServerProxy(url) as proxy:
+    with serving_http(server) as url, xmlrpc.client.ServerProxy(url) as proxy:
         assert proxy.pow(2, 10) == 1024
         assert "pow" in proxy.system.listMethods()
         with pytest.raises(xmlrpc.client.Fault, match="unsupported operand"):
@@ -97,7 +90,7 @@ def test_wsgi_server(descriptors):
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [environ["REQUEST_METHOD"].encode(), b" ", body]
 
-    with serving(wsgiref.simple_server.make_server("127.0.0.1", 0, app, Server, Handler)) as url:
+    with serving_http(wsgiref.simple_server.make_server("127.0.0.1", 0, app, Server, Handler)) as url:
         assert curl("--data", "hello", url) == b"POST hello"
 
 

@@ -18,7 +18,7 @@ from reactor.framed import FramedProtocol
 from reactor.framing import Lines
 from reactor.pool import Pool
 from reactor.streams import handler
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, serving
 
 MANY = 1000
 
@@ -106,16 +106,8 @@ class LineHandler(socketserver.StreamRequestHandler):
 
 @contextlib.contextmanager
 def served(server, threads=1):
-    running = [threading.Thread(target=server.serve_forever) for _ in range(threads)]
-    for thread in running:
-        thread.start()
-    try:
+    with serving(server, threads):
         yield server.server_address
-    finally:
-        server.shutdown()
-        for thread in running:
-            thread.join(DEADLINE)
-        server.server_close()
 
 
 def socketserver_with(name, handler_class, *, threads=1, **attributes):

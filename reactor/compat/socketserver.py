@@ -76,7 +76,8 @@ class BaseServer(standard.BaseServer):
     def shutdown(self) -> None:
         """Let each `serve_forever` return after the request that it is handling, and wait for that.
 
-        On a thread that is in `serve_forever` it does not wait. If none is, the next one returns at once.
+        On a thread that is in `serve_forever` it does not wait. If none is, the next one returns at once;
+        where several threads serve, one that is still on its way there is not told.
         """
         with _lock:
             sessions = self._sessions
