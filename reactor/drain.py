@@ -85,8 +85,12 @@ class Drain:
         self.finish_if_empty()
 
     def finish_if_empty(self) -> None:
-        """Report, if nothing is held any more."""
+        """Report, if nothing is held any more and everybody has been told so."""
         if not self._done and not self._held():
+            if self._loop.notices_due():
+                self._next.cancel()
+                self._next = self._loop.call_soon(self.finish_if_empty)
+                return
             self.cancel()
             finished = self._clean - self._idle
             report = Drained(idle=self._idle, finished=finished, failed=self._failed, aborted=self._aborted)

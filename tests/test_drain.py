@@ -37,7 +37,6 @@ def go_on(reactor, clock, until, limit=100.0):
         return until()
 
     spin(reactor, step, wait=0)
-    reactor.run_once(0)
 
 
 def test_idle_connections_are_closed_at_once(reactor, clock, reports):
@@ -49,6 +48,17 @@ def test_idle_connections_are_closed_at_once(reactor, clock, reports):
     assert [recorder.reason for recorder in recorders] == [None] * 3
     for peer in peers:
         assert peer.recv(1) == b""
+        peer.close()
+
+
+def test_everybody_is_told_before_run_returns(make_selector):
+    recorders = [Recorder() for _ in range(3)]
+    with Reactor(selector=make_selector()) as reactor:
+        peers = [pair(reactor, recorder)[1] for recorder in recorders]
+        reactor.drain(30)
+        reactor.run()
+        assert [recorder.reason for recorder in recorders] == [None] * 3
+    for peer in peers:
         peer.close()
 
 
