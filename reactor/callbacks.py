@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Any, TypeVar
 
+from reactor.errors import UsageError
+from reactor.futures import Work, fulfil
 from reactor.log import LimitedLog, caller
 from reactor.stats import Counters
 from reactor.timers import Handle, TimerHandle, TimerHeap
+from reactor.workers import Workers
 
 __all__ = ["SENDING", "Callbacks", "ErrorHandler"]
+
+T = TypeVar("T")
 
 #: What one tick runs at most of each kind, so that none starves the others.
 TIMERS_PER_TICK = 256
 CALLBACKS_PER_TICK = 256
+
+# Threads for `run_in_executor`, where nothing else is given.
+_WORKERS = 32
+
+_NEVER = math.inf
 
 # What runs in a tick besides its callbacks: it may call some of the protocols'.
 SENDING = "pause_writing or resume_writing of what was written in the tick"
@@ -53,6 +66,9 @@ class Callbacks(ABC):
         self._ready: deque[Handle] = deque()
         self._from_threads: deque[Handle] = deque()
         self._driver: int | None = None
+        self._hosted = False
+        self._closed = False
+        self._workers: Workers | None = None
         self._lap = self.now
 
     @abstractmethod
@@ -60,6 +76,10 @@ class Callbacks(ABC):
 
     @abstractmethod
     def _wake(self) -> None: ...
+
+    @abstractmethod
+    def _tell_host(self) -> None:
+        """Let a host that waits for `fileno` know what is due. Called only if there is one."""
 
     def time(self) -> float:
         """Return the time that `call_at` counts in, seconds. From any thread."""
@@ -72,11 +92,15 @@ class Callbacks(ABC):
             self.check_thread("call_soon")
         handle = Handle(callback, args)
         self._ready.append(handle)
+        if self._hosted:
+            self._tell_host()
         return handle
 
     def post_notice(self, callback: Callable[..., object], *args: Any) -> None:
         """As `call_soon`, for what must be told exactly once: `close` runs it if no tick did before."""
         self._ready.append(_Notice(callback, args))
+        if self._hosted:
+            self._tell_host()
 
     def notices_due(self) -> int:
         """Return how many notices have been posted and not run."""
@@ -97,18 +121,61 @@ class Callbacks(ABC):
         self._check_open()
         if self._debug:
             self.check_thread("call_at or call_later")
-        return self._timers.add(when, callback, *args)
+        handle = self._timers.add(when, callback, *args)
+        if self._hosted:
+            self._tell_host()
+        return handle
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> Handle:
         """As `call_soon`, from any thread or signal handler; gets the loop out of its wait.
 
         A burst of calls costs one system call.
         """
-        self._check_open()
         handle = Handle(callback, args)
+        self._post(handle)
+        return handle
+
+    def submit(self, fn: Callable[..., T], *args: Any) -> Future[T]:
+        """Run `fn(*args)` on the thread that drives the loop; the future has what it returns or raises.
+
+        From any thread. The future is cancelled if the loop is closed before; waiting for it on the thread
+        that drives the loop would wait for ever.
+        """
+        work = Work(fn, args)
+        self._post(work)
+        return work.future
+
+    def run_in_executor(self, executor: Executor | None, fn: Callable[..., T], *args: Any) -> Future[T]:
+        """Run `fn(*args)` on a thread of `executor`; None: on one of the loop's own, 32 at most.
+
+        The future is completed on the thread that drives the loop, so that is where its callbacks run. From
+        any thread. It is cancelled if the loop is closed before; cancelling it withdraws what has not begun.
+        """
+        self._check_open()
+        if executor is not None:
+            elsewhere = executor.submit(fn, *args)
+        else:
+            if self._workers is None:
+                self._workers = Workers(_WORKERS, "reactor-worker", daemon=True)
+            elsewhere = Future()
+            self._workers.submit(partial(fulfil, elsewhere, fn, *args))
+        work = Work(elsewhere.result, ())
+        work.future.add_done_callback(lambda future: elsewhere.cancel())
+        elsewhere.add_done_callback(lambda future: self._bring(work))
+        return work.future
+
+    def _bring(self, work: Work) -> None:
+        try:
+            self._post(work)
+        except UsageError:
+            work.cancel()  # the loop was closed meanwhile
+
+    def _post(self, handle: Handle) -> None:
+        self._check_open()
         self._from_threads.append(handle)
         self._wake()
-        return handle
+        if self._closed:  # just now, on another thread
+            _cancel_all(self._from_threads)
 
     def _take_from_threads(self) -> None:
         incoming = self._from_threads
@@ -117,20 +184,24 @@ class Callbacks(ABC):
 
     # Running
 
-    def _run_timers(self) -> int:
+    def _run_timers(self, end: float) -> int:
         for count in range(TIMERS_PER_TICK):
             handle = self._timers.pop_due(self.now)
             if handle is None:
                 return count
             self._run(handle)
+            if end < _NEVER and self._clock() >= end:
+                return count + 1
         return TIMERS_PER_TICK
 
-    def _run_ready(self) -> int:
+    def _run_ready(self, end: float) -> int:
         ready = self._ready
-        count = min(len(ready), CALLBACKS_PER_TICK)  # what these callbacks add runs in the next tick
-        for _ in range(count):
+        most = min(len(ready), CALLBACKS_PER_TICK)  # what these callbacks add runs in the next tick
+        for count in range(most):
             self._run(ready.popleft())
-        return count
+            if end < _NEVER and self._clock() >= end:
+                return count + 1
+        return most
 
     def _run(self, handle: Handle) -> None:
         taken = handle.take()
@@ -188,14 +259,24 @@ class Callbacks(ABC):
             self.log.log(logging.WARNING, ("slow", callback), told, callback, took)
 
     def _drop_all(self) -> None:
-        self._ready.clear()
-        self._from_threads.clear()
+        _cancel_all(self._ready)
+        _cancel_all(self._from_threads)
         self._timers = TimerHeap()
 
     def _run_notices(self) -> None:
         for handle in list(self._ready):
             if isinstance(handle, _Notice):
                 self._run(handle)
+
+
+def _cancel_all(queue: deque[Handle]) -> None:
+    # Two threads may be at it: each handle is taken out by one of them.
+    while True:
+        try:
+            handle = queue.popleft()
+        except IndexError:
+            return
+        handle.cancel()
 
 
 class _Notice(Handle):

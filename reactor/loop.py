@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -11,12 +12,14 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from types import TracebackType
 from typing import Any, Self
 
+from reactor.alarm import Alarm, new_alarm
 from reactor.callbacks import SENDING, Callbacks, ErrorHandler
 from reactor.errors import UsageError
 from reactor.registry import FileDescriptorLike, Registry
 from reactor.selector import default_selector
 from reactor.signals import Signals
 from reactor.stats import LAG_BOUNDS
+from reactor.timers import Handle
 from reactor.wakeup import Wakeup
 
 __all__ = ["ErrorHandler", "Loop"]
@@ -30,6 +33,8 @@ EVENTS_PER_TICK = 64
 _LONGEST_WAIT = 86400.0
 
 _HEALTHY = LAG_BOUNDS[0]
+
+_NEVER = math.inf
 
 
 class Loop(Callbacks):
@@ -75,8 +80,10 @@ class Loop(Callbacks):
         self._flush = flush
         self._stop_asked = False
         self._close_asked = False
-        self._closed = False
         self._disowned = False
+        self._at_close: list[Handle] = []
+        self._alarm: Alarm | None = None
+        self._alarm_due = _NEVER
         self._wakeup = Wakeup(self._take_from_threads)
         self._signals = Signals(self.call_soon_threadsafe, self._wakeup.signal_fileno())
         self._pid = os.getpid()
@@ -115,18 +122,32 @@ class Loop(Callbacks):
             self._stop_asked = False
             self._leave()
 
-    def run_once(self, timeout: float | None = 0) -> int:
-        """Run one bounded tick on this thread and return how many events and callbacks it handled.
+    def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
+        """Run a step on this thread and return how many events and callbacks it handled.
 
         timeout: seconds to wait for something to do; 0 does not wait, None waits for ever.
-        Raises UsageError if the loop is closed, or being driven already.
+        budget: seconds of work, from the end of the wait: it goes on while there is something to do, and
+            returns after the callback with which they are over. What is left is for the next call; some of
+            each kind, descriptors, timers and callbacks, is done in every one. None: one tick, which handles
+            a bounded number of each.
+        Raises UsageError if the loop is closed, or being driven already; ValueError for a budget below 0.
         """
+        if budget is not None and not budget >= 0:
+            raise ValueError(f"a budget is a number of seconds, 0 or more, not {budget}")
         self._enter()
         try:
-            return self._tick(timeout)
+            return self._tick(timeout) if budget is None else self._run_slice(timeout, budget)
         finally:
             self._stop_asked = False
             self._leave()
+
+    def _run_slice(self, timeout: float | None, budget: float) -> int:
+        total = handled = self._tick(timeout, budget)
+        end = self.now + budget  # the wait is not counted
+        while handled and not self._stop_asked and (left := end - self._clock()) > 0:
+            handled = self._tick(0, left)
+            total += handled
+        return total
 
     def stop(self) -> None:
         """Let `run` return after the tick that it is in. From any thread, callback or signal handler.
@@ -145,7 +166,7 @@ class Loop(Callbacks):
             return
         if self._disowned:
             self._closed = True
-            self._wakeup.close()
+            self._close_descriptors()
             self.registry.selector.close()
         elif self._driver is not None:
             self._close_asked = True
@@ -158,18 +179,34 @@ class Loop(Callbacks):
         return self._closed
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable while a registered one has an event.
+        """Return a descriptor for the host's own selector: readable while `run_once(0)` has something to do.
 
-        Raises UsageError where the platform's selector has none. Timers do not show there:
-        `next_timeout` tells of them.
+        From the first call on the loop keeps it so, for what is asked for outside of ticks too. Whether
+        timers show there as well, `timers_in_fileno` says.
+        Raises UsageError where the platform's selector has none.
         """
         self._check_open()
         selector = self.registry.selector
         fileno = getattr(selector, "fileno", None)
         if fileno is None:
             raise UsageError(f"{type(selector).__name__} has no descriptor: call run_once instead")
+        if not self._hosted:
+            self._alarm = new_alarm(self._forget_alarm)
+            if self._alarm is not None:
+                self.registry.register(self._alarm.fileno(), EVENT_READ, self._alarm)
+            self._hosted = True
+            self._tell_host()
         number: int = fileno()
         return number
+
+    def timers_in_fileno(self) -> bool:
+        """Return whether `fileno` gets readable for timers too, by timerfd_create(2).
+
+        Where it does not, the host is to call `run_once` after `next_timeout` seconds at the latest, and to
+        ask for them anew whenever it has been readable, as it is when a timer is set outside of ticks.
+        """
+        self.fileno()
+        return self._alarm is not None
 
     def next_timeout(self) -> float | None:
         """Return the seconds until `run_once` has a timer or callback to run; None if only events can."""
@@ -177,6 +214,24 @@ class Loop(Callbacks):
             return 0.0
         due = self._timers.next_due()
         return None if due is None else min(max(0.0, due - self._clock()), _LONGEST_WAIT)
+
+    def _tell_host(self) -> None:
+        if self.outbox is not None:
+            return  # in a tick: its end does this
+        if self._ready or self.registry.leftover:
+            self._wake()
+            return
+        due = self._timers.next_due()
+        if due is None or due >= self._alarm_due:
+            return
+        self._alarm_due = due
+        if self._alarm is None:
+            self._wake()
+        else:
+            self._alarm.set(min(due - self._clock(), _LONGEST_WAIT))
+
+    def _forget_alarm(self) -> None:
+        self._alarm_due = _NEVER
 
     def touch(self) -> None:
         """Bring `now` up to date outside of ticks: the host may call long after the last one."""
@@ -199,8 +254,13 @@ class Loop(Callbacks):
             self.bytes_sent += sent
         if self._close_asked:
             self.close()
+        elif self._hosted:
+            if self._alarm is None:  # the host asks for `next_timeout` now
+                due = self._timers.next_due()
+                self._alarm_due = _NEVER if due is None else due
+            self._tell_host()
 
-    def _tick(self, timeout: float | None) -> int:
+    def _tick(self, timeout: float | None, budget: float = _NEVER) -> int:
         registry = self.registry
         stale = registry.stale
         due = self._timers.next_due()
@@ -218,9 +278,10 @@ class Loop(Callbacks):
             if len(events) > EVENTS_PER_TICK:
                 events = registry.batch(events, EVENTS_PER_TICK)
         self.now = self._clock()
+        end = self.now + budget
 
-        if self._slow_callback is not None:
-            self._dispatch_timed(events, self._slow_callback)
+        if self._slow_callback is not None or budget != _NEVER:
+            handled = self._dispatch_timed(events, end)
         else:
             handlers = registry.by_fd
             for fd, ready in events:
@@ -230,14 +291,14 @@ class Loop(Callbacks):
                     handlers[fd].on_event(1)  # type: ignore[union-attr]
                 elif asked := registry.fold(fd, ready):
                     handlers[fd].on_event(asked)  # type: ignore[union-attr]
-        handled = len(events)
+            handled = len(events)
         if self.outbox:
             self._flush_outbox()
 
         if due is not None and due <= self.now:
-            handled += self._run_timers()
+            handled += self._run_timers(end)
         if self._ready:
-            handled += self._run_ready()
+            handled += self._run_ready(end)
         if self.outbox:
             self._flush_outbox()
         self.ticks += 1
@@ -249,13 +310,16 @@ class Loop(Callbacks):
             self._end_lap(SENDING, ended)
         return handled
 
-    def _dispatch_timed(self, events: list[tuple[int, int]], slow: float) -> None:
+    def _dispatch_timed(self, events: list[tuple[int, int]], end: float) -> int:
         # One reading of the clock for each event. What ends before `limit` was not slow.
         registry, clock = self.registry, self._clock
         handlers, stale = registry.by_fd, registry.stale
+        slow = _NEVER if self._slow_callback is None else self._slow_callback
         before = self.now
         limit = before + slow
+        handled = 0
         for fd, ready in events:
+            handled += 1
             if stale and fd in stale:
                 continue
             handler = handlers[fd]
@@ -269,7 +333,11 @@ class Loop(Callbacks):
                 self._end_lap(repr(handler), ended)
                 limit = ended + slow
             before = ended
+            if ended >= end:
+                registry.leftover = events[handled:] + registry.leftover
+                break
         self._lap = before
+        return handled
 
     def _flush_outbox(self) -> None:
         outbox, self.outbox = self.outbox or [], []
@@ -298,6 +366,7 @@ class Loop(Callbacks):
         From now on every use is a UsageError, but for `close`, which closes the child's descriptors.
         """
         self._disowned = True
+        self._hosted = False
         self.registry.disown(self.check_process)
         self._drop_all()
         self._signals.clear()
@@ -312,14 +381,35 @@ class Loop(Callbacks):
             if not self._closed:
                 raise
 
+    def call_at_close(self, callback: Callable[..., object], *args: Any) -> Handle:
+        """Run `callback(*args)` when the loop is closed, while its descriptors are still open. Cancellable.
+
+        It runs on the thread that closes the loop.
+        """
+        self._check_open()
+        self._at_close = [handle for handle in self._at_close if not handle.cancelled()]
+        handle = Handle(callback, args)
+        self._at_close.append(handle)
+        return handle
+
     def _close(self) -> None:
+        for handle in self._at_close:
+            self._run(handle)
+        self._hosted = False
         self._run_notices()
         self._closed = True
         self._signals.clear()
         self.log.flush()
         self._drop_all()
-        self._wakeup.close()
+        self._close_descriptors()
         self.registry.close()
+        if self._workers is not None:
+            self._workers.close(timeout=0)
+
+    def _close_descriptors(self) -> None:
+        self._wakeup.close()
+        if self._alarm is not None:
+            self._alarm.close()
 
     # Descriptors
 

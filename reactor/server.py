@@ -8,8 +8,10 @@ import ssl
 import time
 from collections.abc import Callable, Collection, Iterable
 from selectors import BaseSelector
+from typing import Self
 
 from reactor.address import Address, AddressLike
+from reactor.background import Background
 from reactor.binding import SocketOption, bind, given
 from reactor.connection import Connection, connections_of
 from reactor.connector import Connector, FailureHandler
@@ -101,6 +103,18 @@ class Reactor(Loop):
         finally:
             for signum in signals:
                 self.remove_signal_handler(signum)
+
+    def background(self, *, drain_timeout: float = 30.0, name: str = "reactor") -> Background[Self]:
+        """Return a context manager in which a thread drives the reactor: `with reactor.background():`.
+
+        Methods of the reactor are then to be called on that thread, but for those that say otherwise:
+        `submit` gets there. drain_timeout: seconds that connections have to come to their end when the
+        block is left. name: the thread's.
+        What ends the thread before, as a SystemExit in a callback, closes the reactor, and is raised where
+        the block is left. Raises UsageError there if the reactor is being driven already.
+        """
+        self._check_open()
+        return Background(self, drain_timeout, name)
 
     def _signalled(self, drain_timeout: float) -> None:
         if self._drain_on is None:

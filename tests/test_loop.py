@@ -181,6 +181,158 @@ def test_host_can_wait_for_the_reactor_s_descriptor():
         peer.close()
 
 
+def readable(reactor, wait=0.0):
+    return bool(select.select([reactor.fileno()], [], [], wait)[0])
+
+
+@pytest.fixture
+def nested():
+    """A reactor whose host waits for its descriptor."""
+    with Reactor() as reactor:
+        assert reactor.timers_in_fileno()
+        assert not readable(reactor)
+        yield reactor
+
+
+def test_descriptor_tells_of_timers(nested, ran):
+    early = nested.call_later(0.01, ran.append, "early")
+    nested.call_later(0.02, ran.append, "late")
+    early.cancel()
+    while not ran:
+        assert readable(nested, DEADLINE)
+        nested.run_once(0)
+    assert ran == ["late"]
+    assert not readable(nested)
+
+
+def test_descriptor_tells_of_timers_that_were_set_before_it_was_asked_for(ran):
+    with Reactor() as reactor:
+        reactor.call_later(0, ran.append, 1)
+        assert readable(reactor, DEADLINE)
+        reactor.run_once(0)
+        assert ran == [1]
+        assert not readable(reactor)
+
+
+def test_descriptor_tells_of_an_earlier_timer(nested, ran):
+    nested.call_later(DEADLINE, ran.append, "late")
+    nested.run_once(0)
+    nested.call_later(0.001, ran.append, "early")
+    assert readable(nested, DEADLINE / 2)
+    while not ran:
+        nested.run_once(0)
+    assert ran == ["early"]
+
+
+def test_descriptor_tells_of_callbacks(nested, ran):
+    nested.call_soon(nested.call_soon, ran.append, 1)
+    for left in (True, False):
+        assert readable(nested)
+        nested.run_once(0)
+        assert readable(nested) == left
+    assert ran == [1]
+
+
+def test_descriptor_tells_of_what_must_be_told_of_a_connection(nested):
+    recorder = Recorder()
+    connection, peer = pair(nested, recorder)
+    connection.abort()
+    assert readable(nested)
+    nested.run_once(0)
+    assert recorder.lost
+    assert not readable(nested)
+    peer.close()
+
+
+def test_descriptor_tells_of_what_the_budget_has_left(nested, ran, pairs):
+    for ours, theirs in pairs(10):
+        theirs.send(b"x")
+        nested.add_reader(ours, lambda sock: ran.append(sock.recv(1)), ours)
+    for handled in range(1, 11):
+        assert readable(nested)
+        nested.run_once(0, budget=0)
+        assert len(ran) == handled
+    nested.run_once(0)
+    assert not readable(nested)
+
+
+# The host's budget
+
+
+def test_step_ends_with_its_budget_and_keeps_the_rest(make_selector, ran, pairs):
+    now = 0.0
+
+    def work(what, sock=None):
+        nonlocal now
+        now += 1.0
+        ran.append(what)
+        if sock is not None:
+            sock.recv(1)
+
+    with Reactor(selector=make_selector(), clock=lambda: now) as reactor:
+        for ours, theirs in pairs(10):
+            theirs.send(b"x")
+            reactor.add_reader(ours, work, "event", ours)
+        for _ in range(5):
+            reactor.call_at(0, work, "timer")
+            reactor.call_soon(work, "callback")
+        steps = []
+        while len(ran) < 20:
+            ran, before = [], ran
+            reactor.run_once(0, budget=3.0)
+            steps.append(ran)
+            ran = before + ran
+    assert ran.count("event") == 10
+    assert ran.count("timer") == ran.count("callback") == 5
+    assert steps[0] == ["event"] * 3 + ["timer", "callback"]
+    for step in steps[:-1]:
+        assert 3 <= len(step) <= 5
+
+
+def test_budget_does_not_count_the_wait(ran):
+    with Reactor() as reactor:
+        reactor.call_later(0.02, ran.append, "late")
+        reactor.call_later(0.02, ran.append, "late")
+        while not ran:
+            reactor.run_once(None, budget=0.01)
+        assert ran == ["late"] * 2
+
+
+def test_step_goes_on_while_its_budget_lasts(reactor, ran):
+    def again(left):
+        ran.append(left)
+        if left:
+            reactor.call_soon(again, left - 1)
+
+    reactor.call_soon(again, 1000)
+    assert reactor.run_once(0, budget=DEADLINE) == 1001
+    assert len(ran) == 1001
+
+
+def test_stop_ends_a_step_before_its_budget(reactor):
+    def again():
+        reactor.call_soon(again)
+
+    again()
+    reactor.call_soon(reactor.stop)
+    assert reactor.run_once(0, budget=DEADLINE) == 2
+
+
+@pytest.mark.parametrize("budget", [-1.0, float("nan")])
+def test_budget_must_be_a_time(reactor, budget):
+    with pytest.raises(ValueError, match="budget"):
+        reactor.run_once(0, budget=budget)
+
+
+def test_callbacks_of_the_end_run_while_descriptors_are_open(make_selector, ran):
+    reactor = Reactor(selector=make_selector())
+    reactor.call_at_close(lambda: ran.append(reactor.is_closed()))
+    reactor.call_at_close(ran.append, "cancelled").cancel()
+    reactor.close()
+    reactor.close()
+    assert ran == [False]
+
+
 def test_selector_without_a_descriptor_says_so():
     with Reactor(selector=selectors.PollSelector()) as reactor:
         with pytest.raises(UsageError, match="PollSelector has no descriptor: call run_once instead"):

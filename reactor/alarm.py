@@ -1,0 +1,88 @@
+"""The alarm: a descriptor that becomes readable when some time has passed, where the platform has one.
+
+That is timerfd_create(2), which Linux has; Python has it from 3.13 on, before that the C library is called.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+
+__all__ = ["Alarm", "new_alarm"]
+
+_SHORTEST = 1e-9  # seconds: none at all would switch it off
+
+
+class Alarm:
+    """Readable from when the time of `set` has passed until `clear`. `on_event` is for a registry."""
+
+    __slots__ = ("_fd", "_on_alarm")
+
+    def __init__(self, fd: int, on_alarm: Callable[[], None]) -> None:
+        self._fd = fd
+        self._on_alarm = on_alarm
+
+    def __repr__(self) -> str:
+        return "the alarm of the loop's timers"
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable."""
+        return self._fd
+
+    def set(self, delay: float) -> None:
+        """Be readable in `delay` seconds, and not at the time that was set before."""
+        _set_time(self._fd, max(delay, _SHORTEST))
+
+    def on_event(self, events: int) -> None:
+        """It has come: be readable no more, then call back."""
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:
+            pass  # it was set anew after it was seen
+        self._on_alarm()
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._fd)
+
+
+def new_alarm(on_alarm: Callable[[], None]) -> Alarm | None:
+    """Return an alarm that calls `on_alarm()`, or None where the system has none to give."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return Alarm(_create(), on_alarm)
+    except OSError:
+        return None
+
+
+if sys.platform == "linux":
+    if sys.version_info >= (3, 13):
+
+        def _create() -> int:
+            return os.timerfd_create(time.CLOCK_MONOTONIC, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
+
+        def _set_time(fd: int, delay: float) -> None:
+            os.timerfd_settime(fd, initial=delay)
+
+    else:
+        import ctypes
+
+        _libc = ctypes.CDLL(None, use_errno=True)
+        _Spec = ctypes.c_long * 4  # struct itimerspec: the interval and the time, each in s and ns
+
+        def _create() -> int:
+            fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+            return _checked(fd)
+
+        def _set_time(fd: int, delay: float) -> None:
+            spec = _Spec(0, 0, *divmod(math.ceil(delay * 1e9), 1_000_000_000))
+            _checked(_libc.timerfd_settime(fd, 0, ctypes.byref(spec), None))
+
+        def _checked(result: int) -> int:
+            if result < 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            return result
