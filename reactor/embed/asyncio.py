@@ -1,0 +1,60 @@
+"""In asyncio's loop, uvloop's, or a notebook's; and from one to the other and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from reactor.embed.attachment import BUDGET, Attachment
+from reactor.errors import UsageError
+from reactor.server import Reactor
+
+__all__ = ["attach", "call", "complete"]
+
+T = TypeVar("T")
+
+
+def attach(
+    reactor: Reactor, loop: asyncio.AbstractEventLoop | None = None, *, budget: float = BUDGET
+) -> Attachment:
+    """Let `loop` drive `reactor`, on the loop's thread; None takes the running one.
+
+    budget: seconds of work after which the loop has its turn.
+    Raises UsageError for a loop that can't watch descriptors, as the Proactor loop of Windows.
+    """
+    host = asyncio.get_running_loop() if loop is None else loop
+
+    def watch(fd: int, callback: Callable[..., None]) -> Callable[[], object]:
+        try:
+            host.add_reader(fd, callback)
+        except NotImplementedError:
+            raise UsageError(f"{host} can't watch descriptors: use reactor.embed.guest") from None
+        return lambda: host.remove_reader(fd)
+
+    def call_later(delay: float, callback: Callable[[], None]) -> Callable[[], object]:
+        return host.call_later(delay, callback).cancel
+
+    return Attachment(reactor, budget, watch, call_later)
+
+
+async def call(reactor: Reactor, fn: Callable[..., T], *args: Any) -> T:
+    """Return what `fn(*args)` returns or raises on the thread that drives `reactor`, whichever that is."""
+    return await asyncio.wrap_future(reactor.submit(fn, *args))
+
+
+def complete(future: asyncio.Future[T], result: T) -> None:
+    """Give `future` its result, from a callback of a reactor on any thread; nothing if it has one.
+
+    An exception is given as one.
+    """
+    future.get_loop().call_soon_threadsafe(_complete, future, result)
+
+
+def _complete(future: asyncio.Future[Any], result: object) -> None:
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

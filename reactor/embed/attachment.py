@@ -1,0 +1,87 @@
+"""What `attach` returns: a reactor that is driven by its host's loop, until it is detached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from reactor.server import Reactor
+
+__all__ = ["BUDGET", "Attachment", "CallLater", "Watch"]
+
+#: Seconds of work after which the host has its turn.
+BUDGET = 0.005
+
+#: Has the host call back whenever a descriptor is readable; returns how to undo that.
+Watch = Callable[[int, Callable[..., None]], Callable[[], object]]
+
+#: Has the host call back in some seconds; returns how to undo that.
+CallLater = Callable[[float, Callable[[], None]], Callable[[], object]]
+
+
+class Attachment:
+    """A reactor that its host drives, until `detach`, the end of a `with` block, or the reactor's own end.
+
+    budget: seconds of work after which the host has its turn, as `run_once` says.
+    watch, call_later: the host's. The second is used where `timers_in_fileno` says no.
+    """
+
+    def __init__(self, reactor: Reactor, budget: float, watch: Watch, call_later: CallLater) -> None:
+        self._reactor = reactor
+        self._budget = budget
+        self._watch = watch
+        self._call_later = None if reactor.timers_in_fileno() else call_later
+        self._unwatch: Callable[[], object] | None = watch(reactor.fileno(), self._step)
+        self._cancel_later: Callable[[], object] | None = None
+        self._stepping = False
+        self._detached = False
+        self._at_close = reactor.call_at_close(self.detach)
+        self._wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """Let the host drive the reactor no more. More than once does nothing. On the host's thread."""
+        self._detached = True
+        self._at_close.cancel()
+        self._rest()
+
+    def _step(self, *args: object) -> None:
+        if self._stepping:
+            # A callback of ours runs the host's loop, as a modal dialog does: until it has returned there is
+            # nothing that could be done, and the descriptor would be readable all the time.
+            self._rest()
+            return
+        self._stepping = True
+        try:
+            self._reactor.run_once(0, self._budget)
+        finally:
+            self._stepping = False
+            if not self._detached:
+                self._wait()
+
+    def _wait(self) -> None:
+        if self._unwatch is None:
+            self._unwatch = self._watch(self._reactor.fileno(), self._step)
+        if self._call_later is not None:
+            if self._cancel_later is not None:
+                self._cancel_later()
+            wait = self._reactor.next_timeout()
+            self._cancel_later = None if wait is None else self._call_later(wait, self._step)
+
+    def _rest(self) -> None:
+        unwatch, self._unwatch = self._unwatch, None
+        cancel_later, self._cancel_later = self._cancel_later, None
+        for undo in (unwatch, cancel_later):
+            if undo is not None:
+                undo()

@@ -1,0 +1,109 @@
+"""In a loop that can only be handed a callback from another thread.
+
+A helper thread waits for `reactor.fileno()`; every callback runs on the host's thread. While there is work
+the host's loop is handed the next step at once, and the helper rests.
+"""
+
+from __future__ import annotations
+
+import selectors
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self
+
+from reactor.embed.attachment import BUDGET
+from reactor.server import Reactor
+from reactor.wakeup import Wakeup
+
+__all__ = ["Guest", "attach"]
+
+
+def attach(
+    reactor: Reactor,
+    run_sync_soon_threadsafe: Callable[[Callable[[], None]], object],
+    *,
+    budget: float = BUDGET,
+) -> Guest:
+    """Drive `reactor` on the thread of a host that runs what `run_sync_soon_threadsafe(callback)` is given.
+
+    That is called on the host's thread and on another, and must not block. budget: seconds of work after
+    which the host has its turn. To be called on the host's thread.
+    Raises UsageError if the reactor's selector has no descriptor.
+    """
+    return Guest(reactor, run_sync_soon_threadsafe, budget)
+
+
+class Guest:
+    """A reactor that its host drives, until `detach`, the end of a `with` block, or the reactor's own end."""
+
+    def __init__(
+        self, reactor: Reactor, run_soon: Callable[[Callable[[], None]], object], budget: float
+    ) -> None:
+        self._reactor = reactor
+        self._run_soon = run_soon
+        self._budget = budget
+        self._detached = False
+        self._waits: SimpleQueue[float | None] = SimpleQueue()
+        self._wakeup = Wakeup(lambda: None)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(reactor.fileno(), selectors.EVENT_READ)
+        self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
+        self._at_close = reactor.call_at_close(self.detach)
+        self._helper = threading.Thread(target=self._help, name="reactor-guest", daemon=True)
+        self._helper.start()
+        self._run_soon(self._step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def detach(self) -> None:
+        """Let the host drive the reactor no more. More than once does nothing. On the host's thread."""
+        if self._detached:
+            return
+        self._detached = True
+        self._at_close.cancel()
+        self._wakeup.wake()
+        self._waits.put(None)
+        self._helper.join()
+        self._selector.close()
+        self._wakeup.close()
+
+    def _step(self) -> None:
+        if self._detached:
+            return
+        busy = 1  # an interrupt may leave something to do
+        try:
+            busy = self._reactor.run_once(0, self._budget)
+        finally:
+            self._go_on(busy)
+
+    def _go_on(self, busy: int) -> None:
+        if self._detached:
+            return
+        if busy:
+            self._run_soon(self._step)
+        else:
+            self._waits.put(self._longest_wait())
+
+    def _longest_wait(self) -> float | None:
+        return None if self._reactor.timers_in_fileno() else self._reactor.next_timeout()
+
+    def _help(self) -> None:
+        while True:
+            wait = self._waits.get()
+            if self._detached:
+                return
+            self._selector.select(wait)
+            if self._detached:
+                return
+            self._run_soon(self._step)

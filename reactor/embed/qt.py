@@ -1,0 +1,50 @@
+"""In Qt's event loop, through PySide6 or PyQt6, whichever the program has imported or else is installed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from reactor.embed.attachment import BUDGET, Attachment
+from reactor.server import Reactor
+
+__all__ = ["attach"]
+
+_BINDINGS = ("PySide6", "PyQt6")
+
+
+def attach(reactor: Reactor, *, budget: float = BUDGET) -> Attachment:
+    """Let Qt's event loop drive `reactor`, on the thread of the application object, which there must be.
+
+    budget: seconds of work after which the window has its turn.
+    Raises ImportError if neither binding is installed.
+    """
+    core = _core()
+
+    def watch(fd: int, callback: Callable[..., None]) -> Callable[[], object]:
+        notifier = core.QSocketNotifier(fd, core.QSocketNotifier.Type.Read)
+        notifier.activated.connect(lambda *args: callback())
+        return lambda: notifier.setEnabled(False)
+
+    def call_later(delay: float, callback: Callable[[], None]) -> Callable[[], object]:
+        timer = core.QTimer()
+        timer.setSingleShot(True)
+        timer.setTimerType(core.Qt.TimerType.PreciseTimer)
+        timer.timeout.connect(callback)
+        timer.start(max(1, round(delay * 1000)))
+        stop: Callable[[], object] = timer.stop
+        return stop
+
+    return Attachment(reactor, budget, watch, call_later)
+
+
+def _core() -> Any:
+    # A program that has imported one of them must not get objects of the other.
+    for name in sorted(_BINDINGS, key=lambda name: f"{name}.QtCore" not in sys.modules):
+        try:
+            return importlib.import_module(f"{name}.QtCore")
+        except ModuleNotFoundError:
+            continue
+    raise ImportError("reactor.embed.qt needs PySide6 or PyQt6: pip install 'selectors-reactor[qt]'")

@@ -1,0 +1,32 @@
+"""In Tk's main loop."""
+
+from __future__ import annotations
+
+import tkinter as tk
+from collections.abc import Callable
+
+from reactor.embed.attachment import BUDGET, Attachment
+from reactor.errors import UsageError
+from reactor.server import Reactor
+
+__all__ = ["attach"]
+
+
+def attach(reactor: Reactor, root: tk.Misc, *, budget: float = BUDGET) -> Attachment:
+    """Let the main loop of `root`, any widget, drive `reactor`, on the thread of that loop.
+
+    budget: seconds of work after which the window has its turn.
+    Raises UsageError where Tk can't watch descriptors, as on Windows.
+    """
+    if not hasattr(root.tk, "createfilehandler"):
+        raise UsageError("Tk can't watch descriptors here: step the reactor with root.after and run_once")
+
+    def watch(fd: int, callback: Callable[..., None]) -> Callable[[], object]:
+        root.tk.createfilehandler(fd, tk.READABLE, callback)
+        return lambda: root.tk.deletefilehandler(fd)
+
+    def call_later(delay: float, callback: Callable[[], None]) -> Callable[[], object]:
+        timer = root.after(max(1, round(delay * 1000)), callback)
+        return lambda: root.after_cancel(timer)
+
+    return Attachment(reactor, budget, watch, call_later)

@@ -1,0 +1,41 @@
+"""In a trio task."""
+
+from __future__ import annotations
+
+import math
+
+from reactor.embed.attachment import BUDGET
+from reactor.server import Reactor
+
+try:
+    import trio
+except ImportError as exc:
+    raise ImportError("reactor.embed.trio needs trio: pip install 'selectors-reactor[trio]'") from exc
+
+__all__ = ["run"]
+
+
+async def run(
+    reactor: Reactor,
+    *,
+    budget: float = BUDGET,
+    task_status: trio.TaskStatus[Reactor] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Drive `reactor` until it is closed or this is cancelled: `nursery.start_soon(run, reactor)`.
+
+    budget: seconds of work after which other tasks have their turn. task_status: for `nursery.start`, which
+    gets the reactor.
+    """
+    fd = reactor.fileno()
+    at_close = reactor.call_at_close(trio.lowlevel.notify_closing, fd)
+    try:
+        task_status.started(reactor)
+        while not reactor.is_closed():
+            wait = None if reactor.timers_in_fileno() else reactor.next_timeout()
+            with trio.move_on_after(math.inf if wait is None else wait):
+                await trio.lowlevel.wait_readable(fd)
+            reactor.run_once(0, budget)
+    except trio.ClosedResourceError:
+        pass  # what `at_close` has brought about
+    finally:
+        at_close.cancel()
