@@ -22,6 +22,8 @@ BENCHMARKS = {
     "broadcast": "one member of a chat is heard by 10,000",
     "proxy": "one connection's bytes forwarded, beside socat and haproxy",
     "tls": "echo, bulk, memory and handshakes over TLS",
+    "embed": "echo in the loop of a host, its idle cost, and wake-ups from another thread",
+    "frames": "how long the steps of a game's frames are under load",
     "threads": "echo by blocking handlers, and thousands of connections that say nothing",
     "churn": "connect and close: memory that grows, connections per second and CPU time for each",
 }

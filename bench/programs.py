@@ -1,16 +1,19 @@
-"""Servers of what is built on the loop: `python -m bench.programs KIND NAME CORE [FOLDER]`.
+"""Servers of what is built on the loop: `python -m bench.programs KIND NAME CORE [WORD]`.
 
 NAME says what they do: streams (echo by a coroutine for each connection), lines (upper-cases each line, with
 a write for each), chat (each line to all, under the name of guest1), threads (echo by a thread for each
-connection), tls (echo; who begins with S is sent bytes without end, and what follows D is dropped; FOLDER has
-the certificate). Announces itself and ends as `bench.servers` do.
+connection), embed (echo, in the loop of a host where KIND says so), frames (echo in steps; WORD is the budget
+of each), wakes (called by another thread), tls (echo; who begins with S is sent bytes without end, and what
+follows D is dropped; WORD is the folder of the certificate). Announces itself and ends as `bench.servers` do.
 """
 
 from __future__ import annotations
 
+import json
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -20,6 +23,8 @@ from bench.servers import BACKLOG, RECV_SIZE, announce, run_on
 __all__ = ["PROGRAMS"]
 
 BULK = bytes(64 * 1024)
+FRAME = 1 / 60  # seconds
+WAKES = 1000
 
 
 def _reactor_serves(factory: Callable[[], Any]) -> None:
@@ -257,6 +262,150 @@ def _reactor_tls(folder: str) -> None:
         reactor.run()
 
 
+def _echo() -> Callable[[], Any]:
+    from reactor import Connection, Protocol
+
+    class Echo(Protocol):
+        __slots__ = ("connection",)
+
+        def connection_made(self, connection: Connection) -> None:
+            self.connection = connection
+
+        def data_received(self, data: bytes) -> None:
+            self.connection.write(data)
+
+    return Echo
+
+
+def _reactor_embed() -> None:
+    _reactor_serves(_echo())
+
+
+async def _nested_embed() -> None:
+    from reactor import Reactor
+    from reactor.embed.asyncio import attach
+
+    with Reactor() as reactor, attach(reactor):
+        await _embedded(reactor)
+
+
+async def _guest_embed() -> None:
+    import asyncio
+
+    from reactor import Reactor
+    from reactor.embed.guest import attach
+
+    run_soon = asyncio.get_running_loop().call_soon_threadsafe
+    with Reactor() as reactor, attach(reactor, run_soon):
+        await _embedded(reactor)
+
+
+async def _embedded(reactor: Any) -> None:
+    import asyncio
+
+    listener = reactor.listen("127.0.0.1:0", _echo(), backlog=BACKLOG)
+    announce(listener.addresses[0].port)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(0, ended.set)
+    await ended.wait()
+
+
+async def _asyncio_embed() -> None:
+    import asyncio
+
+    class Echo(asyncio.Protocol):
+        __slots__ = ("transport",)
+
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(data)
+
+    await _asyncio_protocol(Echo)
+
+
+def _reactor_frames(budget: str) -> None:
+    """Serve echo within the frames of a game; told `frames`, answer with the seconds of each step since."""
+    from reactor import Reactor
+
+    steps: list[float] = []
+
+    def tell() -> None:
+        if sys.stdin.readline():
+            sys.stdout.write(json.dumps(steps) + "\n")
+            sys.stdout.flush()
+            steps.clear()
+        else:
+            reactor.close()
+
+    slice_seconds = None if budget == "none" else float(budget)
+    with Reactor() as reactor:
+        listener = reactor.listen("127.0.0.1:0", _echo(), backlog=BACKLOG)
+        announce(listener.addresses[0].port or 0)
+        reactor.add_reader(0, tell)
+        due = time.perf_counter()
+        while not reactor.is_closed():
+            began = time.perf_counter()
+            reactor.run_once(0, slice_seconds)
+            steps.append(time.perf_counter() - began)
+            due = max(due + FRAME, time.perf_counter())
+            time.sleep(max(0.0, due - time.perf_counter()))
+
+
+def _wakes(loop: Any, run: Callable[[], object]) -> None:
+    """Have another thread wake `loop` over and over; tell the seconds from each call to its callback."""
+    took: list[float] = []
+    came = threading.Event()
+
+    def callback(asked: float) -> None:
+        took.append(time.perf_counter() - asked)
+        came.set()
+
+    def wake() -> None:
+        for _ in range(WAKES):
+            time.sleep(0.0002)  # until the loop waits again
+            came.clear()
+            loop.call_soon_threadsafe(callback, time.perf_counter())
+            came.wait()
+        loop.call_soon_threadsafe(loop.stop)
+
+    announce(0)
+    while sys.stdin.readline():
+        thread = threading.Thread(target=wake)
+        thread.start()
+        run()
+        thread.join()
+        sys.stdout.write(json.dumps(took) + "\n")
+        sys.stdout.flush()
+        took.clear()
+
+
+def _reactor_wakes() -> None:
+    from reactor import Reactor
+
+    with Reactor() as reactor:
+        _wakes(reactor, reactor.run)
+
+
+def _loop_wakes(new_loop: Callable[[], Any]) -> None:
+    loop = new_loop()
+    _wakes(loop, loop.run_forever)
+    loop.close()
+
+
+def _asyncio_wakes() -> None:
+    import asyncio
+
+    _loop_wakes(asyncio.new_event_loop)
+
+
+def _uvloop_wakes() -> None:
+    import uvloop
+
+    _loop_wakes(uvloop.new_event_loop)
+
+
 async def _asyncio_tls(folder: str) -> None:
     import asyncio
 
@@ -295,6 +444,15 @@ PROGRAMS: dict[str, dict[str, Callable[..., None]]] = {
         "uvloop": _on_uvloop(_asyncio_tls),
         "asyncio": _on_asyncio(_asyncio_tls),
     },
+    "embed": {
+        "reactor": _reactor_embed,
+        "nested": _on_asyncio(_nested_embed),
+        "nested in uvloop": _on_uvloop(_nested_embed),
+        "guest": _on_asyncio(_guest_embed),
+        "asyncio": _on_asyncio(_asyncio_embed),
+    },
+    "frames": {"reactor": _reactor_frames},
+    "wakes": {"reactor": _reactor_wakes, "asyncio": _asyncio_wakes, "uvloop": _uvloop_wakes},
     "threads": {"reactor": _reactor_threads, "socketserver": _standard_threads},
 }
 

@@ -64,10 +64,10 @@ class Callbacks(ABC):
         self._debug = debug
         self._timers = TimerHeap()
         self._ready: deque[Handle] = deque()
-        self._from_threads: deque[Handle] = deque()
         self._driver: int | None = None
         self._hosted = False
         self._closed = False
+        self._disowned = False
         self._workers: Workers | None = None
         self._lap = self.now
 
@@ -104,7 +104,7 @@ class Callbacks(ABC):
 
     def notices_due(self) -> int:
         """Return how many notices have been posted and not run."""
-        return sum(isinstance(handle, _Notice) for handle in self._ready)
+        return sum(isinstance(handle, _Notice) for handle in list(self._ready))
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
         """Run `callback(*args)` in `delay` seconds, never earlier. Cancellable.
@@ -171,16 +171,12 @@ class Callbacks(ABC):
             work.cancel()  # the loop was closed meanwhile
 
     def _post(self, handle: Handle) -> None:
-        self._check_open()
-        self._from_threads.append(handle)
+        if self._closed or self._disowned:
+            self._check_open()
+        self._ready.append(handle)  # what a deque does to be safe between threads is enough
         self._wake()
         if self._closed:  # just now, on another thread
-            _cancel_all(self._from_threads)
-
-    def _take_from_threads(self) -> None:
-        incoming = self._from_threads
-        for _ in range(len(incoming)):
-            self._ready.append(incoming.popleft())
+            _cancel_all(self._ready)
 
     # Running
 
@@ -197,9 +193,10 @@ class Callbacks(ABC):
     def _run_ready(self, end: float) -> int:
         ready = self._ready
         most = min(len(ready), CALLBACKS_PER_TICK)  # what these callbacks add runs in the next tick
+        timed = end < _NEVER
         for count in range(most):
             self._run(ready.popleft())
-            if end < _NEVER and self._clock() >= end:
+            if timed and self._clock() >= end:
                 return count + 1
         return most
 
@@ -209,7 +206,10 @@ class Callbacks(ABC):
             return
         callback, args = taken
         if self._slow_callback is None:
-            self.call(callback, *args)
+            try:
+                callback(*args)
+            except Exception as exc:
+                self.report(exc, _name(callback))
             return
         self._end_lap(SENDING, self._clock())
         self.call(callback, *args)
@@ -260,7 +260,6 @@ class Callbacks(ABC):
 
     def _drop_all(self) -> None:
         _cancel_all(self._ready)
-        _cancel_all(self._from_threads)
         self._timers = TimerHeap()
 
     def _run_notices(self) -> None:

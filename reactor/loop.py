@@ -80,11 +80,10 @@ class Loop(Callbacks):
         self._flush = flush
         self._stop_asked = False
         self._close_asked = False
-        self._disowned = False
         self._at_close: list[Handle] = []
         self._alarm: Alarm | None = None
         self._alarm_due = _NEVER
-        self._wakeup = Wakeup(self._take_from_threads)
+        self._wakeup = Wakeup(self._ready.append)
         self._signals = Signals(self.call_soon_threadsafe, self._wakeup.signal_fileno())
         self._pid = os.getpid()
         try:
@@ -154,6 +153,7 @@ class Loop(Callbacks):
 
         While the loop is not running, the next `run` returns at once.
         """
+        self.check_process()
         self._stop_asked = True
         self._wake()
 
@@ -374,7 +374,6 @@ class Loop(Callbacks):
             self.outbox.clear()
 
     def _wake(self) -> None:
-        self.check_process()
         try:
             self._wakeup.wake()
         except OSError:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 
 from reactor.errors import ReactorError
+from reactor.timers import Handle
 
 __all__ = ["Wakeup"]
 
@@ -13,21 +14,24 @@ _DRAIN = 4096  # bytes read at a time; a burst is one byte, only a storm of sign
 
 
 class Wakeup:
-    """Calls `on_wake()` on the loop's thread after `wake()` was called on any.
+    """Becomes readable when `wake()` was called, on any thread.
+
+    later: takes, when the loop has seen it, what is to run behind the callbacks that it was called for, and
+        makes it readable no more.
 
     A burst of `wake()` writes one byte: who finds it written does nothing. The write never blocks, and
     a full buffer is as good as a wake-up. The loop watches `fileno()` for reading.
     """
 
-    __slots__ = ("_on_wake", "_pending", "_receiver", "_sender")
+    __slots__ = ("_later", "_pending", "_receiver", "_sender")
 
-    def __init__(self, on_wake: Callable[[], None]) -> None:
+    def __init__(self, later: Callable[[Handle], object]) -> None:
+        self._later = later
         self._receiver, self._sender = socket.socketpair()
         if self._receiver.family in (socket.AF_INET, socket.AF_INET6):
             self._refuse_strangers()
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
-        self._on_wake = on_wake
         self._pending = False
 
     def _refuse_strangers(self) -> None:
@@ -57,13 +61,15 @@ class Wakeup:
             pass  # full: the loop has something to read already
 
     def on_event(self, events: int) -> None:
-        """Empty the receiving end, then call back. `_pending` is cleared first, so that nothing is missed."""
+        """Let `later` have what ends this: the byte is read behind the callbacks that it was sent for."""
+        self._later(Handle(self._drain, ()))
+
+    def _drain(self) -> None:
         try:
             self._receiver.recv(_DRAIN)
         except BlockingIOError:
             pass  # reported for what was read already
         self._pending = False
-        self._on_wake()
 
     def close(self) -> None:
         """Close both ends."""

@@ -46,7 +46,7 @@ class Guest:
         self._budget = budget
         self._detached = False
         self._waits: SimpleQueue[float | None] = SimpleQueue()
-        self._wakeup = Wakeup(lambda: None)
+        self._wakeup = Wakeup(lambda handle: None)
         self._selector = selectors.DefaultSelector()
         self._selector.register(reactor.fileno(), selectors.EVENT_READ)
         self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
