@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -29,8 +28,6 @@ CALLBACKS_PER_TICK = 256
 
 # Threads for `run_in_executor`, where nothing else is given.
 _WORKERS = 32
-
-_NEVER = math.inf
 
 # What runs in a tick besides its callbacks: it may call some of the protocols'.
 SENDING = "pause_writing or resume_writing of what was written in the tick"
@@ -180,23 +177,22 @@ class Callbacks(ABC):
 
     # Running
 
-    def _run_timers(self, end: float) -> int:
+    def _run_timers(self, end: float | None) -> int:
         for count in range(TIMERS_PER_TICK):
             handle = self._timers.pop_due(self.now)
             if handle is None:
                 return count
             self._run(handle)
-            if end < _NEVER and self._clock() >= end:
+            if end is not None and self._clock() >= end:
                 return count + 1
         return TIMERS_PER_TICK
 
-    def _run_ready(self, end: float) -> int:
+    def _run_ready(self, end: float | None) -> int:
         ready = self._ready
         most = min(len(ready), CALLBACKS_PER_TICK)  # what these callbacks add runs in the next tick
-        timed = end < _NEVER
         for count in range(most):
             self._run(ready.popleft())
-            if timed and self._clock() >= end:
+            if end is not None and self._clock() >= end:
                 return count + 1
         return most
 

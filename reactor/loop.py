@@ -260,7 +260,7 @@ class Loop(Callbacks):
                 self._alarm_due = _NEVER if due is None else due
             self._tell_host()
 
-    def _tick(self, timeout: float | None, budget: float = _NEVER) -> int:
+    def _tick(self, timeout: float | None, budget: float | None = None) -> int:
         registry = self.registry
         stale = registry.stale
         due = self._timers.next_due()
@@ -278,9 +278,9 @@ class Loop(Callbacks):
             if len(events) > EVENTS_PER_TICK:
                 events = registry.batch(events, EVENTS_PER_TICK)
         self.now = self._clock()
-        end = self.now + budget
+        end = None if budget is None else self.now + budget
 
-        if self._slow_callback is not None or budget != _NEVER:
+        if self._slow_callback is not None or end is not None:
             handled = self._dispatch_timed(events, end)
         else:
             handlers = registry.by_fd
@@ -310,7 +310,7 @@ class Loop(Callbacks):
             self._end_lap(SENDING, ended)
         return handled
 
-    def _dispatch_timed(self, events: list[tuple[int, int]], end: float) -> int:
+    def _dispatch_timed(self, events: list[tuple[int, int]], end: float | None) -> int:
         # One reading of the clock for each event. What ends before `limit` was not slow.
         registry, clock = self.registry, self._clock
         handlers, stale = registry.by_fd, registry.stale
@@ -333,7 +333,7 @@ class Loop(Callbacks):
                 self._end_lap(repr(handler), ended)
                 limit = ended + slow
             before = ended
-            if ended >= end:
+            if end is not None and ended >= end:
                 registry.leftover = events[handled:] + registry.leftover
                 break
         self._lap = before
