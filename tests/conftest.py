@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from reactor import Reactor
 from reactor.selector import default_selector
+from reactor.testing import Errors
 from tests.certificates import certificates
-from tests.helpers import Errors
 
 __all__ = ["certificates"]
 
@@ -49,17 +48,15 @@ def make_selector(request: pytest.FixtureRequest) -> Callable[[], selectors.Base
 
 
 @pytest.fixture
-def errors() -> Errors:
-    """What the reactor reported to `on_error`."""
-    return Errors()
+def reactor_selector(make_selector: Callable[[], selectors.BaseSelector]) -> selectors.BaseSelector:
+    """The plugin's `reactor` is on each selector."""
+    return make_selector()
 
 
 @pytest.fixture
-def reactor(make_selector: Callable[[], selectors.BaseSelector], errors: Errors) -> Iterator[Reactor]:
-    """A reactor on each selector; the test fails on an error that it has not taken from `errors`."""
-    with Reactor(selector=make_selector(), on_error=errors) as made:
-        yield made
-    assert errors.seen == []
+def errors(reactor_errors: Errors) -> Errors:
+    """What the reactor reported to `on_error`."""
+    return reactor_errors
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from typing import Any
 
 from hypothesis import settings
 
-from reactor import Connection, Protocol, Reactor
+from reactor import Connection, Reactor
+from reactor.testing import Recorder
 
 _HYPOTHESIS_EXAMPLES = 100  # what a profile has that does not say how many
 
@@ -66,70 +67,6 @@ def serving(server: Any, threads: int = 1) -> Iterator[Any]:
             thread.join(DEADLINE)
         assert not any(thread.is_alive() for thread in running)
         server.server_close()
-
-
-class Errors:
-    """An `on_error` that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[BaseException, str, Any]] = []
-
-    def __call__(self, exc: BaseException, callback: str, connection: Any) -> None:
-        self.seen.append((exc, callback, connection))
-
-    def take(self) -> tuple[BaseException, str, Any]:
-        """Return the one error there is, and forget it."""
-        (only,) = self.seen
-        self.seen.clear()
-        return only
-
-
-class Recorder(Protocol):
-    """Keeps every call, in order, as a tuple of its name and argument."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self.connection: Connection
-        self.keep_open = False
-
-    @property
-    def names(self) -> list[str]:
-        return [call[0] for call in self.calls]
-
-    @property
-    def received(self) -> bytes:
-        return b"".join(call[1] for call in self.calls if call[0] == "data_received")
-
-    @property
-    def lost(self) -> bool:
-        return "connection_lost" in self.names
-
-    @property
-    def reason(self) -> BaseException | None:
-        """What `connection_lost` was told; fails unless it came exactly once, and last."""
-        assert self.names.count("connection_lost") == 1
-        assert self.names[-1] == "connection_lost"
-        return self.calls[-1][1]
-
-    def connection_made(self, connection: Connection) -> None:
-        self.connection = connection
-        self.calls.append(("connection_made", connection))
-
-    def data_received(self, data: bytes) -> None:
-        self.calls.append(("data_received", data))
-
-    def eof_received(self) -> bool:
-        self.calls.append(("eof_received",))
-        return self.keep_open
-
-    def pause_writing(self) -> None:
-        self.calls.append(("pause_writing",))
-
-    def resume_writing(self) -> None:
-        self.calls.append(("resume_writing",))
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self.calls.append(("connection_lost", exc))
 
 
 class Echo(Recorder):
@@ -223,16 +160,3 @@ class ScriptedSocket:
     def close(self) -> None:
         self._next("close")
         self._sock.close()
-
-
-class ManualClock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds

@@ -9,7 +9,8 @@ import pytest
 from reactor import Limits, Protocol
 from reactor.apps import APPS
 from reactor.errors import ConnectError
-from tests.helpers import Echo, Recorder, connect, silent_address, spin
+from reactor.testing import Recorder
+from tests.helpers import Echo, connect, silent_address, spin
 
 BIG = bytes(range(256)) * 4096 * 4  # 4 MiB
 

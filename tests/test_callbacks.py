@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from reactor import Reactor
 from reactor.callbacks import CALLBACKS_PER_TICK, TIMERS_PER_TICK
 from reactor.loop import Loop
-from tests.helpers import DEADLINE, ManualClock, Recorder, pair, spin
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import DEADLINE, pair, spin
 
 
 @pytest.fixture

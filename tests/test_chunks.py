@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from reactor import BufferedProtocol, Limits, Reactor
 from reactor.intake import RECV_SIZE
 from reactor.sender import GATHER_MOST, GATHER_QUEUE
-from tests.helpers import Errors, Recorder, ScriptedSocket, examples, spin
+from reactor.testing import Errors, Recorder
+from tests.helpers import ScriptedSocket, examples, spin
 
 # What is sent: no two places of it look alike, so that nothing lost, doubled or swapped goes unseen.
 STREAM = random.Random(9092).randbytes(1 << 22)

@@ -18,7 +18,8 @@ from reactor import (
     Timeouts,
     UsageError,
 )
-from tests.helpers import Echo, Errors, ManualClock, Recorder, ScriptedSocket, pair, spin
+from reactor.testing import Errors, ManualClock, Recorder
+from tests.helpers import Echo, ScriptedSocket, pair, spin
 
 BIG = 4 * 1024 * 1024  # more than any socket buffer here takes at once
 

@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from reactor import Address, AddressError, ConnectError, ConnectTimeout, Reactor, Timeouts
-from tests.helpers import DEADLINE, Echo, ManualClock, Recorder, silent_address, spin
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import DEADLINE, Echo, silent_address, spin
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import IdleTimeout, Reactor, ReadTimeout, Timeouts
-from tests.helpers import Errors, ManualClock, Recorder, connect, pair, spin
+from reactor.testing import Errors, ManualClock, Recorder
+from tests.helpers import connect, pair, spin
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from reactor import Protocol, Reactor
-from tests.helpers import ManualClock, Recorder, connect, pair, spin
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import connect, pair, spin
 
 
 @pytest.fixture

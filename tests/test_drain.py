@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from reactor import Drained, DrainTimeout, Limits, Protocol, Reactor, Timeouts, UsageError
-from tests.helpers import Echo, ManualClock, Recorder, connect, pair, spin
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import Echo, connect, pair, spin
 
 BIG = bytes(4 << 20)
 

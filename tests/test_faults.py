@@ -13,7 +13,8 @@ import textwrap
 import pytest
 
 from reactor import Reactor, Timeouts, WriteTimeout
-from tests.helpers import DEADLINE, Echo, ManualClock, Recorder, connect, spin
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import DEADLINE, Echo, connect, spin
 
 SERVER = ("-m", "reactor", "serve", "echo", "--listen", "127.0.0.1:0")
 

@@ -9,7 +9,8 @@ import pytest
 from reactor import Limits, Reactor
 from reactor.errors import UsageError
 from reactor.files import send_part
-from tests.helpers import Errors, Recorder, pair, spin
+from reactor.testing import Errors, Recorder
+from tests.helpers import pair, spin
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
 

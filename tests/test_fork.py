@@ -8,7 +8,8 @@ import traceback
 import pytest
 
 from reactor import Limits, Protocol, Reactor, UsageError
-from tests.helpers import Echo, Recorder, connect, pair, spin
+from reactor.testing import Recorder
+from tests.helpers import Echo, connect, pair, spin
 
 
 def in_child(run):

@@ -3,7 +3,8 @@
 import pytest
 
 from reactor import BufferedProtocol, Limits, Reactor
-from tests.helpers import ManualClock, Recorder, pair
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import pair
 
 
 class Pot(BufferedProtocol):

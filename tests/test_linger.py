@@ -9,7 +9,8 @@ import weakref
 import pytest
 
 from reactor import Limits, Protocol, Reactor, Timeouts
-from tests.helpers import Echo, ManualClock, Recorder, ScriptedSocket, connect, pair, spin
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import Echo, ScriptedSocket, connect, pair, spin
 
 ANSWER = bytes(range(256)) * 8192  # 2 MiB, more than the kernel takes at once
 

@@ -12,7 +12,8 @@ import pytest
 
 from reactor import AddressError, ConnectionAborted, Limits, ListenError, Reactor, UsageError
 from reactor.linger import lingering_of
-from tests.helpers import DEADLINE, Echo, ManualClock, Recorder, connect, spin
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import DEADLINE, Echo, connect, spin
 
 
 class Factory:

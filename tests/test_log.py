@@ -6,8 +6,8 @@ import os
 import pytest
 
 from reactor.log import BackgroundLog, LimitedLog, caller
+from reactor.testing import ManualClock
 from reactor.timers import TimerHeap
-from tests.helpers import ManualClock
 
 
 class Timers:

@@ -14,7 +14,8 @@ import pytest
 
 from reactor import Reactor, UsageError
 from reactor.loop import EVENTS_PER_TICK, Loop
-from tests.helpers import DEADLINE, Errors, Recorder, pair
+from reactor.testing import Errors, Recorder
+from tests.helpers import DEADLINE, pair
 
 
 @pytest.fixture

@@ -36,8 +36,9 @@ from reactor.errors import (
 )
 from reactor.linger import lingering_of
 from reactor.sender import GATHER_MOST
+from reactor.testing import Errors, ManualClock, Recorder
 from tests.conftest import SELECTORS
-from tests.helpers import Errors, ManualClock, Recorder, pair, spin
+from tests.helpers import pair, spin
 
 STREAM = random.Random(9092).randbytes(1 << 20) * 2
 RESET = struct.pack("ii", 1, 0)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from reactor import Reactor, Timeouts
 from reactor.address import Address
 from reactor.race import ATTEMPT_DELAY, interleave
-from tests.helpers import DEADLINE, Echo, ManualClock, Recorder, silent_address, spin
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import DEADLINE, Echo, silent_address, spin
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 

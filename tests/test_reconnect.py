@@ -3,7 +3,8 @@
 import pytest
 
 from reactor import Protocol, Reactor, Reconnect
-from tests.helpers import ManualClock, Recorder, spin
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import spin
 
 FULL = Reconnect(first=1.0, most=8.0, random=lambda: 1.0)  # no jitter: the whole delay
 

@@ -8,7 +8,8 @@ import pytest
 
 from reactor import UsageError
 from reactor.registry import Registry
-from tests.helpers import Recorder, pair
+from reactor.testing import Recorder
+from tests.helpers import pair
 
 
 class Handler:

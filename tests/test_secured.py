@@ -31,7 +31,8 @@ from reactor.errors import TLSError, TLSHandshakeError, TLSHandshakeTimeout, TLS
 from reactor.pool import Pool
 from reactor.selector import default_selector
 from reactor.streams import handler
-from tests.helpers import DEADLINE, Echo, Errors, ManualClock, Recorder, ScriptedSocket, spin
+from reactor.testing import Errors, ManualClock, Recorder
+from tests.helpers import DEADLINE, Echo, ScriptedSocket, spin
 
 BIG = bytes(range(256)) * 4096 * 4
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import Limits, Reactor, SlowConsumer, Timeouts, WriteTimeout
-from tests.helpers import ManualClock, Recorder, ScriptedSocket, pair
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import ScriptedSocket, pair
 
 BIG = bytes(4 << 20)
 

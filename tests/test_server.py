@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from reactor import ConnectionAborted, DrainTimeout, Reactor, UsageError
-from tests.helpers import Echo, ManualClock, Recorder, connect, pair, spin
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import Echo, connect, pair, spin
 
 BIG = 4 * 1024 * 1024
 

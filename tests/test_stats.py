@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from reactor import Histogram, Limits, Protocol, Reactor, Timeouts
 from reactor.stats import LAG_BOUNDS, Counters
-from tests.helpers import Echo, Errors, ManualClock, Recorder, connect, pair, spin
+from reactor.testing import Errors, ManualClock, Recorder
+from tests.helpers import Echo, connect, pair, spin
 
 
 @given(st.lists(st.floats(0.0011, 100), max_size=200), st.integers(0, 1000))

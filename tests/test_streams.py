@@ -22,7 +22,8 @@ from reactor.errors import (
     UsageError,
 )
 from reactor.streams import Stream, handler
-from tests.helpers import DEADLINE, Errors, ManualClock, connect, spin
+from reactor.testing import Errors, ManualClock
+from tests.helpers import DEADLINE, connect, spin
 
 BIG = bytes(range(256)) * 4096 * 4  # 4 MiB
 #: So that the kernel never takes it in one go, however large its buffers may grow.

@@ -10,7 +10,7 @@ import pytest
 from reactor import Connection, Limits, Reactor, Timeouts
 from reactor.secure_socket import Bios
 from reactor.terms import LOOKS_AT_ONCE, Terms, Watch
-from tests.helpers import ManualClock
+from reactor.testing import ManualClock
 
 
 class Member:

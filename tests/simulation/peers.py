@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from tests.simulation.network import Endpoint
+from reactor.testing.network import Endpoint
 
 __all__ = ["Peer"]
 

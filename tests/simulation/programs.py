@@ -6,7 +6,7 @@ from random import Random
 
 import attrs
 
-from tests.simulation.network import Endpoint, Network
+from reactor.testing.network import Endpoint, Network
 from tests.simulation.peers import Peer
 
 __all__ = ["PLANS", "STREAM", "Plan", "Program"]

@@ -8,10 +8,10 @@ from selectors import EVENT_READ, EVENT_WRITE
 
 import pytest
 
-from tests.helpers import ManualClock
-from tests.simulation.network import FIRST_DESCRIPTOR, ListeningEndpoint, Network
-from tests.simulation.selector import SimSelector
-from tests.simulation.sockets import SimSocket, listening_socket
+from reactor.testing import ManualClock
+from reactor.testing.network import FIRST_DESCRIPTOR, ListeningEndpoint, Network
+from reactor.testing.selector import MemorySelector
+from reactor.testing.sockets import MemorySocket, listening_socket
 
 
 def make_network(**options):
@@ -22,7 +22,7 @@ def make_pair(network, **options):
     """Return a client's end and the accepted socket."""
     listening = ListeningEndpoint(network, **options)
     client = network.connect(listening)
-    sock = SimSocket(network, listening.accept())
+    sock = MemorySocket(network, listening.accept())
     sock.setblocking(False)
     return client, sock
 
@@ -181,7 +181,7 @@ def test_a_failed_accept_takes_the_connection_out_or_leaves_it():
 def test_selector_tells_what_is_asked_for_and_hangs_up_on_either():
     network = make_network()
     client, sock = make_pair(network)
-    with SimSelector(network) as selector:
+    with MemorySelector(network) as selector:
         key = selector.register(sock, EVENT_READ)
         assert selector.select() == []
         client.send(b"x")
@@ -201,7 +201,7 @@ def test_selector_tells_what_is_asked_for_and_hangs_up_on_either():
 
 def test_selector_polls_real_descriptors_too():
     ours, theirs = socket.socketpair()
-    with ours, theirs, SimSelector(make_network()) as selector:
+    with ours, theirs, MemorySelector(make_network()) as selector:
         key = selector.register(ours, EVENT_READ)
         assert selector.select() == []
         theirs.send(b"x")
@@ -215,7 +215,7 @@ def test_what_no_program_may_do_is_noted():
     sock.setblocking(True)
     client.send(b"x")
     sock.recv(1)
-    with SimSelector(network) as selector:
+    with MemorySelector(network) as selector:
         selector.register(sock, EVENT_READ)
         sock.close()
         with pytest.raises(OSError, match="Bad file descriptor"):

@@ -14,13 +14,13 @@ import attrs
 
 from reactor import Limits, Listener, Reactor, Timeouts
 from reactor.errors import UsageError
-from tests.helpers import ManualClock
-from tests.simulation.drive import drive
-from tests.simulation.network import ListeningEndpoint, Network
+from reactor.testing import ManualClock
+from reactor.testing.drive import drive
+from reactor.testing.network import ListeningEndpoint, Network
+from reactor.testing.selector import MemorySelector
+from reactor.testing.sockets import MemorySocket, listening_socket
 from tests.simulation.programs import PLANS, STREAM, Program
-from tests.simulation.selector import SimSelector
 from tests.simulation.served import ROUNDING, Broken, BufferedServed, Served
-from tests.simulation.sockets import SimSocket, listening_socket
 
 __all__ = ["Door", "Link", "World"]
 
@@ -58,7 +58,7 @@ class Door:
 
     limits: Limits
     timeouts: Timeouts
-    sock: SimSocket | None = None
+    sock: MemorySocket | None = None
     live: set[Any] = attrs.Factory(set)
     accepted: int = 0
     listener: Listener = attrs.field(init=False)
@@ -94,7 +94,7 @@ class World:
             choppy=self.random.choice([0.0, 0.1, 0.5]),
             fault=self._fault,
         )
-        self.selector = SimSelector(self.network)
+        self.selector = MemorySelector(self.network)
         self.reactor = Reactor(selector=self.selector, clock=self.clock, on_error=self._on_error)
         self.complaints = self.network.complaints
         self.links: dict[Any, Link] = {}
@@ -254,9 +254,9 @@ class World:
         self.links[end.sockname] = Link(program, kind)
         self._present.append(program)
         if adopt:
-            self._adopt(SimSocket(self.network, listening.accept()), self._adopted)
+            self._adopt(MemorySocket(self.network, listening.accept()), self._adopted)
 
-    def _adopt(self, sock: SimSocket, door: Door) -> None:
+    def _adopt(self, sock: MemorySocket, door: Door) -> None:
         terms = {"limits": door.limits, "timeouts": door.timeouts}
         try:
             self.reactor.adopt(sock, lambda: self._make_protocol(door), **terms)

@@ -7,7 +7,8 @@ from errno import ECONNRESET
 
 from reactor import BufferedProtocol, CloseTimeout, Connection, IdleTimeout, Limits, Timeouts
 from reactor.errors import ReadTimeout, WriteTimeout
-from tests.helpers import Echo, Recorder
+from reactor.testing import Recorder
+from tests.helpers import Echo
 from tests.simulation.peers import Peer
 from tests.torture.stage import Stage
 

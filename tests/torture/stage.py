@@ -9,12 +9,13 @@ from random import Random
 from typing import Any, TypeVar
 
 from reactor import Connection, Reactor
-from tests.helpers import Echo, Errors, ManualClock, Recorder
-from tests.simulation.drive import drive
-from tests.simulation.network import Network
+from reactor.testing import Errors, ManualClock, Recorder
+from reactor.testing.drive import drive
+from reactor.testing.network import Network
+from reactor.testing.selector import MemorySelector
+from reactor.testing.sockets import MemorySocket, listening_socket
+from tests.helpers import Echo
 from tests.simulation.peers import Peer
-from tests.simulation.selector import SimSelector
-from tests.simulation.sockets import SimSocket, listening_socket
 from tests.torture.faults import Fault
 
 __all__ = ["Stage"]
@@ -41,7 +42,7 @@ class Stage:
         self.expected = 0
         self._fault = fault
         self._fired = False
-        self.selector = SimSelector(self.network)
+        self.selector = MemorySelector(self.network)
         self.reactor: Reactor = self.attempt(self._make_reactor)
 
     @property
@@ -98,7 +99,7 @@ class Stage:
         """Hand a connected socket to the reactor; return the connection and its peer."""
         listening = listening_socket(self.network)
         peer = Peer(self.network.connect(listening.end), outgoing, half_close=True)
-        sock = SimSocket(self.network, listening.end.accept())
+        sock = MemorySocket(self.network, listening.end.accept())
         self.attempt(listening.close)
         self.peers.append(peer)
         return self.attempt(lambda: self.reactor.adopt(sock, self._factory, **options)), peer

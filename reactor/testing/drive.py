@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from reactor import Reactor
-from tests.helpers import ManualClock
-from tests.simulation.network import Network
-from tests.simulation.selector import SimSelector
+from reactor.server import Reactor
+from reactor.testing.clock import ManualClock
+from reactor.testing.network import Network
+from reactor.testing.selector import MemorySelector
 
 __all__ = ["drive", "settle"]
 
@@ -25,7 +25,7 @@ def settle(reactor: Reactor, network: Network, turn: Callable[[], int]) -> None:
     turn: lets every peer do what it can now, and returns how many did something.
     """
     selector = reactor.registry.selector
-    assert isinstance(selector, SimSelector)
+    assert isinstance(selector, MemorySelector)
     for _ in range(_MOST_TICKS):
         moved = network.run_due() + turn()
         moved += reactor.run_once(0)

@@ -1,4 +1,4 @@
-"""`SimSelector`: a selector over simulated descriptors, and over the real ones of a wake-up."""
+"""`MemorySelector`: a selector over descriptors in memory, and over the real ones of a wake-up."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any
 
-from tests.simulation.network import FIRST_DESCRIPTOR, Network
+from reactor.testing.network import FIRST_DESCRIPTOR, Network
 
-__all__ = ["SimSelector"]
+__all__ = ["MemorySelector"]
 
 
-class SimSelector(selectors.BaseSelector):
+class MemorySelector(selectors.BaseSelector):
     """Never waits, and tells what is ready in an order that the network's seed decides.
 
     As the standard selectors do, it swallows what epoll_ctl(2) says to a removal and what

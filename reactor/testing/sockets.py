@@ -1,4 +1,4 @@
-"""`SimSocket`: a socket object over the network in memory, with all that a reactor calls on one."""
+"""`MemorySocket`: a socket object over the network in memory, with all that a reactor calls on one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import socket
 import struct
 from typing import Any
 
-from tests.simulation.network import Endpoint, ListeningEndpoint, Network, SocketAddress, error
+from reactor.testing.network import Endpoint, ListeningEndpoint, Network, SocketAddress, error
 
-__all__ = ["SimSocket", "listening_socket"]
+__all__ = ["MemorySocket", "listening_socket"]
 
 _LINGER = struct.Struct("ii")
 
@@ -19,7 +19,7 @@ _STAYS = frozenset(
 )
 
 
-class SimSocket:
+class MemorySocket:
     """A stream socket whose every call goes through `network.call`, and takes a part where one may.
 
     end: what the network keeps of it; a test's peers use theirs directly.
@@ -37,7 +37,7 @@ class SimSocket:
         self._resets = False
 
     def __repr__(self) -> str:
-        return f"<SimSocket {self._fd} {self.end.sockname}>"
+        return f"<MemorySocket {self._fd} {self.end.sockname}>"
 
     def fileno(self) -> int:
         return self._fd
@@ -71,7 +71,8 @@ class SimSocket:
         return len(data)
 
     def _receive(self, size: int) -> bytes:
-        return self.end.recv(self.end.portion(min(size, max(1, len(self.end.receiving)))))
+        data: bytes = self.end.recv(self.end.portion(min(size, max(1, len(self.end.receiving)))))
+        return data
 
     def send(self, data: Any) -> int:
         self._may_block("send")
@@ -84,11 +85,12 @@ class SimSocket:
         return self._transmit(b"".join(pieces))
 
     def _transmit(self, data: Any) -> int:
-        return self.end.send(memoryview(data)[: self.end.portion(len(data))])
+        sent: int = self.end.send(memoryview(data)[: self.end.portion(len(data))])
+        return sent
 
     # Connections
 
-    def accept(self) -> tuple[SimSocket, SocketAddress]:
+    def accept(self) -> tuple[MemorySocket, SocketAddress]:
         self._may_block("accept")
         try:
             self._call("accept")
@@ -97,7 +99,7 @@ class SimSocket:
                 self.end.accept().reset()
             raise
         end = self.end.accept()
-        return SimSocket(self._network, end), end.peer.sockname
+        return MemorySocket(self._network, end), end.peer.sockname
 
     def shutdown(self, how: int) -> None:
         assert how == socket.SHUT_WR, "a reactor ends its own direction only"
@@ -116,13 +118,15 @@ class SimSocket:
 
     def getsockname(self) -> SocketAddress:
         self._call("getsockname")
-        return self.end.sockname
+        name: SocketAddress = self.end.sockname
+        return name
 
     def getpeername(self) -> SocketAddress:
         self._call("getpeername")
         if self.end.dead:
             raise error(errno.ENOTCONN)
-        return self.end.peer.sockname
+        name: SocketAddress = self.end.peer.sockname
+        return name
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
         self._call("setsockopt")
@@ -137,6 +141,6 @@ class SimSocket:
         return int(option == socket.SO_ACCEPTCONN and isinstance(self.end, ListeningEndpoint))
 
 
-def listening_socket(network: Network, **options: Any) -> SimSocket:
+def listening_socket(network: Network, **options: Any) -> MemorySocket:
     """Return a socket that listens on the network; the options are `ListeningEndpoint`'s."""
-    return SimSocket(network, ListeningEndpoint(network, **options))
+    return MemorySocket(network, ListeningEndpoint(network, **options))

@@ -13,6 +13,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -20,10 +21,14 @@ import attrs
 
 __all__ = ["FIRST_DESCRIPTOR", "Endpoint", "ListeningEndpoint", "Network", "SocketAddress", "error"]
 
-#: Simulated descriptors start here: far above the real ones of a test run, which a reactor has too.
-FIRST_DESCRIPTOR = 512
+#: Descriptors in memory start here: far above the real ones of a test, which a reactor has too.
+FIRST_DESCRIPTOR = 4096
 
 SocketAddress = tuple[str, int]
+
+
+def _length(data: bytearray) -> str:
+    return f"{len(data)} bytes"
 
 
 def error(number: int) -> OSError:
@@ -173,8 +178,8 @@ class Endpoint:
     send_size: int
     receive_size: int
     peer: Endpoint = attrs.field(init=False, repr=False)
-    sending: bytearray = attrs.field(factory=bytearray, init=False, repr=len)
-    receiving: bytearray = attrs.field(factory=bytearray, init=False, repr=len)
+    sending: bytearray = attrs.field(factory=bytearray, init=False, repr=_length)
+    receiving: bytearray = attrs.field(factory=bytearray, init=False, repr=_length)
     error: int | None = attrs.field(default=None, init=False)
     ending: bool = attrs.field(default=False, init=False)
     ended: bool = attrs.field(default=False, init=False)
@@ -275,7 +280,7 @@ class Endpoint:
             segment = bytes(self.sending[:size])
             del self.sending[:size]
             self._in_flight += size
-            self._send(lambda sent=segment: self._deliver(sent))
+            self._send(partial(self._deliver, segment))
         if self.ending and not self.ended and not self.sending and not self.dead:
             self.ended = True
             self._send(self._deliver_fin)

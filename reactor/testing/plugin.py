@@ -1,0 +1,101 @@
+"""The fixtures that pytest has where this project is installed."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from selectors import BaseSelector
+from typing import Any
+
+import attrs
+import pytest
+
+from reactor.address import Address
+from reactor.server import Reactor
+from reactor.testing.records import Errors
+
+__all__ = ["RunningServer", "reactor", "reactor_errors", "reactor_selector", "reactor_server"]
+
+
+@pytest.fixture
+def reactor_errors() -> Errors:
+    """What the fixture `reactor` was told by `on_error`. `take()` the one that a test brings about."""
+    return Errors()
+
+
+@pytest.fixture
+def reactor_selector() -> BaseSelector | None:
+    """The selector of the fixture `reactor`; None is the platform's. Override it to have another."""
+    return None
+
+
+@pytest.fixture
+def reactor(reactor_selector: BaseSelector | None, reactor_errors: Errors) -> Iterator[Reactor]:
+    """A reactor that the test drives. An error that is not taken from `reactor_errors` fails the test."""
+    with Reactor(selector=reactor_selector, on_error=reactor_errors) as made:
+        yield made
+    _fail_of(reactor_errors)
+
+
+@attrs.frozen
+class RunningServer:
+    """A server in a thread of its own.
+
+    reactor: what runs it; to be called with `submit`. address: where it listens. errors: what it was told
+    by `on_error`.
+    """
+
+    reactor: Reactor
+    address: Address
+    errors: Errors
+
+    def connect(self, timeout: float = 10.0) -> socket.socket:
+        """Return a blocking client's socket, connected. timeout: seconds, for each of its calls."""
+        if self.address.path is not None:
+            client = socket.socket(socket.AF_UNIX)
+            client.settimeout(timeout)
+            client.connect(self.address.path)
+            return client
+        return socket.create_connection((self.address.host, self.address.port), timeout)
+
+
+@pytest.fixture
+def reactor_server() -> Iterator[Callable[..., RunningServer]]:
+    """Start a server: `reactor_server(factory, address="127.0.0.1:0", drain_timeout=5.0, **options)`.
+
+    It is ready to connect to, and runs in a thread of its own until the test is over; then it is drained. It
+    fails the test by a connection that is still busy after the drain's seconds, and by an error of a callback
+    that is not taken from its `errors`. options: those of `Reactor.listen`.
+    """
+    with ExitStack() as servers:
+
+        def start(
+            factory: Callable[[], Any],
+            address: Any = "127.0.0.1:0",
+            *,
+            drain_timeout: float = 5.0,
+            **options: Any,
+        ) -> RunningServer:
+            errors = Errors()
+            reactor = servers.enter_context(Reactor(on_error=errors))
+            servers.callback(_fail_of, errors)
+            servers.callback(_fail_of_leaks, reactor)
+            servers.enter_context(reactor.background(drain_timeout=drain_timeout))
+            listener = reactor.submit(lambda: reactor.listen(address, factory, **options)).result()
+            return RunningServer(reactor, listener.addresses[0], errors)
+
+        yield start
+
+
+def _fail_of(errors: Errors) -> None:
+    if errors.seen:
+        where = ", ".join(callback for _, callback, _ in errors.seen)
+        problems = [exc for exc, _, _ in errors.seen]
+        raise BaseExceptionGroup(f"the reactor was told of errors, in {where}", problems)
+
+
+def _fail_of_leaks(reactor: Reactor) -> None:
+    leaked = reactor.stats().closed.get("DrainTimeout", 0)
+    if leaked:
+        pytest.fail(f"{leaked} connections were still busy when the server was drained", pytrace=False)

@@ -1,0 +1,283 @@
+"""What users test with: connections in memory, time by hand, peers that misbehave, fixtures."""
+
+import gc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor import IdleTimeout, Limits, Protocol, SlowConsumer, Timeouts, UsageError, WriteTimeout
+from reactor.streams import handler
+from reactor.testing import Errors, FaultyPeer, MemoryConnection, MemoryReactor, Recorder
+from tests.helpers import Echo, pair, spin
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture
+def memory(errors):
+    with MemoryReactor(on_error=errors) as made:
+        yield made
+        assert made.network.complaints == []
+    assert errors.seen == []
+    assert made.network.descriptors == {}
+
+
+# In memory
+
+
+def test_pair_talks(memory):
+    server, client = memory.pair(Echo, Recorder)
+    assert (server.peer, client.peer) == (client, server)
+    assert isinstance(server, MemoryConnection)
+    told = client.get_protocol()
+    client.write(b"hello")
+    memory.settle()
+    assert told.received == b"hello"
+    client.close()
+    memory.settle()
+    assert told.reason is None
+
+
+def test_time_goes_when_it_is_told_to(memory):
+    ran = []
+    for delay in (5.0, 1.0, 3.0):
+        memory.call_later(delay, lambda: ran.append(memory.time()))
+    began = memory.time()
+    memory.advance(2.9)
+    assert ran == [began + 1]
+    assert memory.time() == began + 2.9
+    memory.advance(2.1)
+    assert ran == [began + 1, began + 3, began + 5]
+
+
+def test_deadlines_come_at_their_time(memory):
+    recorder = Recorder()
+    memory.pair(lambda: recorder, Recorder, timeouts=Timeouts(idle=60.0))
+    memory.advance(59.9)
+    assert not recorder.lost
+    memory.advance(60 / 16 + 0.2)
+    assert isinstance(recorder.reason, IdleTimeout)
+
+
+def test_everything_comes_to_its_end(memory):
+    recorder = Recorder()
+    memory.pair(lambda: recorder, Recorder, timeouts=Timeouts(idle=86400.0))
+    memory.run_out()
+    assert isinstance(recorder.reason, IdleTimeout)
+
+
+@given(data=st.binary(max_size=5000), seed=st.integers(0, 1 << 32), chunk=st.integers(1, 700))
+def test_whatever_the_network_does_bytes_arrive_in_order(data, seed, chunk):
+    with MemoryReactor(seed=seed, latency=(0.001, 0.5), choppy=0.5, buffers=(300, 200)) as reactor:
+        peer = FaultyPeer(data, chunk=chunk, delay=0.01, ending="half-close")
+        reactor.pair(Echo, lambda: peer)
+        reactor.run_out()
+        assert peer.received == data
+        assert peer.reason is None
+        assert reactor.network.complaints == []
+
+
+def test_seed_replays_exactly():
+    def run():
+        with MemoryReactor(seed=7, latency=(0.001, 0.5), choppy=0.7) as reactor:
+            for _ in range(5):
+                peer = FaultyPeer(bytes(3000), chunk=999, ending="half-close")
+                reactor.pair(Echo, lambda peer=peer: peer)
+            reactor.run_out()
+            return reactor.network.calls
+
+    assert run() == run()
+
+
+def test_coroutines_in_memory(memory):
+    async def upper(stream):
+        async for line in stream.lines():
+            await stream.send(line.upper() + b"\n")
+
+    peer = FaultyPeer(b"one\ntwo\n", chunk=3, delay=1.0, ending="half-close")
+    memory.pair(handler(upper), lambda: peer)
+    memory.run_out()
+    assert peer.received == b"ONE\nTWO\n"
+
+
+# Peers that misbehave, in memory and over sockets
+
+
+class Talk(Recorder):
+    """Says more than any buffer takes."""
+
+    def connection_made(self, connection):
+        super().connection_made(connection)
+        connection.write(bytes(1_000_000))
+
+
+def test_peer_that_never_reads(memory):
+    talk = Talk()
+    memory.pair(lambda: talk, lambda: FaultyPeer(reads=False), timeouts=Timeouts(write=10.0))
+    memory.advance(9)
+    assert talk.names == ["connection_made", "pause_writing"]
+    memory.advance(3)
+    assert isinstance(talk.reason, WriteTimeout)
+    greedy = Talk()
+    memory.pair(lambda: greedy, lambda: FaultyPeer(reads=False), limits=Limits(max_write_buffer=100_000))
+    memory.settle()
+    greedy.connection.write(b"x")
+    memory.settle()
+    assert isinstance(greedy.reason, SlowConsumer)
+
+
+@pytest.mark.parametrize("over", ["memory", "sockets"])
+@pytest.mark.parametrize(
+    ("ending", "calls", "reason"),
+    [
+        ("half-close", ["eof_received", "connection_lost"], type(None)),
+        ("close", ["eof_received", "connection_lost"], type(None)),
+        ("reset", ["connection_lost"], ConnectionResetError),
+        ("stay", [], None),
+    ],
+)
+def test_endings(reactor, over, ending, calls, reason):
+    recorder = Recorder()
+    peer = FaultyPeer(b"abc", ending=ending)
+    if over == "memory":
+        reactor = MemoryReactor()
+        reactor.pair(lambda: recorder, lambda: peer)
+    else:
+        listener = reactor.listen("127.0.0.1:0", lambda: recorder)
+        reactor.connect(listener.addresses[0], lambda: peer)
+    spin(reactor, lambda: recorder.received == b"abc" and (recorder.lost or not calls))
+    ended = [name for name in recorder.names if name not in ("connection_made", "data_received")]
+    assert ended == calls
+    if calls:
+        assert isinstance(recorder.reason, reason)
+    if over == "memory":
+        reactor.close()
+
+
+def test_pieces_and_delays(memory):
+    recorder = Recorder()
+    memory.pair(lambda: recorder, lambda: FaultyPeer(b"abcde", chunk=2, delay=1.0))
+    received = []
+    for _ in range(4):
+        memory.advance(1.0)
+        received.append(recorder.received)
+    assert received == [b"ab", b"abcd", b"abcde", b"abcde"]
+
+
+def test_peer_whose_other_end_goes_sends_no_more(memory):
+    peer = FaultyPeer(b"abcde", chunk=1, delay=1.0)
+    server, _ = memory.pair(Recorder, lambda: peer)
+    memory.advance(2.5)
+    server.abort()
+    memory.run_out()
+    assert isinstance(peer.reason, ConnectionResetError)
+
+
+def test_what_a_peer_can_not_be_is_told():
+    with pytest.raises(UsageError, match="a chunk has 1 byte or more, not 0"):
+        FaultyPeer(b"x", chunk=0)
+    with pytest.raises(UsageError, match="one of stay, half-close, close, reset, not explode"):
+        FaultyPeer(ending="explode")
+
+
+def test_errors_are_taken_one_by_one(reactor, errors):
+    class Broken(Protocol):
+        def data_received(self, data):
+            raise LookupError("mine")
+
+    connection, peer = pair(reactor, Broken())
+    peer.send(b"x")
+    spin(reactor, lambda: errors.seen)
+    exc, callback, where = errors.take()
+    assert isinstance(exc, LookupError)
+    assert callback.endswith("Broken.data_received")
+    assert where is connection
+    with pytest.raises(ValueError):
+        Errors().take()
+    peer.close()
+
+
+# The fixtures, as a user's tests have them
+
+
+def run_tests(pytester, text):
+    pytester.makepyfile(text)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    gc.collect()
+    return result
+
+
+def test_fixtures_come_by_themselves(pytester):
+    result = run_tests(
+        pytester,
+        """
+        import socket
+        from reactor.apps.echo import Echo
+        from reactor.testing import Recorder
+
+        def test_blocking_client(reactor_server, tmp_path):
+            for address in ("127.0.0.1:0", f"unix:{tmp_path}/socket"):
+                server = reactor_server(Echo, address)
+                with server.connect() as client:
+                    client.sendall(b"hello")
+                    assert client.recv(100) == b"hello"
+                assert server.reactor.submit(int).result(5) == 0
+
+        def test_driven(reactor):
+            recorder = Recorder()
+            listener = reactor.listen("127.0.0.1:0", lambda: recorder)
+            reactor.connect(listener.addresses[0], Recorder)
+            while not recorder.calls:
+                reactor.run_once(1)
+
+        def test_error_that_is_expected(reactor, reactor_errors):
+            reactor.call_soon(exec, "raise LookupError")
+            reactor.run_once()
+            exc, callback, connection = reactor_errors.take()
+            assert isinstance(exc, LookupError)
+        """,
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_errors_and_leaks_fail_the_test(pytester):
+    result = run_tests(
+        pytester,
+        """
+        from reactor import Protocol
+
+        class Broken(Protocol):
+            def data_received(self, data):
+                raise LookupError("mine")
+
+        class Stuck(Protocol):
+            def connection_made(self, connection):
+                connection.write(bytes(30_000_000))
+
+        def test_error(reactor):
+            reactor.call_soon(exec, "raise LookupError('yours')")
+            reactor.run_once()
+
+        def test_error_in_a_server(reactor_server):
+            with reactor_server(Broken).connect() as client:
+                client.sendall(b"x")
+                assert client.recv(1) == b""
+
+        clients = []
+
+        def test_leak(reactor_server):
+            clients.append(reactor_server(Stuck, drain_timeout=0.01).connect())
+            assert clients[0].recv(1)
+        """,
+    )
+    result.assert_outcomes(passed=3, errors=3)
+    result.stdout.fnmatch_lines(
+        [
+            "*ExceptionGroup: the reactor was told of errors, in exec (1 sub-exception)*",
+            "*LookupError: yours*",
+            "*ExceptionGroup: the reactor was told of errors, in Broken.data_received (1 sub-exception)*",
+            "*LookupError: mine*",
+            "*1 connections were still busy when the server was drained*",
+        ]
+    )
