@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from bench.load import run_first
 from bench.servers import BACKLOG, RECV_SIZE, announce, run_on
 
 __all__ = ["PROGRAMS"]
@@ -326,9 +327,10 @@ async def _asyncio_embed() -> None:
 
 
 def _reactor_frames(budget: str) -> None:
-    """Serve echo within the frames of a game; told `frames`, answer with the seconds of each step since."""
+    """Serve echo within the frames of a game; asked, answer with the seconds of each step since."""
     from reactor import Reactor
 
+    run_first()
     steps: list[float] = []
 
     def tell() -> None:
