@@ -224,11 +224,11 @@ LOADS: dict[str, Any] = {
 }
 
 
-def percentile(values: Sequence[float], which: int) -> float:
+def percentile(values: Sequence[float], which: float) -> float:
     """Return the percentile `which` of `values`; of fewer than two, the highest."""
     if len(values) < 2:
         return max(values, default=0.0)
-    return statistics.quantiles(values, n=100, method="inclusive")[which - 1]
+    return statistics.quantiles(values, n=1000, method="inclusive")[round(which * 10) - 1]
 
 
 def main() -> None:
