@@ -11,7 +11,7 @@ from reactor.server import Reactor
 __all__ = ["BUDGET", "Attachment", "CallLater", "Watch"]
 
 #: Seconds of work after which the host has its turn.
-BUDGET = 0.005
+BUDGET = 0.002
 
 #: Has the host call back whenever a descriptor is readable; returns how to undo that.
 Watch = Callable[[int, Callable[..., None]], Callable[[], object]]
