@@ -194,9 +194,7 @@ class Loop(Callbacks):
         if fileno is None:
             raise UsageError(f"{type(selector).__name__} has no descriptor: call run_once instead")
         if not self._hosted:
-            self._alarm = new_alarm(self._forget_alarm)
-            if self._alarm is not None:
-                self.registry.register(self._alarm.fileno(), EVENT_READ, self._alarm)
+            self._alarm = self._watched_alarm()
             self._hosted = True
             self._tell_host()
         number: int = fileno()
@@ -232,6 +230,16 @@ class Loop(Callbacks):
             self._wake()
         else:
             self._alarm.set(min(due - self._clock(), _LONGEST_WAIT))
+
+    def _watched_alarm(self) -> Alarm | None:
+        alarm = new_alarm(self._forget_alarm)
+        if alarm is not None:
+            try:
+                self.registry.register(alarm.fileno(), EVENT_READ, alarm)
+            except BaseException:
+                alarm.close()
+                raise
+        return alarm
 
     def _forget_alarm(self) -> None:
         self._alarm_due = _NEVER

@@ -303,6 +303,31 @@ def test_guest_without_timers_in_the_descriptor(loop, monkeypatch):
     run(loop, main())
 
 
+@pytest.mark.parametrize("kind", ["asyncio", "guest"])
+def test_reactor_that_somebody_else_drives_is_let_go_of(loop, kind):
+    told = []
+    refused = asyncio.Event()
+
+    def tell(loop, context):
+        told.append(context["exception"])
+        refused.set()
+
+    loop.set_exception_handler(tell)
+    with Reactor() as reactor:
+        attach = in_asyncio.attach if kind == "asyncio" else guest.attach
+        with attach(reactor, loop if kind == "asyncio" else loop.call_soon_threadsafe):
+            with reactor.background():
+                reactor.submit(int).result(DEADLINE)
+                release = threading.Event()
+                reactor.call_soon_threadsafe(release.wait, DEADLINE)  # with more to do behind it
+                reactor.call_soon_threadsafe(int)
+
+                run(loop, refused.wait())
+                release.set()
+    (problem,) = told
+    assert "driven by another thread already" in str(problem)
+
+
 def test_trio_task_ends_with_its_reactor(descriptors):
     async def main():
         with trio.fail_after(DEADLINE):

@@ -54,6 +54,11 @@ def test_every_use_of_the_reactor_is_an_error(reactor, recorder):
             lambda: reactor.call_soon(print),
             lambda: reactor.call_later(1, print),
             lambda: reactor.call_soon_threadsafe(print),
+            lambda: reactor.submit(print),
+            lambda: reactor.run_in_executor(None, print),
+            lambda: reactor.call_at_close(print),
+            reactor.background,
+            reactor.timers_in_fileno,
             lambda: reactor.listen("127.0.0.1:0", Echo),
             lambda: reactor.connect("127.0.0.1:1", Echo),
             lambda: reactor.add_reader(0, print),
@@ -105,6 +110,7 @@ def test_child_closes_the_descriptors_that_it_inherits(reactor, recorder):
     with Reactor() as inherited:
         _, peer = pair(inherited, Protocol())
         inherited.listen("127.0.0.1:0", Echo, limits=Limits(when_full="refuse"))
+        inherited.fileno()  # which makes another one
 
         def child():
             inherited.close()

@@ -334,6 +334,24 @@ def test_callbacks_of_the_end_run_while_descriptors_are_open(make_selector, ran)
     assert ran == [False]
 
 
+def test_selector_that_refuses_the_alarm_leaves_no_descriptor(descriptors):
+    class Refusing(selectors.EpollSelector):
+        refuses = False
+
+        def register(self, fileobj, events, data=None):
+            if self.refuses:
+                raise OSError("no more watches")
+            return super().register(fileobj, events, data)
+
+    selector = Refusing()
+    with Reactor(selector=selector) as reactor:
+        selector.refuses = True
+        with pytest.raises(OSError, match="no more watches"):
+            reactor.fileno()
+        selector.refuses = False
+        assert reactor.timers_in_fileno()
+
+
 def test_selector_without_a_descriptor_says_so():
     with Reactor(selector=selectors.PollSelector()) as reactor:
         with pytest.raises(UsageError, match="PollSelector has no descriptor: call run_once instead"):

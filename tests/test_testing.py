@@ -1,6 +1,8 @@
 """What users test with: connections in memory, time by hand, peers that misbehave, fixtures."""
 
+import contextlib
 import gc
+import socket
 
 import pytest
 from hypothesis import given
@@ -88,6 +90,14 @@ def test_seed_replays_exactly():
             return reactor.network.calls
 
     assert run() == run()
+
+
+def test_too_many_real_descriptors_are_told(descriptors):
+    with contextlib.ExitStack() as many:
+        for _ in range(520):
+            many.enter_context(socket.socket())
+        with pytest.raises(UsageError, match="512 descriptors open"):
+            MemoryReactor()
 
 
 def test_coroutines_in_memory(memory):

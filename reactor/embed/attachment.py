@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from reactor.errors import UsageError
 from reactor.server import Reactor
 
 __all__ = ["BUDGET", "Attachment", "CallLater", "Watch"]
@@ -65,6 +66,9 @@ class Attachment:
         self._stepping = True
         try:
             self._reactor.run_once(0, self._budget)
+        except UsageError:
+            self.detach()  # somebody else drives it: told once, and not in every turn of the host's loop
+            raise
         finally:
             self._stepping = False
             if not self._detached:

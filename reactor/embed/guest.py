@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from reactor.embed.attachment import BUDGET
+from reactor.errors import UsageError
 from reactor.server import Reactor
 from reactor.wakeup import Wakeup
 
@@ -84,6 +85,9 @@ class Guest:
         busy = 1  # an interrupt may leave something to do
         try:
             busy = self._reactor.run_once(0, self._budget)
+        except UsageError:
+            self.detach()  # somebody else drives it
+            raise
         finally:
             self._go_on(busy)
 

@@ -7,13 +7,14 @@ from random import Random
 from typing import Any
 
 from reactor.connection import Connection
+from reactor.errors import UsageError
 from reactor.listener import Factory
 from reactor.loop import ErrorHandler
 from reactor.options import Limits, Timeouts
 from reactor.server import Reactor
 from reactor.testing.clock import ManualClock
 from reactor.testing.drive import drive, settle
-from reactor.testing.network import ListeningEndpoint, Network
+from reactor.testing.network import FIRST_DESCRIPTOR, ListeningEndpoint, Network
 from reactor.testing.selector import MemorySelector
 from reactor.testing.sockets import MemorySocket
 
@@ -39,6 +40,7 @@ class MemoryReactor(Reactor):
     choppy: from 0 to 1, how often a call or a segment takes less than it could.
     buffers: bytes of each end's send and receive buffer.
     on_error, debug: as for `Reactor`.
+    Raises UsageError if 512 real descriptors are open: their numbers could be those of ends in memory.
 
     clock, network: its time, and what stands for the kernel; `network.complaints` has, in words, what no
     program may do to one.
@@ -60,6 +62,11 @@ class MemoryReactor(Reactor):
         selector = MemorySelector(self.network)
         super().__init__(selector=selector, clock=self.clock, on_error=on_error, debug=debug)
         self._connection_type = MemoryConnection
+        if self._wakeup.fileno() >= FIRST_DESCRIPTOR:
+            self.close()
+            raise UsageError(
+                f"this process has {FIRST_DESCRIPTOR} descriptors open: a test in memory has fewer"
+            )
 
     def pair(
         self,

@@ -22,7 +22,7 @@ import attrs
 __all__ = ["FIRST_DESCRIPTOR", "Endpoint", "ListeningEndpoint", "Network", "SocketAddress", "error"]
 
 #: Descriptors in memory start here: far above the real ones of a test, which a reactor has too.
-FIRST_DESCRIPTOR = 4096
+FIRST_DESCRIPTOR = 512
 
 SocketAddress = tuple[str, int]
 

@@ -366,11 +366,11 @@ def shutdown(stage: Stage) -> None:
 
 @scenario
 def drain(stage: Stage) -> None:
-    """Accepting stops, and who is there has some seconds to take what is queued."""
+    """Accepting stops, and who is there has a moment to take what is queued."""
     stage.listen()
     peers = open_in_all_states(stage)
-    stage.reactor.drain(10.0)
-    stage.drive(5.0)
+    stage.reactor.drain(1.0)
+    stage.drive(0.5)
     peers[1].reading = True
     stage.drive()
     stage.expect(peers[0], b"hello")
