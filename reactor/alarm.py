@@ -10,6 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from io import FileIO
+
+from reactor.errors import ACCEPT_EXHAUSTED
 
 __all__ = ["Alarm", "new_alarm"]
 
@@ -19,10 +22,10 @@ _SHORTEST = 1e-9  # seconds: none at all would switch it off
 class Alarm:
     """Readable from when the time of `set` has passed until `clear`. `on_event` is for a registry."""
 
-    __slots__ = ("_fd", "_on_alarm")
+    __slots__ = ("_file", "_on_alarm")
 
     def __init__(self, fd: int, on_alarm: Callable[[], None]) -> None:
-        self._fd = fd
+        self._file = FileIO(fd)
         self._on_alarm = on_alarm
 
     def __repr__(self) -> str:
@@ -30,32 +33,34 @@ class Alarm:
 
     def fileno(self) -> int:
         """The descriptor that becomes readable."""
-        return self._fd
+        return self._file.fileno()
 
     def set(self, delay: float) -> None:
         """Be readable in `delay` seconds, and not at the time that was set before."""
-        _set_time(self._fd, max(delay, _SHORTEST))
+        _set_time(self._file.fileno(), max(delay, _SHORTEST))
 
     def on_event(self, events: int) -> None:
-        """It has come: be readable no more, then call back."""
-        try:
-            os.read(self._fd, 8)
-        except BlockingIOError:
-            pass  # it was set anew after it was seen
+        """It has come: call back, and be readable no more. Nothing is lost if an interrupt parts the two."""
         self._on_alarm()
+        self._file.read(8)  # nothing, if it was set anew after it was seen
 
     def close(self) -> None:
         """Close the descriptor."""
-        os.close(self._fd)
+        self._file.close()
 
 
 def new_alarm(on_alarm: Callable[[], None]) -> Alarm | None:
-    """Return an alarm that calls `on_alarm()`, or None where the system has none to give."""
+    """Return an alarm that calls `on_alarm()`, or None where the system knows none.
+
+    Raises OSError if it has no descriptor or memory left for one.
+    """
     if sys.platform != "linux":
         return None
     try:
         return Alarm(_create(), on_alarm)
-    except OSError:
+    except OSError as exc:
+        if exc.errno in ACCEPT_EXHAUSTED:
+            raise
         return None
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from reactor.errors import UsageError
-from reactor.futures import Work, fulfil
+from reactor.futures import Work, cancel, follow, fulfil
 from reactor.log import LimitedLog, caller
 from reactor.stats import Counters
 from reactor.timers import Handle, TimerHandle, TimerHeap
@@ -63,9 +63,11 @@ class Callbacks(ABC):
         self._ready: deque[Handle] = deque()
         self._driver: int | None = None
         self._hosted = False
+        self._closing = False
         self._closed = False
         self._disowned = False
         self._workers: Workers | None = None
+        self._elsewhere: set[Future[Any]] = set()
         self._lap = self.now
 
     @abstractmethod
@@ -101,7 +103,7 @@ class Callbacks(ABC):
 
     def notices_due(self) -> int:
         """Return how many notices have been posted and not run."""
-        return sum(isinstance(handle, _Notice) for handle in list(self._ready))
+        return sum(isinstance(handle, _Notice) and not handle.cancelled() for handle in list(self._ready))
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
         """Run `callback(*args)` in `delay` seconds, never earlier. Cancellable.
@@ -149,6 +151,8 @@ class Callbacks(ABC):
         any thread. It is cancelled if the loop is closed before; cancelling it withdraws what has not begun.
         """
         self._check_open()
+        future: Future[T] = Future()
+        elsewhere: Future[T]
         if executor is not None:
             elsewhere = executor.submit(fn, *args)
         else:
@@ -156,16 +160,17 @@ class Callbacks(ABC):
                 self._workers = Workers(_WORKERS, "reactor-worker", daemon=True)
             elsewhere = Future()
             self._workers.submit(partial(fulfil, elsewhere, fn, *args))
-        work = Work(elsewhere.result, ())
-        work.future.add_done_callback(lambda future: elsewhere.cancel())
-        elsewhere.add_done_callback(lambda future: self._bring(work))
-        return work.future
+        self._elsewhere.add(future)
+        future.add_done_callback(self._elsewhere.discard)
+        future.add_done_callback(lambda done: elsewhere.cancel())
+        elsewhere.add_done_callback(lambda done: self._bring(future, done))
+        return future
 
-    def _bring(self, work: Work) -> None:
+    def _bring(self, future: Future[T], other: Future[T]) -> None:
         try:
-            self._post(work)
+            self.call_soon_threadsafe(follow, future, other)
         except UsageError:
-            work.cancel()  # the loop was closed meanwhile
+            cancel(future)  # the loop was closed meanwhile
 
     def _post(self, handle: Handle) -> None:
         if self._closed or self._disowned:
@@ -179,10 +184,10 @@ class Callbacks(ABC):
 
     def _run_timers(self, end: float | None) -> int:
         for count in range(TIMERS_PER_TICK):
-            handle = self._timers.pop_due(self.now)
+            handle = self._timers.first_due(self.now)
             if handle is None:
                 return count
-            self._run(handle)
+            self._run(handle)  # it leaves the heap when it has been taken: an interrupt does not lose it
             if end is not None and self._clock() >= end:
                 return count + 1
         return TIMERS_PER_TICK
@@ -191,7 +196,11 @@ class Callbacks(ABC):
         ready = self._ready
         most = min(len(ready), CALLBACKS_PER_TICK)  # what these callbacks add runs in the next tick
         for count in range(most):
-            self._run(ready.popleft())
+            if not ready:
+                return count  # a callback forked, and this is the child
+            self._run(ready[0])  # it leaves the queue when it has been taken: an interrupt does not lose it
+            if ready:
+                ready.popleft()
             if end is not None and self._clock() >= end:
                 return count + 1
         return most
@@ -201,15 +210,18 @@ class Callbacks(ABC):
         if taken is None:
             return
         callback, args = taken
-        if self._slow_callback is None:
-            try:
-                callback(*args)
-            except Exception as exc:
-                self.report(exc, _name(callback))
-            return
-        self._end_lap(SENDING, self._clock())
-        self.call(callback, *args)
-        self._end_lap(_name(callback), self._clock())
+        timed = self._slow_callback is not None
+        if timed:
+            self._end_lap(SENDING, self._clock())
+        try:
+            callback(*args)
+        except Exception as exc:
+            self.report(exc, _name(callback))
+        except BaseException as exc:
+            handle.broken_off(exc)
+            raise
+        if timed:
+            self._end_lap(_name(callback), self._clock())
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
         """Run `callback(*args)` now; an exception is reported, and does not come out."""
@@ -256,6 +268,8 @@ class Callbacks(ABC):
 
     def _drop_all(self) -> None:
         _cancel_all(self._ready)
+        for future in list(self._elsewhere):
+            cancel(future)
         self._timers = TimerHeap()
 
     def _run_notices(self) -> None:

@@ -3,39 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from reactor.timers import Handle
 
-__all__ = ["Work", "fulfil"]
+__all__ = ["Work", "cancel", "follow", "fulfil"]
 
 
 class Work(Handle):
-    """A callback whose result or exception goes into `future`, which is cancelled with it."""
+    """A callback whose result or exception goes into `future`, which is cancelled with it.
+
+    Like other callbacks it lets KeyboardInterrupt and SystemExit pass, when the future has them.
+    """
 
     __slots__ = ("future",)
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.future: Future[Any] = Future()
-        super().__init__(fulfil, (self.future, fn, *args))
+        super().__init__(self._fulfil, (fn, *args))
+
+    def _fulfil(self, fn: Callable[..., Any], *args: Any) -> None:
+        exc = fulfil(self.future, fn, *args)
+        if not (exc is None or isinstance(exc, Exception)):
+            raise exc
+
+    def broken_off(self, exc: BaseException) -> None:
+        """Let the future have it, if it has nothing yet."""
+        if not self.future.done():
+            self.future.set_exception(exc)
 
     def cancel(self) -> None:
         """Drop the callback, and cancel the future if it is not done."""
-        if self.take() is not None and self.future.cancel():
-            self.future.set_running_or_notify_cancel()
+        if self.take() is not None:
+            cancel(self.future)
 
 
-def fulfil(future: Future[Any], fn: Callable[..., Any], *args: Any) -> None:
-    """Complete `future` with what `fn(*args)` returns or raises, unless it was cancelled."""
+def cancel(future: Future[Any]) -> None:
+    """Cancel `future` if nobody has begun with it, and tell who waits."""
+    if not future.cancelled() and future.cancel():
+        future.set_running_or_notify_cancel()
+
+
+def fulfil(future: Future[Any], fn: Callable[..., Any], *args: Any) -> BaseException | None:
+    """Complete `future` with what `fn(*args)` returns or raises, unless it was cancelled.
+
+    Returns what it has raised.
+    """
+    try:
+        if future.set_running_or_notify_cancel():
+            future.set_result(fn(*args))
+    except BaseException as exc:
+        if not future.done():
+            future.set_exception(exc)
+        return exc
+    return None
+
+
+def follow(future: Future[Any], other: Future[Any]) -> None:
+    """Complete `future` as `other` was, which is done."""
     if not future.set_running_or_notify_cancel():
         return
-    try:
-        result = fn(*args)
-    except Exception as exc:
+    exc = CancelledError() if other.cancelled() else other.exception()
+    if exc is not None:
         future.set_exception(exc)
-    except BaseException as exc:
-        future.set_exception(exc)
-        raise
     else:
-        future.set_result(result)
+        future.set_result(other.result())

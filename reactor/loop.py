@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +20,7 @@ from reactor.registry import FileDescriptorLike, Registry
 from reactor.selector import default_selector
 from reactor.signals import Signals
 from reactor.stats import LAG_BOUNDS
-from reactor.timers import Handle
+from reactor.timers import Handle, TimerHeap
 from reactor.wakeup import Wakeup
 
 __all__ = ["ErrorHandler", "Loop"]
@@ -86,14 +87,16 @@ class Loop(Callbacks):
         self._at_close: list[Handle] = []
         self._alarm: Alarm | None = None
         self._alarm_due = _NEVER
-        self._wakeup = Wakeup(self._ready.append)
-        self._signals = Signals(self.call_soon_threadsafe, self._wakeup.signal_fileno())
         self._pid = os.getpid()
-        try:
+        #: The thread on which a host drives the loop, while one does: that is where it is closed.
+        self.host: int | None = None
+        with ExitStack() as undo:
+            undo.callback(self.registry.close)
+            self._wakeup = Wakeup(self._ready.append)
+            undo.callback(self._wakeup.close)
             self.registry.register(self._wakeup.fileno(), EVENT_READ, self._wakeup)
-        except BaseException:
-            self._wakeup.close()
-            raise
+            undo.pop_all()
+        self._signals = Signals(self.call_soon_threadsafe, self._wakeup)
         _loops.add(self)
 
     def __enter__(self) -> Self:
@@ -121,13 +124,13 @@ class Loop(Callbacks):
             while not self._stop_asked:
                 self._tick(None)
         finally:
-            self._stop_asked = False
+            self._driver = None  # before anything that an interrupt could come in
             self._leave()
 
     def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
         """Run a step on this thread and return how many events and callbacks it handled.
 
-        timeout: seconds to wait for something to do; 0 does not wait, None waits for ever.
+        timeout: seconds to wait for something to do; 0 or less does not wait, None waits for ever.
         budget: seconds of work, from the end of the wait: it goes on while there is something to do, and
             returns after the callback with which they are over. What is left is for the next call; some of
             each kind, descriptors, timers and callbacks, is done in every one. None: one tick, which handles
@@ -136,11 +139,13 @@ class Loop(Callbacks):
         """
         if budget is not None and not budget >= 0:
             raise ValueError(f"a budget is a number of seconds, 0 or more, not {budget}")
+        if timeout is not None:
+            timeout = min(max(0.0, timeout), _LONGEST_WAIT)
         self._enter()
         try:
             return self._tick(timeout) if budget is None else self._run_slice(timeout, budget)
         finally:
-            self._stop_asked = False
+            self._driver = None
             self._leave()
 
     def _run_slice(self, timeout: float | None, budget: float) -> int:
@@ -163,19 +168,27 @@ class Loop(Callbacks):
     def close(self) -> None:
         """Give back every descriptor and drop every callback; a loop that is running is stopped first.
 
-        From any thread; more than once does nothing. What the loop was used for can't go on after it.
+        From any thread; more than once does nothing. What the loop was used for can't go on after it. While
+        it is driven, or attached to a host, it is closed on that thread.
         """
         if self._closed:
             return
+        here = threading.get_ident()
         if self._disowned:
             self._closed = True
             self._close_descriptors()
             self.registry.selector.close()
-        elif self._driver is not None:
+        elif self._driver is None and self.host in (None, here):
+            self._driver = here  # no call between the question and this: no thread comes between
+            try:
+                self._close()
+            finally:
+                self._driver = None
+        else:
             self._close_asked = True
             self.stop()
-        else:
-            self._close()
+            if self._driver is None and self.host in (None, here):
+                self.close()  # who drove it has left meanwhile, and may have looked before
 
     def is_closed(self) -> bool:
         """Return whether `close` has been done."""
@@ -225,11 +238,11 @@ class Loop(Callbacks):
         due = self._timers.next_due()
         if due is None or due >= self._alarm_due:
             return
-        self._alarm_due = due
         if self._alarm is None:
             self._wake()
         else:
             self._alarm.set(min(due - self._clock(), _LONGEST_WAIT))
+        self._alarm_due = due
 
     def _watched_alarm(self) -> Alarm | None:
         alarm = new_alarm(self._forget_alarm)
@@ -251,15 +264,18 @@ class Loop(Callbacks):
 
     def _enter(self) -> None:
         self._check_open()
-        if self._driver is not None:
-            where = "this" if self._driver == threading.get_ident() else "another"
+        here = threading.get_ident()
+        driver = self._driver
+        if driver is None:
+            self._driver = here  # no call between the question and this: no thread comes between
+        else:
+            where = "this" if driver == here else "another"
             raise UsageError(f"the reactor is being driven by {where} thread already")
-        self._driver = threading.get_ident()
-        self.outbox = []
+        self.outbox = self.outbox or []  # what an interrupt has left
 
     def _leave(self) -> None:
+        self._stop_asked = False
         outbox, self.outbox = self.outbox, None
-        self._driver = None
         if outbox:
             sent = self._flush(outbox, self.now)
             self.bytes_sent += sent
@@ -365,12 +381,22 @@ class Loop(Callbacks):
         if self._closed:
             raise UsageError("the reactor is closed: make a new one")
 
+    def check_lasting(self) -> None:
+        """Raise UsageError if what is made now would outlive the loop: it is closed, or being closed."""
+        self._check_open()
+        if self._closing:
+            raise UsageError("the reactor is being closed: make a new one")
+
     def check_process(self) -> None:
         """Raise UsageError in a forked child of the process that made this."""
         if self._disowned:
             raise UsageError(
                 f"the reactor belongs to process {self._pid}, and this is a child of it: make a new one"
             )
+
+    def is_disowned(self) -> bool:
+        """Return whether this is a forked child's copy, of which only `close` can be used."""
+        return self._disowned
 
     def disown(self) -> None:
         """Let go of everything without touching what is shared with the parent process: this is a child.
@@ -380,7 +406,8 @@ class Loop(Callbacks):
         self._disowned = True
         self._hosted = False
         self.registry.disown(self.check_process)
-        self._drop_all()
+        self._ready.clear()  # no future is cancelled: a thread that is not here may have held its lock
+        self._timers = TimerHeap()
         self._signals.clear()
         if self.outbox is not None:
             self.outbox.clear()
@@ -404,18 +431,29 @@ class Loop(Callbacks):
         return handle
 
     def _close(self) -> None:
+        try:
+            self._end()
+        finally:
+            self._closed = True
+            self._hosted = False
+            self.log.flush()
+            self._drop_all()
+            if self._signals.clear():
+                self._close_descriptors()
+            self.registry.close()
+            if self._workers is not None:
+                self._workers.close(timeout=0)
+
+    def _end(self) -> None:
+        """Let all that there is come to its end, while descriptors are open. Nothing new is taken on."""
         for handle in self._at_close:
             self._run(handle)
-        self._hosted = False
+        self._closing = True
+        self._end_all()
         self._run_notices()
-        self._closed = True
-        self._signals.clear()
-        self.log.flush()
-        self._drop_all()
-        self._close_descriptors()
-        self.registry.close()
-        if self._workers is not None:
-            self._workers.close(timeout=0)
+
+    def _end_all(self) -> None:
+        """End what has been built on the loop."""
 
     def _close_descriptors(self) -> None:
         self._wakeup.close()
@@ -431,12 +469,12 @@ class Loop(Callbacks):
         Raises UsageError for a descriptor that belongs to a connection or listener, OSError or
         ValueError for one that can't be waited for.
         """
-        self._check_open()
+        self.check_lasting()
         self.registry.watch(fd, EVENT_READ, self.call, callback, args)
 
     def add_writer(self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any) -> None:
         """Run `callback(*args)` whenever `fd` is writable; else as `add_reader`."""
-        self._check_open()
+        self.check_lasting()
         self.registry.watch(fd, EVENT_WRITE, self.call, callback, args)
 
     def remove_reader(self, fd: FileDescriptorLike) -> bool:
@@ -455,7 +493,7 @@ class Loop(Callbacks):
         What handled the signal before is put back then. On the main thread only.
         Raises UsageError on another thread, ValueError or OSError for a signal that can't be handled.
         """
-        self._check_open()
+        self.check_lasting()
         self._signals.add(signum, callback, args)
 
     def remove_signal_handler(self, signum: int) -> bool:

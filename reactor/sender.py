@@ -354,6 +354,7 @@ def flush_senders(outbox: list[Sender], now: float) -> int:
     for sender in outbox:
         out = sender._out
         if type(out) is bytes:
+            sender._out = None  # first: an interrupt comes when it has been sent
             try:
                 sent = sender._sock.send(out)
             except (BlockingIOError, InterruptedError):
@@ -364,9 +365,7 @@ def flush_senders(outbox: list[Sender], now: float) -> int:
                 continue
             sender.last_active = now
             total += sent
-            if sent == len(out):
-                sender._out = None
-            else:
+            if sent != len(out):
                 sender._keep(out, sent)
         elif isinstance(out, Outbound):
             out.room = 0

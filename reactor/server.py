@@ -156,7 +156,7 @@ class Reactor(Loop):
         Raises AddressError for an address that can't be meant, ListenError if it can't be had, UsageError for
         a TLS context of the client's side.
         """
-        self._check_open()
+        self.check_lasting()
         secured = None if tls is None else Tls(tls, self._bios, server_side=True)
         if isinstance(address, (Address, str, tuple)) or not hasattr(address, "accept"):
             where = Address.of(address)
@@ -215,7 +215,7 @@ class Reactor(Loop):
         Raises AddressError for an address that can't be meant, UsageError if TLS to a Unix socket is to
         check a host name that is not given.
         """
-        self._check_open()
+        self.check_lasting()
         where = Address.of(address)
         if where.fd is not None:
             raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path, or adopt it")
@@ -261,7 +261,7 @@ class Reactor(Loop):
         Raises OSError, with `sock` still the caller's, if it is not connected or can't be watched; what
         `factory` raises comes out as it is.
         """
-        self._check_open()
+        self.check_lasting()
         secured = None if tls is None else Tls(tls, self._bios, server_side, server_hostname)
         origin = f"adopted at {caller()}" if self._debug else "adopted"
         terms = self._terms(limits, timeouts, origin, secured)
@@ -402,7 +402,7 @@ class Reactor(Loop):
         for connection in connections:
             log.warning("still open at close: %s, %s", connection, connection.get_extra_info("origin"))
 
-    def _close(self) -> None:
+    def _end_all(self) -> None:
         for listener in self.listeners():
             listener.close()
         for connector in self._connectors:
@@ -415,4 +415,3 @@ class Reactor(Loop):
             lingering.close()
         if self._resolver is not None:
             self._resolver.close(timeout=0)
-        super()._close()

@@ -10,8 +10,12 @@ from typing import Any
 import attrs
 
 from reactor.errors import UsageError
+from reactor.wakeup import Wakeup
 
 __all__ = ["Signals"]
+
+#: Those that handle signals now, for they may come and go in any order.
+_installed: list[Signals] = []
 
 
 @attrs.define(eq=False)
@@ -32,9 +36,10 @@ class Signals:
     they are to the kernel: signal(7), "Queueing and delivery semantics for standard signals".
     """
 
-    def __init__(self, schedule: Callable[..., object], wakeup_fd: int) -> None:
+    def __init__(self, schedule: Callable[..., object], wakeup: Wakeup) -> None:
         self._schedule = schedule
-        self._wakeup_fd = wakeup_fd
+        self._wakeup = wakeup
+        self._orphaned = False
         self._previous_wakeup_fd = -1
         self._handlers: dict[int, _Handler] = {}
 
@@ -50,11 +55,14 @@ class Signals:
             known.callback, known.args = callback, args
             return
         if not self._handlers:
-            self._previous_wakeup_fd = signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
+            fd = self._wakeup.signal_fileno()
+            self._previous_wakeup_fd = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+            _installed.append(self)
         try:
             previous = signal.signal(signum, self._on_signal)
         except (ValueError, OSError):
-            self._restore_wakeup_fd()
+            if not self._handlers:
+                self._restore_wakeup_fd()
             raise
         self._handlers[signum] = _Handler(callback, args, previous)
 
@@ -63,21 +71,50 @@ class Signals:
         handler = self._handlers.pop(signum, None)
         if handler is None:
             return False
-        # None: it was set from C, and can't be put back from Python.
-        signal.signal(signum, signal.SIG_DFL if handler.previous is None else handler.previous)
-        self._restore_wakeup_fd()
+        above = next((other for other in _installed if other._stands_on(signum, self)), None)
+        if above is not None:
+            above._handlers[signum].previous = handler.previous
+        elif signal.getsignal(signum) == self._on_signal:
+            # None: it was set from C, and can't be put back from Python.
+            signal.signal(signum, signal.SIG_DFL if handler.previous is None else handler.previous)
+        if not self._handlers:
+            self._restore_wakeup_fd()
         return True
 
-    def clear(self) -> None:
-        """Put back all that was there before."""
+    def clear(self) -> bool:
+        """Put back all that was there before; return whether that could be done: on the main thread only.
+
+        Elsewhere the handlers stay, with the descriptor that is written to. The first signal puts back what
+        was there, and is raised again for it.
+        """
+        if self._handlers and threading.current_thread() is not threading.main_thread():
+            self._orphaned = True
+            return False
         for signum in list(self._handlers):
             self.remove(signum)
+        return True
+
+    def _stands_on(self, signum: int, other: Signals) -> bool:
+        handler = self._handlers.get(signum)
+        return handler is not None and handler.previous == other._on_signal
 
     def _restore_wakeup_fd(self) -> None:
-        if not self._handlers:
-            signal.set_wakeup_fd(self._previous_wakeup_fd)
+        _installed.remove(self)
+        fd = self._wakeup.signal_fileno()
+        above = next((other for other in _installed if other._previous_wakeup_fd == fd), None)
+        if above is not None:
+            above._previous_wakeup_fd = self._previous_wakeup_fd
+            return
+        found = signal.set_wakeup_fd(self._previous_wakeup_fd)
+        if found != fd:
+            signal.set_wakeup_fd(found)  # somebody else's, who came after us
 
     def _on_signal(self, signum: int, frame: object) -> None:
+        if self._orphaned:
+            self.clear()
+            self._wakeup.close()
+            signal.raise_signal(signum)
+            return
         handler = self._handlers.get(signum)
         if handler is not None and not handler.due:
             handler.due = True

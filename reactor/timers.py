@@ -31,6 +31,9 @@ class Handle:
         """Return whether there is nothing left to run: it was cancelled, or it ran."""
         return self._callback is None
 
+    def broken_off(self, exc: BaseException) -> None:
+        """Be told that KeyboardInterrupt or the like has ended the callback, or come before it began."""
+
     def take(self) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
         """Return the callback with its arguments and forget both; None when there is nothing to run."""
         callback = self._callback
@@ -61,8 +64,10 @@ class TimerHandle(Handle):
         if heap is not None:
             heap._forget_one()
 
-    def _leave_heap(self) -> None:
-        self._heap = None
+    def leave_heap(self) -> bool:
+        """Come out of the heap; return whether that had been told of a cancel before."""
+        told, self._heap = self._heap is None, None
+        return told
 
 
 class TimerHeap:
@@ -101,21 +106,24 @@ class TimerHeap:
             if not handle.cancelled():
                 return when
             heapq.heappop(heap)
-            self._cancelled -= 1
+            if handle.leave_heap():
+                self._cancelled -= 1
         return None
 
-    def pop_due(self, now: float) -> TimerHandle | None:
-        """Take out and return the earliest timer whose time is `now` or before; None if there is none."""
+    def first_due(self, now: float) -> TimerHandle | None:
+        """Return the earliest timer whose time is `now` or before, or None if there is none.
+
+        It leaves the heap when it has been taken.
+        """
         due = self.next_due()
-        if due is None or due > now:
-            return None
-        handle = heapq.heappop(self._heap)[2]
-        handle._leave_heap()
-        return handle
+        return None if due is None or due > now else self._heap[0][2]
 
     def _forget_one(self) -> None:
         self._cancelled += 1
         if len(self._heap) > self._COMPACT_ABOVE and self._cancelled * 2 > len(self._heap):
+            for _, _, handle in self._heap:
+                if handle.cancelled():
+                    handle.leave_heap()
             self._heap = [entry for entry in self._heap if not entry[2].cancelled()]
             heapq.heapify(self._heap)
             self._cancelled = 0

@@ -23,7 +23,7 @@ class Wakeup:
     a full buffer is as good as a wake-up. The loop watches `fileno()` for reading.
     """
 
-    __slots__ = ("_later", "_pending", "_receiver", "_sender")
+    __slots__ = ("_draining", "_later", "_pending", "_receiver", "_sender")
 
     def __init__(self, later: Callable[[Handle], object]) -> None:
         self._later = later
@@ -33,6 +33,8 @@ class Wakeup:
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
         self._pending = False
+        self._draining = Handle(self._drain, ())
+        self._draining.cancel()
 
     def _refuse_strangers(self) -> None:
         # Where there are no Unix sockets, socketpair() listens for a moment on loopback, and an
@@ -62,14 +64,17 @@ class Wakeup:
 
     def on_event(self, events: int) -> None:
         """Let `later` have what ends this: the byte is read behind the callbacks that it was sent for."""
-        self._later(Handle(self._drain, ()))
+        if self._draining.cancelled():  # not while one waits for its turn
+            self._draining = Handle(self._drain, ())
+            self._later(self._draining)
 
     def _drain(self) -> None:
         try:
             self._receiver.recv(_DRAIN)
         except BlockingIOError:
             pass  # reported for what was read already
-        self._pending = False
+        finally:
+            self._pending = False  # whatever comes: who calls next is to wake the loop
 
     def close(self) -> None:
         """Close both ends."""

@@ -1,5 +1,6 @@
 """The loop in a thread of its own: as long as the block, drained at its end, and what broke comes out."""
 
+import math
 import signal
 import socket
 import threading
@@ -95,6 +96,20 @@ def test_stop_and_close_in_the_block_end_the_thread(reactor):
     assert reactor.is_closed()
     with pytest.raises(UsageError, match="closed"):
         reactor.background()
+
+
+def test_longer_drain_that_is_on_does_not_hold_the_end(reactor, monkeypatch):
+    monkeypatch.setattr(room, "_GRACE", 0.05)
+    ours, theirs = socket.socketpair()
+    with theirs, reactor.background(drain_timeout=0.01):
+        reactor.submit(reactor.adopt, ours, Flood).result(DEADLINE)
+        reactor.drain(DEADLINE)
+    assert not reactor.is_closed()
+
+
+def test_drain_may_have_no_end(reactor):
+    with reactor.background(drain_timeout=math.inf):
+        reactor.submit(reactor.listen, "127.0.0.1:0", Echo).result(DEADLINE)
 
 
 def test_thread_that_does_not_come_back_is_told_of(reactor, monkeypatch):

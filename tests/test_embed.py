@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -19,8 +20,8 @@ import trio
 
 from reactor import Protocol, Reactor, UsageError
 from reactor.apps.echo import Echo
+from reactor.embed import Attachment, guest
 from reactor.embed import asyncio as in_asyncio
-from reactor.embed import guest
 from reactor.embed import trio as in_trio
 from tests.helpers import DEADLINE
 
@@ -326,6 +327,51 @@ def test_reactor_that_somebody_else_drives_is_let_go_of(loop, kind):
                 release.set()
     (problem,) = told
     assert "driven by another thread already" in str(problem)
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "guest"])
+def test_close_on_another_thread_is_done_on_the_host_s(loop, kind):
+    told = []
+
+    class Last(Protocol):
+        def connection_lost(self, exc):
+            told.append(threading.get_ident())
+            loop.call_soon_threadsafe(lost.set)
+
+    lost = asyncio.Event()
+    attach = in_asyncio.attach if kind == "asyncio" else guest.attach
+    reactor = Reactor()
+    attach(reactor, loop if kind == "asyncio" else loop.call_soon_threadsafe)
+    ours, theirs = socket.socketpair()
+    reactor.adopt(ours, Last)
+    thread = threading.Thread(target=reactor.close)
+    thread.start()
+    run(loop, lost.wait())
+    thread.join()
+    assert reactor.is_closed()
+    assert told == [threading.get_ident()]
+    theirs.close()
+
+
+def test_host_that_watches_no_more_what_has_raised():
+    """As GLib does: it drops a source whose callback has raised."""
+    sources = []
+
+    def watch(fd, callback):
+        sources.append(callback)
+        return lambda: sources.remove(callback) if callback in sources else None
+
+    ran = []
+    with Reactor() as reactor, Attachment(reactor, 1.0, watch, lambda *args: None):
+        reactor.call_soon(exec, "raise KeyboardInterrupt")
+        dropped = sources[0]
+        with pytest.raises(KeyboardInterrupt):
+            dropped()
+        reactor.call_soon(ran.append, 1)
+        (again,) = sources
+        again()
+        assert ran == [1]
+    assert sources == []
 
 
 def test_trio_task_ends_with_its_reactor(descriptors):

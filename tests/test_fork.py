@@ -1,5 +1,6 @@
 """A child process and the reactor that it inherits: every use is an error, and the parent notices nothing."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -8,6 +9,8 @@ import traceback
 import pytest
 
 from reactor import Limits, Protocol, Reactor, UsageError
+from reactor.embed import asyncio as in_asyncio
+from reactor.embed import guest
 from reactor.testing import Recorder
 from tests.helpers import Echo, connect, pair, spin
 
@@ -71,6 +74,44 @@ def test_every_use_of_the_reactor_is_an_error(reactor, recorder):
     connection.write(b"from the parent")
     assert peer.recv(100) == b"from the parent"
     peer.close()
+
+
+def test_child_that_comes_out_of_a_callback_is_told(reactor):
+    came = []
+    reactor.call_soon(lambda: came.append(os.fork()))
+    reactor.call_soon(reactor.stop)
+    try:
+        reactor.run()
+    except UsageError:
+        os._exit(7 if came == [0] else 8)
+    except BaseException:
+        os._exit(9)
+    (pid,) = came
+    if not pid:
+        os._exit(10)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "guest"])
+def test_child_of_an_attached_reactor_touches_nothing_of_the_parent_s(kind):
+    loop = asyncio.new_event_loop()
+    with Reactor() as inherited:
+        attach = in_asyncio.attach if kind == "asyncio" else guest.attach
+        attachment = attach(inherited, loop if kind == "asyncio" else loop.call_soon_threadsafe)
+        waiting = inherited.submit(int)
+        cancelled = []
+        waiting.add_done_callback(lambda future: cancelled.append(future.cancelled()))
+
+        def child():
+            attachment.detach()
+            inherited.close()
+            assert cancelled == [], "a future of the parent's was touched"
+
+        in_child(child)
+        before = inherited.ticks
+        assert loop.run_until_complete(asyncio.wait_for(asyncio.wrap_future(waiting, loop=loop), 20)) == 0
+        assert inherited.ticks - before < 10
+    loop.close()
 
 
 def test_parent_goes_on_after_the_child_has_closed_everything(reactor, recorder, tmp_path):

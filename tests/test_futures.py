@@ -28,9 +28,12 @@ def test_result_and_exception_go_into_the_future():
 
 
 def test_what_ends_the_program_is_told_and_goes_on():
-    future = Future()
+    work = Work(exec, ("raise SystemExit",))
     with pytest.raises(SystemExit):
-        fulfil(future, exec, "raise SystemExit")
+        run(work)
+    assert isinstance(work.future.exception(0), SystemExit)
+    future = Future()
+    assert isinstance(fulfil(future, exec, "raise SystemExit"), SystemExit)
     assert isinstance(future.exception(0), SystemExit)
 
 
@@ -115,3 +118,37 @@ def test_cancelling_withdraws_what_has_not_begun(reactor):
         while not first.done():
             reactor.run_once(DEADLINE)
     assert ran == []
+
+
+def test_exit_elsewhere_is_the_future_s_alone(reactor):
+    failed = reactor.run_in_executor(None, exec, "raise SystemExit(3)")
+    done = reactor.run_in_executor(None, int)
+    while not (failed.done() and done.done()):
+        reactor.run_once(DEADLINE)
+    assert isinstance(failed.exception(0), SystemExit)
+    assert done.result(0) == 0
+
+
+def test_close_cancels_at_once_what_is_under_way(reactor):
+    release, began, ran = threading.Event(), threading.Event(), []
+
+    def work():
+        began.set()
+        release.wait(DEADLINE)
+
+    with ThreadPoolExecutor(1) as executor:
+        working = reactor.run_in_executor(executor, work)
+        queued = reactor.run_in_executor(executor, ran.append, 1)
+        assert began.wait(DEADLINE)
+        reactor.close()
+        assert working.cancelled()
+        assert queued.cancelled()
+        release.set()
+    assert ran == []
+
+
+def test_interrupt_before_the_work_began_is_told():
+    work = Work(int, ())
+    work.broken_off(KeyboardInterrupt())
+    assert isinstance(work.future.exception(0), KeyboardInterrupt)
+    work.broken_off(KeyboardInterrupt())

@@ -1,8 +1,11 @@
 """The loop: descriptors, their order and bounds, and leaving it in one piece."""
 
+import contextlib
+import resource
 import select
 import selectors
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +18,7 @@ import pytest
 from reactor import Reactor, UsageError
 from reactor.loop import EVENTS_PER_TICK, Loop
 from reactor.testing import Errors, Recorder
-from tests.helpers import DEADLINE, pair
+from tests.helpers import DEADLINE, Echo, pair, spin
 
 
 @pytest.fixture
@@ -165,6 +168,121 @@ def test_context_manager_gives_the_loop_itself():
     reactor = Reactor()
     with reactor as given:
         assert given is reactor
+
+
+def test_time_that_is_over_is_not_waited_for(reactor):
+    assert reactor.run_once(-0.5) == 0
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e9, None])
+def test_long_wait_ends_with_an_event(reactor, timeout):
+    reactor.call_soon_threadsafe(int)
+    assert reactor.run_once(timeout)
+
+
+def test_what_would_outlive_a_close_is_refused(make_selector, descriptors):
+    told = []
+
+    class Last(Recorder):
+        def connection_lost(self, exc):
+            for use in (
+                lambda: reactor.listen("127.0.0.1:0", Recorder),
+                lambda: reactor.connect("127.0.0.1:1", Recorder),
+                lambda: reactor.add_reader(0, print),
+            ):
+                try:
+                    use()
+                except UsageError as problem:
+                    told.append(str(problem))
+            reactor.close()
+            super().connection_lost(exc)
+
+    last = Last()
+    with Reactor(selector=make_selector()) as reactor:
+        if hasattr(reactor.registry.selector, "fileno"):
+            reactor.fileno()
+        _, peer = pair(reactor, last)
+    assert told == ["the reactor is being closed: make a new one"] * 3
+    assert last.lost
+    peer.close()
+
+
+class Interrupt(BaseException):
+    pass
+
+
+def test_interrupts_leave_nothing_broken(descriptors):
+    """A signal's handler raises, wherever the loop is, a thousand times; then all works as before."""
+
+    def interrupt(signum, frame):
+        raise Interrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    futures = []
+    with Reactor() as reactor:
+        reactor.fileno()
+        answer = bytearray()
+        _, peer = pair(reactor, Echo())
+        try:
+            for number in range(1000):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.00003 + number % 50 * 0.000005)
+                    while True:
+                        reactor.call_later(0, int)
+                        futures.append(reactor.submit(int))
+                        reactor.run_once(0, budget=0.01 if number % 2 else None)
+                except Interrupt:
+                    pass
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+        while reactor.next_timeout() == 0:
+            reactor.run_once(0)
+        assert [future for future in futures if not future.done()] == []
+        assert not readable(reactor)
+        ran = []
+        reactor.call_later(0.001, ran.append, "timer")
+        assert readable(reactor, DEADLINE)
+        spin(reactor, lambda: ran)
+        thread = threading.Thread(target=reactor.call_soon_threadsafe, args=(ran.append, "thread"))
+        thread.start()
+        assert readable(reactor, DEADLINE)
+        thread.join()
+        spin(reactor, lambda: ran == ["timer", "thread"])
+        peer.send(b"still here")
+        while answer != b"still here":
+            reactor.run_once(DEADLINE)
+            with contextlib.suppress(BlockingIOError):
+                answer += peer.recv(100)
+        peer.close()
+
+
+def test_own_callbacks_have_their_turn_beside_a_wake_up_under_a_tiny_budget(nested):
+    ran = []
+
+    def again():
+        ran.append(True)
+        nested.call_soon(again)
+
+    nested.call_soon(again)
+    for _ in range(1000):
+        nested.run_once(0, budget=0)
+    assert len(ran) > 400
+
+
+def test_no_descriptor_left_for_a_reactor_or_its_alarm(descriptors):
+    with contextlib.ExitStack() as undo:
+        reactor = undo.enter_context(Reactor())
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        undo.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        taken = undo.enter_context(socket.socket())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken.fileno() + 1, hard))
+        with pytest.raises(OSError, match="Too many open files"):
+            reactor.fileno()
+        for left in (1, 2):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (taken.fileno() + 1 + left, hard))
+            with pytest.raises(OSError, match="Too many open files"):
+                Reactor()
 
 
 # Descriptors

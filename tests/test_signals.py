@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 
 import pytest
@@ -146,3 +147,56 @@ def test_only_the_main_thread_may_set_handlers(reactor):
     thread.start()
     thread.join(DEADLINE)
     assert problems == ["signal handlers can only be set on the main thread: signal.signal's rule"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_reactors_may_go_in_any_order(before, same, descriptors):
+    first, second = Reactor(), Reactor()
+    got = []
+    first.add_signal_handler(SIGNUM, got.append, 1)
+    second.add_signal_handler(SIGNUM if same else signal.SIGUSR2, got.append, 2)
+    first.close()
+    with socket.socket() as somebody_else_s:  # which may have the number of a descriptor that was written to
+        os.kill(os.getpid(), SIGNUM if same else signal.SIGUSR2)
+        assert second.run_once(DEADLINE)
+        spin(second, lambda: got)
+        assert got == [2]
+        second.close()
+        assert signal.set_wakeup_fd(-1) == -1
+        assert somebody_else_s.fileno() >= 0
+
+
+def test_who_came_after_us_is_left_alone(before, reactor):
+    theirs = []
+    ours, other = socket.socketpair()
+    with ours, other:
+        other.setblocking(False)
+        reactor.add_signal_handler(SIGNUM, print)
+        mine = signal.signal(SIGNUM, lambda signum, frame: theirs.append(signum))
+        signal.set_wakeup_fd(other.fileno())
+        reactor.remove_signal_handler(SIGNUM)
+        kill()
+        assert theirs == [SIGNUM]
+        assert signal.set_wakeup_fd(-1) == other.fileno()
+    assert mine != before
+    signal.signal(SIGNUM, before)
+
+
+def test_closed_on_another_thread_it_gives_the_signal_back(descriptors):
+    got = []
+    outer = signal.signal(SIGNUM, lambda signum, frame: got.append("before"))
+    try:
+        reactor = Reactor()
+        reactor.add_signal_handler(SIGNUM, got.append, "reactor")
+        waiting = reactor.submit(int)
+        thread = threading.Thread(target=reactor.close)
+        thread.start()
+        thread.join()
+        assert reactor.is_closed()
+        assert waiting.cancelled()
+        kill()
+        kill()
+        assert got == ["before", "before"]
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.signal(SIGNUM, outer)

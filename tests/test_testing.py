@@ -92,6 +92,46 @@ def test_seed_replays_exactly():
     assert run() == run()
 
 
+def test_debug_mode_tells_of_what_is_done_wrong(caplog):
+    with MemoryReactor(debug=True) as reactor:
+        server, client = reactor.pair(Recorder, Recorder)
+        assert server.peer is client
+        server.abort()
+        server.write(b"lost")
+    assert "4 bytes written to" in caplog.text
+
+
+def test_time_may_go_far(memory):
+    beats = []
+
+    def beat():
+        beats.append(True)
+        memory.call_later(0.5, beat)
+
+    beat()
+    memory.advance(60_000)
+    assert len(beats) in (120_000, 120_001)
+
+
+@pytest.mark.parametrize("how", ["advance", "settle", "run_out"])
+def test_reactor_may_be_closed_on_the_way(how):
+    reactor = MemoryReactor()
+    reactor.call_soon(reactor.close)
+    getattr(reactor, how)(*([5.0] if how == "advance" else []))
+    assert reactor.is_closed()
+
+
+def test_reset_comes_though_the_other_end_has_ended_its_direction(memory):
+    peer = FaultyPeer(b"x", delay=1.0, ending="reset")
+    recorder = Recorder()
+    recorder.keep_open = True
+    server, _ = memory.pair(lambda: recorder, lambda: peer)
+    memory.advance(1.5)
+    server.write_eof()
+    memory.run_out()
+    assert isinstance(recorder.reason, ConnectionResetError)
+
+
 def test_too_many_real_descriptors_are_told(descriptors):
     with contextlib.ExitStack() as many:
         for _ in range(520):

@@ -35,10 +35,12 @@ class HeapMachine(RuleBasedStateMachine):
         self.model.remove(entry)
 
     @rule(now=st.integers(0, 20))
-    def pop_due(self, now):
-        handle = self.heap.pop_due(now)
+    def take_due(self, now):
+        handle = self.heap.first_due(now)
         if self.model and self.model[0][0] <= now:
             assert handle is self.model.pop(0)[2]
+            assert self.heap.first_due(now) is handle, "it has not been taken"
+            assert handle.take() == (list, ())
             handle.cancel()  # one that is on its way no longer counts
         else:
             assert handle is None

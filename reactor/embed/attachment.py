@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -38,6 +39,7 @@ class Attachment:
         self._stepping = False
         self._detached = False
         self._at_close = reactor.call_at_close(self.detach)
+        reactor.host = threading.get_ident()
         self._wait()
 
     def __enter__(self) -> Self:
@@ -55,7 +57,9 @@ class Attachment:
         """Let the host drive the reactor no more. More than once does nothing. On the host's thread."""
         self._detached = True
         self._at_close.cancel()
-        self._rest()
+        if not self._reactor.is_disowned():  # in a forked child the host's selector is the parent's
+            self._reactor.host = None
+            self._rest()
 
     def _step(self, *args: object) -> None:
         if self._stepping:
@@ -68,6 +72,9 @@ class Attachment:
             self._reactor.run_once(0, self._budget)
         except UsageError:
             self.detach()  # somebody else drives it: told once, and not in every turn of the host's loop
+            raise
+        except BaseException:
+            self._rest()  # some hosts watch no more what raised; `_wait` begins anew
             raise
         finally:
             self._stepping = False

@@ -46,12 +46,14 @@ class Guest:
         self._run_soon = run_soon
         self._budget = budget
         self._detached = False
+        watched = reactor.fileno()
         self._waits: SimpleQueue[float | None] = SimpleQueue()
         self._wakeup = Wakeup(lambda handle: None)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(reactor.fileno(), selectors.EVENT_READ)
+        self._selector.register(watched, selectors.EVENT_READ)
         self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
         self._at_close = reactor.call_at_close(self.detach)
+        reactor.host = threading.get_ident()
         self._helper = threading.Thread(target=self._help, name="reactor-guest", daemon=True)
         self._helper.start()
         self._run_soon(self._step)
@@ -73,7 +75,9 @@ class Guest:
             return
         self._detached = True
         self._at_close.cancel()
-        self._wakeup.wake()
+        if not self._reactor.is_disowned():  # in a forked child the wake-up is the parent's
+            self._reactor.host = None
+            self._wakeup.wake()
         self._waits.put(None)
         self._helper.join()
         self._selector.close()

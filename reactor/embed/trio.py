@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 from reactor.embed.attachment import BUDGET
 from reactor.server import Reactor
@@ -28,6 +29,7 @@ async def run(
     """
     fd = reactor.fileno()
     at_close = reactor.call_at_close(trio.lowlevel.notify_closing, fd)
+    reactor.host = threading.get_ident()
     try:
         task_status.started(reactor)
         while not reactor.is_closed():
@@ -39,3 +41,4 @@ async def run(
         pass  # what `at_close` has brought about
     finally:
         at_close.cancel()
+        reactor.host = None

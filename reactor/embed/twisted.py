@@ -27,10 +27,11 @@ def attach(reactor: Reactor, host: Any = None, *, budget: float = BUDGET) -> Att
     if host is None:
         from twisted.internet import reactor as host
 
+    descriptor = _Descriptor(host)
+
     def watch(fd: int, callback: Callable[..., None]) -> Callable[[], object]:
-        descriptor = _Descriptor(fd, callback)
-        host.addReader(descriptor)
-        return lambda: host.removeReader(descriptor)
+        descriptor.watch(fd, callback)
+        return descriptor.unwatch
 
     def call_later(delay: float, callback: Callable[[], None]) -> Callable[[], object]:
         call = host.callLater(delay, callback)
@@ -43,18 +44,27 @@ def attach(reactor: Reactor, host: Any = None, *, budget: float = BUDGET) -> Att
 class _Descriptor:
     """What Twisted watches."""
 
-    def __init__(self, fd: int, callback: Callable[..., None]) -> None:
-        self._fd = fd
-        self._callback = callback
+    def __init__(self, host: Any) -> None:
+        self._host = host
+        self._watched = False
 
-    def fileno(self) -> int:
-        return self._fd
+    def watch(self, fd: int, callback: Callable[..., None]) -> None:
+        self.fileno = lambda: fd
+        self.doRead = callback
+        self._watched = True
+        self._host.addReader(self)
 
-    def doRead(self) -> None:
-        self._callback()
+    def unwatch(self) -> None:
+        self._watched = False
+        self._host.removeReader(self)
 
     def connectionLost(self, reason: object) -> None:
-        """Twisted ends; the reactor does not."""
+        # Twisted ends; or a KeyboardInterrupt came out of a callback, was logged, and ended the watch.
+        self._host.callLater(0, self._watch_again)
+
+    def _watch_again(self) -> None:
+        if self._watched:
+            self._host.addReader(self)
 
     def logPrefix(self) -> str:
         return "reactor"

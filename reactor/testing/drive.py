@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import repeat
 
 from reactor.server import Reactor
 from reactor.testing.clock import ManualClock
@@ -27,6 +28,8 @@ def settle(reactor: Reactor, network: Network, turn: Callable[[], int]) -> None:
     selector = reactor.registry.selector
     assert isinstance(selector, MemorySelector)
     for _ in range(_MOST_TICKS):
+        if reactor.is_closed():
+            return
         moved = network.run_due() + turn()
         moved += reactor.run_once(0)
         if not moved and not selector.ready() and reactor.next_timeout() != 0:
@@ -42,8 +45,10 @@ def drive(
     until: float = math.inf,
 ) -> None:
     """Settle, and advance the clock to the next thing due, until nothing is, or not before `until`."""
-    for _ in range(_MOST_TIMES):
+    for _ in range(_MOST_TIMES) if until == math.inf else repeat(None):
         settle(reactor, network, turn)
+        if reactor.is_closed():
+            return
         due = [when for when in (network.next_due(), _timer_due(reactor, clock)) if when is not None]
         if not due or min(due) > until:
             return

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from reactor.connection import Connection
+from reactor.debug import DebugConnection
 from reactor.errors import UsageError
 from reactor.listener import Factory
 from reactor.loop import ErrorHandler
@@ -24,12 +25,18 @@ __all__ = ["MemoryConnection", "MemoryReactor"]
 class MemoryConnection(Connection):
     """One end of a pair in memory. It differs from other connections in its socket alone.
 
-    peer: the other end.
+    peer: the other end, once both are made.
     """
 
     __slots__ = ("peer",)
 
     peer: MemoryConnection
+
+
+class DebugMemoryConnection(MemoryConnection, DebugConnection):
+    """The same in debug mode."""
+
+    __slots__ = ()
 
 
 class MemoryReactor(Reactor):
@@ -61,7 +68,7 @@ class MemoryReactor(Reactor):
         self._buffers = buffers
         selector = MemorySelector(self.network)
         super().__init__(selector=selector, clock=self.clock, on_error=on_error, debug=debug)
-        self._connection_type = MemoryConnection
+        self._connection_type = DebugMemoryConnection if debug else MemoryConnection
         if self._wakeup.fileno() >= FIRST_DESCRIPTOR:
             self.close()
             raise UsageError(

@@ -47,6 +47,7 @@ class FaultyPeer(Recorder):
         self._delay = delay
         self._reads = reads
         self._ending = ending
+        self._done = False
 
     def connection_made(self, connection: Connection) -> None:
         """Begin."""
@@ -58,7 +59,7 @@ class FaultyPeer(Recorder):
     def eof_received(self) -> bool:
         """Stay, or close with the other end."""
         super().eof_received()
-        return self._ending == "stay" or bool(self._outgoing)
+        return self._ending == "stay" or not self._done
 
     def _wait(self) -> None:
         # By way of the callbacks, which come after the timers: each piece goes out in a tick of its own.
@@ -72,7 +73,9 @@ class FaultyPeer(Recorder):
             self.connection.write(self._outgoing[: self._chunk])
             self._outgoing = self._outgoing[self._chunk :]
             self._wait()
-        elif self._ending == "half-close":
+            return
+        self._done = True
+        if self._ending == "half-close":
             self.connection.write_eof()
         elif self._ending == "close":
             self.connection.close()
