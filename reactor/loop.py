@@ -209,7 +209,7 @@ class Loop(Callbacks):
         if not self._hosted:
             self._alarm = self._watched_alarm()
             self._hosted = True
-            self._tell_host()
+        self._tell_host()  # each time: an interrupt may have come before the end of the last tick did
         number: int = fileno()
         return number
 
@@ -224,15 +224,15 @@ class Loop(Callbacks):
 
     def next_timeout(self) -> float | None:
         """Return the seconds until `run_once` has a timer or callback to run; None if only events can."""
-        if self._ready or self.registry.leftover:
+        if self._ready or self.registry.leftover or self.outbox:
             return 0.0
         due = self._timers.next_due()
         return None if due is None else min(max(0.0, due - self._clock()), _LONGEST_WAIT)
 
     def _tell_host(self) -> None:
-        if self.outbox is not None:
+        if self._driver is not None:
             return  # in a tick: its end does this
-        if self._ready or self.registry.leftover:
+        if self._ready or self.registry.leftover or self.outbox:
             self._wake()
             return
         due = self._timers.next_due()
