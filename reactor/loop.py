@@ -91,7 +91,8 @@ class Loop(Callbacks):
         #: The thread on which a host drives the loop, while one does: that is where it is closed.
         self.host: int | None = None
         with ExitStack() as undo:
-            undo.callback(self.registry.close)
+            if selector is None:  # one that was given is still the caller's
+                undo.callback(self.registry.close)
             self._wakeup = Wakeup(self._ready.append)
             undo.callback(self._wakeup.close)
             self.registry.register(self._wakeup.fileno(), EVENT_READ, self._wakeup)
