@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -10,7 +11,7 @@ from typing import Self
 from reactor.errors import UsageError
 from reactor.server import Reactor
 
-__all__ = ["BUDGET", "Attachment", "CallLater", "Watch"]
+__all__ = ["BUDGET", "Attached", "Attachment", "CallLater", "Watch"]
 
 #: Seconds of work after which the host has its turn.
 BUDGET = 0.002
@@ -22,25 +23,18 @@ Watch = Callable[[int, Callable[..., None]], Callable[[], object]]
 CallLater = Callable[[float, Callable[[], None]], Callable[[], object]]
 
 
-class Attachment:
+class Attached(ABC):
     """A reactor that its host drives, until `detach`, the end of a `with` block, or the reactor's own end.
 
     budget: seconds of work after which the host has its turn, as `run_once` says.
-    watch, call_later: the host's. The second is used where `timers_in_fileno` says no.
     """
 
-    def __init__(self, reactor: Reactor, budget: float, watch: Watch, call_later: CallLater) -> None:
+    def __init__(self, reactor: Reactor, budget: float) -> None:
         self._reactor = reactor
         self._budget = budget
-        self._watch = watch
-        self._call_later = None if reactor.timers_in_fileno() else call_later
-        self._unwatch: Callable[[], object] | None = watch(reactor.fileno(), self._step)
-        self._cancel_later: Callable[[], object] | None = None
-        self._stepping = False
         self._detached = False
         self._at_close = reactor.call_at_close(self.detach)
         reactor.host = threading.get_ident()
-        self._wait()
 
     def __enter__(self) -> Self:
         return self
@@ -54,18 +48,42 @@ class Attachment:
         self.detach()
 
     def detach(self) -> None:
-        """Let the host drive the reactor no more. More than once does nothing. On the host's thread."""
+        """Let the host drive the reactor no more. More than once does nothing. On the host's thread.
+
+        In a forked child nothing of the host's is touched, for its selector is the parent's.
+        """
+        if self._detached:
+            return
         self._detached = True
         self._at_close.cancel()
-        if not self._reactor.is_disowned():  # in a forked child the host's selector is the parent's
+        if not self._reactor.is_disowned():
             self._reactor.host = None
-            self._rest()
+            self._let_go()
+
+    @abstractmethod
+    def _let_go(self) -> None: ...
+
+
+class Attachment(Attached):
+    """A reactor whose descriptor its host watches.
+
+    watch, call_later: the host's. The second is used where `timers_in_fileno` says no.
+    """
+
+    def __init__(self, reactor: Reactor, budget: float, watch: Watch, call_later: CallLater) -> None:
+        self._watch = watch
+        self._call_later = None if reactor.timers_in_fileno() else call_later
+        self._unwatch: Callable[[], object] | None = watch(reactor.fileno(), self._step)
+        self._cancel_later: Callable[[], object] | None = None
+        self._stepping = False
+        super().__init__(reactor, budget)
+        self._wait()
 
     def _step(self, *args: object) -> None:
         if self._stepping:
             # A callback of ours runs the host's loop, as a modal dialog does: until it has returned there is
             # nothing that could be done, and the descriptor would be readable all the time.
-            self._rest()
+            self._let_go()
             return
         self._stepping = True
         try:
@@ -74,7 +92,7 @@ class Attachment:
             self.detach()  # somebody else drives it: told once, and not in every turn of the host's loop
             raise
         except BaseException:
-            self._rest()  # some hosts watch no more what raised; `_wait` begins anew
+            self._let_go()  # some hosts watch no more what raised; `_wait` begins anew
             raise
         finally:
             self._stepping = False
@@ -90,7 +108,7 @@ class Attachment:
             wait = self._reactor.next_timeout()
             self._cancel_later = None if wait is None else self._call_later(wait, self._step)
 
-    def _rest(self) -> None:
+    def _let_go(self) -> None:
         unwatch, self._unwatch = self._unwatch, None
         cancel_later, self._cancel_later = self._cancel_later, None
         for undo in (unwatch, cancel_later):

@@ -10,10 +10,8 @@ import selectors
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
-from types import TracebackType
-from typing import Self
 
-from reactor.embed.attachment import BUDGET
+from reactor.embed.attachment import BUDGET, Attached
 from reactor.errors import UsageError
 from reactor.server import Reactor
 from reactor.wakeup import Wakeup
@@ -36,48 +34,26 @@ def attach(
     return Guest(reactor, run_sync_soon_threadsafe, budget)
 
 
-class Guest:
-    """A reactor that its host drives, until `detach`, the end of a `with` block, or the reactor's own end."""
+class Guest(Attached):
+    """A reactor that its host drives by what another thread hands it."""
 
     def __init__(
         self, reactor: Reactor, run_soon: Callable[[Callable[[], None]], object], budget: float
     ) -> None:
-        self._reactor = reactor
-        self._run_soon = run_soon
-        self._budget = budget
-        self._detached = False
         watched = reactor.fileno()
+        self._run_soon = run_soon
         self._waits: SimpleQueue[float | None] = SimpleQueue()
         self._wakeup = Wakeup(lambda handle: None)
         self._selector = selectors.DefaultSelector()
         self._selector.register(watched, selectors.EVENT_READ)
         self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
-        self._at_close = reactor.call_at_close(self.detach)
-        reactor.host = threading.get_ident()
+        super().__init__(reactor, budget)
         self._helper = threading.Thread(target=self._help, name="reactor-guest", daemon=True)
         self._helper.start()
         self._run_soon(self._step)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.detach()
-
-    def detach(self) -> None:
-        """Let the host drive the reactor no more. More than once does nothing. On the host's thread."""
-        if self._detached:
-            return
-        self._detached = True
-        self._at_close.cancel()
-        if not self._reactor.is_disowned():  # in a forked child the wake-up is the parent's
-            self._reactor.host = None
-            self._wakeup.wake()
+    def _let_go(self) -> None:
+        self._wakeup.wake()
         self._waits.put(None)
         self._helper.join()
         self._selector.close()

@@ -19,6 +19,7 @@ def attach(reactor: Reactor, *, budget: float = BUDGET) -> Attachment:
     """Let Qt's event loop drive `reactor`, on the thread of the application object, which there must be.
 
     budget: seconds of work after which the window has its turn.
+    PyQt6 ends the process when a KeyboardInterrupt leaves a callback, as it does with slots.
     Raises ImportError if neither binding is installed.
     """
     core = _core()
