@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections import defaultdict
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 from rich.progress import Progress
 
 from bench.compare import compare, talking
 from bench.load import echo, exchange, open_connections
-from bench.measure import SERVER_CORE, core, serving
+from bench.measure import SERVER_CORE, Server, core, running, serving
 from bench.options import add_rounds, add_seconds
 from bench.process import child
 from bench.report import Report, ratio
@@ -38,13 +38,13 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
     title = f"echo of {SIZE} B on {options.connections} connections: alone, nested in asyncio, as its guest"
     measure = talking(options.connections, echo(SIZE), options.seconds)
     with ExitStack() as stack:
-        servers = {kind: stack.enter_context(serving(kind, "embed")) for kind in HOSTS}
+        servers = {kind: stack.enter_context(_echoing(kind)) for kind in HOSTS}
         compare(report, progress, title, servers, options.rounds, measure)
 
     title = f"system calls of the host in {options.watch_seconds:g} s, one idle connection"
     calls = {}
     for kind in progress.track(HOSTS, description=title):
-        with serving(kind, "embed") as server, open_connections(server.port, 1) as opened:
+        with _echoing(kind) as server, open_connections(server.port, 1) as opened:
             exchange(opened, echo(SIZE), 0.01)
             calls[kind] = server.system_calls(options.watch_seconds)
     report.raw.append({"title": title, "calls": calls})
@@ -53,6 +53,10 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
         table.add_row(kind, str(number), how)
 
     _wakes(options, report, progress)
+
+
+def _echoing(kind: str) -> AbstractContextManager[Server]:
+    return running(kind, "plain") if kind in LOOPS else serving(kind, "embed")
 
 
 def _wakes(options: argparse.Namespace, report: Report, progress: Progress) -> None:

@@ -2,7 +2,7 @@
 
 NAME says what they do: streams (echo by a coroutine for each connection), lines (upper-cases each line, with
 a write for each), chat (each line to all, under the name of guest1), threads (echo by a thread for each
-connection), embed (echo, in the loop of a host where KIND says so), frames (echo in steps; WORD is the budget
+connection), embed (echo, in the loop of the host that KIND says), frames (echo in steps; WORD is the budget
 of each), wakes (called by another thread), tls (echo; who begins with S is sent bytes without end, and what
 follows D is dropped; WORD is the folder of the certificate). Announces itself and ends as `bench.servers` do.
 """
@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from bench.load import run_first
-from bench.servers import BACKLOG, RECV_SIZE, announce, run_on
+from bench.servers import BACKLOG, RECV_SIZE, announce, reactor_echo, run_on
 
 __all__ = ["PROGRAMS"]
 
@@ -61,10 +61,14 @@ def _reactor_chat() -> None:
 
 
 async def _asyncio_serves(listen: Callable[[], Awaitable[Any]]) -> None:
-    import asyncio
-
     server = await listen()
     announce(server.sockets[0].getsockname()[1])
+    await _until_told()
+
+
+async def _until_told() -> None:
+    import asyncio
+
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(0, ended.set)
     await ended.wait()
@@ -263,25 +267,6 @@ def _reactor_tls(folder: str) -> None:
         reactor.run()
 
 
-def _echo() -> Callable[[], Any]:
-    from reactor import Connection, Protocol
-
-    class Echo(Protocol):
-        __slots__ = ("connection",)
-
-        def connection_made(self, connection: Connection) -> None:
-            self.connection = connection
-
-        def data_received(self, data: bytes) -> None:
-            self.connection.write(data)
-
-    return Echo
-
-
-def _reactor_embed() -> None:
-    _reactor_serves(_echo())
-
-
 async def _nested_embed() -> None:
     from reactor import Reactor
     from reactor.embed.asyncio import attach
@@ -302,28 +287,9 @@ async def _guest_embed() -> None:
 
 
 async def _embedded(reactor: Any) -> None:
-    import asyncio
-
-    listener = reactor.listen("127.0.0.1:0", _echo(), backlog=BACKLOG)
+    listener = reactor.listen("127.0.0.1:0", reactor_echo(), backlog=BACKLOG)
     announce(listener.addresses[0].port)
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_reader(0, ended.set)
-    await ended.wait()
-
-
-async def _asyncio_embed() -> None:
-    import asyncio
-
-    class Echo(asyncio.Protocol):
-        __slots__ = ("transport",)
-
-        def connection_made(self, transport: Any) -> None:
-            self.transport = transport
-
-        def data_received(self, data: bytes) -> None:
-            self.transport.write(data)
-
-    await _asyncio_protocol(Echo)
+    await _until_told()
 
 
 def _reactor_frames(budget: str) -> None:
@@ -343,7 +309,7 @@ def _reactor_frames(budget: str) -> None:
 
     slice_seconds = None if budget == "none" else float(budget)
     with Reactor() as reactor:
-        listener = reactor.listen("127.0.0.1:0", _echo(), backlog=BACKLOG)
+        listener = reactor.listen("127.0.0.1:0", reactor_echo(), backlog=BACKLOG)
         announce(listener.addresses[0].port or 0)
         reactor.add_reader(0, tell)
         due = time.perf_counter()
@@ -447,11 +413,9 @@ PROGRAMS: dict[str, dict[str, Callable[..., None]]] = {
         "asyncio": _on_asyncio(_asyncio_tls),
     },
     "embed": {
-        "reactor": _reactor_embed,
         "nested": _on_asyncio(_nested_embed),
         "nested in uvloop": _on_uvloop(_nested_embed),
         "guest": _on_asyncio(_guest_embed),
-        "asyncio": _on_asyncio(_asyncio_embed),
     },
     "frames": {"reactor": _reactor_frames},
     "wakes": {"reactor": _reactor_wakes, "asyncio": _asyncio_wakes, "uvloop": _uvloop_wakes},

@@ -26,9 +26,9 @@ BACKLOG = 4096
 RECV_SIZE = 65536
 
 
-def serve_reactor(mode: str, slow_callback: float | None = None) -> None:
-    """Serve with this project."""
-    from reactor import Connection, Protocol, Reactor, Timeouts
+def reactor_echo() -> Callable[[], Any]:
+    """Return a protocol of this project that echoes."""
+    from reactor import Connection, Protocol
 
     class Echo(Protocol):
         __slots__ = ("connection",)
@@ -39,9 +39,16 @@ def serve_reactor(mode: str, slow_callback: float | None = None) -> None:
         def data_received(self, data: bytes) -> None:
             self.connection.write(data)
 
+    return Echo
+
+
+def serve_reactor(mode: str, slow_callback: float | None = None) -> None:
+    """Serve with this project."""
+    from reactor import Reactor, Timeouts
+
     timeouts = Timeouts(idle=IDLE_TIMEOUT if mode == "timeout" else None)
     with Reactor(slow_callback=slow_callback) as reactor:
-        listener = reactor.listen("127.0.0.1:0", Echo, timeouts=timeouts, backlog=BACKLOG)
+        listener = reactor.listen("127.0.0.1:0", reactor_echo(), timeouts=timeouts, backlog=BACKLOG)
         announce(listener.addresses[0].port or 0)
         reactor.add_reader(0, reactor.stop)
         reactor.run()
