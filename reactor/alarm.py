@@ -20,7 +20,7 @@ _SHORTEST = 1e-9  # seconds: none at all would switch it off
 
 
 class Alarm:
-    """Readable from when the time of `set` has passed until `clear`. `on_event` is for a registry."""
+    """Readable from when the time of `set` has passed until `on_event`, which is for a registry."""
 
     __slots__ = ("_file", "_on_alarm")
 

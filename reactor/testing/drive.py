@@ -20,7 +20,7 @@ _MOST_TICKS = 20_000
 _MOST_TIMES = 100_000
 
 
-def settle(reactor: Reactor, network: Network, turn: Callable[[], int]) -> None:
+def settle(reactor: Reactor, network: Network, turn: Callable[[], int] = lambda: 0) -> None:
     """Run ticks, deliveries and the peers' `turn` until none of them does anything at this time.
 
     turn: lets every peer do what it can now, and returns how many did something.

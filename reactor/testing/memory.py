@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -105,7 +104,7 @@ class MemoryReactor(Reactor):
 
         Raises AssertionError if that does not come to an end.
         """
-        settle(self, self.network, _nobody)
+        settle(self, self.network)
 
     def advance(self, seconds: float) -> None:
         """Let all happen that happens in `seconds`, each thing at its time."""
@@ -119,6 +118,3 @@ class MemoryReactor(Reactor):
         Raises AssertionError if it goes on for ever.
         """
         drive(self, self.clock, self.network)
-
-
-_nobody: Callable[[], int] = int

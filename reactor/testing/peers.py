@@ -41,7 +41,6 @@ class FaultyPeer(Recorder):
             raise UsageError(f"a chunk has 1 byte or more, not {chunk}")
         if ending not in _ENDINGS:
             raise UsageError(f"a peer's ending is one of {', '.join(_ENDINGS)}, not {ending}")
-        self.keep_open = ending in ("stay", "half-close")
         self._outgoing = memoryview(outgoing)
         self._chunk = chunk or len(outgoing) or 1
         self._delay = delay
