@@ -41,6 +41,7 @@ class Guest(Attached):
         self, reactor: Reactor, run_soon: Callable[[Callable[[], None]], object], budget: float
     ) -> None:
         watched = reactor.fileno()
+        self._shows_timers = reactor.timers_in_fileno()
         self._run_soon = run_soon
         self._waits: SimpleQueue[float | None] = SimpleQueue()
         self._wakeup = Wakeup(lambda handle: None)
@@ -77,10 +78,7 @@ class Guest(Attached):
         if busy:
             self._run_soon(self._step)
         else:
-            self._waits.put(self._longest_wait())
-
-    def _longest_wait(self) -> float | None:
-        return None if self._reactor.timers_in_fileno() else self._reactor.next_timeout()
+            self._waits.put(None if self._shows_timers else self._reactor.next_timeout())
 
     def _help(self) -> None:
         while True:

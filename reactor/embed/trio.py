@@ -28,12 +28,13 @@ async def run(
     gets the reactor.
     """
     fd = reactor.fileno()
+    shows_timers = reactor.timers_in_fileno()
     at_close = reactor.call_at_close(trio.lowlevel.notify_closing, fd)
     reactor.host = threading.get_ident()
     try:
         task_status.started(reactor)
         while not reactor.is_closed():
-            wait = None if reactor.timers_in_fileno() else reactor.next_timeout()
+            wait = None if shows_timers else reactor.next_timeout()
             with trio.move_on_after(math.inf if wait is None else wait):
                 await trio.lowlevel.wait_readable(fd)
             reactor.run_once(0, budget)
