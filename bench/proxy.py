@@ -142,9 +142,10 @@ FORWARDERS = {"reactor": _reactor, "socat": _socat, "haproxy": _haproxy}
 
 @contextmanager
 def _forwarding(kind: str, target: int) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
+    with socket.socket() as held, tempfile.TemporaryDirectory() as folder:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))  # with SO_REUSEADDR a forwarder may listen there, and nobody is given it
+        port = held.getsockname()[1]
         words = FORWARDERS[kind](port, target, Path(folder))
         if shutil.which(words[0]) is None:
             others = ",".join(name for name in FORWARDERS if name not in {kind, "reactor"})

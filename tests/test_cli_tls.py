@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 
@@ -132,15 +131,14 @@ def test_client_and_server_of_the_command_line(certificates, tls):
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 def test_client_talks_with_openssl(certificates, version):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    words = ["openssl", "s_server", "-accept", str(port), "-naccept", "1", "-rev", version]
+    words = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-rev", version]
     own = ["-cert", certificates.file("server.pem"), "-key", certificates.file("server.key")]
     with subprocess.Popen([*words, *own], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as served:
-        while b"ACCEPT" not in (line := served.stdout.readline()):
+        while not (line := served.stdout.readline()).startswith(b"ACCEPT "):
             assert line, "s_server ended"
+        address = line.split()[1].decode()
         words = ["--tls", "--ca", certificates.file("ca.pem"), "--server-name", "example.org"]
-        with command("connect", f"127.0.0.1:{port}", *words, stdin=subprocess.PIPE) as process:
+        with command("connect", address, *words, stdin=subprocess.PIPE) as process:
             process.stdin.write(b"hello\n")
             assert process.stdout.read(6) == b"olleh\n"
             process.stdin.close()

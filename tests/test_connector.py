@@ -23,9 +23,12 @@ def recorder():
     return Recorder()
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
+@pytest.fixture
+def closed_port():
+    """A port of every loopback address on which nobody listens, and which nobody else is given meanwhile."""
+    with socket.socket() as held:
+        held.bind(("", 0))
+        yield held.getsockname()[1]
 
 
 def resolving_to(*places):
@@ -97,8 +100,8 @@ def test_name_without_addresses(reactor, failures, monkeypatch):
     assert "the name has no address" in str(failures[0])
 
 
-def test_refused_tells_the_address_and_the_error(reactor, failures):
-    address = f"127.0.0.1:{free_port()}"
+def test_refused_tells_the_address_and_the_error(reactor, failures, closed_port):
+    address = f"127.0.0.1:{closed_port}"
     reactor.connect(address, Recorder, on_failure=failures.append)
     spin(reactor, lambda: failures)
     (failure,) = failures
@@ -110,20 +113,20 @@ def test_refused_tells_the_address_and_the_error(reactor, failures):
     assert isinstance(exc, ConnectionRefusedError)
 
 
-def test_next_address_is_tried_when_one_fails(reactor, recorder, monkeypatch):
+def test_next_address_is_tried_when_one_fails(reactor, recorder, monkeypatch, closed_port):
     port = reactor.listen("127.0.0.1:0", Echo).addresses[0].port
     monkeypatch.setattr(
         socket,
         "getaddrinfo",
-        resolving_to(("127.0.0.2", free_port()), ("::1", port, 0, 0), ("127.0.0.1", port)),
+        resolving_to(("127.0.0.2", closed_port), ("::1", port, 0, 0), ("127.0.0.1", port)),
     )
     reactor.connect(f"three.invalid:{port}", lambda: recorder)
     spin(reactor, lambda: recorder.calls)
     assert recorder.connection.get_extra_info("peername") == ("127.0.0.1", port)
 
 
-def test_every_attempt_is_told(reactor, failures, monkeypatch):
-    places = [("127.0.0.2", free_port()), ("127.0.0.3", free_port())]
+def test_every_attempt_is_told(reactor, failures, monkeypatch, closed_port):
+    places = [("127.0.0.2", closed_port), ("127.0.0.3", closed_port)]
     monkeypatch.setattr(socket, "getaddrinfo", resolving_to(*places))
     reactor.connect("two.invalid:1", Recorder, on_failure=failures.append)
     spin(reactor, lambda: failures)
@@ -131,8 +134,8 @@ def test_every_attempt_is_told(reactor, failures, monkeypatch):
     assert "\n" not in str(failures[0])
 
 
-def test_failure_without_a_handler_goes_to_on_error(reactor, errors):
-    address = f"127.0.0.1:{free_port()}"
+def test_failure_without_a_handler_goes_to_on_error(reactor, errors, closed_port):
+    address = f"127.0.0.1:{closed_port}"
     reactor.connect(address, Recorder)
     spin(reactor, lambda: errors.seen)
     exc, callback, connection = errors.take()

@@ -492,13 +492,10 @@ def test_session_is_resumed(reactor, certificates):
 
 def test_peer_that_negotiates_anew(reactor, certificates):
     """TLS 1.2 and openssl's server, which is told to by a line with an r: what is sent meanwhile waits."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     own = ["-cert", certificates.file("server.pem"), "-key", certificates.file("server.key")]
-    words = ["openssl", "s_server", "-accept", str(port), "-naccept", "1", "-tls1_2", "-state", *own]
+    words = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-tls1_2", "-state", *own]
     pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
     with subprocess.Popen(words, **pipes, stderr=subprocess.STDOUT) as served:
-        os.set_blocking(served.stdout.fileno(), False)
         told = bytearray()
 
         def has_told(what, times=1):
@@ -509,11 +506,14 @@ def test_peer_that_negotiates_anew(reactor, certificates):
             served.stdin.write(line)
             served.stdin.flush()
 
-        spin(reactor, lambda: has_told(b"ACCEPT"))
+        while not (line := served.stdout.readline()).startswith(b"ACCEPT "):
+            assert line, "s_server ended"
+        os.set_blocking(served.stdout.fileno(), False)
+        port = line.rpartition(b":")[2].decode().strip()
         context = certificates.client()
         context.options &= ~ssl.OP_NO_RENEGOTIATION
         recorder = Recorder()
-        reactor.connect(("localhost", port), lambda: recorder, tls=context)
+        reactor.connect(f"localhost:{port}", lambda: recorder, tls=context)
         spin(reactor, lambda: recorder.calls)
         types(b"r\n")
         for number in range(5):
