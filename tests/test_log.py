@@ -1,5 +1,6 @@
 """The log that is not held up by what repeats."""
 
+import contextlib
 import logging
 import os
 
@@ -103,23 +104,58 @@ def test_lines_are_written_in_the_background_in_order(pipe):
     assert os.read(reader, 1 << 16).decode().splitlines() == [f"line {number}" for number in range(100)]
 
 
-def test_full_pipe_holds_nobody_up_and_what_is_dropped_is_told(pipe):
-    reader, writer = pipe
+@pytest.fixture
+def full_pipe(pipe):
+    """A pipe that takes nothing until it is read; dots are in it."""
+    _, writer = pipe
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"." * 4096)
+    os.set_blocking(writer, True)
+    return pipe
+
+
+class Received:
+    """What is read of a pipe that was full of dots."""
+
+    def __init__(self, reader):
+        self.reader = reader
+        self.data = b""
+
+    def read_until(self, enough):
+        """Read until `enough` is true of the lines, and return them."""
+        while not enough(lines := self.data.lstrip(b".").splitlines()):
+            self.data += os.read(self.reader, 1 << 16)
+        return lines
+
+
+def test_full_pipe_holds_nobody_up_and_what_is_dropped_is_told(full_pipe):
+    reader, writer = full_pipe
     handler = BackgroundLog(writer)
-    total = 0
-    while not handler._dropped:  # the pipe and the queue take a bounded number
-        handler.handle(logging.makeLogRecord({"msg": "x" * 1000, "levelno": 20}))
-        total += 1
-        assert total < 10_000
-    handler.finish(0)
-    received = b""
-    while handler._lines.unfinished_tasks or len(received) < 1000 * (total - 1):
-        received += os.read(reader, 1 << 16)
+    for number in range(BackgroundLog.MOST + 100):
+        handler.handle(logging.makeLogRecord({"msg": "line %d", "args": (number,), "levelno": 20}))
+    received = Received(reader)
+    received.read_until(lambda lines: len(lines) > 10)  # there is room again
     handler.handle(logging.makeLogRecord({"msg": "after", "levelno": 20}))
-    while b"after" not in received:
-        received += os.read(reader, 1 << 16)
-    assert received.splitlines()[-2:] == [b"1 log lines were dropped: nobody takes them", b"after"]
+    *lines, _ = received.read_until(lambda lines: lines[-1:] == [b"after"])
+    told = [
+        int(line.split()[0]) for line in lines if line.endswith(b" log lines were dropped: nobody takes them")
+    ]
+    written = [line for line in lines if line.startswith(b"line ")]
+    assert written == [b"line %d" % number for number in range(len(written))]
+    assert len(written) <= BackgroundLog.MOST + 1  # one may be with the thread
+    assert len(written) + sum(told) == BackgroundLog.MOST + 100
+    assert len(written) + len(told) == len(lines)
     handler.finish(20)
+
+
+def test_end_waits_no_longer_than_it_is_told(full_pipe):
+    reader, writer = full_pipe
+    handler = BackgroundLog(writer)
+    handler.handle(logging.makeLogRecord({"msg": "late", "levelno": 20}))
+    handler.finish(0)
+    assert Received(reader).read_until(bool) == [b"late"]
 
 
 def test_reader_that_has_gone_is_survived():
