@@ -11,7 +11,7 @@ from reactor.intake import Intake
 from reactor.protocol import Protocol
 from reactor.rates import TokenBucket
 from reactor.secure_socket import SecureSocket
-from reactor.state import ENDED
+from reactor.state import ENDED, State
 
 if TYPE_CHECKING:
     from reactor.connection import Connection
@@ -41,7 +41,11 @@ class Secured(Intake):
 
     def begin(self, early: bytes) -> None:
         """Begin the handshake. early: what was received of it before."""
-        self._shake(lambda: self._sock.begin(early))
+        sock = self._sock
+        if early or not sock.ssl.server_side:
+            self._shake(lambda: sock.go_on(early))
+        if self.connection._state is not State.OPENING:
+            self._attend()  # in clear it may have waited for something else
 
     def look_at_protocol(self) -> None:
         """Find out whether bytes can be handed over the straight way: the protocol may be another."""
@@ -65,6 +69,7 @@ class Secured(Intake):
         else:
             if events & EVENT_WRITE:
                 self._do(sock.flush)
+                self._attend()
             if events & EVENT_READ:
                 self._shake(sock.handshake)
 
@@ -103,7 +108,9 @@ class Secured(Intake):
             self.connection.last_active = self.connection._loop.now
             self.look_at_protocol()
             self._on_established()
-        self._attend()
+            self._attend()
+        elif self._sock.has_output():
+            self._attend()
 
     def _do(self, step: Callable[[], object]) -> object:
         """Return what `step()` does, and None if it did not go well; then the connection has ended."""
