@@ -1,4 +1,4 @@
-"""TLS 1.3: echo, bulk one way and the other, memory of idle connections, and handshakes."""
+"""TLS: echo, bulk one way and the other, memory of idle connections, and handshakes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ __all__ = ["add_options", "run"]
 
 ACTIVE = 64  # connections that talk
 SIZES = (64, 1024, 16384)  # bytes of their messages
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _QUIET = 3.0  # seconds until idle connections have given up what they need for talking
 _WAIT = 10.0  # seconds that a server may take before it counts as broken
 
@@ -42,6 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key-type", choices=["ecdsa", "rsa"], default="ecdsa", help="P-256, or RSA of 2,048 bits"
     )
+    parser.add_argument("--version", choices=list(VERSIONS), default="1.3", help="of TLS")
     parser.add_argument("--handshakes", type=int, default=300, metavar="N", help="in one measurement")
 
 
@@ -49,6 +51,7 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
     """Measure; all servers have the same certificate and the same context."""
     with tempfile.TemporaryDirectory() as folder:
         context = _certify(Path(folder), options.key_type)
+        context.minimum_version = context.maximum_version = VERSIONS[options.version]
         with ExitStack() as stack:
             servers = {kind: stack.enter_context(serving(kind, "tls", folder)) for kind in options.servers}
             for size in SIZES:
@@ -73,7 +76,6 @@ def _certify(folder: Path, key_type: str) -> ssl.SSLContext:
     issued.private_key_pem.write_to_path(folder / "server.key")
     issued.cert_chain_pems[0].write_to_path(folder / "server.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
     authority.configure_trust(context)
     return context
 
