@@ -3,8 +3,9 @@
 NAME says what they do: streams (echo by a coroutine for each connection), lines (upper-cases each line, with
 a write for each), chat (each line to all, under the name of guest1), threads (echo by a thread for each
 connection), embed (echo, in the loop of the host that KIND says), frames (echo in steps; WORD is the budget
-of each), wakes (called by another thread), tls (echo; who begins with S is sent bytes without end, and what
-follows D is dropped; WORD is the folder of the certificate). Announces itself and ends as `bench.servers` do.
+of each, "none", or "clock", which times a busy wait before each), wakes (called by another thread), tls
+(echo; who begins with S is sent bytes without end, and what follows D is dropped; WORD is the folder of the
+certificate). Announces itself and ends as `bench.servers` do.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = ["PROGRAMS"]
 
 BULK = bytes(64 * 1024)
 FRAME = 1 / 60  # seconds
+BUSY = 0.002  # seconds of a busy wait, as long as a step with a budget of 2 ms
 WAKES = 1000
 
 
@@ -307,16 +309,25 @@ def _reactor_frames(budget: str) -> None:
         else:
             reactor.close()
 
-    slice_seconds = None if budget == "none" else float(budget)
+    def wait_busily() -> None:
+        until = time.perf_counter() + BUSY
+        while time.perf_counter() < until:
+            pass
+
     with Reactor() as reactor:
+        slice_seconds = float(budget) if budget not in {"none", "clock"} else None
+        run = partial(reactor.run_once, 0, slice_seconds)
+        step, then = (wait_busily, run) if budget == "clock" else (run, None)
         listener = reactor.listen("127.0.0.1:0", reactor_echo(), backlog=BACKLOG)
         announce(listener.addresses[0].port or 0)
         reactor.add_reader(0, tell)
         due = time.perf_counter()
         while not reactor.is_closed():
             began = time.perf_counter()
-            reactor.run_once(0, slice_seconds)
+            step()
             steps.append(time.perf_counter() - began)
+            if then is not None:
+                then()
             due = max(due + FRAME, time.perf_counter())
             time.sleep(max(0.0, due - time.perf_counter()))
 
