@@ -160,9 +160,6 @@ class SecureSocket:
             self.established = True
             if self._incoming.pending:
                 self._clear = self._read_all()
-            else:
-                self._warm = True
-                self._bios.warmed(self)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as exc:
@@ -172,6 +169,8 @@ class SecureSocket:
         finally:
             self._incoming.read()
             self._put_output()
+        if self.established and not self._warm:
+            self._warm_up()
         return self.established
 
     # Receiving
@@ -198,8 +197,7 @@ class SecureSocket:
             self._clean_up(exc)
             raise
         if not self._warm:
-            self._warm = True
-            self._bios.warmed(self)
+            self._warm_up()
         return clear
 
     def _recv(self, size: int, flags: int) -> bytes:
@@ -260,11 +258,10 @@ class SecureSocket:
         except ssl.SSLError as exc:
             self._ended(exc)
         self.stalled = False
-        if not self._warm:
-            self._warm = True
-            self._bios.warmed(self)
         if self._outgoing.pending:
             self._put_output()
+        if not self._warm:
+            self._warm_up()
         return b"".join(pieces)
 
     def _ended(self, exc: ssl.SSLError | None, received: int = 1) -> bytes:
@@ -292,6 +289,11 @@ class SecureSocket:
             self._end = TLSError("an interrupt came in the middle of a record")
             self.unusual = True
 
+    def _warm_up(self) -> None:
+        # Another may be asked to cool down then, which needs the pair of BIOs: nothing of ours is in it.
+        self._warm = True
+        self._bios.warmed(self)
+
     def cool_down(self) -> None:
         """Have OpenSSL release its buffer for reading.
 
@@ -302,6 +304,8 @@ class SecureSocket:
         if self._end is None:
             with contextlib.suppress(ssl.SSLError):
                 self._clear += self.ssl.read(_RECORD)
+            if self._outgoing.pending:
+                self._put_output()
 
     # Sending
 
