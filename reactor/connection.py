@@ -16,13 +16,20 @@ import attrs
 
 from reactor.address import Address, pack_sockaddr, site_of, unpack_sockaddr
 from reactor.deadlines import Timed
-from reactor.errors import ConnectionAborted, TLSError, TLSTruncated, UsageError, cause_of
+from reactor.errors import (
+    ConnectionAborted,
+    TLSError,
+    TLSHandshakeTimeout,
+    TLSTruncated,
+    UsageError,
+    cause_of,
+)
 from reactor.intake import RECV_SIZE, Intake
 from reactor.linger import Linger, end_direction, is_quiet, release
 from reactor.loop import Loop
 from reactor.rates import TokenBucket
 from reactor.registry import EventHandler, Registry
-from reactor.secure_socket import TLS_FACTS, SecureSocket, Tls, bare
+from reactor.secure_socket import TLS_FACTS, Incomplete, SecureSocket, Tls, bare
 from reactor.secured import Secured
 from reactor.sender import SHUT, Closing, Outbound
 from reactor.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
@@ -158,6 +165,8 @@ class Connection(Timed):
         handler.begin(early)
 
     def _secured(self) -> None:
+        if isinstance(self._out, Outbound):
+            self._out.since = self._loop.now  # before, the peer was offered nothing of it
         self._look_later()
         completed = getattr(self._protocol, "handshake_completed", None)
         try:
@@ -183,6 +192,9 @@ class Connection(Timed):
             return
         try:
             data = self._sock.recv(most)
+        except Incomplete:
+            self.last_active = self._loop.now
+            return
         except (BlockingIOError, InterruptedError):
             return  # not readable after all: select(2), "Bugs"
         except OSError as exc:
@@ -212,10 +224,16 @@ class Connection(Timed):
             return
         try:
             nbytes = self._sock.recv_into(buffer if len(buffer) <= most else memoryview(buffer)[:most])
+        except Incomplete:
+            self.last_active = self._loop.now
+            return
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
             self.fail(exc)
+            return
+        except (TypeError, ValueError) as exc:  # nothing can be written to it
+            self._broke(exc, "get_buffer")
             return
         if not nbytes:
             self._receive_eof()
@@ -317,7 +335,7 @@ class Connection(Timed):
         """End the connection for the reason `exc`; what is queued is dropped."""
         if self._state in ENDED:
             return
-        if isinstance(exc, TLSError) and not isinstance(exc, TLSTruncated):
+        if isinstance(exc, TLSError) and not isinstance(exc, TLSTruncated | TLSHandshakeTimeout):
             self._part(Closing(self._loop.time(), self._terms.timeouts.close, exc))  # with an alert
         else:
             self._cut(exc)
@@ -424,7 +442,7 @@ class Connection(Timed):
         There is no unread input, and nothing queued; the peer owes no message; and the protocol, if it
         has a method `draining`, does not say that it is busy.
         """
-        if isinstance(self._sock, SecureSocket) and not self._sock.established:
+        if isinstance(self._sock, SecureSocket) and (self._sock.in_record or not self._sock.established):
             return False
         if (self._owed is not None and self._state in READABLE) or self.get_write_buffer_size():
             return False
@@ -482,11 +500,15 @@ class Connection(Timed):
         written or closed. "reactor": the `Reactor` whose it is. "listener": the `Listener` that accepted
         it, or None. "origin": where it comes from, in words. Over TLS also "ssl_object", "sslcontext",
         "cipher", "alpn_protocol", "peercert" (as `ssl.SSLSocket.getpeercert` returns it) and "sni": the host
-        name that the client asked for, which a server knows with a `server_context`.
+        name that the client asked for.
         """
         terms = self._terms
         if isinstance(self._sock, SecureSocket) and name in TLS_FACTS:
-            return TLS_FACTS[name](self._sock.ssl)
+            try:
+                fact = TLS_FACTS[name](self._sock)
+            except ValueError:
+                return default  # the handshake is not done
+            return default if fact is None else fact
         facts = {
             "socket": bare(self._sock), "reactor": self._loop, "listener": terms.owner, "origin": terms.origin
         }  # fmt: skip

@@ -57,13 +57,12 @@ class Connector:
         self._on_failure = on_failure
         self._resolver = resolver
         self._reconnect = reconnect
-        if reconnect is not None:
-            self._terms = attrs.evolve(terms, on_gone=self._gone)
         self._delay = 0.0 if reconnect is None else reconnect.first
         self._failures = 0  # rounds in a row
         self._connected_at: float | None = None
         self._race: Race | None = None
         self._handshaking: Connection | None = None
+        self._made = 0  # connections, whose number tells which of them has ended
         self._timed_out = False
         self._done = False
         self._timer: Handle
@@ -125,18 +124,22 @@ class Connector:
 
     def _connected(self, sock: socket.socket, sockaddr: Any) -> None:
         self._race = None
+        self._made += 1
+        terms = self._terms
+        if self._reconnect is not None:
+            terms = attrs.evolve(terms, on_gone=partial(self._gone, self._made))
         try:
-            if self._terms.tls is None:
+            if terms.tls is None:
                 protocol = self._arrive()
             else:
-                protocol = Newcomer(self, self._arrive, partial(self._tls_failed, sockaddr))
+                protocol = Newcomer(self, self._arrive, partial(self._tls_failed, self._made, sockaddr))
         except Exception as exc:
             sock.close()
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         self._loop.counters.connected += 1
-        connection = self._terms.connection_type(self._loop, sock, protocol, self._terms, sockaddr)
-        if self._terms.tls is not None:
+        connection = terms.connection_type(self._loop, sock, protocol, terms, sockaddr)
+        if terms.tls is not None:
             self._handshaking = connection
         try:
             connection.open()
@@ -159,7 +162,9 @@ class Connector:
             self._done = True
             raise
 
-    def _tls_failed(self, sockaddr: Any, exc: BaseException) -> None:
+    def _tls_failed(self, number: int, sockaddr: Any, exc: BaseException) -> None:
+        if number != self._made or self._handshaking is None:
+            return  # given up by this side
         self._handshaking = None
         problem = exc if isinstance(exc, OSError) else TLSHandshakeError(str(exc))
         kind = ConnectTimeout if self._timed_out else ConnectError
@@ -212,10 +217,10 @@ class Connector:
         self._timer = self._loop.call_later(self._reconnect.spread(self._delay), self._begin)
         self._delay = min(2 * self._delay, self._reconnect.most)
 
-    def _gone(self, site: bytes | None, reason: BaseException | None) -> None:
+    def _gone(self, number: int, site: bytes | None, reason: BaseException | None) -> None:
         # The connection has ended. One that ended soon does not count as recovery.
         self._count_gone(site, reason)
-        if self._reconnect is None or self._connected_at is None:
+        if self._reconnect is None or self._connected_at is None or number != self._made:
             return  # its handshake failed, which was told
         if self._loop.time() - self._connected_at >= self._delay:
             self._delay = self._reconnect.first

@@ -91,7 +91,14 @@ class Timed(Sender):
         if isinstance(sock, SecureSocket) and not sock.established:
             told = "the TLS handshake was not done within {:g} s"
             yield sock.since, timeouts.handshake, TLSHandshakeTimeout, told
-            return
+        else:
+            yield from self._deadlines_of_data()
+        if isinstance(out, Outbound) and out.closing is not None:
+            told = f"{out.size} bytes not taken in the {{:g}} s that close gave them"
+            yield out.closing.start, out.closing.timeout, CloseTimeout, told
+
+    def _deadlines_of_data(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:
+        timeouts, out = self._terms.timeouts, self._out
         if timeouts.idle is not None:
             yield self.last_active, timeouts.idle, IdleTimeout, "no byte in either direction for {:g} s"
         if self._owed is not None and self._state in READABLE:
@@ -99,16 +106,14 @@ class Timed(Sender):
         if isinstance(out, Outbound) and out.armed and timeouts.write is not None:
             told = f"the peer took none of {out.size} queued bytes for {{:g}} s"
             yield out.since, timeouts.write, WriteTimeout, told
-        if isinstance(out, Outbound) and out.closing is not None:
-            told = f"{out.size} bytes not taken in the {{:g}} s that close gave them"
-            yield out.closing.start, out.closing.timeout, CloseTimeout, told
 
     def _look_later(self) -> None:
         for start, timeout, _, _ in self._deadlines():
             self._terms.watch.add(self, start, timeout)
 
     def _time_out(self, exc: ReactorError) -> None:
-        if self.get_write_buffer_size():
+        sock = self._sock
+        if self.get_write_buffer_size() or (isinstance(sock, SecureSocket) and sock.has_output()):
             self.abort(exc)  # what is queued can't be delivered, and must not seem to be
         else:
             self.fail(exc)

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Iterator
 
 from reactor.connection import Connection
-from reactor.errors import FramingError, TLSHandshakeError
+from reactor.errors import FramingError, TLSHandshakeError, UsageError
 from reactor.framing import Framer
 from reactor.protocol import Protocol
 
@@ -23,7 +23,7 @@ class FramedProtocol(Protocol):
     answered is sent, and the connection ends with the `FramingError` as its reason.
     """
 
-    __slots__ = ("_frames", "_paused", "_problem", "_upgrading", "connection", "framer")
+    __slots__ = ("_frames", "_handing_over", "_paused", "_problem", "_upgrading", "connection", "framer")
 
     connection: Connection
 
@@ -32,6 +32,7 @@ class FramedProtocol(Protocol):
         self._frames: Iterator[bytes] | None = None
         self._problem: FramingError | None = None
         self._paused = False
+        self._handing_over = False
         self._upgrading = False
 
     def connection_made(self, connection: Connection) -> None:
@@ -58,12 +59,19 @@ class FramedProtocol(Protocol):
         """Go on over TLS after the frame at hand, as `Connection.start_tls` does.
 
         The peer has to wait for an answer before it begins its handshake. Whatever has come behind the frame
-        in clear may be somebody else's: the connection ends with `TLSHandshakeError` (CVE-2011-0411).
+        in clear may be somebody else's: the connection ends with `TLSHandshakeError` (CVE-2011-0411). So it
+        does for frames that came before and wait, when this is not called from `frame_received`.
         """
-        rest = self.framer.take_rest()
-        self.connection.start_tls(context, server_side=server_side, server_hostname=server_hostname)
-        self._upgrading = self._paused = True
-        if rest or self._problem is not None:
+        waiting, self._frames = self._frames, None
+        try:
+            self.connection.start_tls(context, server_side=server_side, server_hostname=server_hostname)
+        except UsageError:
+            self._frames = waiting
+            raise
+        if self._handing_over:
+            self._upgrading = self._paused = True
+        in_clear = self.framer.take_rest() or next(waiting or iter(()), None) is not None
+        if in_clear or self._problem is not None:
             self._refuse_clear()
 
     def data_received(self, data: bytes) -> None:
@@ -99,7 +107,9 @@ class FramedProtocol(Protocol):
     def _hand_over(self, frames: Iterator[bytes]) -> None:
         is_closing = self.connection.is_closing
         for frame in frames:
+            self._handing_over = True
             self.frame_received(frame)
+            self._handing_over = False
             if self._paused or is_closing():
                 self._hold(frames)
                 return

@@ -47,7 +47,7 @@ class Intake:
             self._receive(RECV_SIZE)
             return
         loop = connection._loop
-        most = min(rate.available(loop.now), RECV_SIZE)
+        most = min(rate.available(loop.now), RECV_SIZE - 1)  # all of it may become more, over TLS
         before = loop.bytes_received
         if most:
             self._receive(most)

@@ -22,6 +22,7 @@ from reactor.drain import Drain, Drained
 from reactor.errors import (
     ACCEPT_AGAIN,
     ACCEPT_EXHAUSTED,
+    ConnectionAborted,
     TLSHandshakeError,
     UsageError,
 )
@@ -265,6 +266,8 @@ class Listener:
             admitted(connection)
 
     def _tls_failed(self, sockaddr: Any, exc: BaseException) -> None:
+        if isinstance(exc, ConnectionAborted):
+            return  # this side has given it up
         peer = Address.from_sockaddr(sockaddr)
         kind = type(exc) if isinstance(exc, TLSHandshakeError) else TLSHandshakeError
         error = kind(f"no TLS with {peer}: {exc}")

@@ -22,9 +22,10 @@ from typing import Any
 
 import attrs
 
+from reactor.client_hello import server_name
 from reactor.errors import TLSError, TLSHandshakeError, TLSTruncated, UsageError
 
-__all__ = ["TLS_FACTS", "Bios", "SecureSocket", "Tls", "bare"]
+__all__ = ["TLS_FACTS", "Bios", "Incomplete", "SecureSocket", "Tls", "bare"]
 
 #: Bytes that are encrypted at most before the kernel is asked to take them: four records of RFC 8446, 5.1.
 _CHUNK = 64 * 1024
@@ -37,6 +38,16 @@ _INPUT = 256 * 1024
 
 #: Asked of one SSL_read: what a record holds, so that nothing of it is left inside.
 _RECORD = 16 * 1024
+
+# No record takes more on the wire: RFC 5246, 6.2.3, and RFC 8446, 5.2, which has less.
+_MOST_OF_RECORD = _RECORD + 2048 + 5
+
+#: Bytes that may wait encrypted: what was written is one chunk, the rest answers to the peer's key updates.
+_MOST_OUTPUT = 2 * _CHUNK
+
+
+class Incomplete(BlockingIOError):
+    """Something has come, and none of it can be given out: a record's beginning, or what is TLS's own."""
 
 
 class Bios:
@@ -91,30 +102,37 @@ class Tls:
             )
         if not self.server_side and self.context.check_hostname and not self.server_hostname:
             raise UsageError("the context checks host names: give server_hostname")
+        if self.server_hostname is not None or self.session is not None:
+            try:
+                self._wrap(ssl.MemoryBIO(), ssl.MemoryBIO())
+            except (ValueError, ssl.SSLError) as exc:  # a UnicodeError is one too
+                raise UsageError(f"server_hostname or tls_session is not for this context: {exc}") from exc
 
     def secure(self, sock: socket.socket, since: float, ahead: bytes = b"") -> SecureSocket:
         """Return what speaks TLS on `sock`.
 
         since: now, in the clock's seconds. ahead: bytes that are to be sent in clear before.
         """
-        bios = self.bios
-        made = self.context.wrap_bio(
-            bios.incoming, bios.outgoing, self.server_side, self.server_hostname, self.session
-        )
+        made = self._wrap(self.bios.incoming, self.bios.outgoing)
         return SecureSocket(sock, self.bios, made, since, ahead)
+
+    def _wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        return self.context.wrap_bio(incoming, outgoing, self.server_side, self.server_hostname, self.session)
 
 
 class SecureSocket:
     """A connected socket that does not block, with TLS on it. Its errors are those of a socket, or TLSError.
 
     ssl: OpenSSL's side of it. since: when the handshake began. established: it is done.
+    sni: the host name that the client asks for, or None.
     stalled: what is to be sent waits for something to be received.
+    in_record: the beginning of a record has come, and not its end.
     unusual: the handshake is not done, or something waits here that no selector knows of.
     """
 
     __slots__ = (
-        "_accepted", "_bios", "_buffer", "_clear", "_end", "_incoming", "_notified", "_outgoing", "_output",
-        "_sock", "_warm", "established", "since", "ssl", "stalled", "unusual",
+        "_accepted", "_bios", "_buffer", "_clear", "_end", "_hello", "_incoming", "_notified", "_outgoing",
+        "_output", "_sock", "_warm", "established", "in_record", "since", "sni", "ssl", "stalled", "unusual",
     )  # fmt: skip
 
     def __init__(
@@ -127,12 +145,16 @@ class SecureSocket:
         self._outgoing = bios.outgoing
         self.ssl = made
         self.since = since
+        self.sni: str | None = made.server_hostname
+        self._hello = b"" if made.server_side else None  # until `sni` is known
         self.established = False
         self.stalled = False
+        self.in_record = False
         self.unusual = True
         self._clear = b""  # decrypted, and not given out
         self._end: TLSError | bytes | None = None  # what `recv` comes to when that is given out
-        self._output = ahead  # what the kernel has to take: encrypted, unless it was written before
+        # What the kernel has to take: encrypted, unless it was written before.
+        self._output: bytes | memoryview = memoryview(ahead) if ahead else b""
         self._accepted = 0  # clear bytes of `_output` that nobody was told are sent
         self._notified = False  # our close_notify is made
         self._warm = False  # OpenSSL holds a buffer for reading
@@ -154,24 +176,36 @@ class SecureSocket:
 
         Raises TLSHandshakeError if it has failed.
         """
-        self._incoming.write(data)
+        if self._hello is not None:
+            self._look_for_name(self._hello + data)
         try:
-            self.ssl.do_handshake()
+            self._incoming.write(data)
+            try:
+                self.ssl.do_handshake()
+            except ssl.SSLWantReadError:
+                self._put_output()
+                return False
+            except ssl.SSLError as exc:
+                if not self._outgoing.pending and exc.reason in _NOT_TLS:
+                    self._outgoing.write(_UNEXPECTED_MESSAGE)
+                self._incoming.read()
+                self._put_output()
+                raise TLSHandshakeError(_words(exc)) from exc
             self.established = True
             if self._incoming.pending:
                 self._clear = self._read_all()
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError as exc:
-            if not self._outgoing.pending and exc.reason in _NOT_TLS:
-                self._output += _UNEXPECTED_MESSAGE
-            raise TLSHandshakeError(_words(exc)) from exc
-        finally:
-            self._incoming.read()
             self._put_output()
-        if self.established and not self._warm:
+        except BaseException as exc:
+            self._clean_up(exc)
+            raise
+        if not self._warm:
             self._warm_up()
-        return self.established
+        return True
+
+    def _look_for_name(self, hello: bytes) -> None:
+        name = server_name(hello)
+        self._hello = hello if name is None else None
+        self.sni = name or None
 
     # Receiving
 
@@ -179,20 +213,23 @@ class SecureSocket:
         """Return what was decrypted, b"" after the peer's close_notify.
 
         size: bytes at most; but of 64 KiB and more is made what one look at the socket brings.
+        Raises Incomplete when something has come, and none of it can be given out.
         """
         if self.unusual or size < _CHUNK:
             return self._recv(size, flags)
-        buffer = self._buffer
-        received = self._sock.recv_into(buffer)
         try:
+            buffer = self._buffer
+            received = self._sock.recv_into(buffer)
             self._incoming.write(buffer[:received])
             clear = self.ssl.read(_RECORD)
             if self._incoming.pending or not clear:
                 return self._give_out(_INPUT, self._read_all(clear))
+            self.in_record = False
             if self._outgoing.pending:
                 self._put_output()
         except ssl.SSLError as exc:
-            return self._give_out(_INPUT, self._ended(exc, received))
+            self._stop(exc, received)
+            return self._give_out(_INPUT)
         except BaseException as exc:
             self._clean_up(exc)
             raise
@@ -210,8 +247,9 @@ class SecureSocket:
 
     def recv_into(self, buffer: Any) -> int:
         """Put what was decrypted into `buffer`; return how many bytes, 0 after the peer's close_notify."""
-        data = self._recv(len(buffer), 0)
-        memoryview(buffer)[: len(data)] = data
+        view = memoryview(buffer).cast("B")
+        data = self._recv(len(view), 0)
+        view[: len(data)] = data
         return len(data)
 
     def has_more(self) -> bool:
@@ -220,16 +258,18 @@ class SecureSocket:
 
     def take_in(self, size: int = _CHUNK) -> None:
         """Receive up to `size` bytes, decrypt them, and keep that for `recv`."""
-        if self._end is None:
+        if self._end is not None:
+            return
+        try:
             data = self._sock.recv(size)
-            try:
+            if data:
                 self._incoming.write(data)
                 self._clear += self._read_all()
-            except BaseException as exc:
-                self._clean_up(exc)
-                raise
-            if not data:
-                self._ended(ssl.SSLWantReadError(), 0)
+            else:
+                self._finish(_truncated())
+        except BaseException as exc:
+            self._clean_up(exc)
+            raise
 
     def _give_out(self, size: int, clear: bytes = b"") -> bytes:
         clear = self._clear + clear if self._clear else clear
@@ -240,23 +280,28 @@ class SecureSocket:
         if clear:
             return clear
         if self._end is None:
-            raise BlockingIOError
+            raise Incomplete
         if isinstance(self._end, TLSError):
             raise self._end
         return b""
 
-    def _read_all(self, *first: bytes) -> bytes:
+    def _read_all(self, first: bytes | None = None) -> bytes:
         """Return `first`, which may be the end, and all that can be decrypted now."""
-        read = self.ssl.read
-        pieces = list(first)
+        read, incoming = self.ssl.read, self._incoming
+        pieces = [] if first is None else [first]
+        ended = first == b""
+        whole = incoming.pending // _MOST_OF_RECORD  # so many are there to their end
+        self.in_record = False
         try:
-            while piece := read(_RECORD):
+            while not ended and (whole > 0 or incoming.pending):
+                piece = read(_RECORD)
                 pieces.append(piece)
-            self._ended(None)
-        except ssl.SSLWantReadError:
-            pass  # what is left is the beginning of a record
+                ended = not piece
+                whole -= 1
+            if ended:
+                self._finish(b"")
         except ssl.SSLError as exc:
-            self._ended(exc)
+            self._stop(exc, 1)
         self.stalled = False
         if self._outgoing.pending:
             self._put_output()
@@ -264,22 +309,26 @@ class SecureSocket:
             self._warm_up()
         return b"".join(pieces)
 
-    def _ended(self, exc: ssl.SSLError | None, received: int = 1) -> bytes:
-        """Note how it has ended, if it has: by a close_notify (None), or what `exc` says of so many bytes."""
+    def _stop(self, exc: ssl.SSLError, received: int) -> None:
+        """See what `exc` says of so many bytes: they begin a record, or it is the end."""
         if isinstance(exc, ssl.SSLWantReadError):
             if received:
+                self.in_record = True
                 self._put_output()  # a handshake's answer, maybe
-                return b""
-            self._end = TLSTruncated("the peer ended the connection without a close_notify")
-        elif exc is None or isinstance(exc, ssl.SSLZeroReturnError):
-            self._end = b""
+            else:
+                self._finish(_truncated())
+        elif isinstance(exc, ssl.SSLZeroReturnError):
+            self._finish(b"")
         else:
-            self._end = TLSError(_words(exc))
-            self._end.__cause__ = exc
+            error = TLSError(_words(exc))
+            error.__cause__ = exc
+            self._finish(error)
+
+    def _finish(self, end: TLSError | bytes) -> None:
+        self._end = end
         self.unusual = True
         self._incoming.read()  # after its end the peer has nothing to say
         self._put_output()
-        return b""
 
     def _clean_up(self, exc: BaseException) -> None:
         """Leave nothing behind for another connection; after an interrupt, this one can't go on."""
@@ -301,11 +350,16 @@ class SecureSocket:
         SSL_CTX_set_mode(3). To ask it that after each message would cost a fifth of the message.
         """
         self._warm = False
-        if self._end is None:
+        if self._end is not None:
+            return
+        try:
             with contextlib.suppress(ssl.SSLError):
                 self._clear += self.ssl.read(_RECORD)
             if self._outgoing.pending:
                 self._put_output()
+        except BaseException as exc:
+            self._clean_up(exc)
+            raise
 
     # Sending
 
@@ -324,25 +378,25 @@ class SecureSocket:
                 if sent or self._output or not self.established:
                     return sent
         try:
-            # All of it or none, as without SSL_MODE_ENABLE_PARTIAL_WRITE: SSL_write(3).
-            done = self.ssl.write(data if len(data) <= _CHUNK else memoryview(data)[:_CHUNK])
+            try:
+                # All of it or none, as without SSL_MODE_ENABLE_PARTIAL_WRITE: SSL_write(3).
+                done = self.ssl.write(data if len(data) <= _CHUNK else memoryview(data)[:_CHUNK])
+            except ssl.SSLError as exc:
+                done = self._stall(exc)
             output = self._outgoing.read()
-        except ssl.SSLError as exc:
-            done = self._stall(exc)
-            output = self._outgoing.read()
+            try:
+                sent = self._sock.send(output)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            if sent == len(output):
+                return done
+            self._output = output[sent:]
+            self._accepted = done
+            self.unusual = True
+            return self._settle()
         except BaseException as exc:
             self._clean_up(exc)
             raise
-        try:
-            sent = self._sock.send(output)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        if sent == len(output):
-            return done
-        self._output = output[sent:]
-        self._accepted = done
-        self.unusual = True
-        return self._settle()
 
     def _stall(self, exc: ssl.SSLError) -> int:
         if not isinstance(exc, ssl.SSLWantReadError):
@@ -353,10 +407,10 @@ class SecureSocket:
 
     def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Send the pieces one after the other; as `send`."""
-        taken = []
+        taken: list[bytes | memoryview] = []
         size = 0
         for piece in pieces:
-            taken.append(piece)
+            taken.append(piece if len(piece) <= _CHUNK else memoryview(piece)[:_CHUNK])
             size += len(piece)
             if size >= _CHUNK:
                 break
@@ -374,6 +428,9 @@ class SecureSocket:
             self._output = self._output[self._sock.send(self._output) :]
         except (BlockingIOError, InterruptedError):
             pass
+        except BaseException as exc:
+            self._clean_up(exc)
+            raise
 
     def _settle(self) -> int:
         # There are always more encrypted bytes than clear ones that they stand for.
@@ -382,13 +439,15 @@ class SecureSocket:
         return sent
 
     def _put_output(self) -> None:
-        self._output += self._outgoing.read()
+        self._output = b"".join((self._output, self._outgoing.read()))
         try:
             self.flush()
         except OSError:
             pass  # the next call that needs the socket tells it
         if self._output:
             self.unusual = True
+            if self.established and len(self._output) > _MOST_OUTPUT and self._end is None:
+                self._end = TLSError("the peer takes none of the answers that TLS has for it")
 
     def look_again(self) -> None:
         """Find out whether it is as usual again."""
@@ -399,16 +458,16 @@ class SecureSocket:
 
     def end(self) -> bool:
         """Send our close_notify; return whether the kernel has it, and all that was encrypted before."""
-        if self.established and not self._notified:
-            self._notified = True
-            with contextlib.suppress(ssl.SSLError):  # it would wait for the peer's close_notify
-                self.ssl.unwrap()
-        self._put_output()
+        try:
+            if self.established and not self._notified:
+                self._notified = True
+                with contextlib.suppress(ssl.SSLError):  # it would wait for the peer's close_notify
+                    self.ssl.unwrap()
+            self._put_output()
+        except BaseException as exc:
+            self._clean_up(exc)
+            raise
         return not self._output
-
-    def shutdown(self, how: int) -> None:
-        """Send the socket's end of file, after `end`."""
-        self._sock.shutdown(how)
 
     def close(self) -> None:
         """Close the socket, without a word to the peer."""
@@ -427,10 +486,6 @@ class SecureSocket:
         """Return our own address."""
         return self._sock.getsockname()
 
-    def getsockopt(self, level: int, option: int) -> int:
-        """Return a socket option."""
-        return self._sock.getsockopt(level, option)
-
     def setsockopt(self, level: int, option: int, value: Any) -> None:
         """Set a socket option."""
         self._sock.setsockopt(level, option, value)
@@ -442,13 +497,13 @@ class SecureSocket:
 
 
 #: What `Connection.get_extra_info` tells of TLS, by name.
-TLS_FACTS: dict[str, Callable[[ssl.SSLObject], Any]] = {
-    "ssl_object": lambda made: made,
-    "sslcontext": lambda made: made.context,
-    "cipher": lambda made: made.cipher(),
-    "alpn_protocol": lambda made: made.selected_alpn_protocol(),
-    "peercert": lambda made: made.getpeercert(),
-    "sni": lambda made: getattr(made, "sni", made.server_hostname),
+TLS_FACTS: dict[str, Callable[[SecureSocket], Any]] = {
+    "ssl_object": lambda sock: sock.ssl,
+    "sslcontext": lambda sock: sock.ssl.context,
+    "cipher": lambda sock: sock.ssl.cipher(),
+    "alpn_protocol": lambda sock: sock.ssl.selected_alpn_protocol(),
+    "peercert": lambda sock: sock.ssl.getpeercert(),
+    "sni": lambda sock: sock.sni,
 }
 
 
@@ -466,6 +521,10 @@ _NOT_TLS = {
 
 # OpenSSL has no answer for it: a fatal alert, unexpected_message (RFC 8446, 6.2), as a first record.
 _UNEXPECTED_MESSAGE = bytes.fromhex("15 0301 0002 020a")
+
+
+def _truncated() -> TLSTruncated:
+    return TLSTruncated("the peer ended the connection without a close_notify")
 
 
 def _words(exc: ssl.SSLError) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any
 
-from reactor.errors import ConnectionAborted
 from reactor.intake import Intake
 from reactor.protocol import Protocol
 from reactor.rates import TokenBucket
@@ -69,6 +68,8 @@ class Secured(Intake):
         else:
             if events & EVENT_WRITE:
                 self._do(sock.flush)
+                if sock.has_output():
+                    sock.since = self.connection._loop.now  # the peer takes what was written in clear before
                 self._attend()
             if events & EVENT_READ:
                 self._shake(sock.handshake)
@@ -104,13 +105,17 @@ class Secured(Intake):
             self._read()
 
     def _shake(self, step: Callable[[], bool]) -> None:
-        if self._do(step):
-            self.connection.last_active = self.connection._loop.now
-            self.look_at_protocol()
-            self._on_established()
-            self._attend()
-        elif self._sock.has_output():
-            self._attend()
+        try:
+            if self._do(step):
+                self.connection.last_active = self.connection._loop.now
+                self.look_at_protocol()
+                self._on_established()
+                self._attend()
+            elif self._sock.has_output():
+                self._attend()
+        except BaseException:
+            self.connection.abort()  # an interrupt: the handshake can't be gone on with, nor told twice
+            raise
 
     def _do(self, step: Callable[[], object]) -> object:
         """Return what `step()` does, and None if it did not go well; then the connection has ended."""
@@ -126,7 +131,8 @@ class Secured(Intake):
 class Newcomer(Protocol):
     """Stands in for a connection's protocol until the TLS handshake is done.
 
-    factory: makes the protocol then. on_failed: is given the reason, if it does not come to that.
+    factory: makes the protocol then. on_failed: is given the reason, if it does not come to that, be it
+    this side that has given it up.
     owner: whose factory it is, for people.
     """
 
@@ -153,6 +159,6 @@ class Newcomer(Protocol):
         protocol.connection_made(connection)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Tell of a handshake that failed, unless this side has given it up."""
-        if not self._made and exc is not None and not isinstance(exc, ConnectionAborted):
+        """Tell of a handshake that failed."""
+        if not self._made and exc is not None:
             self._on_failed(exc)

@@ -269,7 +269,7 @@ class Reactor(Loop):
         protocol = factory()
         if tls is not None:
             made = protocol
-            protocol = Newcomer(self, lambda: made, lambda exc: self.report(exc, "a TLS handshake"))
+            protocol = Newcomer(self, lambda: made, self._tls_failed)
         sock.setblocking(False)
         set_no_delay(sock)
         connection = self._connection_type(self, sock, protocol, terms, sockaddr)
@@ -280,6 +280,10 @@ class Reactor(Loop):
             self._count_gone(None, exc)
             raise
         return connection
+
+    def _tls_failed(self, exc: BaseException) -> None:
+        if not isinstance(exc, ConnectionAborted):
+            self.report(exc, "a TLS handshake")
 
     def _terms(
         self, limits: Limits | None, timeouts: Timeouts | None, origin: str, tls: Tls | None = None

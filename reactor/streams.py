@@ -229,10 +229,11 @@ class Stream(Protocol):
         What has come and was not received belongs to the peer's handshake; clear text ends the connection.
         """
         self._check_open()
-        early = self._take(len(self._buffer))
+        early = bytes(memoryview(self._buffer)[self._at :])
         self.connection.start_tls(
             context, server_side=server_side, server_hostname=server_hostname, early=early
         )
+        self._take(len(early))
         self._read_on()
         while self.connection.get_extra_info("ssl_object").version() is None:
             yield _Room(self)

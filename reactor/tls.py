@@ -30,9 +30,13 @@ def server_context(
         None if it is in the same file. password: of the key.
     client_ca: the file of the authorities one of which must have signed a client's certificate; None asks
         for none. alpn: the protocols that are spoken, the preferred one first (RFC 7301).
-    names: contexts for clients that ask for one of these host names (SNI, RFC 6066, 3).
+    names: contexts for clients that ask for one of these host names (SNI, RFC 6066, 3). With them
+        CPython writes a traceback to standard error for each client that asks for one that is not ASCII.
     min_version: of TLS.
-    Raises TLSContextError, in one line that names the file, for one that can't be used.
+    Raises TLSContextError, in one line that names the file, for one that can't be used, and for a context in
+    `names` that asks more or less of clients than this one: when a client asks for a name, OpenSSL takes
+    the certificates, authorities and protocols of its context, but not whether a client has to show a
+    certificate, nor the version of TLS.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = min_version
@@ -43,10 +47,16 @@ def server_context(
         _load_authorities(context, client_ca)
     if alpn:
         context.set_alpn_protocols(list(alpn))
-    others = {name.lower(): other for name, other in (names or {}).items()}
+    if not names:
+        return context
+    others = {name.lower(): other for name, other in names.items()}
+    for name, other in others.items():
+        if other.protocol is not ssl.PROTOCOL_TLS_SERVER or other.verify_mode is not context.verify_mode:
+            raise TLSContextError(f"the context for {name} must ask for certificates as this one does")
+        if other.minimum_version is not context.minimum_version:
+            raise TLSContextError(f"the context for {name} must have the min_version of this one")
 
     def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-        connection.sni = name  # type: ignore[attr-defined]
         other = others.get((name or "").lower())
         if other is not None:
             connection.context = other
