@@ -170,29 +170,86 @@ def test_nothing_stays_behind_of_a_connection_that_breaks(certificates, garbage,
 
 
 class Interrupted:
-    """OpenSSL's side of a socket, with an interrupt at one of its calls."""
+    """OpenSSL's side of a connection, of which one call is interrupted when it has done its work."""
 
     def __init__(self, made, name):
-        self.made = made
-        self.name = name
+        self._made = made
+        self._name = name
 
     def __getattr__(self, name):
-        if name == self.name:
+        found = getattr(self._made, name)
+        if name != self._name:
+            return found
+
+        def interrupted(*args):
+            with contextlib.suppress(ssl.SSLError):
+                found(*args)
             raise KeyboardInterrupt
-        return getattr(self.made, name)
+
+        return interrupted
 
 
-@pytest.mark.parametrize("call", ["read", "write"])
-def test_interrupt_breaks_one_connection_and_no_other(certificates, call):
+CALLS = {
+    "write": lambda sock: sock.send(b"x"),
+    "read": lambda sock: sock.recv(1 << 16),
+    "unwrap": lambda sock: sock.end(),
+    "do_handshake": lambda sock: sock.go_on(b""),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_interrupt_leaves_nothing_to_other_connections(certificates, name):
     with secured(certificates) as (sock, reader, bios):
-        made = sock.ssl
-        reader.ssl.write(b"hello")
-        reader.turn()
-        sock.ssl = Interrupted(made, call)
+        reader.ssl.write(b"from the peer")
+        reader.sock.sendall(reader.outgoing.read())
+        made, sock.ssl = sock.ssl, Interrupted(sock.ssl, name)
         with pytest.raises(KeyboardInterrupt):
-            sock.recv(1 << 16) if call == "read" else sock.send(b"data")
+            CALLS[name](sock)
         assert_empty(bios)
         sock.ssl = made
-        for use in (lambda: sock.recv(1 << 16), lambda: sock.send(b"data")):
-            with pytest.raises(TLSError, match="an interrupt came"):
-                use()
+        with pytest.raises(TLSError, match="interrupt"):
+            sock.send(b"more")
+        with pytest.raises(TLSError, match="interrupt"):
+            sock.recv(1 << 16)
+
+
+@pytest.mark.parametrize("call", ["send", "recv", "recv_into"])
+def test_interrupt_of_the_kernel_s_call_ends_the_connection(certificates, call):
+    with secured(certificates, **{call: deque([KeyboardInterrupt()])}) as (sock, reader, bios):
+        reader.ssl.write(b"from the peer")
+        reader.sock.sendall(reader.outgoing.read())
+        if call == "recv_into":
+            sock.look_again()  # from here on it goes the straight way
+        with pytest.raises(KeyboardInterrupt):
+            sock.send(b"x") if call == "send" else sock.recv(1 << 16)
+        assert_empty(bios)
+        with pytest.raises(TLSError, match="interrupt"):
+            sock.recv(1 << 16)
+
+
+class Asking:
+    """OpenSSL's side of a connection whose peer asks for key updates: each read comes to an answer."""
+
+    def __init__(self, made, outgoing):
+        self._made = made
+        self._outgoing = outgoing
+
+    def __getattr__(self, name):
+        return getattr(self._made, name)
+
+    def read(self, size):
+        self._outgoing.write(bytes(10_000))
+        raise ssl.SSLWantReadError
+
+
+def test_peer_that_takes_no_answers_is_not_answered_without_end(certificates):
+    with secured(certificates, send=deque([BlockingIOError()] * 100)) as (sock, reader, bios):
+        sock.ssl = Asking(sock.ssl, bios.outgoing)
+        times = 0
+        with pytest.raises(TLSError, match="takes none of the answers"):
+            while True:
+                reader.sock.sendall(b"asks")
+                with contextlib.suppress(BlockingIOError):
+                    sock.recv(1 << 16)
+                times += 1
+        assert 10 < times < 20

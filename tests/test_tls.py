@@ -99,3 +99,23 @@ def test_file_of_something_else(certificates, tmp_path):
     with pytest.raises(TLSContextError) as caught:
         client_context(other)
     assert str(caught.value) == f"no certificate in PEM could be read of {other}"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"client_ca": "ca.pem"}, "must ask for certificates"),
+        ({"min_version": ssl.TLSVersion.TLSv1_3}, "must have the min_version"),
+    ],
+)
+def test_name_s_context_can_t_ask_for_what_openssl_would_not_ask(certificates, options, told):
+    """A switch of contexts in the handshake takes certificates along, and not what is asked of clients."""
+    options = {
+        key: certificates.file(value) if key == "client_ca" else value for key, value in options.items()
+    }
+    strict = certificates.server(**options)
+    with pytest.raises(TLSContextError, match=told):
+        certificates.server(names={"example.org": strict})
+    with pytest.raises(TLSContextError, match=told):
+        certificates.server(names={"example.org": certificates.server()}, **options)
+    certificates.server(names={"example.org": strict}, **options)
