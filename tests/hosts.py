@@ -317,6 +317,7 @@ def in_guest(world):
         while not over:
             if timers and timers[0][0] <= time.monotonic():
                 timers.pop(0)[1]()
+                continue
             wait = max(0.0, timers[0][0] - time.monotonic()) if timers else None
             with contextlib.suppress(queue.Empty):
                 callback = callbacks.get(timeout=wait)
