@@ -18,6 +18,7 @@ import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any
 
 import attrs
@@ -289,17 +290,16 @@ class SecureSocket:
         """Return `first`, which may be the end, and all that can be decrypted now."""
         read, incoming = self.ssl.read, self._incoming
         pieces = [] if first is None else [first]
-        ended = first == b""
-        whole = incoming.pending // _MOST_OF_RECORD  # so many are there to their end
         self.in_record = False
         try:
-            while not ended and (whole > 0 or incoming.pending):
-                piece = read(_RECORD)
-                pieces.append(piece)
-                ended = not piece
-                whole -= 1
-            if ended:
+            whole = incoming.pending // _MOST_OF_RECORD  # so many are there to their end
+            pieces.extend(map(read, repeat(_RECORD, whole)))
+            while incoming.pending and (not pieces or pieces[-1]):
+                pieces.append(read(_RECORD))
+            if pieces and not pieces[-1]:
                 self._finish(b"")
+        except ssl.SSLWantReadError:
+            self.in_record = True
         except ssl.SSLError as exc:
             self._stop(exc, 1)
         self.stalled = False

@@ -253,3 +253,17 @@ def test_peer_that_takes_no_answers_is_not_answered_without_end(certificates):
                     sock.recv(1 << 16)
                 times += 1
         assert 10 < times < 20
+
+
+def test_what_came_before_a_bad_record_is_given_out(certificates):
+    with secured(certificates) as (sock, reader, bios):
+        data = bytes(range(250)) * 400
+        reader.ssl.write(data)
+        reader.sock.sendall(reader.outgoing.read() + b"\x17\x03\x03\x00\x20" + bytes(32))
+        sock.look_again()
+        received = bytearray()
+        with pytest.raises(TLSError):
+            while True:
+                received += sock.recv(1 << 16)
+        assert received == data
+        assert_empty(bios)
