@@ -319,10 +319,15 @@ def test_reactor_that_somebody_else_drives_is_let_go_of(loop, kind):
         with attach(reactor, loop if kind == "asyncio" else loop.call_soon_threadsafe):
             with reactor.background():
                 reactor.submit(int).result(DEADLINE)
-                release = threading.Event()
-                reactor.call_soon_threadsafe(release.wait, DEADLINE)  # with more to do behind it
-                reactor.call_soon_threadsafe(int)
+                held, release = threading.Event(), threading.Event()
 
+                def hold():
+                    held.set()
+                    release.wait(DEADLINE)
+
+                reactor.call_soon_threadsafe(hold)
+                assert held.wait(DEADLINE)
+                reactor.call_soon_threadsafe(int)  # so that there is more to do behind it
                 run(loop, refused.wait())
                 release.set()
     (problem,) = told
