@@ -233,7 +233,7 @@ class Stream(Protocol):
         self.connection.start_tls(
             context, server_side=server_side, server_hostname=server_hostname, early=early
         )
-        self._take(len(early))
+        self._skip(len(early))
         self._read_on()
         while self.connection.get_extra_info("ssl_object").version() is None:
             yield _Room(self)
