@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import threading
 import time
 from collections import deque
@@ -91,6 +92,14 @@ def pair(reactor: Reactor, protocol: Any, **options: Any) -> tuple[Connection, s
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     return reactor.adopt(ours, lambda: protocol, **options), theirs
+
+
+def accepting(server: subprocess.Popen[bytes]) -> str:
+    """Return the address that `openssl s_server` says it accepts on."""
+    assert server.stdout is not None
+    while not (line := server.stdout.readline()).startswith(b"ACCEPT "):
+        assert line, "s_server ended"
+    return line.split()[1].decode()
 
 
 @contextmanager

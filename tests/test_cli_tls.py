@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from reactor.cli import main
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, accepting
 from tests.test_cli import client_of, command, server, usage_error
 
 
@@ -134,9 +134,7 @@ def test_client_talks_with_openssl(certificates, version):
     words = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-rev", version]
     own = ["-cert", certificates.file("server.pem"), "-key", certificates.file("server.key")]
     with subprocess.Popen([*words, *own], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as served:
-        while not (line := served.stdout.readline()).startswith(b"ACCEPT "):
-            assert line, "s_server ended"
-        address = line.split()[1].decode()
+        address = accepting(served)
         words = ["--tls", "--ca", certificates.file("ca.pem"), "--server-name", "example.org"]
         with command("connect", address, *words, stdin=subprocess.PIPE) as process:
             process.stdin.write(b"hello\n")

@@ -32,7 +32,7 @@ from reactor.pool import Pool
 from reactor.selector import default_selector
 from reactor.streams import handler
 from reactor.testing import Errors, ManualClock, Recorder
-from tests.helpers import DEADLINE, Echo, ScriptedSocket, spin
+from tests.helpers import DEADLINE, Echo, ScriptedSocket, accepting, spin
 
 BIG = bytes(range(256)) * 4096 * 4
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -470,12 +470,15 @@ def test_idle_time_begins_after_the_handshake(certificates, errors):
         assert isinstance(protocol.reason, IdleTimeout)
 
 
-def test_session_is_resumed(reactor, certificates):
-    class Greeter(Recorder):
-        def connection_made(self, connection):
-            super().connection_made(connection)
-            connection.write(b"hello")
+class Greeter(Recorder):
+    """Says hello, so that the peer has a session when it has heard that."""
 
+    def connection_made(self, connection):
+        super().connection_made(connection)
+        connection.write(b"hello")
+
+
+def test_session_is_resumed(reactor, certificates):
     listener = reactor.listen("127.0.0.1:0", Greeter, tls=certificates.server())
     context = certificates.client()
     session = None
@@ -506,10 +509,8 @@ def test_peer_that_negotiates_anew(reactor, certificates):
             served.stdin.write(line)
             served.stdin.flush()
 
-        while not (line := served.stdout.readline()).startswith(b"ACCEPT "):
-            assert line, "s_server ended"
+        port = accepting(served).rpartition(":")[2]
         os.set_blocking(served.stdout.fileno(), False)
-        port = line.rpartition(b":")[2].decode().strip()
         context = certificates.client()
         context.options &= ~ssl.OP_NO_RENEGOTIATION
         recorder = Recorder()

@@ -14,7 +14,7 @@ from reactor.framed import FramedProtocol
 from reactor.framing import Lines
 from reactor.testing import Errors, ManualClock, Recorder
 from tests.helpers import pair, spin
-from tests.test_secured import Peer, established, secured
+from tests.test_secured import Greeter, Peer, established, secured
 
 
 @pytest.fixture
@@ -291,11 +291,6 @@ def test_name_that_no_host_can_have_is_refused_and_nothing_is_lost(reactor, cert
 
 
 def test_session_of_another_context_is_refused(reactor, certificates):
-    class Greeter(Recorder):
-        def connection_made(self, connection):
-            super().connection_made(connection)
-            connection.write(b"hello")
-
     listener = reactor.listen("127.0.0.1:0", Greeter, tls=certificates.server())
     recorder = Recorder()
     reactor.connect(listener.addresses[0], lambda: recorder, tls=certificates.client())
