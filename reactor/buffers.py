@@ -1,7 +1,8 @@
 """The outbound buffer: what was written and the kernel has not taken.
 
-Pieces stay the objects that were written. What a partial send leaves of the first piece is an offset,
-so nothing is ever copied or shifted; the size is a running count.
+Large pieces stay the objects that were written. Many small ones are joined: a bytes object takes 33 bytes
+more than it holds. What a partial send leaves of the first piece is an offset, so nothing large is copied or
+shifted; the size is a running count.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ from collections.abc import Iterable
 from itertools import islice, takewhile
 from typing import IO, cast
 
-__all__ = ["PIECES_PER_SEND", "FilePart", "OutboundBuffer"]
+__all__ = ["PIECES_PER_SEND", "PIECE_OVERHEAD", "FilePart", "OutboundBuffer"]
 
 #: Pieces handed to one sendmsg(2). POSIX promises 16, Linux takes 1024 (IOV_MAX); past 64 of them
 #: building the vector costs more than the system call saves.
 PIECES_PER_SEND = 64
+
+#: What a piece takes beside its bytes: the object's header, and its place in the queue.
+PIECE_OVERHEAD = 41
+
+# Pieces below this are joined, into larger ones of this size at most.
+_SMALL = 1024
+_JOINED_MOST = 64 * 1024
 
 
 class FilePart:
@@ -42,10 +50,11 @@ class OutboundBuffer:
     size: bytes held and not sent.
     """
 
-    __slots__ = ("_files", "_offset", "pieces", "size")
+    __slots__ = ("_files", "_joined", "_offset", "pieces", "size")
 
     def __init__(self) -> None:
         self.pieces: deque[bytes | FilePart] = deque()
+        self._joined = 0  # pieces from the beginning on of which no small ones are neighbours
         self._files = 0
         self._offset = 0
         self.size = 0
@@ -56,6 +65,30 @@ class OutboundBuffer:
             self.pieces.append(piece)
             self.size += len(piece)
             self._files += isinstance(piece, FilePart)
+
+    def join_small(self) -> None:
+        """Join neighbouring small pieces, if at least `PIECES_PER_SEND` were added since the last time."""
+        pieces = self.pieces
+        if len(pieces) - self._joined <= PIECES_PER_SEND:
+            return
+        joined: deque[bytes | FilePart] = deque()
+        run: list[bytes] = []
+        room = _JOINED_MOST
+        if self._offset:
+            joined.append(pieces.popleft())
+        for piece in pieces:
+            if isinstance(piece, FilePart) or len(piece) >= _SMALL:
+                joined.extend((*_join(run), piece))
+                run, room = [], _JOINED_MOST
+                continue
+            if len(piece) > room:
+                joined.extend(_join(run))
+                run, room = [], _JOINED_MOST
+            run.append(piece)
+            room -= len(piece)
+        joined.extend(_join(run))
+        self.pieces = joined
+        self._joined = len(joined)
 
     def vector(self, most: int | None = None) -> list[bytes | memoryview]:
         """Return what goes out next, at most `PIECES_PER_SEND` pieces, without copying a byte.
@@ -86,7 +119,7 @@ class OutboundBuffer:
         """Forget the first `sent` bytes, which the kernel has taken."""
         if sent == self.size and not self._files:
             self.pieces.clear()
-            self.size = self._offset = 0
+            self.size = self._offset = self._joined = 0
             return
         self.size -= sent
         sent += self._offset
@@ -94,6 +127,7 @@ class OutboundBuffer:
         while pieces and sent >= len(pieces[0]):
             sent -= len(pieces[0])
             self._close(pieces.popleft())
+            self._joined = max(0, self._joined - 1)
         self._offset = sent
 
     def take(self) -> bytes:
@@ -108,13 +142,17 @@ class OutboundBuffer:
         """Forget everything."""
         while self.pieces:
             self._close(self.pieces.popleft())
-        self.size = self._offset = 0
+        self.size = self._offset = self._joined = 0
 
     def _close(self, piece: bytes | FilePart) -> None:
         if isinstance(piece, FilePart):
             self._files -= 1
             with contextlib.suppress(OSError):  # it was only read: there is nothing to lose
                 piece.file.close()
+
+
+def _join(run: list[bytes]) -> list[bytes]:
+    return [b"".join(run)] if len(run) > 1 else run
 
 
 def _first_bytes(pieces: list[bytes | memoryview], most: int) -> list[bytes | memoryview]:

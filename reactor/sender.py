@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 
 import attrs
 
-from reactor.buffers import FilePart, OutboundBuffer
+from reactor.buffers import PIECE_OVERHEAD, FilePart, OutboundBuffer
 from reactor.errors import SlowConsumer, UsageError
 from reactor.files import send_part
 from reactor.loop import Loop
@@ -34,6 +34,9 @@ __all__ = ["SHUT", "Closing", "Outbound", "Sender", "flush_senders"]
 #: Bytes up to which a write within a tick waits for the tick's end, and a gathered queue for its send.
 GATHER_MOST = 4096
 GATHER_QUEUE = 64 * 1024
+
+#: Bytes of one connection that are offered to the kernel at least before others have their turn.
+FLUSH_MOST = 1024 * 1024
 
 #: Bytes of a queue up to which its pieces are joined and sent by send(2): cheaper than sendmsg(2) takes
 #: them one by one.
@@ -123,7 +126,7 @@ class Sender(ABC):
             self._loop.bytes_sent += sent
             return sent == len(data) or self._keep(data, sent)
         if type(out) is Outbound and type(data) is bytes and 0 < len(data) <= out.room:
-            out.room -= len(data)
+            out.room -= len(data) + PIECE_OVERHEAD
             out.size += len(data)
             out.pieces.append(data)
             return True
@@ -174,6 +177,8 @@ class Sender(ABC):
             else:
                 queue.room = room
                 outbox.append(self)
+        else:
+            queue.join_small()
         return self._check_high_water()
 
     # What the kernel did not take
@@ -199,23 +204,20 @@ class Sender(ABC):
         queue.armed = True
         queue.since = self._loop.now
         self._update_interest()
-        timeout = self._terms.timeouts.write
-        if timeout is not None and queue.armed:
-            self._terms.watch.add(self, queue.since, timeout)
+        if queue.armed:
+            self._look_later()
 
     def _flush(self, queue: Outbound) -> None:
         queue.room = 0
         self._loop.touch()
-        most = None if queue.rate is None else queue.rate.available(self._loop.now)
+        queue.join_small()
         try:
-            sent = self._transmit(queue, most)
+            self._offer(queue)
         except (BlockingIOError, InterruptedError):
-            sent = 0
+            pass
         except OSError as exc:
             self.fail(exc)
             return
-        if sent:
-            self._took(queue, sent)
         if not queue.size:
             self._emptied(queue)
         elif queue.rate is not None and not queue.rate.available(self._loop.now):
@@ -224,16 +226,34 @@ class Sender(ABC):
             self._arm(queue)
         self._check_low_water(queue)
 
-    def _transmit(self, queue: Outbound, most: int | None) -> int:
+    def _offer(self, queue: Outbound) -> None:
+        """Send until the kernel takes no more, or others are to have their turn."""
+        end = queue.size - FLUSH_MOST
+        more = True
+        while more and queue.size and queue.size > end:
+            most = None if queue.rate is None else queue.rate.available(self._loop.now)
+            sent, more = self._transmit(queue, most)
+            if not sent:
+                return
+            self._took(queue, sent)
+
+    def _transmit(self, queue: Outbound, most: int | None) -> tuple[int, bool]:
+        """Make one system call; return the bytes that the kernel took, and whether it may take more."""
         pieces = queue.vector(most)
         if not pieces:
             part = queue.file_part()
-            return 0 if part is None or most == 0 else send_part(self._sock, *part, most)
+            if part is None or most == 0:
+                return 0, False
+            return send_part(self._sock, *part, most), True
+        sock = self._sock
         if len(pieces) == 1:
-            return self._sock.send(pieces[0])
-        if queue.size <= JOIN_MOST:
-            return self._sock.send(b"".join(pieces))
-        return self._sock.sendmsg(pieces) if _HAS_SENDMSG else self._sock.send(pieces[0])
+            offered, sent = len(pieces[0]), sock.send(pieces[0])
+        elif queue.size <= JOIN_MOST or not _HAS_SENDMSG:
+            data = b"".join(pieces)
+            offered, sent = len(data), sock.send(data)
+        else:
+            offered, sent = sum(map(len, pieces)), sock.sendmsg(pieces)
+        return sent, sent == offered or (isinstance(sock, SecureSocket) and not sock.has_output())
 
     def _took(self, queue: Outbound, sent: int) -> None:
         queue.advance(sent)
@@ -342,6 +362,12 @@ class Sender(ABC):
 
     @abstractmethod
     def _update_interest(self) -> None: ...
+
+    @abstractmethod
+    def _check_error(self) -> None: ...
+
+    @abstractmethod
+    def _look_later(self) -> None: ...
 
 
 def flush_senders(outbox: list[Sender], now: float) -> int:

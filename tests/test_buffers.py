@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -59,6 +60,10 @@ class BufferMachine(RuleBasedStateMachine):
         for _ in range(PIECES_PER_SEND + 1):
             self.append(b"ab")
 
+    @rule()
+    def join_small(self):
+        self.buffer.join_small()
+
     @invariant()
     def size_is_what_is_left(self):
         assert self.buffer.size == len(self.model)
@@ -90,11 +95,21 @@ class BufferMachine(RuleBasedStateMachine):
                 on_disk += min(end - sent, self.sizes[end])
         assert self.buffer.in_memory() == self.buffer.size - on_disk
 
+    @rule(size=st.sampled_from([1023, 1024, 70_000]))
+    def append_large(self, size):
+        self.append(bytes(size))
+
     @invariant()
-    def no_piece_is_copied(self):
+    def no_large_piece_is_copied(self):
         known = {id(piece) for piece in self.pieces}
         for piece in self.buffer.vector():
-            assert id(piece.obj if isinstance(piece, memoryview) else piece) in known
+            whole = piece.obj if isinstance(piece, memoryview) else piece
+            assert id(whole) in known or len(whole) <= 65536
+
+    @invariant()
+    def few_pieces_are_small_once_they_are_joined(self):
+        self.buffer.join_small()
+        assert len(self.buffer.pieces) <= PIECES_PER_SEND * 2 + len(self.model) // 512 + 2 * len(self.files)
 
 
 TestBuffer = BufferMachine.TestCase
@@ -109,3 +124,15 @@ def test_an_untouched_piece_is_the_object_that_was_written():
     view, untouched = buffer.vector()
     assert view.obj is first
     assert untouched is second
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 1023])
+def test_small_pieces_are_joined_in_their_order(size):
+    buffer = OutboundBuffer()
+    pieces = [bytes([number % 256]) * size for number in range(5000)]
+    for piece in pieces:
+        buffer.append(piece)
+    buffer.advance(size // 2)
+    buffer.join_small()
+    assert len(buffer.pieces) <= 2 + 5000 * size // 32768 + 1
+    assert buffer.take() == b"".join(pieces)[size // 2 :]

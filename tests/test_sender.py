@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -167,3 +168,95 @@ def test_time_of_a_write_between_ticks_is_now(make_selector, recorder):
         reactor.run_once(0)
         assert not recorder.lost
         peer.close()
+
+
+@pytest.mark.parametrize("outside", [True, False])
+@pytest.mark.parametrize("how", ["write", "writelines"])
+def test_burst_that_the_kernel_takes_is_no_slow_reader(make_selector, recorder, how, outside):
+    with socket.create_server(("127.0.0.1", 0)) as server, Reactor(selector=make_selector()) as reactor:
+        client = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+        connection = reactor.adopt(ours, lambda: recorder)
+        lines = [b"%099d\n" % number for number in range(2000)]
+
+        def burst():
+            if how == "writelines":
+                connection.writelines(lines)
+            else:
+                for line in lines:
+                    connection.write(line)
+
+        if outside:
+            burst()
+        else:
+            reactor.call_soon(burst)
+            reactor.run_once(0)
+        assert connection.get_write_buffer_size() == 0
+        assert flow(recorder) == []
+        with client, client.makefile("rb") as file:
+            assert [file.readline() for _ in lines] == lines
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3000), max_size=300),
+    high=st.integers(0, 100_000),
+    takes=st.integers(0, 200_000),
+)
+def test_protocol_is_paused_only_for_what_the_kernel_has_refused(sizes, high, takes):
+    """The kernel takes so many bytes, in pieces of any size: what fits is never counted as queued."""
+    recorder = Recorder()
+    ours, theirs = socket.socketpair()
+    sock = Taking(ours, takes)
+    with theirs, Reactor() as reactor:
+        connection = reactor.adopt(sock, lambda: recorder, limits=Limits(high_water=high, low_water=0))
+
+        def burst():
+            for size in sizes:
+                connection.write(bytes(size))
+
+        reactor.call_soon(burst)
+        reactor.run_once(0)
+        left = max(0, sum(sizes) - takes)
+        assert connection.get_write_buffer_size() == left
+        assert flow(recorder) == ["pause_writing"] * (left > high)
+
+
+class Taking(ScriptedSocket):
+    """A socket that takes so many bytes, and then no more."""
+
+    def __init__(self, sock, room):
+        super().__init__(sock)
+        self.room = room
+
+    def send(self, data):
+        if not self.room:
+            raise BlockingIOError(errno.EAGAIN, "full")
+        sent = min(self.room, len(data))
+        self.room -= sent
+        return sent
+
+    def sendmsg(self, pieces):
+        return self.send(b"".join(pieces))
+
+
+def test_small_pieces_cost_their_bytes(recorder):
+    """What a peer that takes nothing can make us hold is what is counted, however small the pieces are."""
+    ours, theirs = socket.socketpair()
+    sock = Taking(ours, 0)
+    limits = Limits(max_write_buffer=1_000_000)
+    tracemalloc.start()
+    try:
+        with theirs, Reactor() as reactor:
+            connection = reactor.adopt(sock, lambda: recorder, limits=limits)
+            before = tracemalloc.get_traced_memory()[0]
+            number = 0
+            while not connection.is_closing():
+                connection.write(b"%02d" % (number % 100))  # an object of its own for each
+                number += 1
+                if number == 250_000:
+                    held = tracemalloc.get_traced_memory()[0] - before
+                    assert connection.get_write_buffer_size() == 500_000
+                    assert held < 1.2 * 500_000
+            assert number == 500_002
+    finally:
+        tracemalloc.stop()
