@@ -5,6 +5,7 @@ The selector reports the socket, `on_event` reads once and hands the bytes to th
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import struct
@@ -15,7 +16,7 @@ from typing import Any
 import attrs
 
 from reactor.address import Address, pack_sockaddr, site_of, unpack_sockaddr
-from reactor.deadlines import Timed
+from reactor.deadlines import ERROR_LOOK, Timed
 from reactor.errors import (
     ConnectionAborted,
     TLSError,
@@ -28,7 +29,7 @@ from reactor.intake import RECV_SIZE, Intake
 from reactor.linger import Linger, end_direction, is_quiet, release
 from reactor.loop import Loop
 from reactor.rates import TokenBucket
-from reactor.registry import EventHandler, Registry
+from reactor.registry import ERRORS, EventHandler, Registry
 from reactor.secure_socket import TLS_FACTS, Incomplete, SecureSocket, Tls, bare
 from reactor.secured import Secured
 from reactor.sender import SHUT, Closing, Outbound
@@ -155,7 +156,7 @@ class Connection(Timed):
             ahead = b"" if queue is None else queue.take()
         except ValueError as exc:
             raise UsageError("start_tls has to wait until the file is sent") from exc
-        self._sock = sock = tls.secure(self._sock, self._loop.now, ahead)
+        self._sock = sock = tls.secure(self._sock, self._loop.time, ahead)
         handler = Secured(self, self._read_bucket(), sock, on_established)
         self._loop.registry.replace(sock.fileno(), handler)
         if queue is not None:
@@ -185,6 +186,9 @@ class Connection(Timed):
     def on_event(self, events: int, most: int = RECV_SIZE) -> None:
         """Read once, `most` bytes at most, or send what is queued, or both. The loop's call."""
         if events != 1:  # EVENT_READ, whose name would cost a look-up for each message
+            if events == ERRORS:
+                self._check_error()
+                return
             if events & EVENT_READ:
                 self.on_event(EVENT_READ)
             if isinstance(self._out, Outbound) and self._out.armed:
@@ -270,9 +274,22 @@ class Connection(Timed):
         if isinstance(handler, Intake):
             events = handler.interest(events)
         try:
-            registry.modify(fd, events)
+            registry.modify(fd, events or ERRORS)
         except OSError as exc:
             self.fail(exc)
+            return
+        if not (events or registry.reports_errors):
+            self._terms.watch.add(self, self._loop.now, ERROR_LOOK)
+
+    def _check_error(self) -> None:
+        """End the connection if the socket has an error: a reset, while nothing is read or sent."""
+        try:
+            number = bare(self._sock).getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError as exc:
+            self.fail(exc)
+            return
+        if number:
+            self.fail(OSError(number, os.strerror(number)))
 
     # Ending
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
 import attrs
@@ -16,16 +17,23 @@ from reactor.errors import (
     TLSHandshakeTimeout,
     WriteTimeout,
 )
+from reactor.linger import is_quiet
 from reactor.options import Timeouts
-from reactor.secure_socket import SecureSocket
+from reactor.secure_socket import SecureSocket, bare
 from reactor.sender import Outbound, Sender
 from reactor.state import ENDED, READABLE
 from reactor.timers import round_up
 
-__all__ = ["Timed"]
+__all__ = ["ERROR_LOOK", "Timed"]
 
 #: In `set_timeouts`: leave it as it is.
 _KEEP: Any = object()
+
+#: Seconds between looks at a connection of which the selector is asked nothing, and would not report a reset.
+ERROR_LOOK = 0.5
+
+# Reads before a deadline ends a connection: a receive buffer of 4 MiB. A flooding peer is not read for ever.
+_LAST_READS = 64
 
 
 class Timed(Sender):
@@ -78,24 +86,69 @@ class Timed(Sender):
 
     def check_deadlines(self, now: float) -> float | None:
         """End the connection if a deadline has passed; else return when to look again. The watch's call."""
-        again = math.inf
-        for start, timeout, kind, told in self._deadlines():
-            if start + timeout <= now:
-                self._time_out(kind(told.format(timeout)))
-                return None
-            again = min(again, round_up(start + timeout, timeout))
+        if self._is_unwatched():
+            self._check_error()
+        passed, again = self._first_deadline(now)
+        if passed is not None:
+            self._last_look()
+            passed, again = self._first_deadline(now)
+        if self._state in ENDED:
+            return None
+        if passed is not None:
+            self._time_out(passed)
+            return None
+        if self._is_unwatched():
+            again = min(again, round_up(now + ERROR_LOOK, ERROR_LOOK))
         return None if again == math.inf else again
+
+    def _first_deadline(self, now: float) -> tuple[ReactorError | None, float]:
+        """Return the error of a deadline that has passed, or None, and when to look again."""
+        again = math.inf
+        for start, timeout, kind, message in self._deadlines():
+            due = start + timeout
+            if due <= now:
+                due += self._loop.tick_times.longest_since(start)
+            if due <= now:
+                return kind(message.format(timeout)), now
+            again = min(again, round_up(due, timeout))
+        return None, again
+
+    def _last_look(self) -> None:
+        """Receive what the kernel holds, and offer it what is queued, before a deadline ends the connection.
+
+        After a long callback, or when the process was stopped, the peer may have done all that it owes.
+        """
+        for _ in range(_LAST_READS):
+            if not self._is_watched_for(EVENT_READ) or is_quiet(bare(self._sock)):
+                break
+            self._dispatch(EVENT_READ)
+        if self._is_watched_for(EVENT_WRITE):
+            self._dispatch(EVENT_WRITE)
+
+    def _is_unwatched(self) -> bool:
+        return self._state not in ENDED and not self._loop.registry.interest(self._sock.fileno())
+
+    def _is_watched_for(self, event: int) -> bool:
+        return self._state not in ENDED and bool(self._loop.registry.interest(self._sock.fileno()) & event)
+
+    def _dispatch(self, event: int) -> None:
+        handler = self._loop.registry.handler_of(self._sock.fileno())
+        assert handler is not None
+        handler.on_event(event)
 
     def _deadlines(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:
         timeouts, out, sock = self._terms.timeouts, self._out, self._sock
-        if isinstance(sock, SecureSocket) and not sock.established:
-            told = "the TLS handshake was not done within {:g} s"
-            yield sock.since, timeouts.handshake, TLSHandshakeTimeout, told
-        else:
+        if not isinstance(sock, SecureSocket) or sock.established:
             yield from self._deadlines_of_data()
+        elif not sock.clear_left:
+            message = "the TLS handshake was not done within {:g} s"
+            yield sock.since, timeouts.handshake, TLSHandshakeTimeout, message
+        elif timeouts.write is not None:
+            message = "the peer took none of what was written before start_tls for {:g} s"
+            yield sock.since, timeouts.write, WriteTimeout, message
         if isinstance(out, Outbound) and out.closing is not None:
-            told = f"{out.size} bytes not taken in the {{:g}} s that close gave them"
-            yield out.closing.start, out.closing.timeout, CloseTimeout, told
+            message = f"{out.size} bytes not taken in the {{:g}} s that close gave them"
+            yield out.closing.start, out.closing.timeout, CloseTimeout, message
 
     def _deadlines_of_data(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:
         timeouts, out = self._terms.timeouts, self._out
@@ -104,8 +157,8 @@ class Timed(Sender):
         if self._owed is not None and self._state in READABLE:
             yield *self._owed, ReadTimeout, "the peer did not send what it owes within {:g} s"
         if isinstance(out, Outbound) and out.armed and timeouts.write is not None:
-            told = f"the peer took none of {out.size} queued bytes for {{:g}} s"
-            yield out.since, timeouts.write, WriteTimeout, told
+            message = f"the peer took none of {out.size} queued bytes for {{:g}} s"
+            yield out.since, timeouts.write, WriteTimeout, message
 
     def _look_later(self) -> None:
         for start, timeout, _, _ in self._deadlines():

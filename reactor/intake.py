@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selectors import EVENT_READ, EVENT_WRITE
+from selectors import EVENT_READ
 from typing import TYPE_CHECKING
 
 from reactor.rates import TokenBucket
@@ -34,8 +34,8 @@ class Intake:
         """Read, or have the connection send what is queued, or both. The loop's call."""
         if events & EVENT_READ:
             self._read()
-        if events & EVENT_WRITE:
-            self.connection.on_event(EVENT_WRITE)
+        if events & ~EVENT_READ:
+            self.connection.on_event(events & ~EVENT_READ)
 
     def interest(self, events: int) -> int:
         """Return what to wait for, if the connection would wait for `events`."""

@@ -19,8 +19,7 @@ from reactor.errors import UsageError
 from reactor.registry import FileDescriptorLike, Registry
 from reactor.selector import default_selector
 from reactor.signals import Signals
-from reactor.stats import LAG_BOUNDS
-from reactor.timers import Handle, TimerHeap
+from reactor.timers import Handle, TickTimes, TimerHeap
 from reactor.wakeup import Wakeup
 
 __all__ = ["ErrorHandler", "Loop"]
@@ -35,8 +34,6 @@ EVENTS_PER_SLICE = 16
 
 # epoll_wait(2) counts milliseconds in an int, 24 days at most; a wait that ends early does no harm.
 _LONGEST_WAIT = 86400.0
-
-_HEALTHY = LAG_BOUNDS[0]
 
 _NEVER = math.inf
 
@@ -81,6 +78,7 @@ class Loop(Callbacks):
         self.bytes_received = self.bytes_sent = self.ticks = self.events = 0
         self.registry = Registry(default_selector() if selector is None else selector)
         self.outbox = None
+        self.tick_times = TickTimes()
         self._flush = flush
         self._stop_asked = False
         self._close_asked = False
@@ -333,7 +331,8 @@ class Loop(Callbacks):
         self.ticks += 1
         self.events += handled
         ended = self._clock()
-        if ended - self.now > _HEALTHY:
+        if ended - self.now > self.tick_times.usual:
+            self.tick_times.add(ended, ended - self.now)
             self.counters.add_lag(ended - self.now)
         if self._slow_callback is not None and ended - self._lap > self._slow_callback:
             self._end_lap(SENDING, ended)

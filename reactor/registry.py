@@ -7,16 +7,16 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from typing import Any, Protocol
 
 from reactor.errors import UsageError
-from reactor.selector import poll_of
+from reactor.selector import ERRORS, FlatSelector, poll_of
 
-__all__ = ["EVENT_READ", "EVENT_WRITE", "EventHandler", "FileDescriptorLike", "Registry"]
+__all__ = ["ERRORS", "EVENT_READ", "EVENT_WRITE", "EventHandler", "FileDescriptorLike", "Registry"]
 
 
 class EventHandler(Protocol):
     """What a descriptor is registered with."""
 
     def on_event(self, events: int) -> None:
-        """`events`: EVENT_READ, EVENT_WRITE or both. Raises nothing but KeyboardInterrupt and the like."""
+        """Handle EVENT_READ, EVENT_WRITE or both, or ERRORS. Raises only KeyboardInterrupt and the like."""
 
 
 class HasFileno(Protocol):
@@ -38,6 +38,7 @@ class Registry:
     stale: descriptors of which the batch at hand says nothing true any more: they are off the
         selector, or new on it, or less is asked for than was. Selectors are level-triggered, so what
         is dropped here is told again by the next poll, if it is true then.
+    reports_errors: whether the selector knows `ERRORS`; else that stands for no events.
     leftover: what a selector that can't be told the most has said beyond it, for the next ticks.
     """
 
@@ -48,6 +49,7 @@ class Registry:
         self.leftover: list[tuple[int, int]] = []
         self._interest = bytearray()
         self.poll, self.fold = poll_of(selector)
+        self.reports_errors = isinstance(selector, FlatSelector)
 
     def batch(self, events: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
         """Return the first `most` of `events`, and keep the others as `leftover`."""
@@ -83,6 +85,8 @@ class Registry:
         An event that this batch of the poll still holds for what is no longer asked for, or was not
         yet, is dropped: selectors are level-triggered, and the next poll tells what is true then.
         """
+        if events == ERRORS and not self.reports_errors:
+            events = 0
         before = self._interest[fd]
         if events == before:
             return
@@ -110,6 +114,10 @@ class Registry:
         """Forget `fd` and its handler. To be called before the descriptor is closed."""
         self.modify(fd, 0)
         self.by_fd[fd] = None
+
+    def interest(self, fd: int) -> int:
+        """Return the events that `fd` is watched for."""
+        return self._interest[fd]
 
     def handler_of(self, fd: int) -> EventHandler | None:
         """Return what `fd` is registered with, or None."""

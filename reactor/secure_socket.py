@@ -109,13 +109,13 @@ class Tls:
             except (ValueError, ssl.SSLError) as exc:  # a UnicodeError is one too
                 raise UsageError(f"server_hostname or tls_session is not for this context: {exc}") from exc
 
-    def secure(self, sock: socket.socket, since: float, ahead: bytes = b"") -> SecureSocket:
+    def secure(self, sock: socket.socket, clock: Callable[[], float], ahead: bytes = b"") -> SecureSocket:
         """Return what speaks TLS on `sock`.
 
-        since: now, in the clock's seconds. ahead: bytes that are to be sent in clear before.
+        clock: returns the time, seconds. ahead: bytes that are to be sent in clear before.
         """
         made = self._wrap(self.bios.incoming, self.bios.outgoing)
-        return SecureSocket(sock, self.bios, made, since, ahead)
+        return SecureSocket(sock, self.bios, made, clock, ahead)
 
     def _wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         return self.context.wrap_bio(incoming, outgoing, self.server_side, self.server_hostname, self.session)
@@ -124,7 +124,8 @@ class Tls:
 class SecureSocket:
     """A connected socket that does not block, with TLS on it. Its errors are those of a socket, or TLSError.
 
-    ssl: OpenSSL's side of it. since: when the handshake began. established: it is done.
+    ssl: OpenSSL's side of it. since: when the handshake began, or when the peer last took some of what was
+    written in clear before. clear_left: bytes of that which are left. established: the handshake is done.
     sni: the host name that the client asks for, or None.
     stalled: what is to be sent waits for something to be received.
     in_record: the beginning of a record has come, and not its end.
@@ -132,12 +133,13 @@ class SecureSocket:
     """
 
     __slots__ = (
-        "_accepted", "_bios", "_buffer", "_clear", "_end", "_hello", "_incoming", "_notified", "_outgoing",
-        "_output", "_sock", "_warm", "established", "in_record", "since", "sni", "ssl", "stalled", "unusual",
+        "_accepted", "_bios", "_buffer", "_clear", "_clock", "_end", "_hello", "_incoming", "_notified",
+        "_outgoing", "_output", "_sock", "_warm", "clear_left", "established", "in_record", "since", "sni",
+        "ssl", "stalled", "unusual",
     )  # fmt: skip
 
     def __init__(
-        self, sock: socket.socket, bios: Bios, made: ssl.SSLObject, since: float, ahead: bytes
+        self, sock: socket.socket, bios: Bios, made: ssl.SSLObject, clock: Callable[[], float], ahead: bytes
     ) -> None:
         self._sock = sock
         self._bios = bios
@@ -145,7 +147,8 @@ class SecureSocket:
         self._incoming = bios.incoming
         self._outgoing = bios.outgoing
         self.ssl = made
-        self.since = since
+        self._clock = clock
+        self.since = clock()
         self.sni: str | None = made.server_hostname
         self._hello = b"" if made.server_side else None  # until `sni` is known
         self.established = False
@@ -156,6 +159,7 @@ class SecureSocket:
         self._end: TLSError | bytes | None = None  # what `recv` comes to when that is given out
         # What the kernel has to take: encrypted, unless it was written before.
         self._output: bytes | memoryview = memoryview(ahead) if ahead else b""
+        self.clear_left = len(ahead)
         self._accepted = 0  # clear bytes of `_output` that nobody was told are sent
         self._notified = False  # our close_notify is made
         self._warm = False  # OpenSSL holds a buffer for reading
@@ -425,7 +429,11 @@ class SecureSocket:
         if not self._output:
             return
         try:
-            self._output = self._output[self._sock.send(self._output) :]
+            sent = self._sock.send(self._output)
+            self._output = self._output[sent:]
+            if self.clear_left and sent:
+                self.clear_left = max(0, self.clear_left - sent)
+                self.since = self._clock()
         except (BlockingIOError, InterruptedError):
             pass
         except BaseException as exc:

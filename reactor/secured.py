@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from reactor.intake import Intake
 from reactor.protocol import Protocol
 from reactor.rates import TokenBucket
+from reactor.registry import ERRORS
 from reactor.secure_socket import SecureSocket
 from reactor.state import ENDED, State
 
@@ -58,6 +59,8 @@ class Secured(Intake):
             self.connection.on_event(EVENT_READ)
             if sock.unusual:
                 self._attend()
+        elif events == ERRORS:
+            self.connection.on_event(ERRORS)
         elif sock.established:
             if events & EVENT_READ:
                 self._take()
@@ -68,8 +71,7 @@ class Secured(Intake):
         else:
             if events & EVENT_WRITE:
                 self._do(sock.flush)
-                if sock.has_output():
-                    sock.since = self.connection._loop.now  # the peer takes what was written in clear before
+                self.connection._look_later()  # with the last clear byte the handshake's time begins
                 self._attend()
             if events & EVENT_READ:
                 self._shake(sock.handshake)

@@ -15,7 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
 from typing import Any
 
-__all__ = ["FlatSelector", "Poll", "default_selector", "poll_of"]
+__all__ = ["ERRORS", "FlatSelector", "Poll", "default_selector", "poll_of"]
+
+#: What is asked for instead of EVENT_READ and EVENT_WRITE: an error or a hang-up, reported once. Only a
+#: `FlatSelector` takes it.
+ERRORS = 4
 
 Poll = Callable[[float | None, int], list[tuple[int, int]]]
 Fold = Callable[[int, int], int]
@@ -23,7 +27,7 @@ Fold = Callable[[int, int], int]
 if sys.platform == "linux":
 
     class FlatSelector(selectors.EpollSelector):
-        """An `EpollSelector` whose registrations are bytes, without `SelectorKey.data`."""
+        """An `EpollSelector` whose registrations are bytes, without `SelectorKey.data`. It takes `ERRORS`."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -37,7 +41,7 @@ if sys.platform == "linux":
             if data is not None:
                 raise ValueError("FlatSelector keeps no data: keep it by descriptor")
             fd = _descriptor(fileobj)
-            if not events or events & ~(EVENT_READ | EVENT_WRITE):
+            if events not in _MASK:
                 raise ValueError(f"Invalid events: {events!r}")
             interest = self._interest
             if fd >= len(interest):
@@ -62,15 +66,15 @@ if sys.platform == "linux":
         def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
             """Watch `fileobj` for other `events`. Raises KeyError if it is not watched."""
             key = self.get_key(fileobj)
-            if not events or events & ~(EVENT_READ | EVENT_WRITE):
+            if events not in _MASK:
                 raise ValueError(f"Invalid events: {events!r}")
             self._epoll.modify(key.fd, _MASK[events])
             self._interest[key.fd] = events
             return SelectorKey(fileobj, key.fd, events, None)
 
         def fold(self, fd: int, mask: int) -> int:
-            """Return epoll's event bits of `fd` as `EVENT_READ` and `EVENT_WRITE` that are asked for."""
-            events = 0
+            """Return epoll's event bits of `fd` as the events that are asked for."""
+            events = ERRORS if mask & (select.EPOLLERR | select.EPOLLHUP) else 0
             if mask & ~select.EPOLLIN:
                 events |= EVENT_WRITE
             if mask & ~select.EPOLLOUT:
@@ -109,6 +113,8 @@ if sys.platform == "linux":
         EVENT_READ: select.EPOLLIN,
         EVENT_WRITE: select.EPOLLOUT,
         EVENT_READ | EVENT_WRITE: select.EPOLLIN | select.EPOLLOUT,
+        # Errors and hang-ups can't be left out, and would be reported again and again: epoll_ctl(2).
+        ERRORS: select.EPOLLET,
     }
 
     class _FlatMap(Mapping[Any, SelectorKey]):

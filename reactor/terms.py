@@ -20,6 +20,9 @@ __all__ = ["Terms", "Watch", "Watched"]
 #: Connections that are looked at in one go; a tick has two at most, as timer and as callback.
 LOOKS_AT_ONCE = 256
 
+# Seconds after which the others wait for the next tick.
+_LONGEST_SWEEP = 0.01
+
 
 class Watched(WheelMember, Protocol):
     """What has deadlines."""
@@ -71,11 +74,18 @@ class Watch:
 
     def _sweep(self) -> None:
         now = self._loop.now
-        for member in self._wheel.take_due(now, LOOKS_AT_ONCE):
-            again = member.check_deadlines(now)
-            if again is not None:
-                self._wheel.add(member, again)
-        self._schedule()
+        try:
+            for member in self._wheel.take_due(now, LOOKS_AT_ONCE):
+                again: float | None = now  # where an interrupt leaves it
+                try:
+                    again = member.check_deadlines(now)
+                finally:
+                    if again is not None:
+                        self._wheel.add(member, again)
+                if self._loop.time() - now > _LONGEST_SWEEP:
+                    break
+        finally:
+            self._schedule()
 
 
 @attrs.frozen(eq=False)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Bucket", "Handle", "TimerHandle", "TimerHeap", "Wheel", "WheelMember", "round_up"]
+__all__ = ["Bucket", "Handle", "TickTimes", "TimerHandle", "TimerHeap", "Wheel", "WheelMember", "round_up"]
 
 
 class Handle:
@@ -202,6 +202,41 @@ class Wheel(Generic[Member]):
             member.bucket = None
             most -= 1
             yield member
+
+
+class TickTimes:
+    """How long ticks took: what a time that was read at a tick's start may be behind.
+
+    Reading the clock for each event would cost 1 % of a small message, so what happens in a tick bears the
+    time of its start. A deadline that counts from such a time must be as much later as that tick took.
+
+    usual: the longest tick of those that are too short to be kept, seconds.
+    """
+
+    #: Ticks up to this long, seconds, are not kept one by one.
+    SHORT = 0.001
+
+    __slots__ = ("_long", "usual")
+
+    def __init__(self) -> None:
+        self.usual = 0.0
+        # The end and the length of long ones, each longer than all that came after it.
+        self._long: list[tuple[float, float]] = []
+
+    def add(self, ended: float, took: float) -> None:
+        """Note a tick of `took` seconds that ended at `ended`. To be called if it is longer than `usual`."""
+        if took <= self.SHORT:
+            self.usual = took
+            return
+        self.usual = self.SHORT
+        took = round_up(took, took)  # so that there are few different ones
+        while self._long and self._long[-1][1] <= took:
+            self._long.pop()
+        self._long.append((ended, took))
+
+    def longest_since(self, start: float) -> float:
+        """Return the length of the longest tick that ended after `start`, seconds; up to a sixteenth more."""
+        return next((took for ended, took in self._long if ended >= start), self.usual)
 
 
 def round_up(when: float, timeout: float) -> float:

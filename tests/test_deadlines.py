@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor import IdleTimeout, Reactor, ReadTimeout, Timeouts
+from reactor import IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts
 from reactor.testing import Errors, ManualClock, Recorder
 from tests.helpers import connect, pair, spin
 
@@ -142,17 +142,59 @@ def test_idle_timeout_is_never_early_and_a_tenth_late_at_most(timeout, start, qu
         peer.close()
 
 
-def test_hung_up_and_paused_costs_no_wake_ups(reactor, recorder):
-    listener = reactor.listen("127.0.0.1:0", lambda: recorder)
-    client = connect(reactor, listener.addresses[0])
-    spin(reactor, reactor.connections)
-    recorder.connection.pause_reading()
+def reset(client):
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
-    assert sum(reactor.run_once(0) for _ in range(100)) == 0
-    recorder.connection.resume_reading()
-    spin(reactor, lambda: recorder.lost)
+
+
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_reset_is_noticed_while_nothing_is_read_or_sent(timed, clock, half_closed):
+    """Within a second, and it costs no more than a look now and then."""
+    recorder = Recorder()
+    recorder.keep_open = half_closed
+    listener = timed.listen("127.0.0.1:0", lambda: recorder)
+    client = connect(timed, listener.addresses[0])
+    spin(timed, timed.connections)
+    if half_closed:
+        client.shutdown(socket.SHUT_WR)
+        spin(timed, lambda: "eof_received" in recorder.names)
+    else:
+        recorder.connection.pause_reading()
+    assert sum(timed.run_once(0) for _ in range(100)) == 0
+    reset(client)
+    clock.advance(0.9)
+    assert sum(timed.run_once(0) for _ in range(100)) <= 3
+    assert isinstance(recorder.reason, ConnectionError)
+
+
+def test_reset_is_noticed_while_the_rate_allows_nothing(timed, clock, recorder):
+    listener = timed.listen("127.0.0.1:0", lambda: recorder, limits=Limits(read_rate=10))
+    client = connect(timed, listener.addresses[0])
+    client.sendall(bytes(10))
+    spin(timed, lambda: recorder.received)
+    recorder.connection.pause_reading()
+    reset(client)
+    let(timed, clock, 0.9)
     assert isinstance(recorder.reason, ConnectionResetError)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_peer_that_closes_while_reading_is_paused_is_heard_to_its_end(timed, clock, recorder, kind, tmp_path):
+    """A hang-up is no reset: what it has sent comes first, when reading goes on."""
+    address = "127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path}/s"
+    listener = timed.listen(address, lambda: recorder)
+    client = connect(timed, listener.addresses[0])
+    spin(timed, timed.connections)
+    recorder.connection.pause_reading()
+    client.sendall(b"last words")
+    client.close()
+    clock.advance(5)
+    assert sum(timed.run_once(0) for _ in range(100)) <= 3
+    assert recorder.names == ["connection_made"]
+    recorder.connection.resume_reading()
+    spin(timed, lambda: recorder.lost)
+    assert recorder.received == b"last words"
+    assert recorder.reason is None
 
 
 def test_hung_up_and_half_closed_costs_no_wake_ups(reactor, recorder):
@@ -160,5 +202,120 @@ def test_hung_up_and_half_closed_costs_no_wake_ups(reactor, recorder):
     connection, peer = pair(reactor, recorder)
     peer.close()
     spin(reactor, lambda: "eof_received" in recorder.names)
-    assert sum(reactor.run_once(0) for _ in range(100)) == 0
+    assert sum(reactor.run_once(0) for _ in range(100)) <= 1
     connection.abort()
+
+
+class Busy(Recorder):
+    """Answers what it gets, in callbacks that take time; `busy` says how much each of them takes, in turn."""
+
+    def __init__(self, clock, busy):
+        super().__init__()
+        self.clock, self.busy, self.answered = clock, list(busy), None
+
+    def data_received(self, data):
+        super().data_received(data)
+        self.clock.advance(self.busy.pop() if self.busy else 0)
+        self.connection.write(data)
+        self.answered = self.clock.now
+
+
+@given(
+    timeout=st.floats(0.001, 1e4),
+    busy=st.lists(st.floats(0, 3), min_size=1, max_size=8),
+    others=st.integers(0, 3),
+    step=st.floats(0.01, 0.06),
+)
+def test_idle_timeout_is_never_early_whatever_callbacks_take(timeout, busy, others, step):
+    """A second connection keeps the loop busy for `busy` times the timeout, before and after the answer."""
+    clock = ManualClock()
+    quick = [Busy(clock, []) for _ in range(1 + others)]
+    slow = Busy(clock, [part * timeout for part in busy])
+    with Reactor(clock=clock) as reactor:
+        peers = [pair(reactor, protocol, timeouts=Timeouts(idle=timeout))[1] for protocol in quick]
+        peers.append(pair(reactor, slow)[1])
+        while slow.busy:
+            for peer in peers:
+                peer.send(b"x")
+            reactor.run_once(0)
+            for protocol in quick:
+                if protocol.answered is None or clock.now - protocol.answered < timeout:
+                    assert not protocol.lost
+        lengths = [timeout * part for part in busy]
+        while not all(protocol.lost for protocol in quick):
+            let(reactor, clock, step * timeout)
+            for protocol in quick:
+                silent = clock.now - protocol.answered
+                assert silent >= timeout or not protocol.lost
+                assert silent <= (1.1 + step) * timeout + 1.07 * max(lengths) or protocol.lost
+        for peer in peers:
+            peer.close()
+
+
+def test_answer_in_a_long_callback_is_no_silence(timed, clock):
+    busy = Busy(clock, [1.5])
+    _, peer = pair(timed, busy, timeouts=Timeouts(idle=1))
+    peer.send(b"x")
+    timed.run_once(0)
+    timed.run_once(0)
+    assert not busy.lost
+    let(timed, clock, 0.99)
+    assert not busy.lost
+    let(timed, clock, 2)
+    assert isinstance(busy.reason, IdleTimeout)
+    peer.close()
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(idle=1), Timeouts(read=1)])
+def test_deadline_falls_after_what_the_kernel_holds_was_read(timed, clock, timeouts):
+    """The process stood still; meanwhile more has come than one tick reads."""
+    protocols = [Messages() for _ in range(200)]
+    peers = [pair(timed, protocol, timeouts=timeouts)[1] for protocol in protocols]
+    timed.run_once(0)
+    for peer in peers:
+        peer.send(b"all of it\n")
+    clock.advance(3)
+    for _ in range(20):
+        timed.run_once(0)
+    assert [protocol.received for protocol in protocols] == [b"all of it\n"] * 200
+    assert not any(protocol.lost for protocol in protocols)
+    for peer in peers:
+        peer.close()
+
+
+def test_peer_that_reads_is_not_ended_for_a_long_callback(timed, clock, recorder):
+    """Its queue goes on before the deadline for it falls, though others have their turn before."""
+    connection, peer = pair(timed, recorder, timeouts=Timeouts(write=1))
+    others = [pair(timed, Recorder()) for _ in range(200)]
+    connection.write(bytes(8 << 20))
+    timed.run_once(0)
+    received = 0
+    for _ in range(3):
+        received += len(peer.recv(1 << 20))
+        for _, other in others:
+            other.send(b"x")
+        clock.advance(1.5)
+        timed.run_once(0)
+        assert not recorder.lost
+    assert received
+    peer.close()
+    for _, other in others:
+        other.close()
+
+
+def test_flooding_peer_is_ended_at_its_deadline(timed, clock, recorder):
+    """What is read before a deadline falls has a bound: a message that never ends is owed all the same."""
+    _, peer = pair(timed, recorder, timeouts=Timeouts(read=1))
+    receive = recorder.data_received
+
+    def data_received(data):
+        receive(data)
+        peer.send(data)
+
+    recorder.data_received = data_received
+    peer.send(b"x" * 1000)
+    clock.advance(1.2)
+    timed.run_once(0)
+    timed.run_once(0)
+    assert isinstance(recorder.reason, ReadTimeout)
+    peer.close()

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import time
 from collections import deque
 
 import pytest
@@ -45,7 +46,7 @@ def secured(certificates, **script):
     scripted = ScriptedSocket(ours)
     with ours, theirs:
         bios = Bios()
-        sock = Tls(certificates.server(), bios, server_side=True).secure(scripted, 0.0)
+        sock = Tls(certificates.server(), bios, server_side=True).secure(scripted, time.monotonic)
         reader = Reader(theirs, certificates.client())
         while not sock.established:
             reader.turn()
@@ -128,7 +129,7 @@ def test_connections_that_do_not_talk_share_few_buffers(certificates):
         for _ in range(200):
             ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
             ours.setblocking(False)
-            sock = Tls(certificates.server(), bios, server_side=True).secure(ours, 0.0)
+            sock = Tls(certificates.server(), bios, server_side=True).secure(ours, time.monotonic)
             reader = Reader(theirs, certificates.client())
             while not sock.established:
                 reader.turn()
@@ -151,7 +152,7 @@ def test_nothing_stays_behind_of_a_connection_that_breaks(certificates, garbage,
     ours.setblocking(False)
     bios = Bios()
     with ours, theirs:
-        sock = Tls(certificates.server(), bios, server_side=True).secure(ours, 0.0)
+        sock = Tls(certificates.server(), bios, server_side=True).secure(ours, time.monotonic)
         reader = Reader(theirs, certificates.client())
         while established and not sock.established:
             reader.turn()

@@ -8,7 +8,16 @@ import sys
 
 import pytest
 
-from reactor import BufferedProtocol, CloseTimeout, Limits, Reactor, Reconnect, Timeouts, UsageError
+from reactor import (
+    BufferedProtocol,
+    CloseTimeout,
+    Limits,
+    Reactor,
+    Reconnect,
+    Timeouts,
+    UsageError,
+    WriteTimeout,
+)
 from reactor.errors import ConnectError, TLSHandshakeError, TLSHandshakeTimeout
 from reactor.framed import FramedProtocol
 from reactor.framing import Lines
@@ -92,15 +101,20 @@ def test_peer_that_takes_what_was_written_in_clear_is_not_late(timed, clock, cer
 
 
 def test_peer_that_takes_none_of_it_is_reset(timed, clock, certificates):
+    """What was written in clear is under `Timeouts.write`, and its handshake has not begun."""
     recorder = Recorder()
-    connection, theirs = pair(timed, recorder, timeouts=Timeouts(handshake=4))
+    connection, theirs = pair(timed, recorder, timeouts=Timeouts(write=16, handshake=4))
     with theirs:
         connection.write(bytes(1 << 22))
         connection.start_tls(certificates.server(), server_side=True)
         settle(timed)
-        clock.advance(5)
+        clock.advance(15.9)
         settle(timed)
-        assert isinstance(recorder.reason, TLSHandshakeTimeout)
+        assert not recorder.lost
+        clock.advance(1.2)
+        settle(timed)
+        assert isinstance(recorder.reason, WriteTimeout)
+        assert str(recorder.reason) == "the peer took none of what was written before start_tls for 16 s"
         assert timed.stats().lingering == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from reactor.selector import FlatSelector, default_selector, poll_of
+from reactor.selector import ERRORS, FlatSelector, default_selector, poll_of
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -47,7 +47,7 @@ class SelectorMachine(RuleBasedStateMachine):
                 results.append((key.fileobj, key.fd, key.events))
         assert results[0] == results[1]
 
-    @rule(number=st.integers(0, 5), events=st.integers(0, 4))
+    @rule(number=st.integers(0, 5), events=st.sampled_from([0, READ, WRITE, READ | WRITE, 8]))
     def register(self, number, events):
         self.do(lambda selector: selector.register(self.socks[number], events))
 
@@ -170,3 +170,28 @@ def test_poll_of_another_selector_gives_what_it_says(make_selector):
         assert (fd, fold(fd, mask)) == (reading, READ)
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize("when", ["before", "after", "between"])
+def test_hang_up_is_reported_once(selector, when):
+    ours, theirs = socket.socketpair()
+    if when == "before":
+        theirs.close()
+    selector.register(ours, READ if when == "between" else ERRORS)
+    if when == "between":
+        theirs.close()
+        selector.modify(ours, ERRORS)
+    theirs.close()
+    assert [(key.fd, events) for key, events in selector.select(0)] == [(ours.fileno(), ERRORS)]
+    assert selector.select(0) == []
+    ours.close()
+
+
+def test_input_and_room_are_no_errors(selector):
+    ours, theirs = socket.socketpair()
+    selector.register(ours, ERRORS)
+    theirs.send(b"x")
+    theirs.shutdown(socket.SHUT_WR)
+    assert selector.select(0) == []
+    ours.close()
+    theirs.close()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reactor.timers import Handle, TimerHeap, Wheel, round_up
+from reactor.timers import Handle, TickTimes, TimerHeap, Wheel, round_up
 
 
 class HeapMachine(RuleBasedStateMachine):
@@ -177,3 +177,29 @@ def test_coming_and_going_leaves_no_buckets_behind():
     assert len(wheel._dues) == len(wheel._buckets) == 1
     assert wheel.next_due() is None
     assert not wheel._dues
+
+
+@given(ticks=st.lists(st.tuples(st.floats(0, 5), st.floats(0, 3)), max_size=60))
+def test_longest_tick_since_is_never_less_than_it_was(ticks):
+    """Nor much more; and few are kept, whatever comes."""
+    times, known, now = TickTimes(), [], 0.0
+    for pause, took in ticks:
+        now += pause
+        known.append((now, took))
+        now += took
+        if took > times.usual:
+            times.add(now, took)
+    for start, _ in known:
+        longest = max(took for began, took in known if began >= start)
+        assert longest <= times.longest_since(start) <= max(longest * 17 / 16, TickTimes.SHORT)
+
+
+def test_of_many_long_ticks_few_are_kept():
+    times = TickTimes()
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            times.add(number * 10.0, 9.0 - number * 0.0004)
+        assert tracemalloc.get_traced_memory()[0] < 20_000
+    finally:
+        tracemalloc.stop()
