@@ -236,7 +236,7 @@ class TickTimes:
 
     def longest_since(self, start: float) -> float:
         """Return the length of the longest tick that ended after `start`, seconds; up to a sixteenth more."""
-        return next((took for ended, took in self._long if ended >= start), self.usual)
+        return next((took for ended, took in self._long if ended > start), self.usual)
 
 
 def round_up(when: float, timeout: float) -> float:
