@@ -144,6 +144,7 @@ class Connection(Timed):
         `TLSHandshakeError`. Raises UsageError where TLS is on already, or a direction has ended, and for a
         context that does not fit.
         """
+        self._loop.check_process()
         if self._state is not State.OPEN or isinstance(self._sock, SecureSocket):
             raise UsageError("start_tls needs a connection in clear of which no direction has ended")
         server = self._terms.owner is not None if server_side is None else server_side
@@ -299,6 +300,7 @@ class Connection(Timed):
         More than once, or when closing or closed, does nothing. Raises UsageError unless `can_write_eof`.
         """
         if self._state not in WRITABLE:
+            self._loop.check_process()
             return
         if not self.can_write_eof():
             raise UsageError("this TLS connection can't end one direction alone: close it")
@@ -327,6 +329,7 @@ class Connection(Timed):
         its own, so that its unread input can't turn the close into a reset that cuts off what was sent.
         """
         if self._state in ENDED or self._state in CLOSES:
+            self._loop.check_process()
             return
         if self._state is State.OPENING:
             self.fail(ConnectionAborted("closed during the TLS handshake") if reason is None else reason)
@@ -340,6 +343,7 @@ class Connection(Timed):
         exc: the reason that `connection_lost` is given; None for `ConnectionAborted`.
         """
         if self._state in ENDED:
+            self._loop.check_process()
             return
         reason = ConnectionAborted("aborted by this side") if exc is None else exc
         try:
@@ -487,6 +491,7 @@ class Connection(Timed):
         return self._reading and self._state in READABLE
 
     def _set_reading(self, reading: bool) -> None:
+        self._loop.check_process()
         if self._reading is not reading:
             self._reading = reading
             if self._state not in ENDED:
@@ -500,6 +505,7 @@ class Connection(Timed):
 
     def set_protocol(self, protocol: Any) -> None:
         """Hand all further calls to `protocol`, which is not told of `connection_made`."""
+        self._loop.check_process()
         self._protocol = protocol
         if self._state in ENDED:
             return

@@ -73,6 +73,7 @@ class Connector:
 
     def cancel(self) -> None:
         """Give up, without a word, and don't connect again; a connection that was made stays open."""
+        self._loop.check_process()
         self._done = True
         self._end_round()
 

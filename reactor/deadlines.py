@@ -63,6 +63,7 @@ class Timed(Sender):
         idle, write, close: as in `Timeouts`.
         Raises ValueError, naming the argument, for a value that is not a positive number.
         """
+        self._loop.check_process()
         if read is not _KEEP:
             self._owe(read)
         new = {"idle": idle, "write": write, "close": close}

@@ -129,6 +129,7 @@ class Listener:
 
         Raises UsageError for a context of the client's side.
         """
+        self._loop.check_process()
         self._terms = attrs.evolve(self._terms, tls=Tls(context, self._terms.bios, server_side=True))
 
     def close(self) -> None:
@@ -136,6 +137,7 @@ class Listener:
 
         Who waits in the kernel's backlog is reset by it; `drain` serves them.
         """
+        self._loop.check_process()
         for sock in list(self._sockets):
             self._close_socket(sock)
 

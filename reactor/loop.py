@@ -479,10 +479,12 @@ class Loop(Callbacks):
 
     def remove_reader(self, fd: FileDescriptorLike) -> bool:
         """Undo `add_reader`, before the descriptor is closed; return whether there was a callback."""
+        self.check_process()
         return self.registry.unwatch(fd, EVENT_READ)
 
     def remove_writer(self, fd: FileDescriptorLike) -> bool:
         """Undo `add_writer`, before the descriptor is closed; return whether there was a callback."""
+        self.check_process()
         return self.registry.unwatch(fd, EVENT_WRITE)
 
     # Signals

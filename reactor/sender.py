@@ -314,6 +314,7 @@ class Sender(ABC):
         `high`. What is queued already pauses or resumes the protocol at once. Raises ValueError if low
         is above high, high above `Limits.max_write_buffer`, or one is negative.
         """
+        self._loop.check_process()
         limits = self._terms.limits
         if high is None:
             high = limits.high_water if low is None else 4 * low

@@ -12,7 +12,7 @@ from reactor import Limits, Protocol, Reactor, UsageError
 from reactor.embed import asyncio as in_asyncio
 from reactor.embed import guest
 from reactor.testing import Recorder
-from tests.helpers import Echo, connect, pair, spin
+from tests.helpers import Echo, connect, pair, silent_address, spin
 
 
 def in_child(run):
@@ -126,10 +126,6 @@ def test_parent_goes_on_after_the_child_has_closed_everything(reactor, recorder,
     reactor.connect("127.0.0.1:1", Recorder, on_failure=lambda exc: None)
 
     def child():
-        connection.close()
-        connection.abort()
-        connection.pause_reading()
-        connection.set_timeouts(idle=1)
         reactor.close()
         reactor.close()
         assert reactor.is_closed()
@@ -230,3 +226,54 @@ def test_child_may_make_a_reactor_of_its_own(reactor):
             assert theirs.recv(1) == b"x"
 
     in_child(child)
+
+
+def test_every_use_of_what_the_reactor_made_is_an_error(reactor, recorder, certificates):
+    """Of a listener, a connection, a connector: what would touch the kernel, and what would go unnoticed."""
+    listener = reactor.listen("127.0.0.1:0", lambda: recorder)
+    connection, peer = pair(reactor, Recorder())
+    reading, writing = os.pipe()
+    reactor.add_reader(reading, print)
+    with silent_address() as silent, open(__file__, "rb") as file:
+        connector = reactor.connect(silent, Recorder)
+        reactor.run_once(0)
+
+        def child():
+            for use in (
+                listener.close,
+                listener.pause,
+                listener.resume,
+                listener.drain,
+                lambda: listener.replace_tls(certificates.server()),
+                connector.cancel,
+                connection.close,
+                connection.abort,
+                connection.write_eof,
+                connection.pause_reading,
+                connection.resume_reading,
+                lambda: connection.write(b"x"),
+                lambda: connection.writelines([b"x"]),
+                lambda: connection.sendfile(file),
+                lambda: connection.start_tls(certificates.server()),
+                lambda: connection.set_timeouts(idle=1),
+                lambda: connection.set_write_buffer_limits(high=1),
+                lambda: connection.set_protocol(Recorder()),
+                lambda: reactor.remove_reader(reading),
+                lambda: reactor.remove_writer(reading),
+            ):
+                with pytest.raises(UsageError, match=MESSAGE):
+                    use()
+
+        in_child(child)
+        with connect(reactor, listener.addresses[0]) as client:
+            client.sendall(b"accepted, and read")
+            spin(reactor, lambda: recorder.received == b"accepted, and read")
+        peer.send(b"as well")
+        spin(reactor, lambda: connection.get_protocol().received == b"as well")
+        assert not connector.is_done()
+        connector.cancel()
+        reactor.remove_reader(reading)
+    connection.abort()
+    peer.close()
+    os.close(reading)
+    os.close(writing)
