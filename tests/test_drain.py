@@ -2,12 +2,14 @@
 
 import logging
 import socket
+from collections import Counter
 
 import pytest
 
 from reactor import Drained, DrainTimeout, Limits, Protocol, Reactor, Timeouts, UsageError
+from reactor.streams import handler
 from reactor.testing import ManualClock, Recorder
-from tests.helpers import Echo, connect, pair, spin
+from tests.helpers import DEADLINE, Echo, connect, pair, spin
 
 BIG = bytes(4 << 20)
 
@@ -134,6 +136,48 @@ def test_backlog_is_served(reactor, clock, reports):
         client.close()
 
 
+@pytest.mark.parametrize("hosts", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2", "127.0.0.3"]])
+def test_those_who_come_after_the_drain_began_do_not_prolong_it(reactor, reports, monkeypatch, hosts):
+    """Each one served brings the next: a drain that waits for empty backlogs would go on for ever."""
+    backlog, clients = 3, []
+
+    class Next(Recorder):
+        def connection_made(self, connection):
+            super().connection_made(connection)
+            served.append(connection.get_extra_info("sockname")[0])
+            if len(served) < 100:
+                clients.append(socket.create_connection(connection.get_extra_info("sockname"), DEADLINE))
+
+    with monkeypatch.context() as patched:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in hosts]
+        patched.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+        listener = reactor.listen("several:0", Next, backlog=backlog)
+    served = []
+    listener.pause()
+    clients += [connect(reactor, address) for address in listener.addresses]
+    listener.drain(30, reports.append)
+    spin(reactor, listener.is_closed)
+    assert Counter(served) == dict.fromkeys(hosts, backlog + 1)
+    for client in clients:
+        client.close()
+    spin(reactor, lambda: reports)
+
+
+def test_newcomer_may_close_the_listener_that_drains(reactor, reports):
+    class Closer(Recorder):
+        def connection_made(self, connection):
+            super().connection_made(connection)
+            listener.close()
+
+    listener = reactor.listen("127.0.0.1:0", Closer, backlog=0)
+    listener.pause()
+    with connect(reactor, listener.addresses[0]):
+        listener.drain(30, reports.append)
+        spin(reactor, listener.is_closed)
+    spin(reactor, lambda: reports)
+    assert reports == [Drained(idle=0, finished=1, failed=0, aborted=0)]
+
+
 def test_full_listener_serves_its_backlog_as_places_become_free(make_selector, reports):
     with Reactor(selector=make_selector()) as reactor:
         listener = reactor.listen("127.0.0.1:0", Echo, limits=Limits(max_connections=1))
@@ -192,6 +236,26 @@ def test_message_that_is_owed_is_waited_for(reactor, clock, reports):
     assert 2 <= clock.now - start <= 2.3
     assert received == b"half of a message\n"
     peer.close()
+
+
+def test_stream_with_a_part_of_a_message_is_busy(reactor, clock, reports):
+    async def answer(stream):
+        while True:
+            await stream.send(await stream.receive_exactly(10))
+
+    client, stream = socket.socketpair()
+    reactor.adopt(stream, handler(answer))
+    client.send(b"half ")
+    spin(reactor, lambda: reactor.stats().bytes_received)
+    reactor.drain(30, reports.append)
+    reactor.call_later(2, client.send, b"a day")
+    start = clock.now
+    go_on(reactor, clock, lambda: not reactor.connections())
+    assert 2 <= clock.now - start <= 2.3
+    assert client.recv(100) == b"half a day"
+    go_on(reactor, clock, lambda: reports)
+    assert reports == [Drained(idle=0, finished=1, failed=0, aborted=0)]
+    client.close()
 
 
 def test_connection_that_fails_meanwhile_is_told_apart(reactor, clock, reports):

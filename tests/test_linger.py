@@ -96,6 +96,25 @@ def test_it_ends_at_the_close_timeout(make_selector, descriptors):
         peer.close()
 
 
+def test_its_time_counts_from_the_close_and_not_from_the_end_of_the_queue(make_selector):
+    clock = ManualClock()
+    with Reactor(selector=make_selector(), clock=clock) as reactor:
+        connection, peer = pair(reactor, Recorder(), timeouts=Timeouts(close=8))
+        connection.write(ANSWER)
+        connection.close()
+        reactor.run_once(0)
+        clock.advance(6)  # so long the peer takes nothing
+        assert receive_all(reactor, peer) == ANSWER
+        assert reactor.stats().lingering == 1
+        clock.advance(1.9)
+        reactor.run_once(0)
+        assert reactor.stats().lingering == 1
+        clock.advance(0.6)  # the eight seconds, and a sixteenth of them
+        reactor.run_once(0)
+        assert reactor.stats().lingering == 0
+        peer.close()
+
+
 def test_reset_ends_it(reactor):
     listener = reactor.listen("127.0.0.1:0", Answer)
     client = connect(reactor, listener.addresses[0])
