@@ -190,6 +190,7 @@ def wait_until_refused(address):
             continue  # it was in the backlog when the listener closed
 
 
+@pytest.mark.slow
 def test_second_signal_leaves_at_once(tmp_path):
     with flood(tmp_path, "--drain-timeout", "1000") as (process, address):
         process.send_signal(signal.SIGTERM)
@@ -353,6 +354,7 @@ def test_connect_tells_that_its_input_cannot_be_read(tmp_path):
     assert err == b"python -m reactor: [Errno 9] standard input: Bad file descriptor\n"
 
 
+@pytest.mark.slow
 def test_full_standard_error_does_not_stop_the_server(tmp_path):
     (tmp_path / "noisy.py").write_text(
         "import logging\n"
@@ -404,6 +406,7 @@ def test_apps_with_options(tmp_path):
         assert talked(proxy, b"hello\n") == b"ok 18\nhello from a file\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("app", "sent", "pattern"),
     [

@@ -71,6 +71,7 @@ def test_cancelled_timer_drops_what_it_held_at_once():
     assert alive() is None
 
 
+@pytest.mark.slow
 def test_a_million_timers_set_and_cancelled_leave_memory_flat():
     heap = TimerHeap()
     heap.add(0, list)
