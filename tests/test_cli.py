@@ -1,5 +1,6 @@
 """The command line: what it serves, what it says, and how it ends."""
 
+import errno
 import os
 import re
 import select
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from reactor import ListenError, Reactor
 from reactor.cli import main
 from tests.helpers import DEADLINE
 
@@ -91,9 +93,15 @@ def test_echoes_by_default():
         assert read_all(client) == b"hi\n"
 
 
-def test_default_address_is_the_one_of_the_readme():
-    with server() as (_, address):
-        assert address == "127.0.0.1:9092"
+def test_default_address_is_the_one_of_the_readme(monkeypatch, capsys):
+    """Whoever has the port now: nothing listens there for it."""
+
+    def refuse(self, address, *args, **options):
+        raise ListenError(errno.EADDRINUSE, f"not on {address}")
+
+    monkeypatch.setattr(Reactor, "listen", refuse)
+    assert main([]) == 1
+    assert capsys.readouterr().err == "python -m reactor: not on 127.0.0.1:9092\n"
 
 
 @pytest.mark.parametrize(
