@@ -1,6 +1,7 @@
 """The socket that encrypts: whatever the kernel takes or gives, no clear byte is lost or doubled."""
 
 import contextlib
+import select
 import socket
 import ssl
 from collections import deque
@@ -38,13 +39,13 @@ class Reader:
 
 
 @contextlib.contextmanager
-def secured(certificates, **script):
+def secured(certificates, bios=None, **script):
     """Give a secure socket whose handshake is done, and its reader."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     scripted = ScriptedSocket(ours)
     with ours, theirs:
-        bios = Bios()
+        bios = bios or Bios()
         sock = Tls(certificates.server(), bios, server_side=True).secure(scripted, 0.0)
         reader = Reader(theirs, certificates.client())
         while not sock.established:
@@ -55,6 +56,10 @@ def secured(certificates, **script):
         reader.turn()
         scripted.script.update((name, deque(entries)) for name, entries in script.items())
         yield sock, reader, bios
+
+
+def readable(sock):
+    return bool(select.select([sock], [], [], 0)[0])
 
 
 def assert_empty(bios):
@@ -145,6 +150,40 @@ def test_connections_that_do_not_talk_share_few_buffers(certificates):
         assert bios.warm() == 0
 
 
+@given(
+    sizes=st.lists(st.integers(1, 40_000), min_size=1, max_size=4),
+    cuts=st.lists(st.integers(1, 20_000), min_size=1, max_size=8),
+    size=st.sampled_from([1000, 1 << 16]),
+    notify=st.booleans(),
+)
+def test_what_is_cooled_down_at_any_time_loses_nothing(certificates, sizes, cuts, size, notify):
+    """Wherever the records are cut, OpenSSL holds no clear byte, and has nothing to say, when it is asked."""
+    with secured(certificates) as (sock, reader, bios):
+        pieces = [bytes([number]) * length for number, length in enumerate(sizes)]
+        for piece in pieces:
+            reader.ssl.write(piece)
+        if notify:
+            with contextlib.suppress(ssl.SSLError):
+                reader.ssl.unwrap()
+        output = reader.outgoing.read()
+        received, turn = bytearray(), 0
+        while output or sock.has_more() or readable(sock):
+            cut = cuts[turn % len(cuts)]
+            turn += 1
+            if not (sock.has_more() or readable(sock)):
+                reader.sock.sendall(output[:cut])
+                output = output[cut:]
+                sock.look_again()
+            with contextlib.suppress(BlockingIOError):
+                piece = sock.recv(size)
+                received += piece
+                if not piece:
+                    break
+            sock.cool_down()
+            assert_empty(bios)
+        assert received == b"".join(pieces)
+
+
 @given(garbage=st.binary(min_size=1, max_size=2000), established=st.booleans())
 def test_nothing_stays_behind_of_a_connection_that_breaks(certificates, garbage, established):
     ours, theirs = socket.socketpair()
@@ -211,6 +250,26 @@ def test_interrupt_leaves_nothing_to_other_connections(certificates, name):
             sock.send(b"more")
         with pytest.raises(TLSError, match="interrupt"):
             sock.recv(1 << 16)
+
+
+def test_interrupt_while_another_cools_down_ends_the_one_that_was_read(certificates, monkeypatch):
+    """Its record would be lost without a word. The other has lost nothing, and goes on."""
+    monkeypatch.setattr("reactor.secure_socket._MOST_WARM", 1)
+    bios = Bios()
+    with secured(certificates, bios) as (read, writer, _), secured(certificates, bios) as (warm, other, _):
+        writer.ssl.write(b"lost")
+        writer.sock.sendall(writer.outgoing.read())
+        read.look_again()
+        made, warm.ssl = warm.ssl, Interrupted(warm.ssl, "read")
+        with pytest.raises(KeyboardInterrupt):
+            read.recv(1 << 16)
+        assert_empty(bios)
+        with pytest.raises(TLSError, match="interrupt"):
+            read.recv(1 << 16)
+        warm.ssl = made
+        other.ssl.write(b"hello")
+        other.sock.sendall(other.outgoing.read())
+        assert warm.recv(1 << 16) == b"hello"
 
 
 @pytest.mark.parametrize("call", ["send", "recv", "recv_into"])
