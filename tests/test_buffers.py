@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -26,9 +27,9 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(size=st.integers(1, 20), offset=st.integers(0, 5))
     def append_file(self, size, offset):
-        file = io.BytesIO(bytes(range(100, 100 + offset + size)))
+        file = io.BytesIO(bytes(range(100, 100 + offset + size + 5)))
         self.buffer.append(FilePart(file, offset, size))
-        self.model += file.getvalue()[offset:]
+        self.model += file.getvalue()[offset : offset + size]
         end = len(self.all_sent) + len(self.model)
         self.files.append((end, file))
         self.sizes[end] = size
@@ -40,6 +41,25 @@ class BufferMachine(RuleBasedStateMachine):
         self.buffer.advance(sent)
         self.all_sent += self.model[:sent]
         self.model = self.model[sent:]
+
+    @rule(most=st.integers(1, 50))
+    def vector_may_be_bounded(self, most):
+        whole = self.buffer.vector()
+        vector = self.buffer.vector(most)
+        assert b"".join(vector) == b"".join(whole)[:most]
+        assert all(len(piece) for piece in vector)
+        for piece, one in list(zip(vector, whole, strict=False))[:-1]:
+            assert piece is one or piece.obj is one.obj
+
+    @rule()
+    def take(self):
+        if any(not file.closed for _, file in self.files):
+            with pytest.raises(ValueError, match="a file can't be taken as bytes"):
+                self.buffer.take()
+            return
+        assert self.buffer.take() == self.model
+        self.all_sent += self.model
+        self.model = b""
 
     @rule()
     def drop(self):
@@ -109,3 +129,6 @@ def test_an_untouched_piece_is_the_object_that_was_written():
     view, untouched = buffer.vector()
     assert view.obj is first
     assert untouched is second
+    assert buffer.vector(1990)[1] is second
+    assert len(buffer.vector(1989)[1]) == 999
+    assert len(buffer.vector(990)) == 1
