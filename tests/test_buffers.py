@@ -132,3 +132,19 @@ def test_an_untouched_piece_is_the_object_that_was_written():
     assert buffer.vector(1990)[1] is second
     assert len(buffer.vector(1989)[1]) == 999
     assert len(buffer.vector(990)) == 1
+
+
+def test_buffer_that_was_emptied_begins_anew():
+    buffer = OutboundBuffer()
+    for piece in (b"first", b"second"):
+        buffer.append(piece)
+        buffer.advance(len(piece))
+        assert (buffer.size, buffer.vector()) == (0, [])
+
+
+def test_rest_of_a_file_is_where_it_was_left():
+    buffer = OutboundBuffer()
+    file = io.BytesIO(bytes(20))
+    buffer.append(FilePart(file, 3, 10))
+    buffer.advance(1)
+    assert buffer.file_part() == (file, 4, 9)

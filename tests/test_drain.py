@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -211,6 +212,64 @@ def test_protocol_may_say_that_it_is_busy(reactor, clock, reports):
     peer.close()
 
 
+def test_busy_one_is_asked_again_soon_and_then_less_often(reactor, clock, reports):
+    class Busy(Recorder):
+        def draining(self):
+            asked.append(clock.now)
+            return True
+
+    asked = []
+    _, peer = pair(reactor, Busy())
+    reactor.drain(30, reports.append)
+    while len(asked) < 8:
+        reactor.run_once(0)
+        clock.advance(reactor.next_timeout())
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert pauses == pytest.approx([0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.1])
+    peer.close()
+
+
+def test_report_tells_idle_ones_and_finished_ones_apart(reactor, clock, reports):
+    class Once(Recorder):
+        busy = True
+
+        def draining(self):
+            was, self.busy = self.busy, False
+            return was
+
+    peers = [pair(reactor, kind())[1] for kind in (Once, Once, Recorder, Recorder)]
+    reactor.drain(30, reports.append)
+    go_on(reactor, clock, lambda: reports)
+    assert reports == [Drained(idle=2, finished=2, failed=0, aborted=0)]
+    for peer in peers:
+        peer.close()
+
+
+def test_peer_that_does_not_take_the_rest_of_a_closed_connection_has_the_same_time(reactor, clock, reports):
+    """A socket of a pair counts what its peer has not read as not delivered."""
+    connection, peer = pair(reactor, Recorder(), timeouts=Timeouts(close=60))
+    connection.write(b"the end")
+    connection.close()
+    start = clock.now
+    reactor.drain(5, reports.append)
+    go_on(reactor, clock, lambda: reports)
+    assert 5 <= clock.now - start <= 5.1
+    assert reports == [Drained(idle=0, finished=1, failed=0, aborted=0)]
+    peer.close()
+
+
+def test_drain_gives_half_a_minute_unless_told(reactor, clock):
+    recorder = Recorder()
+    listener = reactor.listen("127.0.0.1:0", lambda: recorder)
+    with connect(reactor, listener.addresses[0]):
+        spin(reactor, reactor.connections)
+        recorder.connection.write(BIG)
+        start = clock.now
+        listener.drain()
+        go_on(reactor, clock, lambda: recorder.lost)
+        assert 30 <= clock.now - start <= 30.1
+
+
 def test_message_that_is_owed_is_waited_for(reactor, clock, reports):
     class Messages(Echo):
         def data_received(self, data):
@@ -372,11 +431,21 @@ def test_second_drain_of_the_reactor_changes_nothing(reactor, clock, reports):
 
 
 def test_many_are_asked_in_slices(reactor, clock, reports):
+    class Asked(Protocol):
+        def draining(self):
+            asked.append(self)
+
+    asked, before = [], 0
     pairs = [socket.socketpair() for _ in range(300)]
     for ours, _ in pairs:
-        reactor.adopt(ours, Protocol)
+        reactor.adopt(ours, Asked)
     reactor.drain(30, reports.append)
-    go_on(reactor, clock, lambda: reports)
+    while not reports:
+        reactor.run_once(0)
+        assert len(asked) - before <= 256
+        before = len(asked)
+        clock.advance(0.01)
     assert reports == [Drained(idle=300, finished=0, failed=0, aborted=0)]
+    assert len(asked) == 300
     for _, theirs in pairs:
         theirs.close()
