@@ -67,8 +67,13 @@ def assert_empty(bios):
     assert bios.incoming.pending == bios.outgoing.pending == 0
 
 
-@given(data=st.binary(min_size=1, max_size=300_000), parts=PARTS, most=st.integers(1, 300_000))
-def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates, data, parts, most):
+@given(
+    data=st.binary(min_size=1, max_size=300_000),
+    parts=PARTS,
+    most=st.integers(1, 300_000),
+    flushes=st.booleans(),
+)
+def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates, data, parts, most, flushes):
     with secured(certificates, send=parts) as (sock, reader, bios):
         left = memoryview(data)
         while left:
@@ -76,9 +81,92 @@ def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates,
             assert 0 <= sent <= len(left)
             assert_empty(bios)
             left = left[sent:]
+            if flushes:
+                sock.flush()
+            sock.look_again()
             reader.turn()
         assert not sock.has_output()
         assert reader.received == data
+
+
+def test_rest_that_the_kernel_took_meanwhile_is_not_sent_twice(certificates):
+    data = bytes(range(250)) * 100
+    with secured(certificates, send=[10]) as (sock, reader, _):
+        sock.look_again()
+        sent = sock.send(data)
+        assert sent < len(data)
+        sock.flush()
+        sock.look_again()
+        assert not sock.has_output()
+        while sent < len(data):
+            sent += sock.send(data[sent:])
+        reader.turn()
+        assert reader.received == data
+
+
+def test_what_the_handshake_has_left_goes_out_first(certificates):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        scripted = ScriptedSocket(ours, send=[None, *[BlockingIOError()] * 2])
+        sock = Tls(certificates.server(), Bios(), server_side=True).secure(scripted, 0.0)
+        reader = Reader(theirs, certificates.client())
+        while not sock.established:
+            reader.turn()
+            with contextlib.suppress(BlockingIOError):
+                sock.handshake()
+        assert sock.has_output(), "the session's tickets"
+        sock.look_again()
+        while not sock.send(b"hello"):
+            pass
+        reader.turn()
+        assert reader.received == b"hello"
+
+
+@pytest.mark.parametrize(
+    "send", [lambda sock, data: sock.send(data), lambda sock, data: sock.sendmsg([data, b"x"])]
+)
+def test_no_more_is_encrypted_than_the_kernel_may_take_at_once(certificates, send):
+    with secured(certificates) as (sock, _, _):
+        sock.look_again()
+        assert 0 < send(sock, bytes(1 << 20)) <= 64 * 1024
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 16])
+def test_beginning_of_a_record_is_told_until_its_end(certificates, size):
+    with secured(certificates) as (sock, reader, _):
+        assert not sock.in_record
+        sock.look_again()
+        reader.ssl.write(b"hello")
+        output = reader.outgoing.read()
+        reader.sock.sendall(output[:10])
+        with pytest.raises(BlockingIOError):
+            sock.recv(size)
+        assert sock.in_record
+        reader.sock.sendall(output[10:])
+        assert sock.recv(size) == b"hello"
+        assert not sock.in_record
+
+
+def test_rest_of_a_record_is_given_out_before_the_kernel_is_asked(certificates):
+    with secured(certificates) as (sock, reader, _):
+        sock.look_again()
+        reader.ssl.write(b"hello")
+        reader.sock.sendall(reader.outgoing.read())
+        sock.take_in()
+        assert sock.recv(2) == b"he"
+        assert sock.recv(1 << 16) == b"llo"
+        assert not sock.has_more()
+
+
+def test_end_stays_the_end(certificates):
+    with secured(certificates) as (sock, reader, _):
+        sock.look_again()
+        with contextlib.suppress(ssl.SSLError):
+            reader.ssl.unwrap()
+        reader.sock.sendall(reader.outgoing.read())
+        assert sock.recv(1 << 16) == b""
+        assert sock.recv(1 << 16) == b""
 
 
 @given(pieces=st.lists(st.binary(min_size=1, max_size=50_000), min_size=1, max_size=8), parts=PARTS)
