@@ -449,6 +449,26 @@ def test_on_accept_error_without_room_backs_off(factory, errors, answer, caplog)
     assert "trying again in 0.01 s" in caplog.text
 
 
+def test_drain_waits_for_the_backlog_of_a_listener_that_backs_off(factory, caplog):
+    clock, reports = ManualClock(), []
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory)
+        script(listener, OSError(errno.EMFILE, "full"))
+        with connect(reactor, listener.addresses[0]) as client:
+            client.sendall(b"x")
+            reactor.run_once(0)
+            listener.drain(30, reports.append)
+            for _ in range(3):
+                reactor.run_once(0)
+            assert reports == []
+            clock.advance(1)
+            spin(reactor, lambda: factory.made and factory.made[0].received)
+            assert client.recv(1) == b"x"
+        spin(reactor, lambda: reports or clock.advance(0.01))
+    assert (reports[0].failed, reports[0].aborted) == (0, 0)
+    assert "trying again" in caplog.text
+
+
 def test_descriptor_that_is_given_back_ends_the_back_off(factory, caplog):
     with Reactor(clock=ManualClock()) as reactor:
         listener = reactor.listen("127.0.0.1:0", factory)
