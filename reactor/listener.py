@@ -94,8 +94,9 @@ class Listener:
         self._backoff = _FIRST_BACKOFF
         self._retry = Handle(self._release, ("backing off",))
         self._tell_admitted: list[Callable[[Connection], object]] = []
-        self._left_in_backlog: int | None = None
         self._backlog = backlog
+        # During a drain: what each socket's accept queue may still hold of those who came before it.
+        self._left_in_backlog: dict[socket.socket, int] = {}
         self._drain: Drain | None = None
         # Given up for a moment when there are none left, so that newcomers can be refused.
         self._reserve: int | None = None
@@ -179,8 +180,9 @@ class Listener:
         admitted: is told of each connection.
         """
         self._tell_admitted.append(admitted)
-        if self._left_in_backlog is None:
-            self._left_in_backlog = self._backlog + 1  # Linux holds one more than it is told: listen(2)
+        if not self._left_in_backlog:
+            # Linux holds one more than it is told: listen(2).
+            self._left_in_backlog = dict.fromkeys(self._sockets, self._backlog + 1)
             self._release("paused")
             for sock in self._sockets:
                 self._loop.call_soon(self.accept, sock)
@@ -205,7 +207,7 @@ class Listener:
             except InterruptedError:
                 continue
             except BlockingIOError:
-                if self._left_in_backlog is not None:
+                if sock in self._left_in_backlog:
                     self._close_socket(sock)
                 return
             except OSError as exc:
@@ -220,13 +222,13 @@ class Listener:
 
     def _look_again(self, sock: socket.socket) -> None:
         # An empty backlog is no event, and a drain waits to see it empty.
-        if self._left_in_backlog is not None and sock in self._sockets:
+        if sock in self._left_in_backlog and sock in self._sockets:
             self._loop.call_soon(self.accept, sock)
 
     def _count_backlog(self, sock: socket.socket) -> None:
-        if self._left_in_backlog is not None:
-            self._left_in_backlog -= 1
-            if not self._left_in_backlog:  # whoever comes now came after the drain began
+        if sock in self._left_in_backlog and sock in self._sockets:
+            self._left_in_backlog[sock] -= 1
+            if not self._left_in_backlog[sock]:  # whoever comes now came after the drain began
                 self._close_socket(sock)
 
     def _admit(self, sock: socket.socket, sockaddr: Any) -> None:

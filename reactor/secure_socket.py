@@ -232,14 +232,14 @@ class SecureSocket:
             self.in_record = False
             if self._outgoing.pending:
                 self._put_output()
+            if not self._warm:
+                self._warm_up()
         except ssl.SSLError as exc:
             self._stop(exc, received)
             return self._give_out(_INPUT)
         except BaseException as exc:
             self._clean_up(exc)
             raise
-        if not self._warm:
-            self._warm_up()
         return clear
 
     def _recv(self, size: int, flags: int) -> bytes:
@@ -352,18 +352,12 @@ class SecureSocket:
 
         With SSL_MODE_RELEASE_BUFFERS, which Python sets, it does so when there is nothing to be read:
         SSL_CTX_set_mode(3). To ask it that after each message would cost a fifth of the message.
+        Nothing is: whole records are asked for until it wants more, and nothing has come since.
         """
         self._warm = False
-        if self._end is not None:
-            return
-        try:
+        if self._end is None:
             with contextlib.suppress(ssl.SSLError):
-                self._clear += self.ssl.read(_RECORD)
-            if self._outgoing.pending:
-                self._put_output()
-        except BaseException as exc:
-            self._clean_up(exc)
-            raise
+                self.ssl.read(_RECORD)
 
     # Sending
 

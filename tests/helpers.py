@@ -82,6 +82,7 @@ def connect(reactor: Reactor, address: Any) -> socket.socket:
     """Return a plain blocking client of a listener's address."""
     if address.path is not None:
         client = socket.socket(socket.AF_UNIX)
+        client.settimeout(DEADLINE)
         client.connect(address.path)
         return client
     return socket.create_connection((address.host, address.port), timeout=DEADLINE)

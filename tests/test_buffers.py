@@ -27,9 +27,9 @@ class BufferMachine(RuleBasedStateMachine):
 
     @rule(size=st.integers(1, 20), offset=st.integers(0, 5))
     def append_file(self, size, offset):
-        file = io.BytesIO(bytes(range(100, 100 + offset + size)))
+        file = io.BytesIO(bytes(range(100, 100 + offset + size + 5)))
         self.buffer.append(FilePart(file, offset, size))
-        self.model += file.getvalue()[offset:]
+        self.model += file.getvalue()[offset : offset + size]
         end = len(self.all_sent) + len(self.model)
         self.files.append((end, file))
         self.sizes[end] = size
@@ -41,6 +41,25 @@ class BufferMachine(RuleBasedStateMachine):
         self.buffer.advance(sent)
         self.all_sent += self.model[:sent]
         self.model = self.model[sent:]
+
+    @rule(most=st.integers(1, 50))
+    def vector_may_be_bounded(self, most):
+        whole = self.buffer.vector()
+        vector = self.buffer.vector(most)
+        assert b"".join(vector) == b"".join(whole)[:most]
+        assert all(len(piece) for piece in vector)
+        for piece, one in list(zip(vector, whole, strict=False))[:-1]:
+            assert piece is one or piece.obj is one.obj
+
+    @rule()
+    def take(self):
+        if any(not file.closed for _, file in self.files):
+            with pytest.raises(ValueError, match="a file can't be taken as bytes"):
+                self.buffer.take()
+            return
+        assert self.buffer.take() == self.model
+        self.all_sent += self.model
+        self.model = b""
 
     @rule()
     def drop(self):
@@ -124,6 +143,25 @@ def test_an_untouched_piece_is_the_object_that_was_written():
     view, untouched = buffer.vector()
     assert view.obj is first
     assert untouched is second
+    assert buffer.vector(1990)[1] is second
+    assert len(buffer.vector(1989)[1]) == 999
+    assert len(buffer.vector(990)) == 1
+
+
+def test_buffer_that_was_emptied_begins_anew():
+    buffer = OutboundBuffer()
+    for piece in (b"first", b"second"):
+        buffer.append(piece)
+        buffer.advance(len(piece))
+        assert (buffer.size, buffer.vector()) == (0, [])
+
+
+def test_rest_of_a_file_is_where_it_was_left():
+    buffer = OutboundBuffer()
+    file = io.BytesIO(bytes(20))
+    buffer.append(FilePart(file, 3, 10))
+    buffer.advance(1)
+    assert buffer.file_part() == (file, 4, 9)
 
 
 @pytest.mark.parametrize("size", [1, 2, 100, 1023])

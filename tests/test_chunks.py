@@ -17,6 +17,8 @@ from reactor.testing import Errors, Recorder
 from tests.helpers import ScriptedSocket, examples, spin
 
 # What is sent: no two places of it look alike, so that nothing lost, doubled or swapped goes unseen.
+pytestmark = pytest.mark.slow
+
 STREAM = random.Random(9092).randbytes(1 << 22)
 
 HIGH, LOW = 40_000, 10_000  # water marks that are no other border

@@ -1,5 +1,6 @@
 """The command line: what it serves, what it says, and how it ends."""
 
+import errno
 import os
 import re
 import select
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from reactor import ListenError, Reactor
 from reactor.cli import main
 from tests.helpers import DEADLINE
 
@@ -91,9 +93,15 @@ def test_echoes_by_default():
         assert read_all(client) == b"hi\n"
 
 
-def test_default_address_is_the_one_of_the_readme():
-    with server() as (_, address):
-        assert address == "127.0.0.1:9092"
+def test_default_address_is_the_one_of_the_readme(monkeypatch, capsys):
+    """Whoever has the port now: nothing listens there for it."""
+
+    def refuse(self, address, *args, **options):
+        raise ListenError(errno.EADDRINUSE, f"not on {address}")
+
+    monkeypatch.setattr(Reactor, "listen", refuse)
+    assert main([]) == 1
+    assert capsys.readouterr().err == "python -m reactor: not on 127.0.0.1:9092\n"
 
 
 @pytest.mark.parametrize(
@@ -190,6 +198,7 @@ def wait_until_refused(address):
             continue  # it was in the backlog when the listener closed
 
 
+@pytest.mark.slow
 def test_second_signal_leaves_at_once(tmp_path):
     with flood(tmp_path, "--drain-timeout", "1000") as (process, address):
         process.send_signal(signal.SIGTERM)
@@ -353,6 +362,7 @@ def test_connect_tells_that_its_input_cannot_be_read(tmp_path):
     assert err == b"python -m reactor: [Errno 9] standard input: Bad file descriptor\n"
 
 
+@pytest.mark.slow
 def test_full_standard_error_does_not_stop_the_server(tmp_path):
     (tmp_path / "noisy.py").write_text(
         "import logging\n"
@@ -404,6 +414,7 @@ def test_apps_with_options(tmp_path):
         assert talked(proxy, b"hello\n") == b"ok 18\nhello from a file\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("app", "sent", "pattern"),
     [

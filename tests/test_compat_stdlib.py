@@ -94,6 +94,7 @@ def test_wsgi_server(descriptors):
         assert curl("--data", "hello", url) == b"POST hello"
 
 
+@pytest.mark.slow
 def test_logging_config_listen(monkeypatch, descriptors):
     name = "reactor.tests.listened"
     config = {"version": 1, "incremental": True, "loggers": {name: {"level": "ERROR"}}}

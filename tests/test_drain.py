@@ -2,12 +2,15 @@
 
 import logging
 import socket
+from collections import Counter
+from itertools import pairwise
 
 import pytest
 
 from reactor import Drained, DrainTimeout, Limits, Protocol, Reactor, Timeouts, UsageError
+from reactor.streams import handler
 from reactor.testing import ManualClock, Recorder
-from tests.helpers import Echo, connect, pair, spin
+from tests.helpers import DEADLINE, Echo, connect, pair, spin
 
 BIG = bytes(4 << 20)
 
@@ -134,6 +137,48 @@ def test_backlog_is_served(reactor, clock, reports):
         client.close()
 
 
+@pytest.mark.parametrize("hosts", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2", "127.0.0.3"]])
+def test_those_who_come_after_the_drain_began_do_not_prolong_it(reactor, reports, monkeypatch, hosts):
+    """Each one served brings the next: a drain that waits for empty backlogs would go on for ever."""
+    backlog, clients = 3, []
+
+    class Next(Recorder):
+        def connection_made(self, connection):
+            super().connection_made(connection)
+            served.append(connection.get_extra_info("sockname")[0])
+            if len(served) < 100:
+                clients.append(socket.create_connection(connection.get_extra_info("sockname"), DEADLINE))
+
+    with monkeypatch.context() as patched:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in hosts]
+        patched.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+        listener = reactor.listen("several:0", Next, backlog=backlog)
+    served = []
+    listener.pause()
+    clients += [connect(reactor, address) for address in listener.addresses]
+    listener.drain(30, reports.append)
+    spin(reactor, listener.is_closed)
+    assert Counter(served) == dict.fromkeys(hosts, backlog + 1)
+    for client in clients:
+        client.close()
+    spin(reactor, lambda: reports)
+
+
+def test_newcomer_may_close_the_listener_that_drains(reactor, reports):
+    class Closer(Recorder):
+        def connection_made(self, connection):
+            super().connection_made(connection)
+            listener.close()
+
+    listener = reactor.listen("127.0.0.1:0", Closer, backlog=0)
+    listener.pause()
+    with connect(reactor, listener.addresses[0]):
+        listener.drain(30, reports.append)
+        spin(reactor, listener.is_closed)
+    spin(reactor, lambda: reports)
+    assert reports == [Drained(idle=0, finished=1, failed=0, aborted=0)]
+
+
 def test_full_listener_serves_its_backlog_as_places_become_free(make_selector, reports):
     with Reactor(selector=make_selector()) as reactor:
         listener = reactor.listen("127.0.0.1:0", Echo, limits=Limits(max_connections=1))
@@ -167,6 +212,64 @@ def test_protocol_may_say_that_it_is_busy(reactor, clock, reports):
     peer.close()
 
 
+def test_busy_one_is_asked_again_soon_and_then_less_often(reactor, clock, reports):
+    class Busy(Recorder):
+        def draining(self):
+            asked.append(clock.now)
+            return True
+
+    asked = []
+    _, peer = pair(reactor, Busy())
+    reactor.drain(30, reports.append)
+    while len(asked) < 8:
+        reactor.run_once(0)
+        clock.advance(reactor.next_timeout())
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert pauses == pytest.approx([0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.1])
+    peer.close()
+
+
+def test_report_tells_idle_ones_and_finished_ones_apart(reactor, clock, reports):
+    class Once(Recorder):
+        busy = True
+
+        def draining(self):
+            was, self.busy = self.busy, False
+            return was
+
+    peers = [pair(reactor, kind())[1] for kind in (Once, Once, Recorder, Recorder)]
+    reactor.drain(30, reports.append)
+    go_on(reactor, clock, lambda: reports)
+    assert reports == [Drained(idle=2, finished=2, failed=0, aborted=0)]
+    for peer in peers:
+        peer.close()
+
+
+def test_peer_that_does_not_take_the_rest_of_a_closed_connection_has_the_same_time(reactor, clock, reports):
+    """A socket of a pair counts what its peer has not read as not delivered."""
+    connection, peer = pair(reactor, Recorder(), timeouts=Timeouts(close=60))
+    connection.write(b"the end")
+    connection.close()
+    start = clock.now
+    reactor.drain(5, reports.append)
+    go_on(reactor, clock, lambda: reports)
+    assert 5 <= clock.now - start <= 5.1
+    assert reports == [Drained(idle=0, finished=1, failed=0, aborted=0)]
+    peer.close()
+
+
+def test_drain_gives_half_a_minute_unless_told(reactor, clock):
+    recorder = Recorder()
+    listener = reactor.listen("127.0.0.1:0", lambda: recorder)
+    with connect(reactor, listener.addresses[0]):
+        spin(reactor, reactor.connections)
+        recorder.connection.write(BIG)
+        start = clock.now
+        listener.drain()
+        go_on(reactor, clock, lambda: recorder.lost)
+        assert 30 <= clock.now - start <= 30.1
+
+
 def test_message_that_is_owed_is_waited_for(reactor, clock, reports):
     class Messages(Echo):
         def data_received(self, data):
@@ -192,6 +295,26 @@ def test_message_that_is_owed_is_waited_for(reactor, clock, reports):
     assert 2 <= clock.now - start <= 2.3
     assert received == b"half of a message\n"
     peer.close()
+
+
+def test_stream_with_a_part_of_a_message_is_busy(reactor, clock, reports):
+    async def answer(stream):
+        while True:
+            await stream.send(await stream.receive_exactly(10))
+
+    client, stream = socket.socketpair()
+    reactor.adopt(stream, handler(answer))
+    client.send(b"half ")
+    spin(reactor, lambda: reactor.stats().bytes_received)
+    reactor.drain(30, reports.append)
+    reactor.call_later(2, client.send, b"a day")
+    start = clock.now
+    go_on(reactor, clock, lambda: not reactor.connections())
+    assert 2 <= clock.now - start <= 2.3
+    assert client.recv(100) == b"half a day"
+    go_on(reactor, clock, lambda: reports)
+    assert reports == [Drained(idle=0, finished=1, failed=0, aborted=0)]
+    client.close()
 
 
 def test_connection_that_fails_meanwhile_is_told_apart(reactor, clock, reports):
@@ -282,13 +405,14 @@ def test_report_is_logged_where_nobody_takes_it(reactor, clock, caplog):
     assert "drained: 0 idle" in caplog.text.splitlines()[-1]
 
 
-def test_peers_that_never_end_their_direction_do_not_hold_it(make_selector, reports):
+@pytest.mark.parametrize("whole", [True, False])
+def test_peers_that_never_end_their_direction_do_not_hold_it(make_selector, reports, whole):
     with Reactor(selector=make_selector()) as reactor:
         listener = reactor.listen("127.0.0.1:0", Protocol)
         client = connect(reactor, listener.addresses[0])
         spin(reactor, reactor.connections)
         reactor.connections()[0].close()
-        reactor.drain(3600, reports.append)
+        (reactor if whole else listener).drain(3600, reports.append)
         spin(reactor, lambda: reports)
         assert client.recv(1) == b""
         client.close()
@@ -308,11 +432,21 @@ def test_second_drain_of_the_reactor_changes_nothing(reactor, clock, reports):
 
 
 def test_many_are_asked_in_slices(reactor, clock, reports):
+    class Asked(Protocol):
+        def draining(self):
+            asked.append(self)
+
+    asked, before = [], 0
     pairs = [socket.socketpair() for _ in range(300)]
     for ours, _ in pairs:
-        reactor.adopt(ours, Protocol)
+        reactor.adopt(ours, Asked)
     reactor.drain(30, reports.append)
-    go_on(reactor, clock, lambda: reports)
+    while not reports:
+        reactor.run_once(0)
+        assert len(asked) - before <= 256
+        before = len(asked)
+        clock.advance(0.01)
     assert reports == [Drained(idle=300, finished=0, failed=0, aborted=0)]
+    assert len(asked) == 300
     for _, theirs in pairs:
         theirs.close()

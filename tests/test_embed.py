@@ -90,6 +90,7 @@ def test_window_that_is_clicked(display):
     assert host.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", [*HOSTS, "tkinter"])
 def test_idle_reactor_costs_its_host_nothing(host, display, tmp_path):
     command, environment = command_of(host)

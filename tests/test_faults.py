@@ -16,6 +16,8 @@ from reactor import Reactor, Timeouts, WriteTimeout
 from reactor.testing import ManualClock, Recorder
 from tests.helpers import DEADLINE, Echo, connect, spin
 
+pytestmark = pytest.mark.slow
+
 SERVER = ("-m", "reactor", "serve", "echo", "--listen", "127.0.0.1:0")
 
 
@@ -129,11 +131,11 @@ def test_stopped_client_is_ended_and_the_others_go_on():
 
 @contextlib.contextmanager
 def alarms():
-    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    before = signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, *before)
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(make, data, frames
     assert all(type(frame) is bytes for frame in got)
 
 
+@pytest.mark.slow
 @given(frames=FRAMES, places=PLACES, next_frame=st.binary(min_size=1, max_size=60), at=st.integers(0, 70))
 def test_what_follows_the_last_frame_can_be_taken_for_something_else(make, frames, places, next_frame, at):
     framer = make()
@@ -79,6 +80,7 @@ def test_what_follows_the_last_frame_can_be_taken_for_something_else(make, frame
     assert framer.feed(sent) == frames
 
 
+@pytest.mark.slow
 @given(data=st.binary(max_size=1500), places=PLACES)
 def test_cutting_garbage_another_way_changes_nothing(make, data, places):
     assert decoded(make(), cut(data, places)) == decoded(make(), [data])
@@ -176,6 +178,7 @@ def test_end_within_a_frame_is_told(framer, part):
         framer.finish()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Lines, lambda limit: Delimited(b"--", limit), LengthPrefixed, Netstrings])
 def test_large_frame_in_small_pieces_costs_linear_time(kind):
     """64 MiB in 1 KiB pieces: were each piece to copy or search what came before, it would take hours."""
@@ -188,6 +191,7 @@ def test_large_frame_in_small_pieces_costs_linear_time(kind):
     assert list(map(len, frames)) == [size]
 
 
+@pytest.mark.slow
 def test_small_frames_in_large_pieces_cost_linear_time():
     framer = LengthPrefixed(1)
     data = framer.encode(b"x") * 500_000

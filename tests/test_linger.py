@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import select
 import socket
 import struct
 import weakref
@@ -9,8 +10,9 @@ import weakref
 import pytest
 
 from reactor import Limits, Protocol, Reactor, Timeouts
+from reactor.linger import is_quiet, lingering_of
 from reactor.testing import ManualClock, Recorder
-from tests.helpers import Echo, ScriptedSocket, connect, pair, spin
+from tests.helpers import DEADLINE, Echo, ScriptedSocket, connect, pair, spin
 
 ANSWER = bytes(range(256)) * 8192  # 2 MiB, more than the kernel takes at once
 
@@ -96,6 +98,25 @@ def test_it_ends_at_the_close_timeout(make_selector, descriptors):
         peer.close()
 
 
+def test_its_time_counts_from_the_close_and_not_from_the_end_of_the_queue(make_selector):
+    clock = ManualClock()
+    with Reactor(selector=make_selector(), clock=clock) as reactor:
+        connection, peer = pair(reactor, Recorder(), timeouts=Timeouts(close=8))
+        connection.write(ANSWER)
+        connection.close()
+        reactor.run_once(0)
+        clock.advance(6)  # so long the peer takes nothing
+        assert receive_all(reactor, peer) == ANSWER
+        assert reactor.stats().lingering == 1
+        clock.advance(1.9)
+        reactor.run_once(0)
+        assert reactor.stats().lingering == 1
+        clock.advance(0.6)  # the eight seconds, and a sixteenth of them
+        reactor.run_once(0)
+        assert reactor.stats().lingering == 0
+        peer.close()
+
+
 def test_reset_ends_it(reactor):
     listener = reactor.listen("127.0.0.1:0", Answer)
     client = connect(reactor, listener.addresses[0])
@@ -164,6 +185,47 @@ def test_close_after_both_ends_of_file_is_clean(reactor):
         recorder.connection.close()
         spin(reactor, lambda: recorder.lost)
         assert recorder.reason is None
+
+
+@pytest.mark.parametrize("end", ["nothing", "a byte", "end of file", "reset"])
+def test_quiet_is_a_socket_with_nothing_to_be_read(end):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = socket.create_connection(listening.getsockname(), DEADLINE)
+        ours, _ = listening.accept()
+    with ours, theirs:
+        if end == "a byte":
+            theirs.send(b"x")
+        elif end == "end of file":
+            theirs.shutdown(socket.SHUT_WR)
+        elif end == "reset":
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+        if end != "nothing":
+            assert select.select([ours], [], [], DEADLINE)[0]
+        ours.setblocking(False)
+        assert is_quiet(ours) is (end == "nothing")
+
+
+def test_delivered_is_what_the_peer_s_kernel_has_and_nothing_is_unread(reactor, monkeypatch):
+    listener = reactor.listen("127.0.0.1:0", Recorder)
+    with connect(reactor, listener.addresses[0]) as client:
+        spin(reactor, reactor.connections)
+        reactor.connections()[0].close()
+        (lingering,) = lingering_of(reactor.registry)
+        spin(reactor, lingering.is_delivered)
+        with monkeypatch.context() as patched:
+
+            def refuse(*args):
+                raise OSError(errno.EINVAL, "no such request")
+
+            patched.setattr("reactor.linger.fcntl.ioctl", refuse)
+            assert lingering.is_delivered() is False
+        with monkeypatch.context() as patched:
+            patched.setattr("reactor.linger._SENT_AND_UNCONFIRMED", None)
+            assert lingering.is_delivered() is False
+        client.send(b"x")
+        while lingering.is_delivered():  # no tick: it would drop what has come
+            pass
 
 
 def test_reactor_that_is_closed_gives_it_back(make_selector, descriptors):

@@ -320,8 +320,10 @@ def test_newcomers_beyond_max_per_ip_are_refused_and_others_are_not(reactor, fac
         spin(reactor, lambda: len(factory.made) == 3)
     clients[0].close()
     spin(reactor, lambda: any(recorder.lost for recorder in factory.made))
-    clients.append(socket.create_connection((host, port), timeout=DEADLINE))
-    spin(reactor, lambda: len(factory.made) == 3 + (host == "127.0.0.1"))
+    clients += [socket.create_connection((host, port), timeout=DEADLINE) for _ in range(2)]
+    spin(reactor, lambda: reactor.stats().refused == {"max_per_ip": 2})
+    assert len(factory.made) == 3 + (host == "127.0.0.1")
+    assert reactor.stats().accepted == len(factory.made)
     for client in clients:
         client.close()
     spin(reactor, lambda: listener.connections == 0)
@@ -378,6 +380,39 @@ def test_reserve_that_was_taken_is_had_again_later(factory, monkeypatch, descrip
             assert closed(client)
 
 
+def test_listener_that_was_closed_gets_no_reserve_again(factory, monkeypatch, descriptors):
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory, limits=refusing())
+        problem = OSError(errno.EMFILE, "full")
+        script(listener, problem)
+
+        def none_left(*args):
+            raise problem
+
+        with connect(reactor, listener.addresses[0]):
+            with monkeypatch.context() as patched:
+                patched.setattr("reactor.listener.os.open", none_left)
+                reactor.run_once(0)
+            listener.close()
+            open_before = len(os.listdir("/proc/self/fd"))
+            clock.advance(2)
+            reactor.run_once(0)
+            assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_descriptor_of_a_closed_listener_can_be_listened_on_again(reactor, factory):
+    before = list(reactor.registry.handlers())
+    for _ in range(3):
+        listener = reactor.listen("127.0.0.1:0", factory)
+        with connect(reactor, listener.addresses[0]) as client:
+            client.sendall(b"x")
+            spin(reactor, lambda: factory.made and factory.made[-1].received)
+        spin(reactor, lambda: factory.made[-1].lost)
+        listener.close()
+    assert list(reactor.registry.handlers()) == before
+
+
 def test_on_accept_error_may_make_room(reactor, factory, caplog):
     def evict(exc):
         seen.append(exc.errno)
@@ -412,6 +447,26 @@ def test_on_accept_error_without_room_backs_off(factory, errors, answer, caplog)
         if answer:
             assert errors.take()[:2] == (answer, f"on_accept_error of {listener}")
     assert "trying again in 0.01 s" in caplog.text
+
+
+def test_drain_waits_for_the_backlog_of_a_listener_that_backs_off(factory, caplog):
+    clock, reports = ManualClock(), []
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory)
+        script(listener, OSError(errno.EMFILE, "full"))
+        with connect(reactor, listener.addresses[0]) as client:
+            client.sendall(b"x")
+            reactor.run_once(0)
+            listener.drain(30, reports.append)
+            for _ in range(3):
+                reactor.run_once(0)
+            assert reports == []
+            clock.advance(1)
+            spin(reactor, lambda: factory.made and factory.made[0].received)
+            assert client.recv(1) == b"x"
+        spin(reactor, lambda: reports or clock.advance(0.01))
+    assert (reports[0].failed, reports[0].aborted) == (0, 0)
+    assert "trying again" in caplog.text
 
 
 def test_descriptor_that_is_given_back_ends_the_back_off(factory, caplog):

@@ -566,6 +566,7 @@ def test_events_that_nobody_asked_for_are_passed_over(make_selector, pairs, ran)
     assert ran == []
 
 
+@pytest.mark.slow
 def test_idle_loop_makes_no_system_calls():
     strace = shutil.which("strace")
     assert strace, "strace is missing: install the package strace"

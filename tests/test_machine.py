@@ -40,6 +40,8 @@ from reactor.testing import Errors, ManualClock, Recorder
 from tests.conftest import SELECTORS
 from tests.helpers import pair, spin
 
+pytestmark = pytest.mark.slow
+
 STREAM = random.Random(9092).randbytes(1 << 20) * 2
 RESET = struct.pack("ii", 1, 0)
 SMALL_BUFFERS = [

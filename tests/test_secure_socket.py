@@ -1,6 +1,7 @@
 """The socket that encrypts: whatever the kernel takes or gives, no clear byte is lost or doubled."""
 
 import contextlib
+import select
 import socket
 import ssl
 import time
@@ -39,13 +40,13 @@ class Reader:
 
 
 @contextlib.contextmanager
-def secured(certificates, **script):
+def secured(certificates, bios=None, **script):
     """Give a secure socket whose handshake is done, and its reader."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     scripted = ScriptedSocket(ours)
     with ours, theirs:
-        bios = Bios()
+        bios = bios or Bios()
         sock = Tls(certificates.server(), bios, server_side=True).secure(scripted, time.monotonic)
         reader = Reader(theirs, certificates.client())
         while not sock.established:
@@ -58,13 +59,22 @@ def secured(certificates, **script):
         yield sock, reader, bios
 
 
+def readable(sock):
+    return bool(select.select([sock], [], [], 0)[0])
+
+
 def assert_empty(bios):
     """Other connections have the same pair: whatever were left there would be theirs."""
     assert bios.incoming.pending == bios.outgoing.pending == 0
 
 
-@given(data=st.binary(min_size=1, max_size=300_000), parts=PARTS, most=st.integers(1, 300_000))
-def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates, data, parts, most):
+@given(
+    data=st.binary(min_size=1, max_size=300_000),
+    parts=PARTS,
+    most=st.integers(1, 300_000),
+    flushes=st.booleans(),
+)
+def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates, data, parts, most, flushes):
     with secured(certificates, send=parts) as (sock, reader, bios):
         left = memoryview(data)
         while left:
@@ -72,9 +82,92 @@ def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates,
             assert 0 <= sent <= len(left)
             assert_empty(bios)
             left = left[sent:]
+            if flushes:
+                sock.flush()
+            sock.look_again()
             reader.turn()
         assert not sock.has_output()
         assert reader.received == data
+
+
+def test_rest_that_the_kernel_took_meanwhile_is_not_sent_twice(certificates):
+    data = bytes(range(250)) * 100
+    with secured(certificates, send=[10]) as (sock, reader, _):
+        sock.look_again()
+        sent = sock.send(data)
+        assert sent < len(data)
+        sock.flush()
+        sock.look_again()
+        assert not sock.has_output()
+        while sent < len(data):
+            sent += sock.send(data[sent:])
+        reader.turn()
+        assert reader.received == data
+
+
+def test_what_the_handshake_has_left_goes_out_first(certificates):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        scripted = ScriptedSocket(ours, send=[None, *[BlockingIOError()] * 2])
+        sock = Tls(certificates.server(), Bios(), server_side=True).secure(scripted, 0.0)
+        reader = Reader(theirs, certificates.client())
+        while not sock.established:
+            reader.turn()
+            with contextlib.suppress(BlockingIOError):
+                sock.handshake()
+        assert sock.has_output(), "the session's tickets"
+        sock.look_again()
+        while not sock.send(b"hello"):
+            pass
+        reader.turn()
+        assert reader.received == b"hello"
+
+
+@pytest.mark.parametrize(
+    "send", [lambda sock, data: sock.send(data), lambda sock, data: sock.sendmsg([data, b"x"])]
+)
+def test_no_more_is_encrypted_than_the_kernel_may_take_at_once(certificates, send):
+    with secured(certificates) as (sock, _, _):
+        sock.look_again()
+        assert 0 < send(sock, bytes(1 << 20)) <= 64 * 1024
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 16])
+def test_beginning_of_a_record_is_told_until_its_end(certificates, size):
+    with secured(certificates) as (sock, reader, _):
+        assert not sock.in_record
+        sock.look_again()
+        reader.ssl.write(b"hello")
+        output = reader.outgoing.read()
+        reader.sock.sendall(output[:10])
+        with pytest.raises(BlockingIOError):
+            sock.recv(size)
+        assert sock.in_record
+        reader.sock.sendall(output[10:])
+        assert sock.recv(size) == b"hello"
+        assert not sock.in_record
+
+
+def test_rest_of_a_record_is_given_out_before_the_kernel_is_asked(certificates):
+    with secured(certificates) as (sock, reader, _):
+        sock.look_again()
+        reader.ssl.write(b"hello")
+        reader.sock.sendall(reader.outgoing.read())
+        sock.take_in()
+        assert sock.recv(2) == b"he"
+        assert sock.recv(1 << 16) == b"llo"
+        assert not sock.has_more()
+
+
+def test_end_stays_the_end(certificates):
+    with secured(certificates) as (sock, reader, _):
+        sock.look_again()
+        with contextlib.suppress(ssl.SSLError):
+            reader.ssl.unwrap()
+        reader.sock.sendall(reader.outgoing.read())
+        assert sock.recv(1 << 16) == b""
+        assert sock.recv(1 << 16) == b""
 
 
 @given(pieces=st.lists(st.binary(min_size=1, max_size=50_000), min_size=1, max_size=8), parts=PARTS)
@@ -146,6 +239,40 @@ def test_connections_that_do_not_talk_share_few_buffers(certificates):
         assert bios.warm() == 0
 
 
+@given(
+    sizes=st.lists(st.integers(1, 40_000), min_size=1, max_size=4),
+    cuts=st.lists(st.integers(1, 20_000), min_size=1, max_size=8),
+    size=st.sampled_from([1000, 1 << 16]),
+    notify=st.booleans(),
+)
+def test_what_is_cooled_down_at_any_time_loses_nothing(certificates, sizes, cuts, size, notify):
+    """Wherever the records are cut, OpenSSL holds no clear byte, and has nothing to say, when it is asked."""
+    with secured(certificates) as (sock, reader, bios):
+        pieces = [bytes([number]) * length for number, length in enumerate(sizes)]
+        for piece in pieces:
+            reader.ssl.write(piece)
+        if notify:
+            with contextlib.suppress(ssl.SSLError):
+                reader.ssl.unwrap()
+        output = reader.outgoing.read()
+        received, turn = bytearray(), 0
+        while output or sock.has_more() or readable(sock):
+            cut = cuts[turn % len(cuts)]
+            turn += 1
+            if not (sock.has_more() or readable(sock)):
+                reader.sock.sendall(output[:cut])
+                output = output[cut:]
+                sock.look_again()
+            with contextlib.suppress(BlockingIOError):
+                piece = sock.recv(size)
+                received += piece
+                if not piece:
+                    break
+            sock.cool_down()
+            assert_empty(bios)
+        assert received == b"".join(pieces)
+
+
 @given(garbage=st.binary(min_size=1, max_size=2000), established=st.booleans())
 def test_nothing_stays_behind_of_a_connection_that_breaks(certificates, garbage, established):
     ours, theirs = socket.socketpair()
@@ -212,6 +339,26 @@ def test_interrupt_leaves_nothing_to_other_connections(certificates, name):
             sock.send(b"more")
         with pytest.raises(TLSError, match="interrupt"):
             sock.recv(1 << 16)
+
+
+def test_interrupt_while_another_cools_down_ends_the_one_that_was_read(certificates, monkeypatch):
+    """Its record would be lost without a word. The other has lost nothing, and goes on."""
+    monkeypatch.setattr("reactor.secure_socket._MOST_WARM", 1)
+    bios = Bios()
+    with secured(certificates, bios) as (read, writer, _), secured(certificates, bios) as (warm, other, _):
+        writer.ssl.write(b"lost")
+        writer.sock.sendall(writer.outgoing.read())
+        read.look_again()
+        made, warm.ssl = warm.ssl, Interrupted(warm.ssl, "read")
+        with pytest.raises(KeyboardInterrupt):
+            read.recv(1 << 16)
+        assert_empty(bios)
+        with pytest.raises(TLSError, match="interrupt"):
+            read.recv(1 << 16)
+        warm.ssl = made
+        other.ssl.write(b"hello")
+        other.sock.sendall(other.outgoing.read())
+        assert warm.recv(1 << 16) == b"hello"
 
 
 @pytest.mark.parametrize("call", ["send", "recv", "recv_into"])

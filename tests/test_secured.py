@@ -581,6 +581,7 @@ def anonymous_memory():
     return int(re.search(r"^Anonymous: +(\d+)", told, re.MULTILINE)[1]) * 1024
 
 
+@pytest.mark.slow
 def test_thousands_of_bad_handshakes_leave_nothing_behind(certificates, descriptors, caplog):
     hello = Peer(socket.socket(), certificates.client(), server_hostname="localhost")
     hello.go_on()
@@ -748,6 +749,7 @@ def test_closed_in_the_middle_of_an_upgrade(reactor, certificates):
 CUTS = st.lists(st.integers(1, 5000), max_size=60)
 
 
+@pytest.mark.slow
 @given(
     server_side=st.booleans(),
     version=st.sampled_from(VERSIONS),

@@ -209,6 +209,7 @@ def test_exchange_with_one_client(program):
                 leave(client)
 
 
+@pytest.mark.slow
 def test_exchange_with_a_thousand_clients(program):
     """All are connected at once; where fewer are served at once, each is served when its turn comes."""
     name, make, exchange = program

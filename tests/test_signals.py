@@ -105,7 +105,7 @@ def test_storm_neither_ends_the_loop_nor_loses_the_last(reactor):
     count = []
     previous = signal.getsignal(signal.SIGALRM)
     reactor.add_signal_handler(signal.SIGALRM, lambda: count.append(1))
-    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+    bound = signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
     try:
         spin(reactor, lambda: len(count) > 200)
     finally:
@@ -117,6 +117,7 @@ def test_storm_neither_ends_the_loop_nor_loses_the_last(reactor):
     spin(reactor, lambda: len(count) > before)
     reactor.remove_signal_handler(signal.SIGALRM)
     assert signal.getsignal(signal.SIGALRM) is previous
+    signal.setitimer(signal.ITIMER_REAL, *bound)
 
 
 def test_signal_that_comes_after_its_handler_was_removed_is_dropped(before, reactor):

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import gc
 import socket
+import ssl
 import struct
 
 import pytest
@@ -762,6 +763,38 @@ def test_upgrade_to_tls_on_both_sides(reactor, certificates):
     reactor.connect(listener.addresses[0], handler(client))
     spin(reactor, lambda: len(told) == 2)
     assert told == [b"hello", b"secret"]
+
+
+def test_upgrade_goes_on_reading_where_the_handshake_s_beginning_was_held_back(reactor, certificates):
+    """It is more than the limit; once TLS has it, the peer's end is noticed by a handler that only waits."""
+    upgraded = []
+
+    async def serve(stream):
+        while stream.connection.is_reading():
+            await stream.sleep(0.001)
+        await stream.start_tls(certificates.server())
+        upgraded.append(stream)
+        await stream.sleep(3600)
+
+    with client_of(reactor, serve, limit=64) as (told, client):
+        client.setblocking(False)
+        secured = certificates.client().wrap_socket(
+            client, server_hostname="localhost", do_handshake_on_connect=False
+        )
+
+        def handshake():
+            try:
+                secured.do_handshake()
+            except ssl.SSLWantReadError:
+                return False
+            return upgraded
+
+        spin(reactor, handshake, wait=0)
+        secured.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        secured.close()
+        spin(reactor, lambda: told.seen)
+    assert isinstance(told.result, StreamClosed)
+    assert isinstance(told.result.__cause__, ConnectionResetError)
 
 
 def test_upgrade_that_fails_ends_the_wait(reactor, certificates):

@@ -101,6 +101,7 @@ def test_debug_mode_tells_of_what_is_done_wrong(caplog):
     assert "4 bytes written to" in caplog.text
 
 
+@pytest.mark.slow
 def test_time_may_go_far(memory):
     beats = []
 
@@ -258,6 +259,7 @@ def run_tests(pytester, text):
     return result
 
 
+@pytest.mark.slow
 def test_fixtures_come_by_themselves(pytester):
     result = run_tests(
         pytester,
@@ -291,6 +293,7 @@ def test_fixtures_come_by_themselves(pytester):
     result.assert_outcomes(passed=3)
 
 
+@pytest.mark.slow
 def test_errors_and_leaks_fail_the_test(pytester):
     result = run_tests(
         pytester,

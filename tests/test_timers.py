@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reactor.timers import Handle, TickTimes, TimerHeap, Wheel, round_up
+from reactor.timers import Handle, TickTimes, TimerHandle, TimerHeap, Wheel, round_up
 
 
 class HeapMachine(RuleBasedStateMachine):
@@ -71,6 +71,7 @@ def test_cancelled_timer_drops_what_it_held_at_once():
     assert alive() is None
 
 
+@pytest.mark.slow
 def test_a_million_timers_set_and_cancelled_leave_memory_flat():
     heap = TimerHeap()
     heap.add(0, list)
@@ -84,6 +85,37 @@ def test_a_million_timers_set_and_cancelled_leave_memory_flat():
         tracemalloc.stop()
     assert len(heap) == 1
     assert kept < 50_000
+
+
+def alive():
+    return sum(isinstance(one, TimerHandle) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize(("live", "kept"), [(0, 64), (10, 54), (100, 100)])
+def test_cancelled_timers_leave_when_they_are_more_than_half_of_a_heap_that_is_not_small(live, kept):
+    gc.collect()
+    before = alive()
+    heap = TimerHeap()
+    handles = [heap.add(1, list) for _ in range(live)]
+    counts = []
+    for number in range(300):
+        heap.add(number, list).cancel()
+        counts.append(alive() - before)
+    assert counts == [live + number % (kept + 1) for number in range(1, 301)]
+    assert len(heap) == len(handles) == live
+
+
+def test_timer_that_runs_while_the_heap_is_compacted_is_not_counted_later():
+    heap = TimerHeap()
+    running = heap.add(0, list)
+    others = [heap.add(1, list) for _ in range(100)]
+    assert heap.first_due(0) is running
+    assert running.take() is not None
+    for other in others[:90]:
+        other.cancel()
+    running.cancel()
+    assert heap.next_due() == 1
+    assert len(heap) == 10
 
 
 def test_a_time_that_is_no_number():
@@ -151,6 +183,13 @@ def test_wheel_looks_at_each_member_by_its_time_and_not_before_its_bucket(steps)
                 assert member.bucket is None
         assert len(wheel) == len(inside)
         assert wheel.next_due() == (min(inside.values()) if inside else None)
+
+
+def test_member_is_looked_at_when_its_time_has_come_and_not_only_when_it_is_past():
+    wheel, member = Wheel(), Member()
+    wheel.add(member, 1.0)
+    assert list(wheel.take_due(0.999, 10)) == []
+    assert list(wheel.take_due(1.0, 10)) == [member]
 
 
 def test_members_may_leave_while_others_are_taken():

@@ -20,6 +20,12 @@ def test_defaults_are_those_of_today(certificates):
     assert server.verify_mode is ssl.CERT_NONE
 
 
+def test_files_may_be_given_by_name(certificates):
+    cert, key, ca = map(certificates.file, ("server.pem", "server.key", "ca.pem"))
+    assert server_context(cert=cert, key=key).protocol is ssl.PROTOCOL_TLS_SERVER
+    assert client_context(ca=ca).protocol is ssl.PROTOCOL_TLS_CLIENT
+
+
 def test_client_trusts_the_authorities_of_the_system_unless_told():
     assert client_context().verify_mode is ssl.CERT_REQUIRED
 

@@ -25,6 +25,8 @@ from reactor.errors import (
 from tests.simulation.served import Broken
 from tests.simulation.world import World
 
+pytestmark = pytest.mark.slow
+
 FIXED = range(1, 201)
 FIRST = int(os.environ.get("SIMULATION_FROM", FIXED.start))
 SEEDS = range(FIRST, FIRST + int(os.environ.get("SIMULATION_SEEDS", len(FIXED))))

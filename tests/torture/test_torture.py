@@ -10,6 +10,8 @@ from tests.torture.faults import ERRNOS, Fault
 from tests.torture.scenarios import SCENARIOS
 from tests.torture.stage import Stage
 
+pytestmark = pytest.mark.slow
+
 TOLD = 10  # failures that are told of a scenario
 
 
