@@ -7,10 +7,11 @@ number of times, however small the pieces, and no more than `limit` bytes and on
 
 from reactor.framing.base import Framer
 from reactor.framing.delimited import Delimited, Lines
-from reactor.framing.fixed import FixedLength
+from reactor.framing.fixed import Block, FixedLength
 from reactor.framing.prefixed import LengthPrefixed, Netstrings, VarintPrefixed
 
 __all__ = [
+    "Block",
     "Delimited",
     "FixedLength",
     "Framer",
