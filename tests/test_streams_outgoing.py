@@ -371,6 +371,25 @@ def test_drain_lets_a_handler_finish_what_it_asks_elsewhere(reactor, upstream):
         assert reports[0].aborted == 0
 
 
+def test_drain_lets_a_handler_connect(reactor, upstream):
+    """Given up without a word, the attempt would leave the handler waiting until the drain's time is up."""
+    reports = []
+
+    async def ask(stream):
+        await stream.receive()
+        reactor.drain(DEADLINE, reports.append)
+        async with connect(address_of(upstream)) as peer:
+            await stream.send(await peer.receive())
+
+    with client_of(reactor, ask) as (_, client):
+        client.sendall(b"x")
+        with accept(reactor, upstream) as accepted:
+            accepted.sendall(b"!")
+            spin(reactor, lambda: reports)
+        assert end_of(client) == (b"!", None)
+        assert reports[0].aborted == 0
+
+
 def test_tls_and_names(reactor, certificates):
     listener = reactor.listen("127.0.0.1:0", handler(upper), tls=certificates.server())
 

@@ -96,6 +96,7 @@ class Connecting(Wait):
             on_failure=self._failed,
             **self._options,
         )
+        self._connector.outlasts_drain = True
         return False
 
     def unpark(self) -> None:
