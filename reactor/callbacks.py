@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from reactor.errors import UsageError
-from reactor.futures import Work, cancel, follow, fulfil
+from reactor.futures import AwaitableFuture, Work, cancel, follow, fulfil
 from reactor.log import LimitedLog, caller
 from reactor.stats import Counters
 from reactor.timers import Handle, TimerHandle, TimerHeap
@@ -134,7 +134,7 @@ class Callbacks(ABC):
         self._post(handle)
         return handle
 
-    def submit(self, fn: Callable[..., T], *args: Any) -> Future[T]:
+    def submit(self, fn: Callable[..., T], *args: Any) -> AwaitableFuture[T]:
         """Run `fn(*args)` on the thread that drives the loop; the future has what it returns or raises.
 
         From any thread. The future is cancelled if the loop is closed before; waiting for it on the thread
@@ -144,14 +144,16 @@ class Callbacks(ABC):
         self._post(work)
         return work.future
 
-    def run_in_executor(self, executor: Executor | None, fn: Callable[..., T], *args: Any) -> Future[T]:
+    def run_in_executor(
+        self, executor: Executor | None, fn: Callable[..., T], *args: Any
+    ) -> AwaitableFuture[T]:
         """Run `fn(*args)` on a thread of `executor`; None: on one of the loop's own, 32 at most.
 
         The future is completed on the thread that drives the loop, so that is where its callbacks run. From
         any thread. It is cancelled if the loop is closed before; cancelling it withdraws what has not begun.
         """
         self._check_open()
-        future: Future[T] = Future()
+        future: AwaitableFuture[T] = AwaitableFuture()
         elsewhere: Future[T]
         if executor is not None:
             elsewhere = executor.submit(fn, *args)

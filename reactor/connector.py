@@ -65,6 +65,8 @@ class Connector:
         self._made = 0  # connections, whose number tells which of them has ended
         self._timed_out = False
         self._done = False
+        #: Whether a drain lets it go on: it belongs to a connection that may still be at work.
+        self.outlasts_drain = False
         self._timer: Handle
         self._begin()
 

@@ -21,9 +21,27 @@ class FramedProtocol(Protocol):
     A peer that does not take its answers is not read from, and the frames of it that were decoded wait.
     When its bytes are no frames, or a frame is too long, the frames before are handed over, what they were
     answered is sent, and the connection ends with the `FramingError` as its reason.
+
+    Where the framing changes on the way, `framer_changes` is set, and `frame_received` calls `set_framer`:
+
+        class Store(FramedProtocol):
+            framer_changes = True
+
+            def __init__(self):
+                super().__init__(Lines())
+
+            def frame_received(self, frame):
+                if isinstance(self.framer, Lines):  # a header: the length of the body
+                    self.set_framer(Block(int(frame)))
+                else:
+                    self.set_framer(Lines())
+                    self.send(b"%d bytes stored" % len(frame))
     """
 
     __slots__ = ("_frames", "_handing_over", "_paused", "_problem", "_upgrading", "connection", "framer")
+
+    #: Whether `set_framer` may be called. Frames are then decoded one at a time, which takes a little longer.
+    framer_changes = False
 
     connection: Connection
 
@@ -49,6 +67,24 @@ class FramedProtocol(Protocol):
         """
         return self.connection.write(self.framer.encode(frame))
 
+    def set_framer(self, framer: Framer) -> None:
+        """Decode and encode with `framer` from here on. What has come behind the frame at hand is for it.
+
+        Outside of `frame_received` that is what was not handed over; the frames that it completes are handed
+        over at once, unless the connection takes no answers. Raises UsageError unless the class sets
+        `framer_changes`.
+        """
+        if not self.framer_changes:
+            raise UsageError(f"set framer_changes = True in {type(self).__name__}: its framer is to change")
+        rest = self.framer.take_rest()
+        self.framer = framer
+        if self._handing_over or self._frames is not None:
+            return  # what has come behind is decoded when it is its turn
+        if self._paused:
+            self._frames = self._decode(rest)
+        else:
+            self._hand_over(self._decode(rest))
+
     def start_tls(
         self,
         context: ssl.SSLContext,
@@ -70,12 +106,15 @@ class FramedProtocol(Protocol):
             raise
         if self._handing_over:
             self._upgrading = self._paused = True
-        in_clear = self.framer.take_rest() or next(waiting or iter(()), None) is not None
-        if in_clear or self._problem is not None:
+        in_clear = next(waiting or iter(()), None) is not None
+        if in_clear or self.framer.take_rest() or self._problem is not None:
             self._refuse_clear()
 
     def data_received(self, data: bytes) -> None:
         """Hand over the frames that are complete now."""
+        if self.framer_changes:
+            self._hand_over(self._decode(data))
+            return
         try:
             frames = self.framer.feed(data)
         except FramingError as exc:
@@ -84,10 +123,7 @@ class FramedProtocol(Protocol):
 
     def eof_received(self) -> bool | None:
         """Hand over the frame that the end completes; then the connection is closed."""
-        try:
-            self._hand_over(iter(self.framer.finish()))
-        except FramingError as exc:
-            self.connection.close(reason=exc)
+        self._hand_over(self._finish())
         return None
 
     def pause_writing(self) -> None:
@@ -116,12 +152,35 @@ class FramedProtocol(Protocol):
         if self._problem is not None:
             self.connection.close(reason=self._problem)
 
+    def _decode(self, data: bytes) -> Iterator[bytes]:
+        """Decode one frame at a time, each with the framer that is in place then."""
+        at = 0
+        framer = None
+        try:
+            while at < len(data) or framer is not self.framer:
+                framer = self.framer
+                frame, at = framer.next_frame(data, at)
+                if frame is not None:
+                    yield frame
+        except FramingError as exc:
+            self._problem = exc
+
+    def _finish(self) -> Iterator[bytes]:
+        """Decode what the end of the input completes, for each framer that is put in place then."""
+        framer = None
+        try:
+            while framer is not self.framer:
+                framer = self.framer
+                yield from framer.finish()
+        except FramingError as exc:
+            self._problem = exc
+
     def _hold(self, frames: Iterator[bytes]) -> None:
         if not self._upgrading:
             self._frames = frames
             return
         self._upgrading = self._paused = False
-        if next(frames, None) is not None:
+        if next(frames, None) is not None or self.framer.take_rest() or self._problem is not None:
             self._refuse_clear()
 
     def _refuse_clear(self) -> None:

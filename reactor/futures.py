@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
-from typing import Any
+from typing import Any, TypeVar
 
+from reactor.errors import ReactorError, UsageError
 from reactor.timers import Handle
 
-__all__ = ["Work", "cancel", "follow", "fulfil"]
+__all__ = ["AwaitableFuture", "Work", "cancel", "follow", "fulfil"]
+
+T = TypeVar("T")
+
+
+class AwaitableFuture(Future[T]):
+    """A `concurrent.futures.Future` that tasks of `reactor.streams` can await."""
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait for its result, as `reactor.streams.wait` does. Raises UsageError in other coroutines."""
+        if not self.done():
+            try:
+                yield self
+            except (RuntimeError, TypeError) as exc:  # asyncio's and trio's word for a yield they don't know
+                if isinstance(exc, ReactorError):
+                    raise
+                raise UsageError(
+                    "only tasks of reactor.streams can await this: asyncio.wrap_future(future) is for asyncio"
+                ) from exc
+        return self.result()
 
 
 class Work(Handle):
@@ -20,7 +40,7 @@ class Work(Handle):
     __slots__ = ("future",)
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.future: Future[Any] = Future()
+        self.future: AwaitableFuture[Any] = AwaitableFuture()
         super().__init__(self._fulfil, (fn, *args))
 
     def _fulfil(self, fn: Callable[..., Any], *args: Any) -> None:

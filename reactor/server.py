@@ -346,7 +346,8 @@ class Reactor(Loop):
         if self._drain_on is not None:
             return
         for connector in self._connectors:
-            connector.cancel()
+            if not connector.outlasts_drain:
+                connector.cancel()
         self._drain_on = Drain(
             self,
             timeout,

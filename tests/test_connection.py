@@ -26,7 +26,7 @@ BIG = 4 * 1024 * 1024  # more than any socket buffer here takes at once
 
 def watched(reactor, connection):
     key = reactor.registry.selector.get_map().get(connection.get_extra_info("socket").fileno())
-    return key.events if key else 0
+    return key.events & (EVENT_READ | EVENT_WRITE) if key else 0
 
 
 def drain(reactor, peer, size):

@@ -119,7 +119,6 @@ def test_parent_goes_on_after_the_child_has_closed_everything(reactor, recorder,
     listener = reactor.listen(f"unix:{path}", lambda: recorder)
     client = connect(reactor, listener.addresses[0])
     spin(reactor, reactor.connections)
-    connection = recorder.connection
     lingering, other = pair(reactor, Recorder())
     lingering.close()
     reactor.run_once(0)

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor.errors import FrameTooLong, FramingError, IncompleteFrame, MalformedFrame
-from reactor.framing import Delimited, FixedLength, Framer, LengthPrefixed, Lines, Netstrings, VarintPrefixed
+from reactor.framing import (
+    Block,
+    Delimited,
+    FixedLength,
+    Framer,
+    LengthPrefixed,
+    Lines,
+    Netstrings,
+    VarintPrefixed,
+)
 
 LIMIT = 300  # two bytes as a varint
 
@@ -78,6 +87,70 @@ def test_what_follows_the_last_frame_can_be_taken_for_something_else(make, frame
     assert framer.take_rest() == begun
     assert framer.take_rest() == b""
     assert framer.feed(sent) == frames
+
+
+def one_by_one(framer, pieces):
+    for piece in pieces:
+        at = 0
+        while at < len(piece):
+            frame, at = framer.next_frame(piece, at)
+            if frame is not None:
+                yield frame
+
+
+@given(frames=FRAMES, places=PLACES, next_frame=st.binary(min_size=1, max_size=60), at=st.integers(0, 70))
+def test_frames_one_at_a_time_are_the_same_and_leave_what_follows(make, frames, places, next_frame, at):
+    framer = make()
+    frames = [usable(framer, frame) for frame in frames]
+    sent = b"".join(map(framer.encode, frames))
+    begun = framer.encode(usable(framer, next_frame))
+    begun = begun[: min(at, len(begun) - 1)]
+    assert list(one_by_one(framer, cut(sent + begun, places))) == frames
+    assert framer.take_rest() == begun
+    assert framer.feed(sent) == frames  # the two ways may be mixed
+    framer.feed(begun)
+    assert list(one_by_one(framer, [framer.encode(usable(framer, next_frame))[len(begun) :]]))
+    for frame in frames:  # nothing behind a frame is touched
+        encoded = framer.encode(frame)
+        assert framer.next_frame(b"." + encoded + b"\r\n\0,", 1) == (frame, len(encoded) + 1)
+
+
+@given(data=st.binary(max_size=300), places=PLACES)
+def test_garbage_one_frame_at_a_time_is_the_same_garbage(make, data, places):
+    framer = make()
+    frames, problem = [], None
+    try:
+        frames.extend(one_by_one(framer, cut(data, places)))
+        frames += framer.finish()
+    except FramingError as exc:
+        problem = type(exc)
+    assert (frames, problem) == decoded(make(), [data])
+
+
+@given(size=st.integers(0, 40), data=st.binary(max_size=60), places=PLACES)
+def test_block_is_one_frame_and_no_more(size, data, places):
+    block = Block(size)
+    frames, problem = [], None
+    try:
+        for piece in cut(data, places):
+            frames += block.feed(piece)
+        frames += block.finish()
+    except FramingError as exc:
+        frames += exc.frames
+        problem = type(exc)
+    assert frames == ([data[:size]] if len(data) >= size else [])
+    assert problem is (IncompleteFrame if len(data) < size else MalformedFrame if len(data) > size else None)
+
+
+def test_block_can_be_taken_over_where_it_ends():
+    block = Block(3)
+    assert block.next_frame(b".ab", 1) == (None, 3)
+    assert block.next_frame(b"cde") == (b"abc", 1)
+    assert block.take_rest() == b""
+    assert Block(0).next_frame(b"x") == (b"", 0)
+    assert block.encode(b"abc") == b"abc"
+    with pytest.raises(MalformedFrame, match="more came after the 3 bytes"):
+        block.next_frame(b"d")
 
 
 @pytest.mark.slow
@@ -191,6 +264,14 @@ def test_large_frame_in_small_pieces_costs_linear_time(kind):
     assert list(map(len, frames)) == [size]
 
 
+def test_large_block_in_small_pieces_costs_linear_time():
+    size = 64 << 20
+    framer = Block(size)
+    piece = bytes(1024)
+    frames = [frame for _ in range(size // 1024) if (frame := framer.next_frame(piece)[0]) is not None]
+    assert list(map(len, frames)) == [size]
+
+
 @pytest.mark.slow
 def test_small_frames_in_large_pieces_cost_linear_time():
     framer = LengthPrefixed(1)
@@ -206,6 +287,7 @@ def test_small_frames_in_large_pieces_cost_linear_time():
         (lambda: Lines(ending=b"\r"), "ending must be LF or CR and LF, not b'\\r'"),
         (lambda: Delimited(b""), "delimiter must be one byte or more, not b''"),
         (lambda: Delimited("--"), "delimiter must be one byte or more, not '--'"),
+        (lambda: Block(-1), "size must be a whole number of bytes"),
         (lambda: FixedLength(0), "size must be a whole number of bytes"),
         (lambda: LengthPrefixed(3), "size must be 1, 2, 4 or 8 bytes, not 3"),
         (lambda: LengthPrefixed(4, "network"), "byteorder must be"),
@@ -225,6 +307,7 @@ def test_what_cannot_be_is_refused_when_it_is_made(make_one, told):
         (Lines(), b"a\nb", "can't contain its delimiter"),
         (Lines(2), b"abc", "limit of 2 bytes"),
         (Delimited(b"--"), b"a--b", "can't contain its delimiter, b'--'"),
+        (Block(2), b"abc", "2 bytes here, not 3"),
         (FixedLength(2), b"abc", "2 bytes here, not 3"),
         (LengthPrefixed(limit=2), b"abc", "limit of 2 bytes"),
         (VarintPrefixed(2), b"abc", "limit of 2 bytes"),
@@ -250,3 +333,5 @@ def test_framers_of_one_s_own():
     assert Bytes().feed(b"ab") == [b"a", b"b"]
     with pytest.raises(TypeError, match="Bytes must define take_rest"):
         Bytes().take_rest()
+    with pytest.raises(TypeError, match="Bytes must define next_frame"):
+        Bytes().next_frame(b"ab")

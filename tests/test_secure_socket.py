@@ -110,7 +110,7 @@ def test_what_the_handshake_has_left_goes_out_first(certificates):
     ours.setblocking(False)
     with ours, theirs:
         scripted = ScriptedSocket(ours, send=[None, *[BlockingIOError()] * 2])
-        sock = Tls(certificates.server(), Bios(), server_side=True).secure(scripted, 0.0)
+        sock = Tls(certificates.server(), Bios(), server_side=True).secure(scripted, time.monotonic)
         reader = Reader(theirs, certificates.client())
         while not sock.established:
             reader.turn()

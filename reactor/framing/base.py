@@ -33,6 +33,14 @@ class Framer(ABC):
         Raises FrameTooLong or MalformedFrame; the frames before the bad one are in its `frames`.
         """
 
+    def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
+        """Take in `data` from `at` to the end of one frame; return the frame, and where it ended in `data`.
+
+        Without a whole frame all is taken in, and None is returned with the end of `data`.
+        What follows a frame is not looked at, so that it may be another framer's. Raises as `feed`.
+        """
+        raise TypeError(f"{type(self).__name__} must define next_frame")
+
     @abstractmethod
     def finish(self) -> list[bytes]:
         """Take note of the end of the input, and return the frame that it completes, if there is one.

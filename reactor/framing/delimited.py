@@ -40,6 +40,29 @@ class Delimited(Framer):
             self._check(frames)
         return frames
 
+    def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
+        """As `Framer.next_frame`."""
+        self._check_usable()
+        length = len(self._delimiter)
+        found = data.find(self._delimiter, at)
+        end = len(data) if found < 0 else found + length
+        held = len(self._pending)
+        if held or found < 0:  # the delimiter may have begun in what is held
+            if not isinstance(self._pending, bytearray):
+                self._pending = bytearray(self._pending)
+            self._pending += memoryview(data)[at:end]
+            found = self._pending.find(self._delimiter, max(0, held + 1 - length))
+            if found < 0:
+                self._check([])
+                return None, end
+            frame, self._pending = bytes(self._pending[:found]), b""
+            end = at + found + length - held
+        else:
+            frame = data[at:found]
+        if len(frame) > self._limit:
+            self._fail(too_long(self._limit), [])
+        return self._finished([frame])[0], end
+
     def finish(self) -> list[bytes]:
         """As `Framer.finish`."""
         self._check_usable()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from reactor.errors import IncompleteFrame
+from reactor.errors import IncompleteFrame, MalformedFrame
 from reactor.framing.base import Data, Framer, check_positive
 
-__all__ = ["FixedLength"]
+__all__ = ["Block", "FixedLength"]
 
 
 class FixedLength(Framer):
@@ -34,6 +34,12 @@ class FixedLength(Framer):
         self._held -= whole
         return frames
 
+    def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
+        """As `Framer.next_frame`."""
+        end = min(len(data), at + self._size - self._held)
+        frames = self.feed(data[at:end])
+        return (frames[0] if frames else None), end
+
     def finish(self) -> list[bytes]:
         """As `Framer.finish`."""
         self._check_usable()
@@ -42,6 +48,71 @@ class FixedLength(Framer):
                 IncompleteFrame(f"the input ended {self._held} bytes into a frame of {self._size}"), []
             )
         return []
+
+    def take_rest(self) -> bytes:
+        """As `Framer.take_rest`."""
+        rest = b"".join(self._pieces)
+        self._pieces = []
+        self._held = 0
+        return rest
+
+    def encode(self, frame: bytes) -> bytes:
+        """As `Framer.encode`."""
+        if len(frame) != self._size:
+            raise ValueError(f"a frame has {self._size} bytes here, not {len(frame)}")
+        return frame
+
+
+class Block(Framer):
+    """One frame of `size` bytes, which may be 0, and none after it: then another framer is to take over.
+
+    For the body whose length a header has told, with `FramedProtocol.set_framer`.
+    Raises ValueError for a size that can't be.
+    """
+
+    __slots__ = ("_held", "_is_done", "_pieces", "_size")
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        if size != 0:
+            check_positive("size", size)
+        self._size = size
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._is_done = False
+
+    def feed(self, data: Data) -> list[bytes]:
+        """As `Framer.feed`. Raises MalformedFrame for bytes after the frame."""
+        frame, end = self.next_frame(bytes(data))
+        frames = [] if frame is None else [frame]
+        if end < len(data):
+            self._fail(MalformedFrame(f"more came after the {self._size} bytes of the only frame"), frames)
+        return frames
+
+    def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
+        """As `Framer.next_frame`. Raises MalformedFrame for bytes after the frame."""
+        self._check_usable()
+        if self._is_done:
+            if at < len(data):
+                problem = f"more came after the {self._size} bytes of the only frame"
+                self._fail(MalformedFrame(problem), [])
+            return None, at
+        end = min(len(data), at + self._size - self._held)
+        self._pieces.append(data[at:end])
+        self._held += end - at
+        if self._held < self._size:
+            return None, end
+        self._is_done = True
+        return self.take_rest(), end
+
+    def finish(self) -> list[bytes]:
+        """As `Framer.finish`; without the whole frame the end is too early."""
+        frame, _ = self.next_frame(b"")
+        if frame is None and not self._is_done:
+            self._fail(
+                IncompleteFrame(f"the input ended {self._held} bytes into a frame of {self._size}"), []
+            )
+        return [] if frame is None else [frame]
 
     def take_rest(self) -> bytes:
         """As `Framer.take_rest`."""

@@ -51,6 +51,23 @@ class _Prefixed(Framer):
             data = b"".join(self._pieces)
         return self._decode(data)
 
+    def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
+        """As `Framer.next_frame`."""
+        self._check_usable()
+        while True:
+            end = min(len(data), at + max(1, self._needed - self._held))
+            if end == at:
+                return None, end
+            self._pieces.append(data[at:end])
+            self._held += end - at
+            at = end
+            if self._held >= self._needed:
+                frames = self._decode(b"".join(self._pieces))
+                if frames:
+                    return frames[0], at
+                if self._needed <= self._held:  # not even the header is whole
+                    self._needed = self._held + 1
+
     def finish(self) -> list[bytes]:
         """As `Framer.finish`."""
         self._check_usable()

@@ -1,46 +1,53 @@
-"""Coroutine handlers: `async def handler(stream)`, driven by the reactor itself.
-
-There is no task queue and no future. An `await` that has to wait yields the place where it waits (the
-stream's input, the room in its queue, a point in time), the task is left there, and the event that ends
-the wait resumes it straight from the loop: one resumption for each event.
-
-Only awaits of this module can be waited for here; asyncio's need its own loop.
-"""
+"""`Stream`: one connection as coroutines see it, and the handler that serves it."""
 
 from __future__ import annotations
 
 import ssl
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from types import TracebackType
 from typing import Any, cast
+from typing import Protocol as Interface
 
 from reactor.connection import Connection
-from reactor.errors import EndOfStream, FrameTooLong, ReactorError, StreamClosed, StreamTimeout, UsageError
+from reactor.errors import EndOfStream, FrameTooLong, ReactorError, StreamClosed, UsageError
 from reactor.protocol import Protocol
 from reactor.server import Reactor
+from reactor.streams.task import Place, Sleep, Task, Timeout, Wait, is_mistake, suspend
 
-__all__ = ["Handler", "Stream", "handler"]
+__all__ = ["LIMIT", "Handler", "Lease", "Stream", "check_limit", "handler"]
 
 #: What serves a connection. Its result is dropped.
 Handler = Callable[["Stream"], Coroutine[Any, Any, object]]
 
 #: Bytes that are received before anybody asks for them; then reading is paused. asyncio's figure as well.
-_LIMIT = 64 * 1024
+LIMIT = 64 * 1024
 
 
-def handler(fn: Handler, *, limit: int = _LIMIT) -> Callable[[], Stream]:
+class Lease(Interface):
+    """A connection that a task has made, and that ends with the stream of the task."""
+
+    def end(self, exc: BaseException | None) -> None:
+        """Close it, or reset it for the reason `exc`."""
+
+
+def handler(fn: Handler, *, limit: int = LIMIT) -> Callable[[], Stream]:
     """Return what `Reactor.listen` and `connect` take, for connections that `fn` serves.
 
     fn: called as `await fn(stream)` for each connection, which is closed when it returns, after all was
-        sent; so it is when what it raises tells of the peer (a `ReactorError` that is no `UsageError`), with
-        that as the reason. Anything else ends the connection at once and goes to the reactor's `on_error`.
+        sent. So it is when it raises a `ReactorError` about this peer's input, or `StreamTimeout`, which is
+        then the reason. Any other exception resets the connection, so that half an answer can't look whole,
+        and goes to the reactor's `on_error`, unless it tells that another connection has failed.
     limit: bytes that may wait to be received before the peer is held back.
     Raises ValueError if `limit` is not positive.
     """
+    check_limit(limit)
+    return lambda: Stream(fn, limit)
+
+
+def check_limit(limit: int) -> None:
+    """Raise ValueError if `limit` is not positive."""
     if limit < 1:
         raise ValueError(f"limit must be at least 1 byte, not {limit}")
-    return lambda: Stream(fn, limit)
 
 
 @types.coroutine
@@ -54,42 +61,46 @@ list(cast("Generator[Any]", _DONE))
 
 
 class Stream(Protocol):
-    """One connection as a coroutine sees it. Its methods are called from coroutines that it drives.
+    """One connection as coroutines see it.
 
     connection: the `Connection`, for all that is no await.
 
+    Its methods are called from tasks: handlers, and what `start_soon` runs. Those of another stream of the
+    same reactor may call them too, unless the method says otherwise. One task at a time may receive; any
+    number may send, and what each sends stays in one piece.
     Each await raises `StreamClosed` once the connection has ended; its cause is the reason.
     """
 
     __slots__ = (
-        "_at", "_buffer", "_children", "_ended", "_fn", "_held", "_limit", "_lost", "_main",
+        "_at", "_buffer", "_dependents", "_ended", "_fn", "_held", "_limit", "_lost", "_main",
         "_paused", "_reader", "_reason", "_writers", "connection",
     )  # fmt: skip
 
     connection: Connection
 
-    def __init__(self, fn: Handler, limit: int) -> None:
+    def __init__(self, fn: Handler | None, limit: int) -> None:
         self._fn = fn
         self._limit = limit
         self._buffer: bytes | bytearray = b""
         self._at = 0  # of the first byte in the buffer that was not given out
         self._ended = False  # the peer's input
         self._lost = False
-        self._reason: BaseException | None = None
+        self._reason: BaseException | None = None  # of the end; before, what `fault_elsewhere` was given
         self._held = False  # reading is paused, because nobody asks for what is there
         self._paused = False  # above the high-water mark
-        self._reader: _Task | None = None
+        self._reader: Task | None = None
         self._writers: tuple[_Room, ...] = ()
-        self._main: _Task | None = None
-        self._children: tuple[_Task, ...] = ()
+        self._main: Task | None = None
+        self._dependents: tuple[Task | Lease, ...] = ()
 
     # What the reactor calls
 
     def connection_made(self, connection: Connection) -> None:
         """Start the handler."""
         self.connection = connection
-        self._main = _Task(self, self._fn(self))
-        self._main.step()
+        if self._fn is not None:
+            self._main = Task(self, self._fn(self))
+            self._main.step()
 
     def data_received(self, data: bytes) -> None:
         """Hand it to the task that waits for input, or keep it."""
@@ -134,10 +145,12 @@ class Stream(Protocol):
         self._ended = self._lost = True
         self._reason = exc
         self._buffer, self._at = b"", 0
-        waiting = (self._reader, *(room.task for room in self._writers), self._main, *self._children)
+        tasks = (each for each in self._dependents if isinstance(each, Task))
+        waiting = (self._reader, *(room.task for room in self._writers), self._main, *tasks)
         for task in dict.fromkeys(waiting):
             if task is not None:
-                task.throw(self._closed())
+                task.throw(self.closed())
+        self._end_leases(self.closed())
 
     def draining(self) -> bool:
         """Return whether the handler is at work: it does not wait for a message of which nothing has come."""
@@ -146,7 +159,7 @@ class Stream(Protocol):
     # Receiving
 
     @types.coroutine
-    def receive(self, n: int = _LIMIT) -> Generator[_Place, bytes | None, bytes]:
+    def receive(self, n: int = LIMIT) -> Generator[Place, bytes | None, bytes]:
         """Wait for input, and return at most `n` bytes of it; b"" at its end."""
         while not self._buffer:
             if self._ended:
@@ -160,7 +173,7 @@ class Stream(Protocol):
         return self._take(n)
 
     @types.coroutine
-    def receive_exactly(self, n: int) -> Generator[_Place, bytes | None, bytes]:
+    def receive_exactly(self, n: int) -> Generator[Place, bytes | None, bytes]:
         """Wait for `n` bytes, and return them.
 
         Raises EndOfStream if the input ends before; its `partial` holds what came.
@@ -171,7 +184,7 @@ class Stream(Protocol):
         return self._take(n)
 
     @types.coroutine
-    def receive_until(self, delimiter: bytes, limit: int = _LIMIT) -> Generator[_Place, bytes | None, bytes]:
+    def receive_until(self, delimiter: bytes, limit: int = LIMIT) -> Generator[Place, bytes | None, bytes]:
         """Wait for `delimiter`, and return what stands before it; the delimiter itself is dropped.
 
         limit: bytes before the delimiter; FrameTooLong is raised if there are more. EndOfStream is raised
@@ -183,7 +196,7 @@ class Stream(Protocol):
             size = (len(self._buffer) if found < 0 else found) - self._at
             searched = max(0, size + 1 - len(delimiter))
             if (searched if found < 0 else size) > limit:
-                raise FrameTooLong(f"no {delimiter!r} within {limit} bytes")
+                raise self._blamed(FrameTooLong(f"no {delimiter!r} within {limit} bytes"))
             if found >= 0:
                 data = self._take(size)
                 self._skip(len(delimiter))
@@ -191,7 +204,7 @@ class Stream(Protocol):
             self._check_not_ended()
             self._buffer = (yield self) or self._buffer
 
-    def lines(self, limit: int = _LIMIT) -> AsyncIterator[bytes]:
+    def lines(self, limit: int = LIMIT) -> AsyncIterator[bytes]:
         """Return the lines of the input for `async for`, each without its end: LF, or CR and LF.
 
         What follows the last end is a line too. limit: bytes of a line, its CR included; FrameTooLong is
@@ -223,7 +236,7 @@ class Stream(Protocol):
         *,
         server_side: bool | None = None,
         server_hostname: str | None = None,
-    ) -> Generator[_Place, None, None]:
+    ) -> Generator[Place, None, None]:
         """Go on over TLS, as `Connection.start_tls` does, and wait until both sides have come to terms.
 
         What has come and was not received belongs to the peer's handshake; clear text ends the connection.
@@ -236,35 +249,36 @@ class Stream(Protocol):
         self._skip(len(early))
         self._read_on()
         while self.connection.get_extra_info("ssl_object").version() is None:
-            yield _Room(self)
+            yield from suspend(_Room(self))
             self._check_open()
 
     @types.coroutine
-    def _sent(self) -> Generator[_Place, None, None]:
+    def _sent(self) -> Generator[Place, None, None]:
         if self.connection.is_closing():
-            raise self._closed()
+            raise self.closed()
         while self._paused:
-            yield _Room(self)
+            yield from suspend(_Room(self))
             self._check_open()
 
     # Time, and other tasks
 
     @types.coroutine
-    def sleep(self, seconds: float) -> Generator[_Place, None, None]:
+    def sleep(self, seconds: float) -> Generator[Place, None, None]:
         """Wait for `seconds`; never less."""
         self._check_open()
-        yield _Sleep(self._reactor(), seconds)
+        yield from suspend(Sleep(seconds))
 
-    def timeout(self, seconds: float) -> _Timeout:
+    def timeout(self, seconds: float) -> Timeout:
         """Return a context manager whose body may take `seconds`; then StreamTimeout is raised.
 
-        It ends the await at which the task waits, and comes out of the `with`. For the tasks of this
-        stream; may be nested.
+        It ends the await at which the task waits, whatever that is, and comes out of the `with`. It may be
+        nested. For the tasks of this stream; of a stream that `connect` has made, for those of the stream
+        whose task has made it too. Raises UsageError elsewhere.
         """
-        for task in (self._main, *self._children):
-            if task is not None and task.is_running():
-                return _Timeout(task, self._reactor(), seconds)
-        raise UsageError("timeout is for the tasks of its own stream: call it within one")
+        task = self.running_task()
+        if task is None:
+            raise UsageError("timeout is for the tasks of its own stream: call it within one")
+        return Timeout(task, seconds)
 
     def start_soon(self, fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Run `await fn(*args)` beside the handler, until the connection ends at the latest.
@@ -272,14 +286,92 @@ class Stream(Protocol):
         What it raises is treated as what the handler raises.
         """
         self._check_open()
-        task = _Task(self, fn(*args))
-        self._children = (*self._children, task)
-        self._reactor().call_soon(task.begin)
+        task = Task(self, fn(*args))
+        self.depend(task)
+        self.reactor().call_soon(task.begin)
+
+    # For its tasks
+
+    def reactor(self) -> Reactor:
+        """Return the reactor that drives its tasks."""
+        return self.connection.get_extra_info("reactor")  # type: ignore[no-any-return]
+
+    def is_lost(self) -> bool:
+        """Return whether the connection has ended."""
+        return self._lost
+
+    def closed(self) -> StreamClosed:
+        """Return the error for an await after the end."""
+        reason = self._reason if self._lost else None
+        why = "" if reason is None else f": {reason}"
+        exc = StreamClosed(f"{self.connection} has ended{why}")
+        exc.__cause__ = reason
+        return exc
+
+    def running_task(self) -> Task | None:
+        """Return the task of this stream from within which this is called, or None."""
+        for each in (self._main, *self._dependents):
+            if isinstance(each, Task) and each.is_running():
+                return each
+        return None
+
+    def depend(self, *dependents: Task | Lease) -> None:
+        """Let each of `dependents` end with the connection, until `release`."""
+        self._dependents = (*self._dependents, *dependents)
+
+    def release(self, *dependents: Task | Lease) -> None:
+        """Undo `depend`."""
+        gone = set(dependents)
+        self._dependents = tuple(each for each in self._dependents if each not in gone)
+
+    def fault_elsewhere(self, exc: BaseException) -> None:
+        """Take note that `exc`, if it comes out of a task, is no fault of this connection's peer."""
+        if not self._lost:
+            self._reason = exc
+
+    def park(self, task: Task) -> bool:
+        """Let `task` be the one that waits for the input."""
+        if self._reader is not None:
+            raise UsageError("another task waits for this stream's input: only one can have it")
+        self._reader = task
+        self._read_on()
+        return False
+
+    def unpark(self) -> None:
+        """Undo `park`."""
+        self._reader = None
+
+    def task_ended(self, task: Task, exc: BaseException) -> None:
+        """End the connection if `task` was the handler, or failed. StopIteration: it has returned."""
+        is_main = task is self._main
+        if is_main:
+            self._main = None
+        else:
+            self.release(task)
+        if isinstance(exc, StopIteration):
+            if is_main:
+                self._end_leases(None)
+                self.connection.close()
+        elif not (isinstance(exc, StreamClosed) and self.connection.is_closing()):
+            self._end_leases(exc)
+            self._fail(task, exc)
 
     # Inside
 
-    def _reactor(self) -> Reactor:
-        return self.connection.get_extra_info("reactor")  # type: ignore[no-any-return]
+    def _end_leases(self, exc: BaseException | None) -> None:
+        for each in self._dependents:
+            if not isinstance(each, Task):
+                each.end(exc)
+
+    def _fail(self, task: Task, exc: BaseException) -> None:
+        mistake = is_mistake(exc)
+        if mistake:
+            self.reactor().report(exc, task.name, self.connection)
+        elsewhere = isinstance(exc, ConnectionError) or exc is self._reason
+        if isinstance(exc, ReactorError) and not (mistake or elsewhere):
+            self.connection.close(reason=exc)
+        else:
+            self.connection.abort(exc)
 
     def _keep(self, data: bytes) -> None:
         if not self._buffer:
@@ -319,21 +411,16 @@ class Stream(Protocol):
         self._check_open()
         if self._ended:
             partial = self._take(len(self._buffer))
-            raise EndOfStream(f"the input ended after {len(partial)} bytes of what was waited for", partial)
+            problem = f"the input ended after {len(partial)} bytes of what was waited for"
+            raise self._blamed(EndOfStream(problem, partial))
+
+    def _blamed(self, exc: ReactorError) -> ReactorError:
+        """Return `exc`, which is the fault of this connection's peer."""
+        return exc
 
     def _check_open(self) -> None:
         if self._lost:
-            raise self._closed()
-
-    def _closed(self) -> StreamClosed:
-        why = "" if self._reason is None else f": {self._reason}"
-        exc = StreamClosed(f"{self.connection} has ended{why}")
-        exc.__cause__ = self._reason
-        return exc
-
-    def _park(self, task: _Task) -> None:
-        self._reader = task
-        self._read_on()
+            raise self.closed()
 
     def _read_on(self) -> None:
         if self._held:
@@ -342,26 +429,7 @@ class Stream(Protocol):
 
     def _wake_writers(self) -> None:
         for room in self._writers:
-            self._reactor().call_soon(room.wake)
-
-    def _unpark(self) -> None:
-        self._reader = None
-
-    def _task_ended(self, task: _Task, exc: BaseException) -> None:
-        if task is self._main:
-            self._main = None
-        else:
-            self._children = tuple(other for other in self._children if other is not task)
-        if isinstance(exc, (StopIteration, StreamClosed)):
-            if self._main is None:
-                self.connection.close()
-            return
-        if isinstance(exc, ReactorError) and not isinstance(exc, UsageError):
-            self.connection.close(reason=exc)
-            return
-        if isinstance(exc, Exception):
-            self._reactor().report(exc, task.name, self.connection)
-        self.connection.fail(exc)
+            self.reactor().call_soon(room.wake)
 
 
 class _Lines(AsyncIterator[bytes]):
@@ -381,149 +449,20 @@ class _Lines(AsyncIterator[bytes]):
         return line.removesuffix(b"\r")
 
 
-class _Task:
-    """A coroutine, and the place where it waits: None until it has begun, and when it is done."""
-
-    __slots__ = ("coroutine", "place", "send", "stream")
-
-    def __init__(self, stream: Stream, coroutine: Awaitable[object]) -> None:
-        if not isinstance(coroutine, (Coroutine, Generator)):  # the latter: an await of this module
-            raise UsageError(f"{coroutine!r} can't be run as a task: give an `async def` function")
-        self.stream = stream
-        self.coroutine: Coroutine[Any, Any, object] | Generator[Any, Any, object] = coroutine
-        self.send = coroutine.send
-        self.place: _Place | None = None
-
-    @property
-    def name(self) -> str:
-        """What it runs."""
-        return getattr(self.coroutine, "__qualname__", "task")
-
-    def is_running(self) -> bool:
-        """Return whether this is called from within it."""
-        running: bool = getattr(self.coroutine, "cr_running", False) or getattr(
-            self.coroutine, "gi_running", False
-        )
-        return running
-
-    def begin(self) -> None:
-        """Run to the first wait, unless the connection has ended before."""
-        if self.stream._lost:
-            self.coroutine.close()
-        else:
-            self.step()
-
-    def step(self) -> None:
-        """Go on to the next wait."""
-        self._go_on(self.send, None)
-
-    def wake(self, place: _Place) -> None:
-        """Go on, if the wait is still the one at `place`."""
-        if self.place is place:
-            place._unpark()
-            self.step()
-
-    def throw(self, exc: BaseException) -> None:
-        """End the wait with `exc`."""
-        if self.place is not None:
-            self.place._unpark()
-            self._go_on(self.coroutine.throw, exc)
-
-    def _go_on(self, how: Callable[[Any], Any], what: Any) -> None:
-        try:
-            place = how(what)
-        except BaseException as exc:
-            self.stop(exc)
-        else:
-            self.wait_at(place)
-
-    def wait_at(self, place: Any) -> None:
-        """Leave it at `place`; if that can't be, the await raises UsageError."""
-        if not isinstance(place, _PLACES):
-            told = f"{place!r} can't be waited for here: the reactor drives this, not asyncio"
-        elif isinstance(place, Stream) and place._reader is not None:
-            told = "another task waits for this stream's input: only one can have it"
-        else:
-            self.place = place
-            place._park(self)
-            return
-        self._go_on(self.coroutine.throw, UsageError(told))
-
-    def stop(self, exc: BaseException) -> None:
-        """Take note that it has returned, or raised `exc`."""
-        self.place = None
-        self.stream._task_ended(self, exc)
-        if not isinstance(exc, Exception):
-            raise exc
-
-
-class _Room:
+class _Room(Wait):
     """Room in a stream's queue, or the end of its handshake."""
 
-    __slots__ = ("_stream", "task")
-
-    task: _Task
+    __slots__ = ("_stream",)
 
     def __init__(self, stream: Stream) -> None:
+        super().__init__()
         self._stream = stream
 
-    def wake(self) -> None:
-        self.task.wake(self)
-
-    def _park(self, task: _Task) -> None:
-        self.task = task
+    def park(self, task: Task) -> bool:
+        """As `Place.park`."""
         self._stream._writers = (*self._stream._writers, self)
+        return super().park(task)
 
-    def _unpark(self) -> None:
+    def unpark(self) -> None:
+        """As `Place.unpark`."""
         self._stream._writers = tuple(other for other in self._stream._writers if other is not self)
-
-
-class _Sleep:
-    """A point in time."""
-
-    __slots__ = ("_reactor", "_seconds", "_timer")
-
-    def __init__(self, reactor: Reactor, seconds: float) -> None:
-        self._reactor = reactor
-        self._seconds = seconds
-
-    def _park(self, task: _Task) -> None:
-        self._timer = self._reactor.call_later(self._seconds, task.wake, self)
-
-    def _unpark(self) -> None:
-        self._timer.cancel()
-
-
-_Place = Stream | _Room | _Sleep
-_PLACES = (Stream, _Room, _Sleep)
-
-
-class _TimeIsUp(BaseException):
-    """Ends the waits of a `with stream.timeout()`; not for handlers to catch."""
-
-
-class _Timeout:
-    __slots__ = ("_reactor", "_seconds", "_task", "_timer", "_up")
-
-    def __init__(self, task: _Task, reactor: Reactor, seconds: float) -> None:
-        self._task = task
-        self._reactor = reactor
-        self._seconds = seconds
-        self._up: _TimeIsUp | None = None
-
-    def __enter__(self) -> None:
-        self._timer = self._reactor.call_later(self._seconds, self._expire)
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._timer.cancel()
-        if exc is not None and exc is self._up:
-            raise StreamTimeout(f"not done within {self._seconds:g} s") from None
-
-    def _expire(self) -> None:
-        self._up = _TimeIsUp()
-        self._task.throw(self._up)

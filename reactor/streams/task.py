@@ -1,0 +1,278 @@
+"""Tasks, and the places where they wait.
+
+A place is whatever an await yields that has `park(task)` and `unpark()`. It calls `task.wake(place)`, on the
+reactor's thread, when the wait is over.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from reactor.errors import ReactorError, StreamTimeout, UsageError
+from reactor.server import Reactor
+
+if TYPE_CHECKING:
+    from reactor.streams.stream import Stream
+
+__all__ = ["Place", "Sleep", "Task", "Timeout", "Wait", "is_mistake", "suspend", "wait"]
+
+T = TypeVar("T")
+
+
+class Place(Protocol):
+    """Where a task waits."""
+
+    def park(self, task: Task) -> bool:
+        """Begin the wait of `task`; return whether it is over already. What it raises, the await raises."""
+
+    def unpark(self) -> object:
+        """End the wait: it is over, or given up. The task is not to be woken from here any more."""
+
+
+class Task:
+    """A coroutine, and the place where it waits: None until it has begun, and when it is done."""
+
+    __slots__ = ("coroutine", "place", "send", "stream")
+
+    def __init__(self, stream: Stream, awaitable: Awaitable[object]) -> None:
+        self.stream = stream
+        self.coroutine = _as_coroutine(awaitable)
+        self.send = self.coroutine.send
+        self.place: Place | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of what it runs."""
+        return getattr(self.coroutine, "__qualname__", "task")
+
+    def is_running(self) -> bool:
+        """Return whether this is called from within it."""
+        running: bool = getattr(self.coroutine, "cr_running", False) or getattr(
+            self.coroutine, "gi_running", False
+        )
+        return running
+
+    def check_open(self) -> None:
+        """Raise what ends each further wait, if the task is to end."""
+        if self.stream.is_lost():
+            raise self.stream.closed()
+
+    def begin(self) -> None:
+        """Run to the first wait, unless the connection has ended before."""
+        if self.stream.is_lost():
+            self.coroutine.close()
+        else:
+            self.step()
+
+    def step(self) -> None:
+        """Go on to the next wait."""
+        self._go_on(self.send, None)
+
+    def wake(self, place: Place) -> None:
+        """Go on, if the wait is still the one at `place`."""
+        if self.place is place:
+            place.unpark()
+            self.step()
+
+    def throw(self, exc: BaseException) -> None:
+        """End the wait with `exc`."""
+        if self.place is not None:
+            self.place.unpark()
+            self._go_on(self.coroutine.throw, exc)
+
+    def _go_on(self, how: Callable[[Any], Any], what: Any) -> None:
+        try:
+            place = how(what)
+        except BaseException as exc:
+            self.stop(exc)
+        else:
+            self.wait_at(place)
+
+    def wait_at(self, place: Any) -> None:
+        """Leave it at `place`; if that can't be, the await raises why."""
+        while True:
+            how: Callable[[Any], Any] = self.send
+            what = None
+            try:
+                if not self._park(place):
+                    return
+            except BaseException as exc:
+                how, what = self.coroutine.throw, exc
+            try:
+                place = how(what)
+            except BaseException as exc:
+                self.stop(exc)
+                return
+
+    def _park(self, place: Any) -> bool:
+        self.check_open()
+        if isinstance(place, Future):
+            place = _Completion(place)
+        elif not hasattr(place, "park"):
+            raise UsageError(f"{place!r} can't be waited for here: the reactor drives this, not asyncio")
+        self.place = place
+        try:
+            return place.park(self)  # type: ignore[no-any-return]
+        except BaseException:
+            self.place = None
+            raise
+
+    def stop(self, exc: BaseException) -> None:
+        """End: it has returned, or raised `exc`."""
+        self.place = None
+        self.stream.task_ended(self, exc)
+        if not isinstance(exc, Exception):
+            raise exc
+
+
+def _as_coroutine(awaitable: object) -> Coroutine[Any, Any, Any] | Generator[Any, Any, Any]:
+    """Return what drives `awaitable`, a bare `concurrent.futures.Future` too. Raises UsageError."""
+    if isinstance(awaitable, (Coroutine, Generator)):  # the latter: an await of this package
+        return awaitable
+    if isinstance(awaitable, Future):
+        return wait(awaitable)
+    iterator = awaitable.__await__() if isinstance(awaitable, Awaitable) else None
+    if not isinstance(iterator, Generator):
+        raise UsageError(f"{awaitable!r} can't be run as a task: give an `async def` function")
+    return iterator
+
+
+def is_mistake(exc: BaseException) -> bool:
+    """Return whether `exc`, which has come out of a task, is a mistake of the program: it is reported."""
+    if isinstance(exc, ReactorError):
+        return isinstance(exc, UsageError)
+    return isinstance(exc, Exception) and not isinstance(exc, StopIteration)
+
+
+class Wait:
+    """A place of one wait of one task."""
+
+    __slots__ = ("task",)
+
+    task: Task | None
+
+    def __init__(self) -> None:
+        self.task = None  # until it is parked
+
+    def park(self, task: Task) -> bool:
+        """As `Place.park`."""
+        self.task = task
+        return False
+
+    def unpark(self) -> None:
+        """As `Place.unpark`."""
+
+    def wake(self) -> None:
+        """Let the task go on, if it still waits here."""
+        if self.task is not None:
+            self.task.wake(self)
+
+
+@types.coroutine
+def suspend(place: Wait) -> Generator[Place, None, None]:
+    """Wait at `place`. Raises UsageError where no task of this package runs."""
+    try:
+        yield place
+    except Exception as exc:
+        if place.task is None and not isinstance(exc, ReactorError):  # another loop's word for it
+            raise UsageError("this can be awaited in the tasks of reactor.streams only") from exc
+        raise
+
+
+class Sleep(Wait):
+    """A point in time."""
+
+    __slots__ = ("_seconds", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    def park(self, task: Task) -> bool:
+        """As `Place.park`."""
+        self._timer = task.stream.reactor().call_later(self._seconds, task.wake, self)
+        return super().park(task)
+
+    def unpark(self) -> None:
+        """As `Place.unpark`."""
+        self._timer.cancel()
+
+
+class _Completion(Wait):
+    """The completion of a future, on whatever thread."""
+
+    __slots__ = ("_future", "_reactor")
+
+    _reactor: Reactor
+
+    def __init__(self, future: Future[Any]) -> None:
+        super().__init__()
+        self._future = future
+
+    def park(self, task: Task) -> bool:
+        self._reactor = task.stream.reactor()
+        super().park(task)
+        self._future.add_done_callback(self._completed)
+        return False
+
+    def unpark(self) -> None:
+        self.task = None  # the future may be kept for long, and this with it
+        self._future.cancel()
+
+    def _completed(self, future: Future[Any]) -> None:
+        if self.task is not None:
+            try:
+                self._reactor.call_soon_threadsafe(self.wake)
+            except UsageError:
+                pass  # the reactor is closed, and has ended the task
+
+
+@types.coroutine
+def wait(future: Future[T]) -> Generator[Place, None, T]:
+    """Wait for `future`, which any thread may complete; return its result, or raise its exception.
+
+    For example `await wait(executor.submit(fn))`. What `Reactor.run_in_executor` and `submit` return can be
+    awaited without it.
+    The future is cancelled when the wait is ended, by a timeout or with the connection of the task. What has
+    begun on another thread goes on, and its result is dropped.
+    In any task of `reactor.streams`. Raises `concurrent.futures.CancelledError` if the future was cancelled.
+    """
+    if not future.done():
+        yield from suspend(_Completion(future))
+    return future.result()
+
+
+class _TimeIsUp(BaseException):
+    """Ends the waits of a `with stream.timeout()`; not for handlers to catch."""
+
+
+class Timeout:
+    """The context manager of `Stream.timeout`."""
+
+    __slots__ = ("_seconds", "_task", "_timer", "_up")
+
+    def __init__(self, task: Task, seconds: float) -> None:
+        self._task = task
+        self._seconds = seconds
+        self._up: _TimeIsUp | None = None
+
+    def __enter__(self) -> None:
+        self._timer = self._task.stream.reactor().call_later(self._seconds, self._expire)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        if exc is not None and exc is self._up:
+            raise StreamTimeout(f"not done within {self._seconds:g} s") from None
+
+    def _expire(self) -> None:
+        self._up = _TimeIsUp()
+        self._task.throw(self._up)

@@ -1,0 +1,68 @@
+"""Coroutine handlers in tests: what became of one, its client, and a clock that is set by hand."""
+
+import contextlib
+import socket
+import struct
+
+from reactor import Reactor, Timeouts
+from reactor.streams import handler
+from reactor.testing import Errors, ManualClock
+from tests.helpers import connect, spin
+
+BIG = bytes(range(256)) * 4096 * 4  # 4 MiB
+#: So that the kernel never takes it in one go, however large its buffers may grow.
+SMALL_BUFFER = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)]
+
+
+class Told:
+    """Runs a handler, and keeps what came of it."""
+
+    def __init__(self, fn):
+        self.fn = fn
+        self.seen = []
+        self.stream = None
+
+    async def __call__(self, stream):
+        self.stream = stream
+        try:
+            self.seen.append(await self.fn(stream))
+        except BaseException as exc:
+            self.seen.append(exc)
+            raise
+
+    @property
+    def result(self):
+        (only,) = self.seen
+        return only
+
+
+@contextlib.contextmanager
+def client_of(reactor, fn, *, limit=65536, **options):
+    """Serve with `fn`; yield what became of it, and a client that has connected."""
+    told = Told(fn)
+    listener = reactor.listen("127.0.0.1:0", handler(told, limit=limit), options=SMALL_BUFFER, **options)
+    with connect(reactor, listener.addresses[0]) as client:
+        spin(reactor, lambda: told.stream is not None)
+        yield told, client
+
+
+def reset(client):
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def timed(fn):
+    """Return what `fn` came to, with a clock that is set by hand, and a function that sets it."""
+    clock = ManualClock()
+    told = Told(fn)
+    errors = Errors()
+    reactor = Reactor(clock=clock, on_error=errors)
+    ours, theirs = socket.socketpair()
+    reactor.adopt(ours, handler(told), timeouts=Timeouts(write=None))
+
+    def go(seconds):
+        clock.advance(seconds)
+        reactor.run_once(0)
+        reactor.run_once(0)
+
+    return reactor, theirs, told, go
