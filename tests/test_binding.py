@@ -185,8 +185,8 @@ def test_file_that_is_no_socket_is_left_alone(tmp_path):
 def test_directory_at_a_unix_path(tmp_path):
     with pytest.raises(ListenError) as refused:
         listen(f"unix:{tmp_path}")
-    assert refused.value.strerror == (
-        f"cannot listen on unix:{tmp_path}: a directory is there: name a socket in it, as unix:/directory/name"
+    assert f"cannot listen on unix:{tmp_path}: a directory is there: name a socket in it" in str(
+        refused.value
     )
     assert os.listdir(tmp_path) == []
 
