@@ -188,6 +188,8 @@ def encode_host(host: str) -> bytes:
 
     Raises AddressError for a name that neither can have.
     """
+    if " " in host or not host.isprintable():
+        raise AddressError(f"{host!r} is no host name: it has a space or a control character")
     try:
         encoded = host.encode("idna")
     except UnicodeError as exc:

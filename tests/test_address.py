@@ -144,7 +144,7 @@ def test_host_is_encoded_as_dns_has_it(host, encoded):
     assert encode_host(host) == encoded
 
 
-@pytest.mark.parametrize("host", ["", ".", "a..b", "x" * 64, "x." * 127 + "x"])
+@pytest.mark.parametrize("host", ["", ".", "a b", "a\n", "\udc80", "a..b", "x" * 64, "x." * 127 + "x"])
 def test_host_that_dns_cannot_have(host):
     with pytest.raises(AddressError, match="host name"):
         encode_host(host)
