@@ -19,13 +19,16 @@ import attrs
 
 from reactor.errors import AddressError
 
-__all__ = ["Address", "AddressLike", "pack_sockaddr", "site_of", "unpack_sockaddr"]
+__all__ = ["Address", "AddressLike", "encode_host", "pack_sockaddr", "site_of", "unpack_sockaddr"]
 
 _FORMS = "write HOST:PORT, [IPV6]:PORT, :PORT, unix:/path or fd:N"
 
 _PORT = struct.Struct("!H")
 _PORT_FLOW_SCOPE = struct.Struct("!HII")
 _V4_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 peer of a socket for both: RFC 4291, 2.5.5.2
+
+# Bytes of a host's whole name in DNS: RFC 1035, 2.3.4, without the lengths of its labels.
+_HOST_MOST = 253
 
 # What sun_path holds, without the closing zero: unix(7) has 108 on Linux, the BSDs 104.
 _UNIX_PATH_MOST = 107
@@ -62,12 +65,16 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Address:
         """Return the address that `text` writes. Raises AddressError."""
+        if "://" in text:
+            raise AddressError(f"{text!r} is a URL: {_FORMS}")
         kind, separator, rest = text.partition(":")
         if separator and kind == "unix":
             return cls._unix(rest)
         if separator and kind == "fd":
             return cls._descriptor(rest, text)
         host, separator, port = text.rpartition(":")
+        if text.startswith("[") and not host.endswith("]"):
+            raise AddressError(f"{text!r} has no port: write [IPV6]:PORT")
         if not separator:
             raise AddressError(f"{text!r} has no port: {_FORMS}")
         if not _is_number(port):
@@ -94,7 +101,7 @@ class Address:
             raise AddressError(f"the port in {text} must be a whole number, not {port!r}")
         if not 0 <= port <= 65535:
             raise AddressError(f"port {port} in {text} is out of range: 0 to 65535")
-        if any(character.isspace() or character == "\0" for character in host):
+        if " " in host or not host.isprintable():
             raise AddressError(f"{host!r} in {text} is no host name: {_FORMS}")
         if host in {"unix", "fd"}:
             raise AddressError(f"{host!r} in {text} is a kind of address: give the host's full name")
@@ -108,6 +115,8 @@ class Address:
                 IPv4Address(host)
             except AddressValueError as exc:
                 raise AddressError(f"{host!r} in {text} is no IPv4 address: {exc}") from None
+        elif host:
+            encode_host(host)
         return cls(host=host, port=port)
 
     @classmethod
@@ -158,17 +167,39 @@ class Address:
             return [(self.family, self.path)]
         if self.fd is not None:
             raise AddressError(f"{self} has no socket address of its own")
-        found = socket.getaddrinfo(
-            self.host or None,
-            self.port,
-            family=self.family or socket.AF_UNSPEC,
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_PASSIVE if passive else 0,
-        )
+        try:
+            found = socket.getaddrinfo(
+                self.host or None,
+                self.port,
+                family=self.family or socket.AF_UNSPEC,
+                type=socket.SOCK_STREAM,
+                flags=socket.AI_PASSIVE if passive else 0,
+            )
+        except UnicodeError as exc:  # it encodes the name first
+            raise socket.gaierror(socket.EAI_NONAME, str(exc)) from exc
         return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
 
 AddressLike = Union[Address, str, "tuple[str, int]"]
+
+
+def encode_host(host: str) -> bytes:
+    """Return the name of a host as DNS and TLS have it: in ASCII, by IDNA where it has other characters.
+
+    Raises AddressError for a name that neither can have.
+    """
+    if " " in host or not host.isprintable():
+        raise AddressError(f"{host!r} is no host name: it has a space or a control character")
+    try:
+        encoded = host.encode("idna")
+    except UnicodeError as exc:
+        cause = exc.__cause__ or exc  # the codec wraps it in words of its own
+        raise AddressError(f"{host!r} is no host name: {getattr(cause, 'reason', cause)}") from None
+    if not encoded:
+        raise AddressError("a host name can't be empty")
+    if len(encoded.removesuffix(b".")) > _HOST_MOST:
+        raise AddressError(f"{host!r} is no host name: {len(encoded)} bytes, and {_HOST_MOST} fit")
+    return encoded
 
 
 def pack_sockaddr(sockaddr: Any) -> bytes | str | None:

@@ -70,6 +70,7 @@ def cannot_listen(address: Address, exc: OSError) -> ListenError:
         errno.EADDRINUSE: "stop what listens there, or choose another",
         errno.EACCES: "choose a port above 1023 or a path that you may write to",
         errno.EADDRNOTAVAIL: "choose an address of this machine",
+        errno.ENOENT: "make its directory first",
     }
     mend = mends.get(exc.errno or 0)
     cause = exc.strerror or str(exc)
@@ -156,6 +157,8 @@ def _clear_stale(path: str) -> None:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, "a directory is there: name a socket in it, as unix:/directory/name")
     if not stat.S_ISSOCK(mode):
         raise OSError(errno.EEXIST, "a file that is no socket is there: move it away")
     if _is_live(path):

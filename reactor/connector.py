@@ -110,8 +110,6 @@ class Connector:
             places, problem = self._address.resolve(), None
         except OSError as exc:
             places, problem = [], exc
-        except UnicodeError as exc:  # IDNA's, for a name that no look-up can have
-            places, problem = [], OSError(socket.EAI_NONAME, str(exc))
         try:
             self._loop.call_soon_threadsafe(self._resolved, race, places, problem)
         except UsageError:
@@ -186,10 +184,12 @@ class Connector:
         self._fail(ConnectError, self._race.outcome())
 
     def _fail(self, kind: type[ConnectError], attempts: list[tuple[str, OSError]]) -> None:
-        tried = "; ".join(f"{where}: {exc.strerror or exc}" for where, exc in attempts)
+        target = str(self._address)
+        causes = [(where, exc.strerror or str(exc)) for where, exc in attempts]
+        tried = "; ".join(cause if where == target else f"{where}: {cause}" for where, cause in causes)
         late = f"no answer within {self._timeout:g} s" if kind is ConnectTimeout else ""
         why = "; ".join(filter(None, (late, tried))) or "the name has no address"
-        error = kind(f"cannot connect to {self._address}: {why}", tuple(attempts))
+        error = kind(f"cannot connect to {target}: {why}", tuple(attempts))
         self._end_round()
         self._failures += 1
         if self._reconnect is None or self._failures == self._reconnect.attempts:

@@ -517,6 +517,8 @@ def bare(sock: Any) -> socket.socket:
 # What OpenSSL says of a peer that does not speak TLS, and what is said here.
 _NOT_TLS = {
     "WRONG_VERSION_NUMBER": "what the peer sends is not TLS",
+    "PACKET_LENGTH_TOO_LONG": "what the peer sends is not TLS",
+    "UNEXPECTED_MESSAGE": "the peer does not speak TLS, or not in turn: unexpected message",
     "HTTP_REQUEST": "the peer speaks HTTP without TLS",
     "HTTPS_PROXY_REQUEST": "the peer speaks to a proxy, without TLS",
 }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import ssl
+import stat
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from reactor.errors import TLSContextError
 
-__all__ = ["client_context", "server_context"]
+__all__ = ["check_alpn", "client_context", "server_context"]
 
 _Path = str | os.PathLike[str]
 
@@ -33,10 +33,10 @@ def server_context(
     names: contexts for clients that ask for one of these host names (SNI, RFC 6066, 3). With them
         CPython writes a traceback to standard error for each client that asks for one that is not ASCII.
     min_version: of TLS.
-    Raises TLSContextError, in one line that names the file, for one that can't be used, and for a context in
-    `names` that asks more or less of clients than this one: when a client asks for a name, OpenSSL takes
-    the certificates, authorities and protocols of its context, but not whether a client has to show a
-    certificate, nor the version of TLS.
+    Raises TLSContextError, in one line, for a file that can't be used, which it names; for a name in `alpn`
+    that is not of 1 to 255 ASCII characters; and for a context in `names` that asks more or less of clients
+    than this one: when a client asks for a name, OpenSSL takes the certificates, authorities and protocols of
+    its context, but not whether a client has to show a certificate, nor the version of TLS.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = min_version
@@ -46,6 +46,7 @@ def server_context(
         context.verify_mode = ssl.CERT_REQUIRED
         _load_authorities(context, client_ca)
     if alpn:
+        check_alpn(alpn)
         context.set_alpn_protocols(list(alpn))
     if not names:
         return context
@@ -83,7 +84,8 @@ def client_context(
     verify: False takes any certificate of anybody, and whoever sits on the line can read and change
         everything.
     min_version: of TLS.
-    Raises TLSContextError, in one line that names the file, for one that can't be used.
+    Raises TLSContextError, in one line, for a file that can't be used, which it names, and for a name in
+    `alpn` that is not of 1 to 255 ASCII characters.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = min_version
@@ -98,8 +100,23 @@ def client_context(
     if cert is not None:
         _load_key(context, cert, key, password)
     if alpn:
+        check_alpn(alpn)
         context.set_alpn_protocols(list(alpn))
     return context
+
+
+def check_alpn(names: Sequence[str]) -> None:
+    """Check the names of application protocols: RFC 7301, 3.1, gives each 1 to 255 bytes.
+
+    Raises TLSContextError for a name that can't be sent, TypeError for one text instead of a sequence.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"alpn must be a sequence of names, as ({names!r},), and not a text")
+    for name in names:
+        if not (name.isascii() and 1 <= len(name) <= 255):
+            raise TLSContextError(f"the ALPN name {name!r} must have 1 to 255 ASCII characters")
+    if sum(len(name) + 1 for name in names) > 65535:
+        raise TLSContextError(f"{len(names)} ALPN names are too many: 65535 bytes hold all of them")
 
 
 def _load_key(
@@ -139,8 +156,14 @@ def _load_authorities(context: ssl.SSLContext, path: _Path) -> None:
 
 
 def _check_readable(path: _Path) -> None:
+    # Opened without blocking: a FIFO would wait for a writer, and OpenSSL for ever for its bytes.
     try:
-        with Path(path).open("rb"):
-            pass
+        found = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as exc:
         raise TLSContextError(f"cannot read {path}: {exc.strerror}") from exc
+    try:
+        mode = os.fstat(found).st_mode
+    finally:
+        os.close(found)
+    if not stat.S_ISREG(mode):
+        raise TLSContextError(f"cannot read {path}: it is not a regular file")

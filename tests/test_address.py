@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reactor import Address, AddressError
-from reactor.address import pack_sockaddr, unpack_sockaddr
+from reactor.address import encode_host, pack_sockaddr, unpack_sockaddr
 
 PORTS = st.integers(0, 65535)
 NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?(\.[a-z]{2,5})?", fullmatch=True).filter(
@@ -55,6 +55,17 @@ def test_any_text_is_an_address_or_one_line(text):
         ("localhost:65536", "port 65536 in 'localhost:65536' is out of range: 0 to 65535"),
         ("localhost:٣", "is no port number"),
         ("::1:80", "'::1:80' is ambiguous: put the IPv6 address in brackets, [IPV6]:PORT"),
+        ("[::1]", "'[::1]' has no port: write [IPV6]:PORT"),
+        ("[::1]80", "'[::1]80' has no port: write [IPV6]:PORT"),
+        ("[::1", "'[::1' has no port: write [IPV6]:PORT"),
+        ("http://localhost:80", "'http://localhost:80' is a URL: write HOST:PORT"),
+        ("https://localhost", "'https://localhost' is a URL: write HOST:PORT"),
+        ("x" * 64 + ".org:80", "is no host name: label"),
+        ("a..b:80", "'a..b' is no host name: label empty"),
+        (".a:80", "'.a' is no host name: label empty"),
+        ("x." * 127 + "x:80", "is no host name: 255 bytes, and 253 fit"),
+        ("\udc80:80", r"is no host name"),
+        ("a\x1b[2J:80", r"'a\x1b[2J' in 'a\x1b[2J:80' is no host name"),
         ("[localhost]:80", "'localhost' in '[localhost]:80' is no IPv6 address"),
         ("[::g]:80", "'::g' in '[::g]:80' is no IPv6 address"),
         ("1.2.3.4.5:80", "'1.2.3.4.5' in '1.2.3.4.5:80' is no IPv4 address"),
@@ -124,6 +135,30 @@ def test_resolve():
     assert (socket.AF_INET, ("0.0.0.0", 1)) in Address.parse(":1").resolve(passive=True)
     with pytest.raises(AddressError, match="fd:3 has no socket address of its own"):
         Address.parse("fd:3").resolve()
+
+
+@pytest.mark.parametrize(
+    ("host", "encoded"), [("example.org", b"example.org"), ("bücher.example.", b"xn--bcher-kva.example.")]
+)
+def test_host_is_encoded_as_dns_has_it(host, encoded):
+    assert encode_host(host) == encoded
+
+
+@pytest.mark.parametrize("host", ["", ".", "a b", "a\n", "\udc80", "a..b", "x" * 64, "x." * 127 + "x"])
+def test_host_that_dns_cannot_have(host):
+    with pytest.raises(AddressError, match="host name"):
+        encode_host(host)
+
+
+def test_longest_host_names():
+    assert encode_host("x" * 63)
+    assert Address.parse("x." * 126 + "x:80").host == "x." * 126 + "x"
+    assert Address.parse("x." * 126 + "x.:80")
+
+
+def test_name_that_cannot_be_looked_up_is_not_known():
+    with pytest.raises(socket.gaierror, match="label"):
+        Address(host="x" * 64, port=1).resolve()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The built-in apps, and real clients talking to them."""
 
+import contextlib
 import hashlib
 import os
 import random
@@ -157,6 +158,19 @@ def test_greet_greets_and_closes(reactor):
         reactor.run_once(0)
         assert peer.recv(100) == b"Hello from reactor.\n"
         assert peer.recv(100) == b""
+
+
+def test_lines_answers_a_burst_a_part_at_a_time(reactor):
+    connection, peer = pair(reactor, APPS["lines"].start()())
+    with peer:
+        assert peer.send(b"\n" * 65536) == 65536
+        reactor.run_once(1)
+        assert connection.get_write_buffer_size() <= 2000
+        got = 0
+        while got < 65536:
+            reactor.run_once(1)
+            with contextlib.suppress(BlockingIOError):
+                got += len(peer.recv(1 << 17))
 
 
 def test_reactors_of_one_process_serve_each_other():

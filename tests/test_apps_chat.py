@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 from reactor.apps.chat import Hall
+from reactor.testing import Errors, MemoryReactor, Recorder
 from tests.helpers import pair, spin
 
 
@@ -163,19 +164,122 @@ def test_too_long_line_cuts_off_the_speaker_alone(reactor, hall, enter):
     one.hear("still here")
 
 
-def test_slow_member_is_dropped_and_not_the_room(reactor, hall, enter):
-    one, _slow, two = enter(), enter(), enter()
-    spoken = 0
-    while not reactor.stats().closed:
-        one.say(*["x" * 1000] * 20)
-        spoken += 20
-        for _ in range(3):
-            reactor.run_once(0)
-            one.receive()
-            two.receive()
-    assert reactor.stats().closed == {"SlowConsumer": 1}
-    assert "guest2 was disconnected" in two.hear("disconnected")[-1]
-    one.say("done")
-    two.hear("guest1: done")
-    assert "guest2" not in hall.names
-    assert "guest3" in hall.names
+@pytest.fixture
+def memory():
+    """A reactor in memory, whose time goes when it is told to."""
+    errors = Errors()
+    with MemoryReactor(on_error=errors) as memory:
+        yield memory
+        assert errors.seen == []
+
+
+def members(memory, hall, count):
+    """Return the clients' ends of `count` members, who have all entered."""
+    clients = [memory.pair(hall, Recorder)[1] for _ in range(count)]
+    memory.settle()
+    for client in clients:
+        client.get_protocol().calls.clear()
+    return clients
+
+
+def heard(client):
+    return client.get_protocol().received.decode().splitlines()
+
+
+def queued(hall):
+    """Return the bytes that wait for all members."""
+    return sum(member.connection.get_write_buffer_size() for member in hall.names.values())
+
+
+def said(client, count, size):
+    """Let `client` say `count` lines of `size` characters."""
+    client.write(b"".join(f"{number:0{size}}\r\n".encode() for number in range(count)))
+
+
+def test_nobody_who_reads_is_cut_off_when_all_speak_at_once(memory, hall):
+    clients = members(memory, hall, 60)
+    for client in clients:
+        said(client, 20, 1000)
+    memory.advance(120)
+    assert memory.stats().closed == {}
+    for client in clients:
+        lines = heard(client)
+        assert len(lines) == 60 * 20
+        for number in range(1, 61):
+            own = [line for line in lines if line.startswith(f"guest{number}: ")]
+            assert own == [f"guest{number}: {said:01000}" for said in range(20)]
+
+
+def test_member_that_reads_slowly_hears_everything(memory, hall):
+    speaker, slow, other = members(memory, hall, 3)
+    slow.pause_reading()
+    said(speaker, 1000, 1000)
+    while len(heard(slow)) < 1000:
+        memory.advance(5)  # it takes what its kernel has room for, now and then
+        slow.resume_reading()
+        memory.settle()
+        slow.pause_reading()
+        assert memory.stats().closed == {}
+        assert queued(hall) < 1 << 20
+    memory.advance(1)
+    assert len(heard(other)) == len(heard(speaker)) == 1000
+
+
+def test_member_that_takes_nothing_is_cut_off_and_does_not_stop_the_room(memory, hall):
+    speaker, stuck, other = members(memory, hall, 3)
+    stuck.pause_reading()
+    said(speaker, 5000, 1000)
+    memory.advance(10)
+    before = len(heard(other))
+    assert before >= 200  # the first 64 KiB at once, then ten a second
+    assert memory.stats().closed == {}
+    most = 0
+    for _ in range(30):
+        memory.advance(1)
+        most = max(most, queued(hall))
+    assert memory.stats().closed == {"WriteTimeout": 1}
+    assert most < 1 << 20
+    memory.advance(1)
+    assert [line for line in heard(other) if "guest2" in line] == ["* guest2 was disconnected"]
+    assert len(heard(other)) == 5001
+    assert set(hall.names) == {"guest1", "guest3"}
+
+
+def test_members_that_all_take_nothing_are_cut_off_in_bounded_memory(memory, hall):
+    speakers = members(memory, hall, 10)
+    for client in speakers:
+        client.pause_reading()
+        said(client, 1000, 1000)
+    most = 0
+    for _ in range(80):
+        memory.advance(1)
+        most = max(most, queued(hall))
+    assert most < 2 << 20
+    assert memory.stats().closed["WriteTimeout"] == 10
+    assert hall.names == {}
+
+
+def test_flood_of_lines_does_not_stop_the_loop(reactor, hall, enter):
+    loud, other = enter(), enter()
+    loud.say(*["x"] * 10_000)
+    reactor.run_once(1)
+    other.say("/who")
+    for _ in range(10):
+        reactor.run_once(0)
+        loud.receive()
+        other.receive()
+    assert b"* in lobby: guest1, guest2" in other.told
+    assert other.told.count(b"guest1: x") < 200
+
+
+def test_member_that_has_said_goodbye_slows_nobody(memory, hall):
+    speaker, leaving, other = members(memory, hall, 3)
+    leaving.pause_reading()
+    said(speaker, 130, 1000)  # enough for the kernel's buffers and the first of ours
+    memory.settle()
+    leaving.write(b"/quit\r\n")
+    memory.advance(1)
+    count = len(heard(other))
+    said(speaker, 1000, 10)
+    memory.settle()
+    assert len(heard(other)) >= count + 100

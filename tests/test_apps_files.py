@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 
 import pytest
 
@@ -95,6 +96,78 @@ def test_what_is_no_file_is_told(ask, root):
     ]
 
 
+def test_client_that_asks_for_a_thousand_listings_does_not_stop_another(reactor, tmp_path, monkeypatch):
+    for number in range(100):
+        (tmp_path / f"{number}").touch()
+    listings = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda at: listings.append(at) or scandir(at))
+    make = APPS["files"].start(tmp_path)
+    _, greedy = pair(reactor, make())
+    _, other = pair(reactor, make())
+    with greedy, other:
+        greedy.send(b"\n" * 65536)
+        reactor.run_once(1)
+        assert len(listings) <= 2
+        other.send(b"0\n")
+        for _ in range(4):
+            before = len(listings)
+            reactor.run_once(0)
+            assert len(listings) - before <= 1
+        assert other.recv(100) == b"ok 0\n"
+
+
+@pytest.mark.parametrize("name", ["a", "big"])
+def test_client_that_takes_nothing_has_one_file_open_and_one_answer_waiting(reactor, root, name):
+    size = (root / name).stat().st_size
+
+    def opened():
+        found = []
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        return found.count(str(root / name))
+
+    connection, peer = pair(reactor, APPS["files"].start(root)())
+    connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with peer:
+        peer.send(f"{name}\n".encode() * 10_000)
+        while not connection.get_write_buffer_size():
+            reactor.run_once(1)
+            assert opened() <= 1
+        for _ in range(10):
+            reactor.run_once(0)
+            assert opened() <= 1
+        assert connection.get_write_buffer_size() <= size + 100
+        got = 0
+
+        def read():
+            nonlocal got
+            with contextlib.suppress(BlockingIOError):
+                got += len(peer.recv(1 << 20))
+            return got > 3 * len(CONTENT) or got == 10_000 * len(b"ok 5\nfirst")
+
+        spin(reactor, read)
+        assert opened() <= 1
+
+
+def test_names_that_wait_are_answered_though_the_client_has_ended_its_direction(reactor, root):
+    _, peer = pair(reactor, APPS["files"].start(root)())
+    with peer:
+        peer.send(b"a\n" * 100 + b"sub/deep")
+        peer.shutdown(socket.SHUT_WR)
+        got = bytearray()
+
+        def read():
+            with contextlib.suppress(BlockingIOError):
+                more = peer.recv(1 << 16)
+                got.extend(more)
+                return not more
+
+        spin(reactor, read)
+        assert got == b"ok 5\nfirst" * 100 + b"ok 9\ndeep down"
+
+
 @pytest.mark.usefixtures("descriptors")
 def test_no_descriptor_is_left(reactor, root):
     _, peer = pair(reactor, APPS["files"].start(root)())
@@ -102,5 +175,6 @@ def test_no_descriptor_is_left(reactor, root):
         peer.sendall(b"a\nsub/deep\nlink\nsub/\nnone\nbig\nbig\n")
         for _ in range(5):
             reactor.run_once(0)
+            assert reactor.connections()
     spin(reactor, lambda: not reactor.connections())
     reactor.close()

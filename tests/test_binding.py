@@ -182,6 +182,20 @@ def test_file_that_is_no_socket_is_left_alone(tmp_path):
     assert (tmp_path / "s").read_text() == "precious"
 
 
+def test_directory_at_a_unix_path(tmp_path):
+    with pytest.raises(ListenError) as refused:
+        listen(f"unix:{tmp_path}")
+    assert f"cannot listen on unix:{tmp_path}: a directory is there: name a socket in it" in str(
+        refused.value
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_unix_path_in_no_directory(tmp_path):
+    with pytest.raises(ListenError, match="No such file or directory: make its directory first"):
+        listen(f"unix:{tmp_path}/none/s")
+
+
 def test_unix_path_is_removed_once(tmp_path):
     path = str(tmp_path / "s")
     (sock,) = listen(f"unix:{path}")

@@ -207,7 +207,7 @@ def test_second_signal_leaves_at_once(tmp_path):
         assert process.wait(DEADLINE) == 1
         told = process.stderr.read()
         # How many of those that asked whether it still accepts were taken in is chance.
-        assert re.search(rb"left at once: [1-9]\d* connections were still open\n$", told), told
+        assert re.search(rb"stopped at once, with [1-9]\d* connections? still open\n$", told), told
 
 
 def test_drain_gives_up_at_its_deadline(tmp_path):
@@ -239,21 +239,47 @@ def test_address_that_is_not_permitted_is_one_line_and_status_1(capsys, tmp_path
 @pytest.mark.parametrize(
     ("words", "cause"),
     [
+        (
+            ["serve", "json:loads"],
+            "'json:loads' can't be called without arguments: missing a required argument",
+        ),
+        (["serve", "reactor.apps.proxy:Proxy"], "can't be called without arguments: missing a required"),
+        (["serve", "builtins:dict"], "'builtins:dict' is not a protocol class: it has no connection_made"),
+        (["serve", "reactor.apps.chat:Hall"], "is not a protocol class: it has no connection_made"),
+        (
+            ["serve", "asyncio:sleep"],
+            "'asyncio:sleep' is a coroutine function: a factory is a plain function",
+        ),
+        (["serve", "my_app.py"], "names a file: name the module as Python imports it, my_app:FACTORY"),
+        (["serve", "./app.py:Factory"], "name the module as Python imports it, app:Factory"),
+        (["serve", "apps/mine.py:F"], "name the module as Python imports it, apps.mine:F"),
+        (["serve", "../app.py:F"], "name the module as Python imports it, module:factory"),
+        (["serve", "/my-app.py"], "name the module as Python imports it, module:factory"),
+        (["serve", "a\nb"], r"there is no app 'a\nb'"),
         (["serve", "nonsense"], "there is no app 'nonsense': choose echo, discard, greet, daytime, lines"),
         (["serve", "nonsense:"], "there is no app 'nonsense:'"),
         (["serve", "no_such_module:F"], "cannot import 'no_such_module:F': ModuleNotFoundError"),
         (["serve", "os:no_such_name"], "cannot import 'os:no_such_name': AttributeError"),
-        (["serve", "os:sep"], "'os:sep' is no factory"),
+        (["serve", "os:sep"], "'os:sep' is not a factory: it is a str, which can't be called"),
+        (["--listen", "[::1]"], "argument --listen: '[::1]' has no port: write [IPV6]:PORT"),
+        (["--listen", "http://127.0.0.1:80"], "'http://127.0.0.1:80' is a URL: write HOST:PORT"),
+        (["--listen", "x" * 64 + ":80"], "is no host name: label"),
         (["--listen", "nonsense"], "'nonsense' has no port: write HOST:PORT"),
         (["--listen", "127.0.0.1:99999"], "port 99999 in '127.0.0.1:99999' is out of range: 0 to 65535"),
         (["--listen", "127.0.0.1:http"], "'http' in '127.0.0.1:http' is no port number"),
-        (["--idle-timeout", "-1"], "idle must be more than 0 seconds, not -1.0"),
-        (["--idle-timeout", "soon"], "invalid float value: 'soon'"),
-        (["--max-connections", "0"], "max_connections must be a whole number of 1 or more, not 0"),
-        (["--max-per-ip", "-1"], "max_per_ip must be a whole number of 1 or more, not -1"),
-        (["--drain-timeout", "nan"], "'nan' is no number of seconds above 0"),
+        (["--idle-timeout", "-1"], "argument --idle-timeout: '-1' is not a number of seconds above 0"),
+        (["--idle-timeout", "soon"], "argument --idle-timeout: 'soon' is not a number of seconds above 0"),
+        (["--max-connections", "0"], "argument --max-connections: '0' is not a whole number of 1 or more"),
+        (["--max-per-ip", "-1"], "argument --max-per-ip: '-1' is not a whole number of 1 or more"),
+        (["--drain-timeout", "nan"], "argument --drain-timeout: 'nan' is not a number of seconds above 0"),
         (["--log-level", "loud"], "invalid choice: 'loud'"),
         (["bogus"], "invalid choice: 'bogus'"),
+        (["--max-connections", "many"], "argument --max-connections: 'many' is not a whole number"),
+        (["--max-connections", "9" * 5000], "argument --max-connections: '999"),
+        (["--idle-timeout", "inf"], "argument --idle-timeout: 'inf' is not a number of seconds"),
+        (["connect", "127.0.0.1:1", "--timeout", "0"], "argument --timeout: '0' is not a number of seconds"),
+        (["bogus\n\x1b[2J"], r"invalid choice: 'bogus\n\x1b[2J'"),
+        (["--bogus\n\x1b[2J"], r"unrecognized arguments: --bogus\n\x1b[2J"),
         (["connect"], "the following arguments are required: ADDRESS"),
         (["connect", "fd:3"], "fd:3 can't be connected to"),
         (["--no-such-option"], "unrecognized arguments: --no-such-option"),
@@ -268,6 +294,87 @@ def test_module_that_fails_to_import_is_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     told = usage_error(capsys, "serve", "broken_app:App")
     assert "cannot import 'broken_app:App': ZeroDivisionError: division by zero" in told
+
+
+def test_module_that_exits_when_it_is_imported_is_one_line(capsys, tmp_path, monkeypatch):
+    (tmp_path / "leaving_app.py").write_text("import sys\nsys.exit('goodbye\\nfor ever')")
+    monkeypatch.syspath_prepend(tmp_path)
+    told = usage_error(capsys, "serve", "leaving_app:App")
+    assert r"cannot import 'leaving_app:App': SystemExit: goodbye\nfor ever" in told
+
+
+@pytest.mark.parametrize("body", ["return 'text'", "return print", "yield"])
+def test_factory_that_makes_no_protocol_is_reported_and_closes_the_connection(tmp_path, body):
+    (tmp_path / "no_protocol.py").write_text(f"def make():\n    {body}\n")
+    words = ("serve", "no_protocol:make", "--listen", "127.0.0.1:0")
+    with server(*words, cwd=tmp_path) as (process, address):
+        with client_of(address) as client:
+            assert client.recv(1) == b""
+        told = []
+        while not told or not told[-1].startswith(b"TypeError: "):
+            told.append(process.stderr.readline())
+    assert b"ERROR exception in the protocol factory of <Listener" in told[0]
+    expected = (
+        rb"TypeError: no_protocol:make must return a protocol: it returned a \w+, without connection_made\n"
+    )
+    assert re.fullmatch(expected, told[-1])
+
+
+def test_classes_of_other_libraries_and_functions_may_be_factories(tmp_path):
+    (tmp_path / "makers.py").write_text(
+        "import asyncio, functools\n"
+        "from reactor.apps.greet import Greet\n"
+        "class Buffered(asyncio.BufferedProtocol): pass\n"
+        "class Anything:\n"
+        "    def __init__(self): self._it = Greet()\n"
+        "    def __getattr__(self, name): return getattr(self._it, name)\n"
+        "def make(): return Greet()\n"
+        "partly = functools.partial(Greet)\n"
+    )
+    for factory, greeting in (("Buffered", b""), ("Anything", b"H"), ("make", b"H"), ("partly", b"H")):
+        words = ("serve", f"makers:{factory}", "--listen", "127.0.0.1:0")
+        with server(*words, cwd=tmp_path) as (_, address), client_of(address) as client:
+            client.shutdown(socket.SHUT_WR)
+            assert read_all(client)[:1] == greeting
+
+
+def test_installed_command_calls_itself_by_its_own_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert capsys.readouterr().out.startswith("usage: reactor ")
+    assert usage_error(capsys, "--bogus").startswith("reactor: ")
+    assert usage_error(capsys, "--listen", "x").endswith("(try reactor serve --help)\n")
+
+
+def test_directory_to_listen_on_is_one_line_and_status_1(capsys, tmp_path):
+    assert main(["--listen", f"unix:{tmp_path}"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"cannot listen on unix:{tmp_path}: a directory is there: name a socket in it" in told
+
+
+def test_what_a_client_sends_is_not_raw_in_the_log(tmp_path):
+    (tmp_path / "telling.py").write_text(
+        "import logging\n"
+        "from reactor import Protocol\n"
+        "class Telling(Protocol):\n"
+        "    def data_received(self, data):\n"
+        "        logging.getLogger('app').info('got %s', data.decode('latin-1'))\n"
+        "        raise ValueError(data.decode('utf-8', 'surrogateescape'))\n"
+    )
+    words = ("serve", "telling:Telling", "--listen", "127.0.0.1:0")
+    with server(*words, cwd=tmp_path) as (process, address):
+        with client_of(address) as client:
+            client.sendall(b"\x1b[2J\xff\r\n2026-01-01 INFO listening on 0.0.0.0:22\n")
+            client.shutdown(socket.SHUT_WR)
+            read_all(client)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+        told = process.stderr.read()
+    assert rb"INFO got \x1b[2J" + "ÿ".encode() + rb"\r\n2026-01-01 INFO listening on 0.0.0.0:22\n" in told
+    assert rb"ValueError: \x1b[2J\udcff\r\n2026-01-01 INFO listening" in told
+    assert b"\x1b" not in told
+    assert not [line for line in told.splitlines() if line.startswith(b"2026-01-01")]
 
 
 def test_version(capsys):
@@ -313,7 +420,7 @@ def test_connect_refused_is_one_line_and_status_1(capsys):
         pass
     assert main(["connect", address]) == 1
     told = capsys.readouterr().err
-    assert told == (f"python -m reactor: cannot connect to {address}: {address}: Connection refused\n")
+    assert told == f"reactor: cannot connect to {address}: Connection refused\n"
 
 
 def test_connect_tells_a_reset(capsys):
@@ -326,7 +433,7 @@ def test_connect_tells_a_reset(capsys):
             peer.close()
             _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
-    assert err == b"python -m reactor: [Errno 104] Connection reset by peer\n"
+    assert err.decode() == f"python -m reactor: lost the connection to {address}: Connection reset by peer\n"
 
 
 def test_connect_tells_that_its_output_was_closed():
@@ -336,7 +443,7 @@ def test_connect_tells_that_its_output_was_closed():
             process.stdout = None
             _, err = process.communicate(b"x", timeout=DEADLINE)
     assert process.returncode == 1
-    assert err == b"python -m reactor: [Errno 32] standard output: Broken pipe\n"
+    assert err == b"python -m reactor: cannot write to standard output: Broken pipe\n"
 
 
 def test_interrupted_connect_exits_130():
@@ -359,7 +466,125 @@ def test_connect_tells_that_its_input_cannot_be_read(tmp_path):
             os.close(write_only)
             _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
-    assert err == b"python -m reactor: [Errno 9] standard input: Bad file descriptor\n"
+    assert err == b"python -m reactor: cannot read standard input: Bad file descriptor\n"
+
+
+@contextmanager
+def redirected(redirection, *words, **options):
+    """Run `python -m reactor` with `words` and a redirection of the shell."""
+    with subprocess.Popen(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "reactor", *words],
+        stdin=options.pop("stdin", subprocess.PIPE),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def connected(redirection, data=b"x", app="echo"):
+    """Return the status, output and errors of a client of the command line that is redirected."""
+    with server("serve", app, "--listen", "127.0.0.1:0") as (_, address):
+        with redirected(redirection, "connect", address) as process:
+            out, err = process.communicate(data, timeout=DEADLINE)
+    return process.returncode, out, err
+
+
+def test_closed_standard_input_is_an_empty_one():
+    assert connected("<&-") == (0, b"", b"")
+    assert connected("<&-", app="greet") == (0, b"Hello from reactor.\n", b"")
+
+
+def test_closed_standard_output_is_one_line_and_status_1():
+    told = b"python -m reactor: standard output is closed, and what the peer sends would go there\n"
+    assert connected(">&-") == (1, b"", told)
+    assert connected("<&- >&-") == (1, b"", told)
+
+
+def test_full_disk_for_standard_output_is_one_line_and_status_1():
+    told = b"python -m reactor: cannot write to standard output: No space left on device\n"
+    assert connected(">/dev/full") == (1, b"", told)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_standard_error_that_takes_nothing_changes_neither_output_nor_status(redirection):
+    assert connected(redirection) == (0, b"x", b"")
+    with listening_socket() as (_, address):
+        pass
+    for words, status in ((["connect", address], 1), (["--bogus"], 2)):
+        with redirected(redirection, *words) as process:
+            assert process.communicate(timeout=DEADLINE) == (b"", b"")
+        assert process.returncode == status
+
+
+def test_all_three_closed():
+    assert connected("<&- >&- 2>&-") == (1, b"", b"")
+
+
+def test_log_is_never_sent_to_a_peer_where_standard_error_is_closed(tmp_path):
+    """The first descriptors are free then, and sockets would get them."""
+    path = tmp_path / "s"
+    (tmp_path / "noisy.py").write_text(
+        "import logging\n"
+        "from reactor.apps.echo import Echo\n"
+        "class Noisy(Echo):\n"
+        "    def data_received(self, data):\n"
+        "        logging.getLogger('reactor').error('noise')\n"
+        "        print('noise')\n"
+        "        super().data_received(data)\n"
+    )
+    words = ("serve", "noisy:Noisy", "--listen", f"unix:{path}")
+    with redirected("<&- >&- 2>&-", *words, cwd=tmp_path) as process:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(DEADLINE)
+            while True:
+                try:
+                    client.connect(str(path))
+                    break
+                except (FileNotFoundError, ConnectionRefusedError):
+                    assert process.poll() is None
+            client.sendall(b"x")
+            assert client.recv(100) == b"x"
+            process.send_signal(signal.SIGTERM)
+            assert read_all(client) == b""
+        assert process.wait(DEADLINE) == 0
+
+
+def test_input_that_does_not_block_is_waited_for():
+    """O_NONBLOCK belongs to the open file: another process that shares it may have set it."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with os.fdopen(writing, "wb", buffering=0) as pipe, listening_socket() as (listening, address):
+        with command("connect", address, stdin=reading) as process:
+            os.close(reading)
+            peer, _ = listening.accept()
+            with peer:
+                peer.settimeout(DEADLINE)
+                peer.send(b"x")
+                assert process.stdout.read(1) == b"x"
+                pipe.write(b"y")
+                assert peer.recv(1) == b"y"
+                pipe.close()
+                assert peer.recv(1) == b""
+            assert process.wait(DEADLINE) == 0
+
+
+def test_output_that_does_not_block_is_waited_for(tmp_path):
+    data = bytes(range(256)) * 4096  # more than a pipe holds
+    (tmp_path / "file").write_bytes(data)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with os.fdopen(reading, "rb") as pipe, (tmp_path / "file").open() as file:
+        with server("--listen", "127.0.0.1:0") as (_, address):
+            with subprocess.Popen(
+                [sys.executable, "-m", "reactor", "connect", address], stdin=file, stdout=writing
+            ) as process:
+                os.close(writing)
+                assert pipe.read() == data
+                assert process.wait(DEADLINE) == 0
 
 
 @pytest.mark.slow
@@ -442,7 +667,7 @@ def test_client_of_the_command_line_talks_with_each_app(app, sent, pattern):
         (["files"], "this app needs --root: it sends the files of --root DIR"),
         (["echo", "--to", "127.0.0.1:1"], "--to is for the app proxy"),
         (["proxy", "--to", "127.0.0.1:1", "--root", "/"], "--root is for the app files"),
-        (["files", "--root", "/no/such/place"], "'/no/such/place' is no directory"),
+        (["files", "--root", "/no/such/place"], "'/no/such/place' is not a directory"),
         (["proxy", "--to", "nowhere"], "'nowhere' has no port"),
     ],
 )

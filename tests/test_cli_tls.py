@@ -1,5 +1,6 @@
 """TLS on the command line, with OpenSSL's own programs and curl at the other end."""
 
+import os
 import shutil
 import signal
 import ssl
@@ -188,6 +189,27 @@ def test_plain_text_client_is_one_short_line(tls):
         assert len(line) < 120
 
 
+def test_client_says_that_the_server_does_not_speak_tls(capsys):
+    with server("serve", "echo", "--listen", "127.0.0.1:0") as (_, address):
+        assert main(["connect", address, "--tls"]) == 1
+        assert capsys.readouterr().err == (
+            f"reactor: cannot connect to {address}: "
+            "the peer does not speak TLS, or not in turn: unexpected message\n"
+        )
+    with server("serve", "greet", "--listen", "127.0.0.1:0") as (_, address):
+        assert main(["connect", address, "--tls"]) == 1
+    assert capsys.readouterr().err == (
+        f"reactor: cannot connect to {address}: what the peer sends is not TLS\n"
+    )
+
+
+@pytest.mark.parametrize("first", [b"hello\r\n\r\n", b"\x94\x03\x8c\xe8q^\x06\x1b\x9b`\x89\x03" * 20])
+def test_server_says_that_a_client_does_not_speak_tls(tls, first):
+    with server("serve", "echo", *tls) as (process, address), client_of(address) as client:
+        client.sendall(first)
+        assert process.stderr.readline().endswith(b": what the peer sends is not TLS\n")
+
+
 def test_new_certificate_at_sighup(certificates, tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
 
@@ -209,12 +231,18 @@ def test_new_certificate_at_sighup(certificates, tmp_path):
         assert "localhost" in names(address)
         install("other")
         process.send_signal(signal.SIGHUP)
-        assert b"newcomers get the certificate of" in process.stderr.readline()
+        assert b"new connections get the certificate of" in process.stderr.readline()
         assert "other.example" in names(address)
         key.write_text("")
         process.send_signal(signal.SIGHUP)
         told = process.stderr.readline()
         assert b"the old certificate stays: no certificate and private key" in told
+        assert "other.example" in names(address)
+        cert.unlink()
+        os.mkfifo(cert)
+        process.send_signal(signal.SIGHUP)
+        told = process.stderr.readline().decode()
+        assert told.endswith(f"the old certificate stays: cannot read {cert}: it is not a regular file\n")
         assert "other.example" in names(address)
 
 
@@ -231,7 +259,7 @@ def test_files_that_cannot_be_used_are_one_line(certificates, capsys):
     assert "does not belong to the certificate" in told
     assert told.count("\n") == 1
     assert main(["connect", "127.0.0.1:1", "--tls", "--ca", "/nowhere"]) == 1
-    assert capsys.readouterr().err == "python -m reactor: cannot read /nowhere: No such file or directory\n"
+    assert capsys.readouterr().err == "reactor: cannot read /nowhere: No such file or directory\n"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +269,32 @@ def test_files_that_cannot_be_used_are_one_line(certificates, capsys):
         (["serve", "--alpn", "x"], "--alpn needs --tls-cert"),
         (["connect", "127.0.0.1:1", "--insecure"], "--insecure needs --tls"),
         (["connect", "127.0.0.1:1", "--server-name", "x"], "--server-name needs --tls"),
-        (["connect", "unix:/x", "--tls"], "TLS to a Unix socket needs --server-name"),
+        (
+            ["connect", "127.0.0.1:1", "--tls", "--alpn", ""],
+            "argument --alpn: the ALPN name '' must have 1 to",
+        ),
+        (
+            ["connect", "127.0.0.1:1", "--tls", "--alpn", "a,,b"],
+            "argument --alpn: the ALPN name '' must have",
+        ),
+        (["serve", "--tls-cert", "x", "--alpn", "x" * 256], "argument --alpn: the ALPN name 'xxx"),
+        (
+            ["serve", "--tls-cert", "x", "--alpn", "h\n2\u00e9"],
+            r"argument --alpn: the ALPN name 'h\n2é' must",
+        ),
+        (
+            ["connect", "127.0.0.1:1", "--tls", "--server-name", ""],
+            "--server-name: a host name can't be empty",
+        ),
+        (["connect", "127.0.0.1:1", "--tls", "--server-name", "x" * 64], "is no host name: label"),
+        (["connect", "127.0.0.1:1", "--tls", "--server-name", "a..b"], "'a..b' is no host name: label empty"),
+        (["connect", "127.0.0.1:1", "--tls", "--server-name", "x." * 127 + "x"], "255 bytes, and 253 fit"),
+        (["connect", "127.0.0.1:1", "--tls", "--server-name", "a\nb"], r"'a\nb' is no host name"),
+        (["connect", "x" * 64 + ":1", "--tls"], "argument ADDRESS: 'xxx"),
+        (
+            ["connect", "unix:/x", "--tls"],
+            "TLS to unix:/x needs --server-name: whose certificate is expected?",
+        ),
     ],
 )
 def test_words_that_belong_together(capsys, words, cause):

@@ -5,8 +5,13 @@ import logging
 import os
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from reactor.log import BackgroundLog, LimitedLog, caller
+from reactor import Address
+from reactor.errors import FramingError
+from reactor.framing import Delimited, FixedLength, LengthPrefixed, Lines, Netstrings, VarintPrefixed
+from reactor.log import BackgroundLog, LimitedLog, LineFormatter, caller, printable
 from reactor.testing import ManualClock
 from reactor.timers import TimerHeap
 
@@ -165,3 +170,126 @@ def test_reader_that_has_gone_is_survived():
     handler.handle(logging.makeLogRecord({"msg": "x", "levelno": 20}))
     handler.finish(20)
     os.close(writer)
+
+
+# What a peer sends, or is called, is never raw in the log
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()))  # surrogates too
+PLAIN = "plain"
+
+
+@example("\x1b[2J\r\n\x00\x7f\x9b\u2028\u202e\udcff")
+@given(ANY_TEXT)
+def test_printable_text_has_no_control_character(text):
+    shown = printable(text)
+    assert shown.isprintable()
+    assert shown.encode().decode() == shown
+    assert [character for character in text if character.isprintable() and character not in shown] == []
+
+
+def test_what_is_printable_stays_as_it_is():
+    assert printable("Grüße: 2 ≤ 3, C:\\n") == "Grüße: 2 ≤ 3, C:\\n"
+    assert printable("a\nb\x1b[0m\x85\ud800") == r"a\nb\x1b[0m\x85\ud800"
+
+
+def raised(text, *, grouped=False):
+    """Return an exception of which everything that can hold a text does, with a traceback."""
+    try:
+        try:
+            raise LookupError(text)
+        except LookupError as exc:
+            other = ValueError(text)
+            raise (ExceptionGroup(text, [other, exc]) if grouped else other) from exc
+    except (ValueError, ExceptionGroup) as exc:
+        return exc
+
+
+def formatted(text, **options):
+    record = logging.makeLogRecord({"msg": "failed: %s", "args": (text,), "levelname": "ERROR"})
+    exc = raised(text, **options)
+    record.exc_info = (type(exc), exc, exc.__traceback__)
+    return LineFormatter("%(levelname)s %(message)s").format(record).split("\n")
+
+
+@example(text="\n2026-01-01 00:00:00,000 INFO listening on 0.0.0.0:22", grouped=False)
+@example(text='\n  File "a", line 1\n', grouped=True)
+@given(text=ANY_TEXT, grouped=st.booleans())
+def test_record_is_one_line_and_its_traceback_whatever_the_text(text, grouped):
+    lines = formatted(text, grouped=grouped)
+    expected = formatted(PLAIN, grouped=grouped)
+    assert all(line.isprintable() for line in lines)
+    assert len(lines) == len(expected)
+    assert lines[0] == f"ERROR failed: {printable(text)}"
+
+
+def test_traceback_stays_readable():
+    lines = formatted("a\nb")
+    assert r"ValueError: a\nb" in lines
+    assert "    raise LookupError(text)" in lines
+    assert any(line.startswith(f'  File "{__file__}", line ') for line in lines)
+
+
+def test_formatter_leaves_a_record_to_others_as_it_was():
+    exc = raised("a\nb")
+    record = logging.makeLogRecord({"msg": "x", "exc_info": (type(exc), exc, exc.__traceback__)})
+    record.stack_info = "Stack (most recent call last):"
+    assert (
+        LineFormatter("%(asctime)s %(message)s").format(record).endswith("\nStack (most recent call last):")
+    )
+    assert record.exc_text is None
+
+
+@given(ANY_TEXT)
+def test_arguments_are_escaped_whatever_logging_the_program_has(text):
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("reactor")
+    logger.addHandler(handler)
+    try:
+        timers = Timers()
+        limited = LimitedLog(timers.call_later)
+        for number in range(2):
+            limited.log(logging.ERROR, "key", "%s: %d: %s", Address(path=text), number, OSError(text))
+        limited.flush()
+    finally:
+        logger.removeHandler(handler)
+    first, second = [record.getMessage() for record in records]
+    assert first == f"unix:{printable(text)}: 0: {printable(text)}"
+    assert second.startswith(f"unix:{printable(text)}: 1: {printable(text)} (and 1 more like it")
+
+
+FRAMERS = [
+    lambda: Lines(8),
+    lambda: Delimited(b"\x1b\n", 8),
+    lambda: FixedLength(8),
+    lambda: LengthPrefixed(2, limit=8),
+    lambda: VarintPrefixed(8),
+    lambda: Netstrings(8),
+]
+
+
+@given(
+    st.sampled_from(FRAMERS),
+    st.binary(max_size=64) | st.from_regex(rb"[0-9]{1,3}:?[^,]{0,9}", fullmatch=True),
+)
+def test_errors_made_of_a_peer_s_bytes_print_safely(framer, data):
+    for framing in (framer(), framer()):
+        try:
+            framing.feed(data)
+            framing.finish()
+        except FramingError as exc:
+            assert str(exc).isprintable()
+            assert repr(exc).isprintable()
+
+
+def test_background_log_writes_what_no_encoding_has(pipe):
+    reader, writer = pipe
+    handler = BackgroundLog(writer)
+    for formatter in (None, logging.Formatter()):
+        if formatter is not None:
+            handler.setFormatter(formatter)
+        handler.handle(logging.makeLogRecord({"msg": "\ud800", "levelno": 20}))
+    handler.handle(logging.makeLogRecord({"msg": "after", "levelno": 20}))
+    handler.finish(20)
+    assert os.read(reader, 1 << 16) == b"\\ud800\n\\ud800\nafter\n"

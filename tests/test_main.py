@@ -9,5 +9,6 @@ def test_module_runs_the_command_line():
         [sys.executable, "-m", "reactor", "--help"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
+    assert done.stdout.startswith("usage: python -m reactor ")
     assert "serve" in done.stdout
     assert "connect" in done.stdout

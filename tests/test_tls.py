@@ -1,5 +1,6 @@
 """Contexts: safe defaults, and one clear line for files that can't be used."""
 
+import os
 import ssl
 import subprocess
 
@@ -90,10 +91,63 @@ def test_file_that_may_not_be_read(certificates, monkeypatch):
     def refuse(*args, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("reactor.tls.Path.open", refuse)  # root, who runs this in CI, may read everything
+    monkeypatch.setattr("reactor.tls.os.open", refuse)  # root, who runs this in CI, may read everything
     with pytest.raises(TLSContextError) as caught:
         certificates.server()
     assert str(caught.value) == f"cannot read {certificates.file('server.pem')}: Permission denied"
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make_file", [fifo, os.mkdir])
+def test_file_that_is_not_a_regular_one_is_refused_at_once(certificates, tmp_path, make_file):
+    """A FIFO above all: to open it waits for a writer, and to read it for its end."""
+    path = tmp_path / "special.pem"
+    make_file(path)
+    for make in (
+        lambda: server_context(path),
+        lambda: server_context(certificates.file("server.pem"), path),
+        lambda: certificates.server(client_ca=path),
+        lambda: client_context(path),
+        lambda: client_context(cert=certificates.file("client.pem"), key=path),
+    ):
+        with pytest.raises(TLSContextError) as caught:
+            make()
+        assert str(caught.value) == f"cannot read {path}: it is not a regular file"
+
+
+def test_device_that_never_ends_is_refused():
+    with pytest.raises(TLSContextError, match="cannot read /dev/zero: it is not a regular file"):
+        client_context("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["h2", ""], "the ALPN name '' must have 1 to 255 ASCII characters"),
+        (["x" * 256], "must have 1 to 255 ASCII characters"),
+        (["é"], "the ALPN name 'é' must have 1 to 255 ASCII characters"),
+        (["x" * 255] * 256, "256 ALPN names are too many"),
+    ],
+)
+def test_alpn_name_that_cannot_be_sent(certificates, names, told):
+    for make in (certificates.server, client_context):
+        with pytest.raises(TLSContextError, match=told):
+            make(alpn=names)
+
+
+def test_alpn_names_that_can_just_be_sent(certificates):
+    for make in (certificates.server, client_context):
+        make(alpn=["x", "x" * 255])
+        make(alpn=["x" * 254] * 257)  # 65535 bytes with their lengths
+
+
+def test_alpn_is_a_sequence_of_names_and_not_one_text(certificates):
+    for make in (certificates.server, client_context):
+        with pytest.raises(TypeError, match="alpn must be a sequence of names"):
+            make(alpn="h2")
 
 
 def test_file_of_something_else(certificates, tmp_path):

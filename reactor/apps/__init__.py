@@ -24,11 +24,13 @@ __all__ = ["APPS", "App"]
 class App:
     """An app for the command line.
 
-    told: what it does. start: returns what makes a connection's protocol; called once for a server, with the
-    value of `option`, the command line's word for what it needs, if there is one.
+    summary: what it does, for --help.
+    start: returns the factory of the connections' protocols; called once for a server, with the value of
+        `option` if there is one.
+    option: the name of the command line's option that it needs, or None.
     """
 
-    told: str
+    summary: str
     start: Callable[..., Callable[[], Protocol]]
     option: str | None = None
 

@@ -8,9 +8,8 @@ from typing import ClassVar
 
 import attrs
 
+from reactor.apps.paced import PacedProtocol
 from reactor.connection import Connection
-from reactor.errors import SlowConsumer
-from reactor.framed import FramedProtocol
 from reactor.framing import Lines
 
 __all__ = ["Hall", "Member"]
@@ -22,6 +21,13 @@ NAME_MOST = 20
 #: Members of a room that are told who comes and goes, and listed by /who. In a larger room nobody is told:
 #: the notices of so many grow with the square of their number.
 CROWD = 100
+
+#: Seconds in which a member must take something of what is queued for it, or be cut off.
+PATIENCE = 30.0
+
+#: Seconds that a speaker waits after a line that somebody in the room has no room for: it slows down what is
+#: said, so that whoever reads gets it all, and does not stop it, so that nobody can hold up a room.
+SLOWED = 0.1
 
 LOBBY = "lobby"
 HELP = "/nick NAME, /join ROOM, /who, /quit; everything else is said to the room"
@@ -61,7 +67,7 @@ class Hall:
         members[member] = None
         notice = f"* {member.name} has joined {room}"
         if len(members) <= CROWD:
-            self.tell(room, notice)
+            self.tell(room, notice, member)
         else:
             member.reply(notice)
 
@@ -72,27 +78,33 @@ class Hall:
         if not members:
             del self.rooms[member.room]
         elif len(members) < CROWD:
-            self.tell(member.room, f"* {member.name} {why}")
+            self.tell(member.room, f"* {member.name} {why}", member)
 
     def go(self, member: Member, why: str) -> None:
         """Take `member` out of the hall."""
         self.leave(member, why)
         del self.names[member.name.casefold()]
 
-    def tell(self, room: str, line: str) -> None:
-        """Send `line` to everybody in `room`."""
+    def tell(self, room: str, line: str, speaker: Member) -> None:
+        """Send `line` to everybody in `room`; slow `speaker` down if somebody there does not keep up."""
         data = f"{line}\r\n".encode()
+        behind = False
         for member in self.rooms.get(room, ()):
-            member.connection.write(data)
+            if not member.connection.write(data) and not member.connection.is_closing():
+                behind = True
+        if behind:
+            speaker.wait(SLOWED)
 
 
-class Member(FramedProtocol):
-    """Who has connected. One that does not keep up with its room is cut off; the room goes on.
+class Member(PacedProtocol):
+    """The protocol of a client. One that takes nothing for `PATIENCE` seconds is cut off; the room goes on.
 
     hall: where it is. name: its nickname, of the hall's giving. room: the one it is in.
     """
 
     __slots__ = ("hall", "name", "room")
+
+    FRAMES_AT_ONCE = 10  # each is written to the whole room
 
     def __init__(self, hall: Hall) -> None:
         super().__init__(Lines(LINE_MOST, ending=b"\r\n"))
@@ -103,10 +115,11 @@ class Member(FramedProtocol):
     def connection_made(self, connection: Connection) -> None:
         """Say who is who, and enter the lobby."""
         super().connection_made(connection)
+        connection.set_timeouts(write=PATIENCE)
         self.reply(f"* you are {self.name}; {HELP}")
         self.hall.enter(self, LOBBY)
 
-    def frame_received(self, frame: bytes) -> None:
+    def handle(self, frame: bytes) -> None:
         """Do what the line asks for, or say it to the room."""
         text = "".join(filter(str.isprintable, frame.decode("utf-8", "replace"))).strip()
         word, _, rest = text.partition(" ")
@@ -116,11 +129,7 @@ class Member(FramedProtocol):
         elif text.startswith("/"):
             self.reply(f"* there is no {word}: {HELP}")
         elif text:
-            self.hall.tell(self.room, f"{self.name}: {text}")
-
-    def pause_writing(self) -> None:
-        """Cut off this member, which has not taken the last 64 KiB of what was said."""
-        self.connection.abort(SlowConsumer(f"{self.name} does not keep up with {self.room}"))
+            self.hall.tell(self.room, f"{self.name}: {text}", self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell the room."""
@@ -137,7 +146,7 @@ class Member(FramedProtocol):
         elif not self.hall.give_name(self, name):
             self.reply(f"* {name} is taken")
         else:
-            self.hall.tell(self.room, f"* {before} is now {name}")
+            self.hall.tell(self.room, f"* {before} is now {name}", self)
 
     def _join(self, room: str) -> None:
         if not _is_name(room):

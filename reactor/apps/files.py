@@ -3,6 +3,9 @@
 The answer is `ok SIZE` in a line of its own and then the bytes, or `error REASON`. A name that ends with `/`,
 or none, asks for the names in that directory, one a line. Nothing outside of the root is opened: not by `..`,
 not by an absolute name, and no symbolic link is followed, not even one that is put there meanwhile.
+
+A client may send many names at once. They are answered one in a tick, and each when the client has taken the
+answer before: a client has one file open at most, and one listing in memory.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from reactor.framed import FramedProtocol
+from reactor.apps.paced import PacedProtocol
+from reactor.connection import Connection
 from reactor.framing import Lines
 
 __all__ = ["Files"]
@@ -21,7 +25,7 @@ __all__ = ["Files"]
 NAME_MOST = 4096
 
 
-class Files(FramedProtocol):
+class Files(PacedProtocol):
     """Sends the files of a directory.
 
     root: the directory.
@@ -33,7 +37,12 @@ class Files(FramedProtocol):
         super().__init__(Lines(NAME_MOST))
         self._root = Path(root)
 
-    def frame_received(self, frame: bytes) -> None:
+    def connection_made(self, connection: Connection) -> None:
+        """Have writing paused as long as any byte of an answer is queued."""
+        super().connection_made(connection)
+        connection.set_write_buffer_limits(high=0)
+
+    def handle(self, frame: bytes) -> None:
         """Answer a name."""
         *folders, name = frame.split(b"/")
         try:
