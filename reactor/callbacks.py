@@ -101,9 +101,10 @@ class Callbacks(ABC):
         if self._hosted:
             self._tell_host()
 
-    def notices_due(self) -> int:
-        """Return how many notices have been posted and not run."""
-        return sum(isinstance(handle, _Notice) and not handle.cancelled() for handle in list(self._ready))
+    def notices_due(self) -> list[tuple[Callable[..., object], tuple[Any, ...]]]:
+        """Return the callbacks, with their arguments, of the notices that have been posted and not run."""
+        handles = [handle for handle in list(self._ready) if isinstance(handle, _Notice)]
+        return [due for handle in handles if (due := handle.pending()) is not None]
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
         """Run `callback(*args)` in `delay` seconds, never earlier. Cancellable.
@@ -208,19 +209,24 @@ class Callbacks(ABC):
         return most
 
     def _run(self, handle: Handle) -> None:
-        taken = handle.take()
-        if taken is None:
-            return
-        callback, args = taken
         timed = self._slow_callback is not None
         if timed:
             self._end_lap(SENDING, self._clock())
+        pending = called = None
         try:
-            callback(*args)
+            pending = handle.pending()
+            if pending is None:
+                return
+            callback, args = pending
+            handle.take()
+            callback(*(called := args))
         except Exception as exc:
             self.report(exc, _name(callback))
         except BaseException as exc:
-            handle.broken_off(exc)
+            if pending is not None and (called is None or isinstance(handle, _Notice)):
+                handle.put_back(*pending)
+            elif pending is not None:
+                handle.broken_off(exc)
             raise
         if timed:
             self._end_lap(_name(callback), self._clock())
@@ -291,7 +297,7 @@ def _cancel_all(queue: deque[Handle]) -> None:
 
 
 class _Notice(Handle):
-    """What `close` runs, and does not drop."""
+    """What `close` runs, and does not drop; after an interrupt in it, it is run again."""
 
     __slots__ = ()
 

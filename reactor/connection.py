@@ -37,7 +37,10 @@ from reactor.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
 from reactor.terms import Terms
 from reactor.timers import Bucket
 
-__all__ = ["Connection", "connection_of", "connections_of"]
+__all__ = ["Connection", "connection_of", "connections_of", "untold_of"]
+
+# Callbacks of the protocol after which a connection has nothing left to do.
+_LEAVE_NOTHING_HALF_DONE = ("data_received", "buffer_updated", "pause_writing", "resume_writing")
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)
 
@@ -93,26 +96,38 @@ class Connection(Timed):
 
         Raises OSError if the selector does not take the socket, which is then still the maker's.
         """
-        self._loop.registry.register(self._sock.fileno(), EVENT_READ, self._handler())
-        if self._terms.tls is None:
-            self._made()
-        else:
-            self._secure(self._terms.tls, b"", self._made)
+        try:
+            self._loop.registry.register(self._sock.fileno(), EVENT_READ, self._handler())
+            if self._terms.tls is None:
+                self._made()
+            else:
+                self._secure(self._terms.tls, b"", self._made)
+        except Exception:
+            raise
+        except BaseException:
+            self.break_off()
+            raise
 
     def _made(self) -> None:
         limits, timeouts = self._terms.limits, self._terms.timeouts
-        self._move(Event.MADE)
-        if limits.write_rate is not None:
-            self._out = queue = Outbound(self._loop.now)
-            queue.rate = TokenBucket(limits.write_rate, self._loop.now)
-        if timeouts.read is not None:
-            self._owed = (self._loop.now, timeouts.read)
-        if timeouts.idle is not None or timeouts.read is not None:
-            self._look_later()
+        called = None
         try:
-            self._protocol.connection_made(self)
+            self._move(Event.MADE)
+            if limits.write_rate is not None:
+                self._out = queue = Outbound(self._loop.now)
+                queue.rate = TokenBucket(limits.write_rate, self._loop.now)
+            if timeouts.read is not None:
+                self._owed = (self._loop.now, timeouts.read)
+            if timeouts.idle is not None or timeouts.read is not None:
+                self._look_later()
+            self._protocol.connection_made(called := self)
         except Exception as exc:
             self._broke(exc, "connection_made")
+        except BaseException:
+            if called is None and self._terms.tls is None:
+                self._protocol = None  # nothing has been said to it, and nothing will be
+            self.break_off()
+            raise
 
     def _handler(self) -> EventHandler:
         if self._terms.limits.read_rate is not None:
@@ -148,7 +163,14 @@ class Connection(Timed):
         if self._state is not State.OPEN or isinstance(self._sock, SecureSocket):
             raise UsageError("start_tls needs a connection in clear of which no direction has ended")
         server = self._terms.owner is not None if server_side is None else server_side
-        self._secure(Tls(context, self._terms.bios, server, server_hostname), early, self._secured)
+        tls = Tls(context, self._terms.bios, server, server_hostname)
+        try:
+            self._secure(tls, early, self._secured)
+        except Exception:
+            raise
+        except BaseException:
+            self.break_off()
+            raise
 
     def _secure(self, tls: Tls, early: bytes, on_established: Callable[[], None]) -> None:
         assert not isinstance(self._sock, SecureSocket)
@@ -196,25 +218,28 @@ class Connection(Timed):
                 self._flush(self._out)
             return
         try:
-            data = self._sock.recv(most)
-        except Incomplete:
-            self.last_active = self._loop.now
-            return
-        except (BlockingIOError, InterruptedError):
-            return  # not readable after all: select(2), "Bugs"
-        except OSError as exc:
-            self.fail(exc)
-            return
-        if data:
-            loop = self._loop
-            loop.bytes_received += len(data)
-            self.last_active = loop.now
             try:
+                data = self._sock.recv(most)
+            except Incomplete:
+                self.last_active = self._loop.now
+                return
+            except (BlockingIOError, InterruptedError):
+                return  # not readable after all: select(2), "Bugs"
+            except OSError as exc:
+                self.fail(exc)
+                return
+            if data:
+                loop = self._loop
+                loop.bytes_received += len(data)
+                self.last_active = loop.now
                 self._protocol.data_received(data)
-            except Exception as exc:
-                self._broke(exc, "data_received")
-        else:
-            self._receive_eof()
+            else:
+                self._receive_eof()
+        except Exception as exc:
+            self._broke(exc, "data_received")
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
 
     # Receiving, off the straight way
 
@@ -279,6 +304,9 @@ class Connection(Timed):
         except OSError as exc:
             self.fail(exc)
             return
+        except BaseException:
+            self._loop.unsure = True
+            raise
         if not (events or registry.reports_errors):
             self._terms.watch.add(self, self._loop.now, ERROR_LOOK)
 
@@ -304,13 +332,17 @@ class Connection(Timed):
             return
         if not self.can_write_eof():
             raise UsageError("this TLS connection can't end one direction alone: close it")
-        self._move(Event.WRITE_EOF)
-        if self._state is State.ENDING:
-            self._finish(self._terms.timeouts.close)
-        elif self._out is SHUT:
-            self._drained(SHUT)
-        else:
-            self._flush(self._queue())
+        try:
+            self._move(Event.WRITE_EOF)
+            if self._state is State.ENDING:
+                self._finish(self._terms.timeouts.close)
+            elif self._out is SHUT:
+                self._drained(SHUT)
+            else:
+                self._flush(self._queue())
+        except BaseException:
+            self.break_off()
+            raise
 
     def can_write_eof(self) -> bool:
         """Return whether the directions can be closed one by one: not before TLS 1.3, RFC 8446, 6.1."""
@@ -334,8 +366,12 @@ class Connection(Timed):
         if self._state is State.OPENING:
             self.fail(ConnectionAborted("closed during the TLS handshake") if reason is None else reason)
             return
-        self._move(Event.CLOSE)
-        self._finish(self._terms.timeouts.close if timeout is None else timeout, reason)
+        try:
+            self._move(Event.CLOSE)
+            self._finish(self._terms.timeouts.close if timeout is None else timeout, reason)
+        except BaseException:
+            self.break_off()
+            raise
 
     def abort(self, exc: BaseException | None = None) -> None:
         """Drop what is queued and reset the connection at once; `connection_lost` comes later.
@@ -411,18 +447,26 @@ class Connection(Timed):
         except OSError as exc:
             self._cut(closing.reason or exc)
             return
-        self._leave(closing.reason)
-        Linger(self._loop, sock, self._terms, site_of(self._peer), closing.start, closing.timeout)
-        self._loop.post_notice(self._tell, closing.reason, False)
+        try:
+            self._leave(closing.reason)
+            Linger(self._loop, sock, self._terms, site_of(self._peer), closing.start, closing.timeout)
+            self._loop.post_notice(self._tell, closing.reason, False)
+        except BaseException:
+            self._complete_end(closing.reason)
+            raise
 
     def _broke(self, exc: Exception, callback: str) -> None:
         self._loop.report(exc, f"{type(self._protocol).__qualname__}.{callback}", self)
         self.fail(exc)
 
     def _cut(self, reason: BaseException | None) -> None:
-        self._leave(reason)
-        release(self._loop, self._sock)
-        self._loop.post_notice(self._tell, reason, True)
+        try:
+            self._leave(reason)
+            release(self._loop, self._sock)
+            self._loop.post_notice(self._tell, reason, True)
+        except BaseException:
+            self._complete_end(reason)
+            raise
 
     def _leave(self, reason: BaseException | None) -> None:
         if isinstance(self._out, Outbound):
@@ -433,15 +477,88 @@ class Connection(Timed):
         self._loop.counters.closed[cause_of(reason)] += 1
 
     def _tell(self, reason: BaseException | None, gone: bool) -> None:
-        self._move(Event.TOLD)
-        protocol, self._protocol = self._protocol, None
+        if self._state is State.LOST:
+            return  # an interrupt came at the end of the first call
+        protocol, called = self._protocol, False
         try:
-            protocol.connection_lost(reason)
-        except Exception as exc:
-            self._loop.report(exc, f"{type(protocol).__qualname__}.connection_lost", self)
-        finally:
-            if gone:
-                self._terms.on_gone(site_of(self._peer), reason)
+            try:
+                if protocol is not None:
+                    protocol.connection_lost((called := True) and reason)
+            except Exception as exc:
+                self._loop.report(exc, f"{type(protocol).__qualname__}.connection_lost", self)
+            self._told(reason, gone)
+        except BaseException:
+            if called and self._state is not State.LOST:
+                self._told(reason, gone)
+            raise
+
+    def _told(self, reason: BaseException | None, gone: bool) -> None:
+        self._protocol = None
+        self._move(Event.TOLD)
+        if gone:
+            self._terms.on_gone(site_of(self._peer), reason)
+
+    def _complete_end(self, reason: BaseException | None) -> None:
+        """Do what an interrupt has left of `_cut` and `_part`."""
+        if self._state not in ENDED:
+            self._leave(reason)
+        self._terms.watch.discard(self)
+        fd = self._sock.fileno()
+        handler = None if fd < 0 else self._loop.registry.handler_of(fd)
+        lingers = handler is not None and connection_of(handler) is None
+        if not lingers:
+            release(self._loop, self._sock)
+        if not any(getattr(callback, "__self__", None) is self for callback, _ in self._loop.notices_due()):
+            self._loop.post_notice(self._tell, reason, not lingers)
+
+    def _interrupted(self, exc: BaseException) -> None:
+        """See to it that nothing is left half done, when KeyboardInterrupt or the like passes.
+
+        If it comes out of the protocol, what was received has been handed over, and all is as it was.
+        """
+        self._loop.unsure = True
+        handed_over = {
+            getattr(getattr(self._protocol, name, None), "__code__", None) for name in _LEAVE_NOTHING_HALF_DONE
+        }
+        at = exc.__traceback__
+        while at is not None and at.tb_frame.f_code not in handed_over:
+            at = at.tb_next
+        if at is None or self._state not in READABLE:
+            self.break_off()
+
+    def break_off(self) -> None:
+        """End the connection: an interrupt came in the middle of a step that can't be gone on with."""
+        self._loop.unsure = True
+        if self._state is State.OPENING and self._terms.tls is None:
+            self._protocol = None  # it has not been told that there is a connection
+        if self._state not in ENDED:
+            self.abort(ConnectionAborted("an interrupt came in the middle of what it did"))
+
+    def recover(self) -> None:
+        """Have the connection moved by its events and deadlines again, after an interrupt anywhere."""
+        if self._state is State.OPENING and self._terms.tls is None:
+            self.break_off()
+        if self._state in ENDED:
+            return
+        self._terms.watch.discard(self)
+        self._look_later()
+        self._update_interest()
+        out, outbox = self._out, self._loop.outbox
+        if outbox is not None and out is not None and not self._waits_to_send(out):
+            outbox.append(self)
+
+    @property
+    def owner(self) -> Any:
+        """The listener that accepted it, or None."""
+        return self._terms.owner
+
+    @property
+    def site(self) -> bytes | None:
+        """What tells the peer's site from others'; None if that is not counted."""
+        return site_of(self._peer)
+
+    def _waits_to_send(self, out: bytes | Outbound) -> bool:
+        return isinstance(out, Outbound) and (not out.size or out.armed or out.throttled)
 
     def disown(self) -> socket.socket:
         """Come to an end without a word, and return the socket: this is a child process of its owner's."""
@@ -547,6 +664,16 @@ class Connection(Timed):
 def connections_of(registry: Registry) -> list[Connection]:
     """Return the connections that are registered, in the order of their descriptors."""
     return [found for found in map(connection_of, registry.handlers()) if found is not None]
+
+
+def untold_of(loop: Loop) -> set[Connection]:
+    """Return the connections that have closed their sockets and not yet told their protocols."""
+    found = set()
+    for callback, args in loop.notices_due():
+        connection = getattr(callback, "__self__", None)
+        if isinstance(connection, Connection) and connection._state is not State.LOST and args[1]:
+            found.add(connection)
+    return found
 
 
 def connection_of(handler: EventHandler) -> Connection | None:

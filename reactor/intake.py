@@ -32,10 +32,14 @@ class Intake:
 
     def on_event(self, events: int) -> None:
         """Read, or have the connection send what is queued, or both. The loop's call."""
-        if events & EVENT_READ:
-            self._read()
-        if events & ~EVENT_READ:
-            self.connection.on_event(events & ~EVENT_READ)
+        try:
+            if events & EVENT_READ:
+                self._read()
+            if events & ~EVENT_READ:
+                self.connection.on_event(events & ~EVENT_READ)
+        except BaseException as exc:
+            self.connection._interrupted(exc)
+            raise
 
     def interest(self, events: int) -> int:
         """Return what to wait for, if the connection would wait for `events`."""
@@ -63,6 +67,10 @@ class Intake:
             self.connection.receive_into(most)
 
     def _hold(self, held: bool) -> None:
-        self.held = held
-        if not self.connection.is_closing():
-            self.connection._update_interest()
+        try:
+            self.held = held
+            if not self.connection.is_closing():
+                self.connection._update_interest()
+        except BaseException:
+            self.connection.break_off()
+            raise

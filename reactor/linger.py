@@ -55,9 +55,10 @@ def end_direction(sock: socket.socket) -> None:
 
 
 def release(loop: Loop, sock: socket.socket | SecureSocket) -> None:
-    """Take `sock` off the selector, then close it."""
-    loop.registry.unregister(sock.fileno())
-    give_back(sock)
+    """Take `sock` off the selector, then close it, unless that is done already."""
+    if sock.fileno() >= 0:
+        loop.registry.unregister(sock.fileno())
+        give_back(sock)
 
 
 def give_back(sock: socket.socket | SecureSocket) -> None:
@@ -97,6 +98,11 @@ class Linger:
         self._site = site
         loop.registry.replace(sock.fileno(), self)
         terms.watch.add(self, start, timeout)
+
+    @property
+    def site(self) -> bytes | None:
+        """What tells the peer's site from others'; None if that is not counted."""
+        return self._site
 
     @property
     def owner(self) -> Any:

@@ -249,13 +249,13 @@ class Listener:
             give_back(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
-        self.connections += 1
-        if site is not None:
-            self._by_site[site] += 1
-        self._loop.counters.accepted += 1
-        if self.connections == limits.max_connections and limits.when_full == "hold":
-            self._hold("full")
         try:
+            self.connections += 1
+            if site is not None:
+                self._by_site[site] += 1
+            self._loop.counters.accepted += 1
+            if self.connections == limits.max_connections and limits.when_full == "hold":
+                self._hold("full")
             sock.setblocking(False)
             if sys.platform != "linux":
                 set_no_delay(sock)  # inherited from the listening socket on Linux only
@@ -343,6 +343,23 @@ class Listener:
                 self._reserve = _new_reserve()
             except OSError:
                 self._loop.call_later(_LAST_BACKOFF, self._renew_reserve)
+
+    def recover(self, open_: Counter[bytes | None]) -> None:
+        """Count again, and accept where nothing holds it, after an interrupt anywhere.
+
+        open_: how many sockets of its connections are open, by the site of their peers.
+        """
+        self.connections = open_.total()
+        if self._limits.max_per_ip is not None:
+            self._by_site = Counter({site: number for site, number in open_.items() if site is not None})
+        limit = self._limits.max_connections
+        if limit is None or self.connections < limit:
+            self._holds.discard("full")
+        if self._retry.cancelled():
+            self._holds.discard("backing off")
+        self._watch(0 if self._holds else EVENT_READ)
+        for sock in self._sockets:
+            self._look_again(sock)
 
     def _hold(self, why: str) -> None:
         if not self._holds:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from reactor.alarm import Alarm, new_alarm
 from reactor.callbacks import SENDING, Callbacks, ErrorHandler
@@ -36,6 +36,8 @@ EVENTS_PER_SLICE = 16
 _LONGEST_WAIT = 86400.0
 
 _NEVER = math.inf
+
+T = TypeVar("T")
 
 
 class Loop(Callbacks):
@@ -80,6 +82,8 @@ class Loop(Callbacks):
         self.outbox = None
         self.tick_times = TickTimes()
         self._flush = flush
+        #: An interrupt may have left things half done: they are made whole before the next tick.
+        self.unsure = False
         self._stop_asked = False
         self._close_asked = False
         self._at_close: list[Handle] = []
@@ -118,13 +122,11 @@ class Loop(Callbacks):
         Raises UsageError if it is closed, or being driven already. KeyboardInterrupt and SystemExit
         pass through, and the loop can be run again after them.
         """
-        self._enter()
-        try:
-            while not self._stop_asked:
-                self._tick(None)
-        finally:
-            self._driver = None  # before anything that an interrupt could come in
-            self._leave()
+        self._drive(self._run_until_stopped)
+
+    def _run_until_stopped(self) -> None:
+        while not self._stop_asked:
+            self._tick(None)
 
     def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
         """Run a step on this thread and return how many events and callbacks it handled.
@@ -140,12 +142,44 @@ class Loop(Callbacks):
             raise ValueError(f"a budget is a number of seconds, 0 or more, not {budget}")
         if timeout is not None:
             timeout = min(max(0.0, timeout), _LONGEST_WAIT)
-        self._enter()
+        if budget is None:
+            return self._drive(self._tick, timeout)
+        return self._drive(self._run_slice, timeout, budget)
+
+    def _drive(self, step: Callable[..., T], *args: Any) -> T:
+        """Return what `step(*args)` returns, as the one who drives the loop meanwhile."""
+        self._check_open()
+        here = threading.get_ident()
+        entered = 0
         try:
-            return self._tick(timeout) if budget is None else self._run_slice(timeout, budget)
-        finally:
-            self._driver = None
-            self._leave()
+            try:
+                if self._driver is None:
+                    self._driver = entered = here  # one step: neither a thread nor an interrupt comes between
+                else:
+                    where = "this" if self._driver == here else "another"
+                    raise UsageError(f"the reactor is being driven by {where} thread already")
+                self.outbox = self.outbox or []  # what an interrupt has left
+                if self.unsure:
+                    self._recover()
+                self.unsure = True
+                result = step(*args)
+                self.unsure = False
+                return result
+            finally:
+                if entered:
+                    self._driver = None  # before anything that an interrupt could come in
+                    self._leave()
+        except BaseException:
+            if entered:
+                self._driver = None
+                self.unsure = True
+            raise
+
+    def _recover(self) -> None:
+        """Make whole what an interrupt has left: everything is moved by an event or a timer again."""
+        self.registry.recover()
+        self._wakeup.wake()
+        self._alarm_due = _NEVER
 
     def _run_slice(self, timeout: float | None, budget: float) -> int:
         total = handled = self._tick(timeout, budget)
@@ -261,26 +295,17 @@ class Loop(Callbacks):
         if self.outbox is None:
             self.now = self._clock()
 
-    def _enter(self) -> None:
-        self._check_open()
-        here = threading.get_ident()
-        driver = self._driver
-        if driver is None:
-            self._driver = here  # no call between the question and this: no thread comes between
-        else:
-            where = "this" if driver == here else "another"
-            raise UsageError(f"the reactor is being driven by {where} thread already")
-        self.outbox = self.outbox or []  # what an interrupt has left
-
     def _leave(self) -> None:
         self._stop_asked = False
         outbox, self.outbox = self.outbox, None
         if outbox:
-            sent = self._flush(outbox, self.now)
+            sent = self._flush(outbox, self._clock())
             self.bytes_sent += sent
         if self._close_asked:
             self.close()
         elif self._hosted:
+            if self.unsure:
+                self._wake()
             if self._alarm is None:  # the host asks for `next_timeout` now
                 due = self._timers.next_due()
                 self._alarm_due = _NEVER if due is None else due

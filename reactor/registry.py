@@ -49,6 +49,7 @@ class Registry:
         self.leftover: list[tuple[int, int]] = []
         self._interest = bytearray()
         self.poll, self.fold = poll_of(selector)
+        self._unsure = False  # an interrupt has come in the middle of a change
         self.reports_errors = isinstance(selector, FlatSelector)
 
     def batch(self, events: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
@@ -90,14 +91,22 @@ class Registry:
         before = self._interest[fd]
         if events == before:
             return
-        self._interest[fd] = 0
-        if not before:
-            self.selector.register(fd, events)
-        elif not events:
-            self.selector.unregister(fd)
-        else:
-            self._change(fd, events)
-        self._interest[fd] = events
+        known, self._unsure = not self._unsure, True
+        self._interest[fd] = events  # first: after an interrupt the selector is made to follow
+        try:
+            if not known:
+                self._force(fd, events)
+            elif not before:
+                self.selector.register(fd, events)
+            elif not events:
+                self.selector.unregister(fd)
+            else:
+                self._change(fd, events)
+        except (OSError, ValueError):
+            self._interest[fd] = 0
+            self._unsure = not known
+            raise
+        self._unsure = not known
         if not before or before & ~events:
             self.stale.add(fd)
 
@@ -114,6 +123,25 @@ class Registry:
         """Forget `fd` and its handler. To be called before the descriptor is closed."""
         self.modify(fd, 0)
         self.by_fd[fd] = None
+
+    def recover(self) -> None:
+        """Have the selector watch what is asked for here, after an interrupt in the middle of a change."""
+        self._unsure = False
+        for fd, handler in enumerate(self.by_fd):
+            events = self._interest[fd] = 0 if handler is None else self._interest[fd]
+            try:
+                self._force(fd, events)
+            except OSError:
+                self._interest[fd] = 0  # whose it is sees the same error when it asks again
+
+    def _force(self, fd: int, events: int) -> None:
+        if isinstance(self.selector, FlatSelector):
+            self.selector.force(fd, events)
+            return
+        if fd in self.selector.get_map():
+            self.selector.unregister(fd)
+        if events:
+            self.selector.register(fd, events)
 
     def interest(self, fd: int) -> int:
         """Return the events that `fd` is watched for."""

@@ -54,27 +54,31 @@ class Secured(Intake):
 
     def on_event(self, events: int) -> None:
         """Go on with the handshake; after it read, or send, or both. The loop's call."""
-        sock = self._sock
-        if self._straight and events == EVENT_READ and not sock.unusual:
-            self.connection.on_event(EVENT_READ)
-            if sock.unusual:
+        try:
+            sock = self._sock
+            if self._straight and events == EVENT_READ and not sock.unusual:
+                self.connection.on_event(EVENT_READ)
+                if sock.unusual:
+                    self._attend()
+            elif events == ERRORS:
+                self.connection.on_event(ERRORS)
+            elif sock.established:
+                if events & EVENT_READ:
+                    self._take()
+                if events & EVENT_WRITE:
+                    self._do(sock.flush)
+                    self.connection.on_event(EVENT_WRITE)
                 self._attend()
-        elif events == ERRORS:
-            self.connection.on_event(ERRORS)
-        elif sock.established:
-            if events & EVENT_READ:
-                self._take()
-            if events & EVENT_WRITE:
-                self._do(sock.flush)
-                self.connection.on_event(EVENT_WRITE)
-            self._attend()
-        else:
-            if events & EVENT_WRITE:
-                self._do(sock.flush)
-                self.connection._look_later()  # with the last clear byte the handshake's time begins
-                self._attend()
-            if events & EVENT_READ:
-                self._shake(sock.handshake)
+            else:
+                if events & EVENT_WRITE:
+                    self._do(sock.flush)
+                    self.connection._look_later()  # with the last clear byte the handshake's time begins
+                    self._attend()
+                if events & EVENT_READ:
+                    self._shake(sock.handshake)
+        except BaseException as exc:
+            self.connection._interrupted(exc)
+            raise
 
     def _take(self) -> None:
         sock = self._sock
@@ -157,8 +161,13 @@ class Newcomer(Protocol):
             connection.get_extra_info("reactor").report(exc, f"the protocol factory of {self._owner}")
             connection.fail(exc)
             return
-        connection.set_protocol(protocol)
-        protocol.connection_made(connection)
+        called = None
+        try:
+            connection.set_protocol(protocol)
+            protocol.connection_made(called := connection)
+        finally:
+            if called is None:
+                connection.set_protocol(self)  # an interrupt: nothing has been said to the other
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell of a handshake that failed."""

@@ -72,6 +72,19 @@ if sys.platform == "linux":
             self._interest[key.fd] = events
             return SelectorKey(fileobj, key.fd, events, None)
 
+        def force(self, fd: int, events: int) -> None:
+            """Have `fd` watched for `events`, 0 for none, whatever an interrupt of another call has left."""
+            if fd >= len(self._interest):
+                self._interest.extend(bytes(fd + 1 - len(self._interest)))
+            self._interest[fd] = 0
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # it was not watched, or is closed
+            if events:
+                self._epoll.register(fd, _MASK[events])
+                self._interest[fd] = events
+
         def fold(self, fd: int, mask: int) -> int:
             """Return epoll's event bits of `fd` as the events that are asked for."""
             events = ERRORS if mask & (select.EPOLLERR | select.EPOLLHUP) else 0

@@ -116,15 +116,19 @@ class Sender(ABC):
             if outbox is None:
                 self._loop.touch()
             try:
-                sent = self._sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                return self._keep(data, 0)
-            except OSError as exc:
-                self.fail(exc)
-                return False
-            self.last_active = self._loop.now
-            self._loop.bytes_sent += sent
-            return sent == len(data) or self._keep(data, sent)
+                try:
+                    sent = self._sock.send(data)
+                except (BlockingIOError, InterruptedError):
+                    return self._keep(data, 0)
+                except OSError as exc:
+                    self.fail(exc)
+                    return False
+                self.last_active = self._loop.now
+                self._loop.bytes_sent += sent
+                return sent == len(data) or self._keep(data, sent)
+            except BaseException as exc:
+                self._interrupted(exc)
+                raise
         if type(out) is Outbound and type(data) is bytes and 0 < len(data) <= out.room:
             out.room -= len(data) + PIECE_OVERHEAD
             out.size += len(data)
@@ -208,23 +212,27 @@ class Sender(ABC):
             self._look_later()
 
     def _flush(self, queue: Outbound) -> None:
-        queue.room = 0
-        self._loop.touch()
-        queue.join_small()
         try:
-            self._offer(queue)
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError as exc:
-            self.fail(exc)
-            return
-        if not queue.size:
-            self._emptied(queue)
-        elif queue.rate is not None and not queue.rate.available(self._loop.now):
-            self._throttle(queue, queue.rate)
-        elif not queue.armed:
-            self._arm(queue)
-        self._check_low_water(queue)
+            queue.room = 0
+            self._loop.touch()
+            queue.join_small()
+            try:
+                self._offer(queue)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as exc:
+                self.fail(exc)
+                return
+            if not queue.size:
+                self._emptied(queue)
+            elif queue.rate is not None and not queue.rate.available(self._loop.now):
+                self._throttle(queue, queue.rate)
+            elif not queue.armed:
+                self._arm(queue)
+            self._check_low_water(queue)
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
 
     def _offer(self, queue: Outbound) -> None:
         """Send until the kernel takes no more, or others are to have their turn."""
@@ -368,6 +376,9 @@ class Sender(ABC):
     def _check_error(self) -> None: ...
 
     @abstractmethod
+    def _interrupted(self, exc: BaseException) -> None: ...
+
+    @abstractmethod
     def _look_later(self) -> None: ...
 
 
@@ -378,26 +389,31 @@ def flush_senders(outbox: list[Sender], now: float) -> int:
     One function for all of them, because a call for each costs as much as what gathering saves.
     """
     total = 0
-    for sender in outbox:
-        out = sender._out
-        if type(out) is bytes:
-            sender._out = None  # first: an interrupt comes when it has been sent
-            try:
-                sent = sender._sock.send(out)
-            except (BlockingIOError, InterruptedError):
-                sender._keep(out, 0)
-                continue
-            except OSError as exc:
-                sender.fail(exc)
-                continue
-            sender.last_active = now
-            total += sent
-            if sent != len(out):
-                sender._keep(out, sent)
-        elif isinstance(out, Outbound):
-            out.room = 0
-            if out.size and not (out.armed or out.throttled):
-                sender._flush(out)
+    sender = outbox[0]
+    try:
+        for sender in outbox:
+            out = sender._out
+            if type(out) is bytes:
+                try:
+                    sender._out = None  # first: an interrupt comes when it has been sent
+                    sent = sender._sock.send(out)
+                except (BlockingIOError, InterruptedError):
+                    sender._keep(out, 0)
+                    continue
+                except OSError as exc:
+                    sender.fail(exc)
+                    continue
+                sender.last_active = now
+                total += sent
+                if sent != len(out):
+                    sender._keep(out, sent)
+            elif isinstance(out, Outbound):
+                out.room = 0
+                if out.size and not (out.armed or out.throttled):
+                    sender._flush(out)
+    except BaseException as exc:
+        sender._interrupted(exc)
+        raise
     return total
 
 

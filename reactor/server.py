@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from selectors import BaseSelector
 from typing import Self
@@ -13,12 +14,12 @@ from typing import Self
 from reactor.address import Address, AddressLike
 from reactor.background import Background
 from reactor.binding import SocketOption, bind, given
-from reactor.connection import Connection, connections_of
+from reactor.connection import Connection, connections_of, untold_of
 from reactor.connector import Connector, FailureHandler
 from reactor.debug import DebugConnection
 from reactor.drain import Drain, Drained
 from reactor.errors import AddressError, ConnectionAborted, UsageError
-from reactor.linger import lingering_of
+from reactor.linger import Linger, lingering_of
 from reactor.listener import AcceptErrorHandler, Factory, Listener, TLSErrorHandler, set_no_delay
 from reactor.log import caller
 from reactor.loop import ErrorHandler, Loop
@@ -375,6 +376,20 @@ class Reactor(Loop):
             logging.getLogger("reactor").info("drained: %s", report)
         else:
             on_done(report)
+
+    def _recover(self) -> None:
+        super()._recover()
+        for connection in self.connections():
+            connection.recover()
+        here = Counter((sock.owner, sock.site) for sock in self._open_sockets())
+        for listener in self.listeners():
+            listener.recover(Counter({site: n for (owner, site), n in here.items() if owner is listener}))
+        self._gone = self.counters.accepted + self.counters.connected - here.total()
+        self._watch.recover()
+
+    def _open_sockets(self) -> set[Connection | Linger]:
+        """Return what has a socket, or has not been told that it is closed."""
+        return {*self.connections(), *lingering_of(self.registry), *untold_of(self)}
 
     def _count_gone(self, site: bytes | None, reason: BaseException | None) -> None:
         self._gone += 1

@@ -52,6 +52,11 @@ class Watch:
         if self._timer is None or when < self._due:
             self._schedule()
 
+    def recover(self) -> None:
+        """Make whole what an interrupt has left."""
+        self._wheel.recover()
+        self._schedule()
+
     def discard(self, member: Watched) -> None:
         """Look at it no more."""
         bucket = member.bucket

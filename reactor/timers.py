@@ -34,6 +34,14 @@ class Handle:
     def broken_off(self, exc: BaseException) -> None:
         """Be told that KeyboardInterrupt or the like has ended the callback, or come before it began."""
 
+    def pending(self) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
+        """Return the callback with its arguments; None when there is nothing to run."""
+        return None if self._callback is None else (self._callback, self._args)
+
+    def put_back(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Undo `take`: an interrupt came before the callback was called."""
+        self._callback, self._args = callback, args
+
     def take(self) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
         """Return the callback with its arguments and forget both; None when there is nothing to run."""
         callback = self._callback
@@ -124,9 +132,9 @@ class TimerHeap:
             for _, _, handle in self._heap:
                 if handle.cancelled():
                     handle.leave_heap()
-            self._heap = [entry for entry in self._heap if not entry[2].cancelled()]
-            heapq.heapify(self._heap)
-            self._cancelled = 0
+            heap = [entry for entry in self._heap if not entry[2].cancelled()]
+            heapq.heapify(heap)
+            self._heap, self._cancelled = heap, 0
 
 
 class Bucket(set[Any]):
@@ -184,6 +192,10 @@ class Wheel(Generic[Member]):
         bucket, member.bucket = member.bucket, None
         if bucket is not None:
             bucket.discard(member)
+
+    def recover(self) -> None:
+        """Make whole what an interrupt in the middle of `add` or `next_due` has left."""
+        self._dues = sorted(self._buckets)
 
     def next_due(self) -> float | None:
         """Return when the earliest bucket with a member comes up, or None when there is none."""

@@ -56,17 +56,21 @@ class Wakeup:
         """Get the loop out of its wait. From any thread, and from signal handlers."""
         if self._pending:
             return
-        self._pending = True
         try:
+            self._pending = True
             self._sender.send(b"\0")
         except BlockingIOError:
             pass  # full: the loop has something to read already
+        except BaseException:
+            self._pending = False  # an interrupt: who calls next is to wake the loop
+            raise
 
     def on_event(self, events: int) -> None:
         """Let `later` have what ends this: the byte is read behind the callbacks that it was sent for."""
         if self._draining.cancelled():  # not while one waits for its turn
-            self._draining = Handle(self._drain, ())
-            self._later(self._draining)
+            draining = Handle(self._drain, ())
+            self._later(draining)
+            self._draining = draining
 
     def _drain(self) -> None:
         try:

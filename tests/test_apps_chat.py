@@ -237,7 +237,7 @@ def test_member_that_takes_nothing_is_cut_off_and_does_not_stop_the_room(memory,
     for _ in range(30):
         memory.advance(1)
         most = max(most, queued(hall))
-    assert memory.stats().closed == {"WriteTimeout": 1}
+    assert memory.stats().closed == {"WriteTimeout": 1, "ECONNRESET": 1}  # both ends of the one that is stuck
     assert most < 1 << 20
     memory.advance(1)
     assert [line for line in heard(other) if "guest2" in line] == ["* guest2 was disconnected"]

@@ -101,7 +101,7 @@ def test_default_address_is_the_one_of_the_readme(monkeypatch, capsys):
 
     monkeypatch.setattr(Reactor, "listen", refuse)
     assert main([]) == 1
-    assert capsys.readouterr().err == "python -m reactor: not on 127.0.0.1:9092\n"
+    assert capsys.readouterr().err == "reactor: not on 127.0.0.1:9092\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,281 @@
+"""An interrupt at any line: the loop goes on, protocols are called in their order, and nothing is stuck or lost."""
+
+import contextlib
+import gc
+import os
+import socket
+import ssl
+import struct
+import sys
+import warnings
+
+import pytest
+
+import reactor as package
+from reactor import Limits, Protocol, Reactor, Timeouts
+from tests.helpers import spin
+
+ROOT = os.path.dirname(package.__file__)
+ROUNDS = 400  # steps of the scenario after which something is stuck
+BULK = bytes(range(256)) * 4096
+
+
+class Interrupt(BaseException):
+    """What comes."""
+
+
+class Tracer:
+    """Counts the lines of the package that are run; raises an `Interrupt` at the one that is asked for, once.
+
+    at: a line, as file name and number, and how many times it was run before; None counts only.
+    """
+
+    def __init__(self, at=None):
+        self.at = at
+        self.seen = {}
+        self.done = False
+
+    def __call__(self, frame, event, arg):
+        name = frame.f_code.co_filename
+        if not name.startswith(ROOT) or f"{os.sep}testing{os.sep}" in name:
+            return None
+        return self.line
+
+    def line(self, frame, event, arg):
+        if event == "line":
+            place = frame.f_code.co_filename, frame.f_lineno
+            count = self.seen[place] = self.seen.get(place, 0) + 1
+            if self.at == (place, count) and not self.done:
+                self.done = True
+                raise Interrupt(f"{place[0]}:{place[1]}")
+        return self.line
+
+    @contextlib.contextmanager
+    def on(self):
+        sys.settrace(self)
+        try:
+            yield
+        except Interrupt:
+            pass
+        finally:
+            sys.settrace(None)
+
+
+class Served(Protocol):
+    """Checks the order of its calls; echoes lines, and sends a bulk for `bulk`."""
+
+    def __init__(self, kept, broken):
+        self.calls, self.broken = [], broken
+        kept.append(self)
+
+    def connection_made(self, connection):
+        self.calls.append("made")
+        self.connection = connection
+
+    def data_received(self, data):
+        self.calls.append("data")
+        try:
+            self.answer(data)
+        except Interrupt:
+            self.broken.add(self.connection.get_extra_info("peername")[1])
+            raise
+
+    def answer(self, data):
+        if data.startswith(b"bulk"):
+            self.connection.write(BULK)
+        elif data.startswith(b"bye"):
+            self.connection.write(b"bye")
+            self.connection.close()
+        elif data.startswith(b"half"):
+            self.connection.write(b"half")
+            self.connection.write_eof()
+        else:
+            self.connection.write(data)
+
+    def eof_received(self):
+        self.calls.append("eof")
+
+    def pause_writing(self):
+        self.calls.append("pause")
+
+    def resume_writing(self):
+        self.calls.append("resume")
+
+    def connection_lost(self, exc):
+        self.calls.append("lost")
+
+    def check(self):
+        calls = self.calls
+        assert calls.count("made") <= 1, calls
+        assert calls.count("lost") <= 1, calls
+        assert not calls or calls[0] == "made", calls
+        assert "lost" not in calls[:-1], calls
+        assert calls.count("eof") <= 1, calls
+
+
+class Peer:
+    """A client that says something, reads what comes, and ends as it is told to."""
+
+    def __init__(self, address, says, expects, ending, context):
+        self.sock = socket.create_connection(address)
+        self.sock.setblocking(False)
+        self.says, self.expects, self.ending = says, expects, ending
+        self.received = bytearray()
+        self.tls = None
+        if context is not None:
+            self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.said = self.over = False
+
+    def turn(self):
+        """Do what can be done now."""
+        if self.over:
+            return
+        try:
+            if self.tls is None:
+                self.step(self.sock.send, self.sock.recv)
+            else:
+                self.secure_step()
+        except BlockingIOError:
+            pass
+        except (OSError, ssl.SSLError):
+            self.end()
+
+    def step(self, send, recv):
+        if not self.said:
+            send(self.says)
+            self.said = True
+            if self.ending == "half-close" and self.tls is None:
+                self.sock.shutdown(socket.SHUT_WR)
+            elif self.ending == "reset":
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.end()
+                return
+        for _ in range(20):
+            data = recv(1 << 16)
+            self.received += data
+            closes = self.ending == "close" or (self.tls and self.ending == "half-close")
+            if not data or (closes and len(self.received) >= len(self.expects)):
+                self.end()
+                return
+
+    def secure_step(self):
+        try:
+            data = self.sock.recv(1 << 17)
+            self.incoming.write(data) if data else self.incoming.write_eof()
+        except BlockingIOError:
+            pass
+        try:
+            self.tls.do_handshake()
+            self.step(self.tls.write, self.tls.read)
+        except ssl.SSLWantReadError:
+            pass
+        finally:
+            if out := self.outgoing.read():
+                with contextlib.suppress(OSError):
+                    self.sock.setblocking(True)
+                    self.sock.sendall(out)
+                    self.sock.setblocking(False)
+
+    def end(self):
+        self.over = True
+        self.sock.close()
+
+    def check(self):
+        assert self.expects.startswith(bytes(self.received)), (self.says, bytes(self.received[:40]))
+
+
+SCRIPT = [
+    (b"echo", b"echo", "close"),
+    (b"bulk", BULK, "close"),
+    (b"bye", b"bye", None),
+    (b"half", b"half", "half-close"),
+    (b"lost", b"lost", "reset"),
+    (b"more", b"more", "half-close"),
+    (b"last", b"last", "close"),
+]
+
+
+def scenario(tracer, server_context, client_context):
+    """Serve the peers of the script under the tracer, then one more, then drain; return what was done."""
+    kept, errors, called, broken = [], [], [], set()
+    before = len(os.listdir("/proc/self/fd"))
+    reactor = Reactor(on_error=lambda *what: errors.append(what))
+    listener = reactor.listen(
+        "127.0.0.1:0",
+        lambda: Served(kept, broken),
+        limits=Limits(max_connections=4, max_per_ip=100, high_water=4096, low_water=1024),
+        timeouts=Timeouts(idle=60, close=5),
+        tls=server_context,
+        on_tls_error=lambda exc: None,
+    )
+    address = listener.addresses[0].host, listener.addresses[0].port
+    for number in range(40):
+        reactor.call_later(number * 1e-4, called.append, number)
+        reactor.call_soon_threadsafe(called.append, number)
+    peers = [Peer(address, *line, client_context) for line in SCRIPT]
+
+    def serve(peers):
+        for number in range(ROUNDS):
+            for peer in peers:
+                if not peer.over and peer.sock.getsockname()[1] in broken and number > ROUNDS // 2:
+                    peer.end()  # its callback was interrupted, and does not answer
+                peer.turn()
+            with tracer.on():
+                reactor.run_once(0)
+            if all(peer.over for peer in peers) and not reactor.connections():
+                return
+        stuck = [peer.says for peer in peers if not peer.over]
+        raise AssertionError(f"stuck: {stuck}, {reactor.connections()}, {reactor.stats()}")
+
+    serve(peers)
+    serve([Peer(address, b"echo", b"echo", "close", client_context) for _ in range(6)])
+    spin(reactor, lambda: not listener.connections, deadline=2)
+    spin(reactor, lambda: len(called) == 80, deadline=2)
+    reactor.call_later(0, called.append, "timer")
+    reactor.call_soon_threadsafe(called.append, "thread")
+    spin(reactor, lambda: len(called) == 82, deadline=2)
+    drained = []
+    reactor.drain(5, drained.append)
+    spin(reactor, lambda: drained, deadline=2)
+    reactor.close()
+    for protocol in kept:
+        protocol.check()
+        assert not protocol.calls or protocol.calls[-1] == "lost", protocol.calls
+    for peer in peers:
+        peer.check()
+    assert [what for what in errors if not isinstance(what[0], OSError)] == []
+    del reactor, listener, kept, peers
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def places(server_context, client_context):
+    """Return the lines that the scenario runs, each with a first, a middle and a last time."""
+    tracer = Tracer()
+    scenario(tracer, server_context, client_context)
+    for place, count in sorted(tracer.seen.items()):
+        for time in sorted({1, 2, count // 2 or 1, count}):
+            if time <= count:
+                yield place, time
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("secured", [False, True])
+def test_interrupt_at_any_line(certificates, secured):
+    server_context = certificates.server() if secured else None
+    client_context = certificates.client() if secured else None
+    failures = []
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # a socket that an interrupt took from its owner
+            for number, (place, count) in enumerate(places(server_context, client_context)):
+                try:
+                    scenario(Tracer((place, count)), server_context, client_context)
+                except BaseException as exc:
+                    failures.append(f"{place[0].removeprefix(ROOT)}:{place[1]} #{count}: {exc!r:.200}")
+                if not number % 50:
+                    gc.collect()
+    finally:
+        gc.enable()
+    assert not failures, f"{len(failures)} of them:\n" + "\n".join(failures[:40])
