@@ -96,7 +96,7 @@ class Connection(Timed):
         if self._terms.tls is None:
             self._made()
         else:
-            self._secure(self._terms.tls, b"", self._made)
+            self._protocol.begin_tls(self, self._terms.tls, self._made)
 
     def _made(self) -> None:
         limits, timeouts = self._terms.limits, self._terms.timeouts

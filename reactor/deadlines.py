@@ -19,7 +19,7 @@ from reactor.errors import (
 from reactor.options import Timeouts
 from reactor.secure_socket import SecureSocket
 from reactor.sender import Outbound, Sender
-from reactor.state import ENDED, READABLE
+from reactor.state import ENDED, READABLE, State
 from reactor.timers import round_up
 
 __all__ = ["Timed"]
@@ -88,9 +88,11 @@ class Timed(Sender):
 
     def _deadlines(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:
         timeouts, out, sock = self._terms.timeouts, self._out, self._sock
+        told = "the TLS handshake was not done within {:g} s"
         if isinstance(sock, SecureSocket) and not sock.established:
-            told = "the TLS handshake was not done within {:g} s"
             yield sock.since, timeouts.handshake, TLSHandshakeTimeout, told
+        elif self._state is State.OPENING:  # the protocol sees to the handshake
+            yield self.last_active, timeouts.handshake, TLSHandshakeTimeout, told
         else:
             yield from self._deadlines_of_data()
         if isinstance(out, Outbound) and out.closing is not None:

@@ -24,7 +24,7 @@ from reactor.log import caller
 from reactor.loop import ErrorHandler, Loop
 from reactor.options import Limits, Reconnect, Timeouts
 from reactor.secure_socket import Bios, Tls
-from reactor.secured import Newcomer
+from reactor.secured import newcomer_of
 from reactor.sender import flush_senders
 from reactor.stats import Stats
 from reactor.terms import Terms, Watch
@@ -269,7 +269,7 @@ class Reactor(Loop):
         protocol = factory()
         if tls is not None:
             made = protocol
-            protocol = Newcomer(self, lambda: made, self._tls_failed)
+            protocol = newcomer_of(factory)(self, lambda: made, self._tls_failed)
         sock.setblocking(False)
         set_no_delay(sock)
         connection = self._connection_type(self, sock, protocol, terms, sockaddr)
