@@ -1,6 +1,8 @@
 """Blocking handlers over TLS: real clients, what they may do to the handshake, and how workers are freed."""
 
+import contextlib
 import os
+import selectors
 import shutil
 import socket
 import ssl
@@ -400,6 +402,86 @@ def test_worker_that_blocks_past_a_deadline_is_freed(reactor, serve, certificate
     assert type(raised[0]) is error
     assert reactor.stats().closed == {error.__name__: 1}
     assert reactor.stats().handler_errors == 0
+
+
+def test_after_a_write_timeout_nothing_can_be_sent_in_the_place_of_what_was_not(reactor, serve, certificates):
+    """OpenSSL would send the rest of the record that waits, and say that it was the new one."""
+    raised, late = [], threading.Event()
+
+    def handler(connection):
+        with pytest.raises(WriteTimeout):
+            connection.sendall(BIG * 4)
+        late.set()
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection, selectors.EVENT_WRITE)
+            assert selector.select(DEADLINE)
+        with pytest.raises(WriteTimeout) as failure:
+            connection.send(bytes(16384))
+        raised.append(failure.value)
+
+    address = serve(handler, tls=certificates.server(), timeouts=Timeouts(write=0.05))
+
+    def receive():
+        with secured(address, certificates.client()) as client:
+            assert late.wait(DEADLINE)
+            with contextlib.suppress(ssl.SSLEOFError, ConnectionResetError):
+                read_all(client)
+
+    run(reactor, receive)
+    spin(reactor, lambda: raised)
+
+
+def test_idle_timeout_begins_after_the_handshake(certificates):
+    clock, heard = ManualClock(), []
+    with Reactor(clock=clock) as reactor, Pool(lambda connection: heard.append(connection.recv(1))) as pool:
+        timeouts = Timeouts(idle=5, handshake=10)
+        listener = reactor.listen("127.0.0.1:0", pool, tls=certificates.server(), timeouts=timeouts)
+        with connect(reactor, listener.addresses[0]) as plain:
+            spin(reactor, lambda: listener.connections)
+            clock.advance(9)
+            context = certificates.client()
+            with run(reactor, lambda: context.wrap_socket(plain, server_hostname="localhost")) as client:
+                (connection,) = reactor.connections()
+                spin(reactor, lambda: connection.last_active == clock())
+                clock.advance(4)
+                reactor.run_once(0)
+                reactor.run_once(0)
+                assert listener.connections == 1
+                client.sendall(b"x")
+                spin(reactor, lambda: heard)
+    assert heard == [b"x"]
+
+
+def test_handshake_waits_for_room_to_send_it(descriptors, reactor, certificates):
+    heard = []
+
+    def handler(connection):
+        connection.sendall(b"Hello")
+        heard.append(connection.recv(100))
+
+    def answer(theirs, filled):
+        while filled:
+            filled -= len(theirs.recv(filled))
+        with certificates.server().wrap_socket(theirs, server_side=True) as peer:
+            peer.sendall(peer.recv(100))
+
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(DEADLINE)
+    ours.setblocking(False)
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += ours.send(bytes(65536))
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += ours.send(bytes(1))
+    with Pool(handler) as pool:
+        reactor.adopt(ours, pool, tls=certificates.client(), server_hostname="localhost")
+        reactor.run_once(0)
+        run(reactor, answer, theirs, filled)
+        spin(reactor, lambda: heard and not reactor.connections() and not reactor.stats().lingering)
+        assert heard == [b"Hello"]
+        assert pool.close(DEADLINE)
 
 
 def test_bytes_put_the_idle_timeout_off(reactor, serve, certificates):
