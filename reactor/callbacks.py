@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from reactor.errors import UsageError
-from reactor.futures import AwaitableFuture, Work, cancel, follow, fulfil
+from reactor.futures import AwaitableFuture, Work, cancel, check_callable, follow, fulfil
 from reactor.log import LimitedLog, caller
 from reactor.stats import Counters
 from reactor.timers import Handle, TimerHandle, TimerHeap
@@ -21,6 +21,7 @@ from reactor.workers import Workers
 __all__ = ["SENDING", "Callbacks", "ErrorHandler"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 #: What one tick runs at most of each kind, so that none starves the others.
 TIMERS_PER_TICK = 256
@@ -135,34 +136,40 @@ class Callbacks(ABC):
         self._post(handle)
         return handle
 
-    def submit(self, fn: Callable[..., T], *args: Any) -> AwaitableFuture[T]:
-        """Run `fn(*args)` on the thread that drives the loop; the future has what it returns or raises.
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> AwaitableFuture[T]:
+        """Run `fn(*args, **kwargs)` on the thread that drives the loop; the future has what comes of it.
 
         From any thread. The future is cancelled if the loop is closed before; waiting for it on the thread
-        that drives the loop would wait for ever.
+        that drives the loop would wait for ever. Raises TypeError if `fn` can't be called.
         """
-        work = Work(fn, args)
+        check_callable(fn)
+        work = Work(fn, *args, **kwargs)
         self._post(work)
         return work.future
 
     def run_in_executor(
-        self, executor: Executor | None, fn: Callable[..., T], *args: Any
+        self, executor: Executor | None, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> AwaitableFuture[T]:
-        """Run `fn(*args)` on a thread of `executor`; None: on one of the loop's own, 32 at most.
+        """Run `fn(*args, **kwargs)` on a thread of `executor`; None: on one of the loop's own, 32 at most.
 
         The future is completed on the thread that drives the loop, so that is where its callbacks run. From
         any thread. It is cancelled if the loop is closed before; cancelling it withdraws what has not begun.
+        Raises TypeError if `executor` is no executor or `fn` can't be called, RuntimeError if the loop has no
+        thread yet and the system allows none.
         """
         self._check_open()
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise TypeError(f"executor must be a concurrent.futures.Executor or None, not {executor!r}")
+        check_callable(fn)
         future: AwaitableFuture[T] = AwaitableFuture()
         elsewhere: Future[T]
         if executor is not None:
-            elsewhere = executor.submit(fn, *args)
+            elsewhere = executor.submit(fn, *args, **kwargs)
         else:
             if self._workers is None:
                 self._workers = Workers(_WORKERS, "reactor-worker", daemon=True)
             elsewhere = Future()
-            self._workers.submit(partial(fulfil, elsewhere, fn, *args))
+            self._workers.submit(partial(fulfil, elsewhere, fn, *args, **kwargs))
         self._elsewhere.add(future)
         future.add_done_callback(self._elsewhere.discard)
         future.add_done_callback(lambda done: elsewhere.cancel())

@@ -101,7 +101,7 @@ class Connection(Timed):
             if self._terms.tls is None:
                 self._made()
             else:
-                self._secure(self._terms.tls, b"", self._made)
+                self._protocol.begin_tls(self, self._terms.tls, self._made)
         except Exception:
             raise
         except BaseException:
@@ -518,7 +518,8 @@ class Connection(Timed):
         """
         self._loop.unsure = True
         handed_over = {
-            getattr(getattr(self._protocol, name, None), "__code__", None) for name in _LEAVE_NOTHING_HALF_DONE
+            getattr(getattr(self._protocol, name, None), "__code__", None)
+            for name in _LEAVE_NOTHING_HALF_DONE
         }
         at = exc.__traceback__
         while at is not None and at.tb_frame.f_code not in handed_over:

@@ -17,7 +17,7 @@ from reactor.listener import Factory
 from reactor.loop import Loop
 from reactor.options import Reconnect
 from reactor.race import Place, Race, interleave
-from reactor.secured import Newcomer
+from reactor.secured import newcomer_of
 from reactor.terms import Terms
 from reactor.timers import Handle
 from reactor.workers import Workers
@@ -133,7 +133,8 @@ class Connector:
             if terms.tls is None:
                 protocol = self._arrive()
             else:
-                protocol = Newcomer(self, self._arrive, partial(self._tls_failed, self._made, sockaddr))
+                newcomer = newcomer_of(self._factory)
+                protocol = newcomer(self, self._arrive, partial(self._tls_failed, self._made, sockaddr))
         except Exception as exc:
             sock.close()
             self._loop.report(exc, f"the protocol factory of {self}")

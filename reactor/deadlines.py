@@ -21,7 +21,7 @@ from reactor.linger import is_quiet
 from reactor.options import Timeouts
 from reactor.secure_socket import SecureSocket, bare
 from reactor.sender import Outbound, Sender
-from reactor.state import ENDED, READABLE
+from reactor.state import ENDED, READABLE, State
 from reactor.timers import round_up
 
 __all__ = ["ERROR_LOOK", "Timed"]
@@ -139,11 +139,13 @@ class Timed(Sender):
 
     def _deadlines(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:
         timeouts, out, sock = self._terms.timeouts, self._out, self._sock
-        if not isinstance(sock, SecureSocket) or sock.established:
+        shaking = "the TLS handshake was not done within {:g} s"
+        if self._state is State.OPENING and not isinstance(sock, SecureSocket):  # the protocol does it
+            yield self.last_active, timeouts.handshake, TLSHandshakeTimeout, shaking
+        elif not isinstance(sock, SecureSocket) or sock.established:
             yield from self._deadlines_of_data()
         elif not sock.clear_left:
-            message = "the TLS handshake was not done within {:g} s"
-            yield sock.since, timeouts.handshake, TLSHandshakeTimeout, message
+            yield sock.since, timeouts.handshake, TLSHandshakeTimeout, shaking
         elif timeouts.write is not None:
             message = "the peer took none of what was written before start_tls for {:g} s"
             yield sock.since, timeouts.write, WriteTimeout, message

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from reactor.errors import ReactorError, UsageError
 from reactor.timers import Handle
 
-__all__ = ["AwaitableFuture", "Work", "cancel", "follow", "fulfil"]
+__all__ = ["AwaitableFuture", "Work", "cancel", "check_callable", "follow", "fulfil"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -31,6 +32,12 @@ class AwaitableFuture(Future[T]):
         return self.result()
 
 
+def check_callable(fn: object) -> None:
+    """Raise TypeError unless `fn` can be called."""
+    if not callable(fn):
+        raise TypeError(f"fn must be a callable, not {fn!r}")
+
+
 class Work(Handle):
     """A callback whose result or exception goes into `future`, which is cancelled with it.
 
@@ -39,12 +46,12 @@ class Work(Handle):
 
     __slots__ = ("future",)
 
-    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
         self.future: AwaitableFuture[Any] = AwaitableFuture()
-        super().__init__(self._fulfil, (fn, *args))
+        super().__init__(self._fulfil, (fn, args, kwargs))
 
-    def _fulfil(self, fn: Callable[..., Any], *args: Any) -> None:
-        exc = fulfil(self.future, fn, *args)
+    def _fulfil(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        exc = fulfil(self.future, fn, *args, **kwargs)
         if not (exc is None or isinstance(exc, Exception)):
             raise exc
 
@@ -65,14 +72,16 @@ def cancel(future: Future[Any]) -> None:
         future.set_running_or_notify_cancel()
 
 
-def fulfil(future: Future[Any], fn: Callable[..., Any], *args: Any) -> BaseException | None:
-    """Complete `future` with what `fn(*args)` returns or raises, unless it was cancelled.
+def fulfil(
+    future: Future[Any], fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
+) -> BaseException | None:
+    """Complete `future` with what `fn(*args, **kwargs)` returns or raises, unless it was cancelled.
 
     Returns what it has raised.
     """
     try:
         if future.set_running_or_notify_cancel():
-            future.set_result(fn(*args))
+            future.set_result(fn(*args, **kwargs))
     except BaseException as exc:
         if not future.done():
             future.set_exception(exc)

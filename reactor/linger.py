@@ -141,10 +141,17 @@ class Linger:
         return None
 
     def close(self) -> None:
-        """Close the socket now."""
-        self._terms.watch.discard(self)
+        """Close the socket now, if it is not closed already."""
+        if self._sock.fileno() < 0:
+            return
         release(self._loop, self._sock)
+        self._terms.watch.discard(self)
         self._terms.on_gone(self._site, None)
+
+    def recover(self) -> None:
+        """Close the socket, if an interrupt in `close` has left it where no event comes."""
+        if not self._loop.registry.interest(self._sock.fileno()):
+            self.close()
 
     def disown(self) -> socket.socket:
         """Return the socket: this is a child process, which may do nothing but close it."""

@@ -31,7 +31,7 @@ from reactor.loop import Loop
 from reactor.options import Limits, Timeouts
 from reactor.registry import EVENT_READ
 from reactor.secure_socket import Bios, Tls
-from reactor.secured import Newcomer
+from reactor.secured import newcomer_of
 from reactor.terms import Terms, Watch
 from reactor.timers import Handle
 
@@ -244,7 +244,8 @@ class Listener:
             if self._terms.tls is None:
                 protocol = self._factory()
             else:
-                protocol = Newcomer(self, self._factory, partial(self._tls_failed, sockaddr))
+                newcomer = newcomer_of(self._factory)
+                protocol = newcomer(self, self._factory, partial(self._tls_failed, sockaddr))
         except Exception as exc:
             give_back(sock)
             self._loop.report(exc, f"the protocol factory of {self}")

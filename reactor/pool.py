@@ -2,12 +2,18 @@
 
 The reactor accepts, keeps the limits and the deadlines, and holds who waits; a worker gets a duplicate of the
 socket's descriptor, which blocks. Meanwhile the connection itself is not read from, so that nobody else does.
+
+Over TLS the duplicate is made at once, for an `ssl.SSLSocket`: OpenSSL ties the state of a connection to a
+descriptor. The reactor does the handshake on it without blocking, and a worker gets it after that.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import selectors
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from functools import partial
@@ -15,15 +21,23 @@ from types import TracebackType
 from typing import Any, Self
 
 from reactor.connection import Connection
-from reactor.errors import ConnectionAborted, UsageError, WriteTimeout
+from reactor.errors import ConnectionAborted, TLSError, TLSTruncated, UsageError, WriteTimeout
 from reactor.protocol import Protocol
+from reactor.secure_socket import Tls, words_of
+from reactor.secured import Newcomer, SocketHandshake
 from reactor.server import Reactor
 from reactor.workers import Workers
 
-__all__ = ["BlockingSocket", "Handler", "Pool"]
+__all__ = ["BlockingSocket", "BlockingTLSSocket", "Handler", "Pool"]
 
 # Bytes that are sent in one go, after which the connection is known to be alive.
 _CHUNK = 256 * 1024
+
+# The same over TLS: a record, RFC 8446, 5.1. SSL_write(3) tells of all of what it is given, or of nothing.
+_RECORD = 16 * 1024
+
+# Waits without a descriptor of its own, where there is one that does.
+_Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
 #: What serves a connection, on a thread of its own as long as it runs. Its result is dropped.
 Handler = Callable[["BlockingSocket"], object]
@@ -32,23 +46,29 @@ Handler = Callable[["BlockingSocket"], object]
 class Pool:
     """What `Reactor.listen` takes as its factory, for connections that `handler` serves.
 
-    handler: called as `handler(connection)` with a `BlockingSocket`, on a worker thread. The connection is
-        closed when it returns, after all was sent. What it raises ends the connection, and goes to the
-        reactor's `on_error`, but for what the connection's own end raised in it.
+    handler: called as `handler(connection)` with a `BlockingSocket`, over TLS a `BlockingTLSSocket`, on a
+        worker thread. The connection is closed when it returns, after all was sent. What it raises ends the
+        connection, and goes to the reactor's `on_error`, but for what the connection's own end raised in it.
     workers: handlers that run at once. Who finds none free waits, first come, first served; how many may, is
         for `Limits.max_connections`, which counts those that are served and those that wait, and
         `when_full` says what becomes of the others.
 
     One pool is for one reactor. As a context manager it is closed at the end. The threads don't keep the
-    interpreter from its end.
+    interpreter from its end. Over TLS the pool itself has to be the factory, and each connection has two
+    descriptors from its beginning.
+    Raises TypeError or ValueError, naming the parameter, for a value that can't be meant.
     """
 
     def __init__(self, handler: Handler, *, workers: int = 16) -> None:
+        if not callable(handler):
+            raise TypeError(f"handler must be a callable that takes a BlockingSocket, not {handler!r}")
+        if isinstance(workers, bool) or not isinstance(workers, int):
+            raise TypeError(f"workers must be a whole number of 1 or more, not {workers!r}")
         if workers < 1:
             raise ValueError(f"workers must be 1 or more, not {workers}")
         self.name = getattr(handler, "__qualname__", repr(handler))
         self._handler = handler
-        self._most = workers
+        self._limit = workers
         self._workers = Workers(workers, "reactor-pool", daemon=True)
         self._waiting: dict[_Lent, None] = {}  # a queue of which any may leave
         self._served: set[_Lent] = set()
@@ -56,6 +76,12 @@ class Pool:
     def __call__(self) -> _Lent:
         """Return the protocol of a new connection."""
         return _Lent(self)
+
+    def tls_newcomer(
+        self, owner: object, factory: Callable[[], Any], on_failed: Callable[[BaseException], None]
+    ) -> Newcomer:
+        """Return what stands in for a protocol of `factory` during the TLS handshake."""
+        return _TLSNewcomer(owner, factory, on_failed)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +102,8 @@ class Pool:
         for lent in [*self._waiting, *self._served]:
             lent.connection.abort(ConnectionAborted("the pool was closed"))
             lent.end(ConnectionAborted("the pool was closed"))
-        self._waiting.clear()
+        for lent in list(self._waiting):
+            self.leave(lent)
         ended = self._workers.close(timeout)
         if ended:
             for lent in self._served:
@@ -90,7 +117,9 @@ class Pool:
 
     def leave(self, lent: _Lent) -> None:
         """Take one out that is waiting, if it is."""
-        self._waiting.pop(lent, None)
+        if lent in self._waiting:
+            del self._waiting[lent]
+            lent.take_back()
 
     def returned(self, lent: _Lent, problem: BaseException | None) -> None:
         """A worker is done with a connection, and raised `problem`. On the reactor's thread."""
@@ -99,16 +128,16 @@ class Pool:
         self._assign()
 
     def _assign(self) -> None:
-        while self._waiting and len(self._served) < self._most:
+        while self._waiting and len(self._served) < self._limit:
             lent = next(iter(self._waiting))
             del self._waiting[lent]
             self._served.add(lent)
             try:
                 lent.lend()
-            except OSError as exc:
-                self.returned(lent, exc)  # no descriptor for it
-            else:
                 self._workers.submit(partial(lent.serve, self._handler))
+            except (OSError, RuntimeError) as exc:  # there is no descriptor for it, or no thread at all
+                self._served.discard(lent)
+                lent.finish(exc)
 
 
 class _Lent(Protocol):
@@ -122,10 +151,11 @@ class _Lent(Protocol):
     def connection_made(self, connection: Connection) -> None:
         """Wait for a worker.
 
-        Raises UsageError, which ends the connection, over TLS: the worker would read and write around it.
+        Raises UsageError, which ends the connection, if the connection itself does TLS: the worker would read
+        and write around it.
         """
         if connection.get_extra_info("ssl_object") is not None:
-            raise UsageError("a Pool can't serve TLS connections: let a coroutine or a protocol do it")
+            raise UsageError("over TLS the Pool itself must be the factory: listen(..., pool, tls=...)")
         self.connection = connection
         self.reactor: Reactor = connection.get_extra_info("reactor")
         connection.pause_reading()
@@ -140,9 +170,15 @@ class _Lent(Protocol):
         """Return that it is busy: it waits for a worker, or has one."""
         return True
 
+    def take_secured(self, sock: BlockingTLSSocket) -> None:
+        """Have `sock`, whose handshake is done, for the worker."""
+        self._sock = sock
+
     def lend(self) -> None:
-        """Make the worker's socket. Raises OSError."""
-        self._sock = BlockingSocket(self)
+        """Have the worker's socket ready. Raises OSError."""
+        if self._sock is None:
+            self._sock = BlockingSocket(fileno=_duplicate(self.connection))
+        self._sock.lend(self, self.connection.get_timeouts().write)
 
     def end(self, reason: BaseException) -> None:
         """Let the worker's blocked call, and each further one, raise `reason`."""
@@ -157,6 +193,7 @@ class _Lent(Protocol):
         assert self._sock is not None
         try:
             handler(self._sock)
+            self._sock.finish()
         except BaseException as exc:
             problem = exc  # SystemExit and the like as well: a worker is not the program
         try:
@@ -167,8 +204,8 @@ class _Lent(Protocol):
     def take_back(self) -> None:
         """Close the worker's socket."""
         sock, self._sock = self._sock, None
-        if sock is not None and sock.fileno() != -1:
-            os.close(sock.detach())
+        if sock is not None:
+            sock.take_back()
 
     def finish(self, problem: BaseException | None) -> None:
         """Take the connection back, and end it. On the reactor's thread."""
@@ -184,6 +221,45 @@ class _Lent(Protocol):
         self.connection.fail(problem)
 
 
+class _TLSNewcomer(Newcomer):
+    """Stands in for a pool's protocol during a TLS handshake, which the worker's `ssl.SSLSocket` does."""
+
+    __slots__ = ("_sock",)
+
+    _sock: BlockingTLSSocket | None
+
+    def begin_tls(self, connection: Connection, tls: Tls, on_established: Callable[[], None]) -> None:
+        """Make the worker's socket, and begin its handshake."""
+        self._sock = None
+        try:
+            self._sock = BlockingTLSSocket.of(connection, tls)
+        except OSError as exc:  # no descriptor, or the peer has gone
+            connection.fail(exc)
+        else:
+            SocketHandshake(connection, self._sock, on_established).begin()
+
+    def make_protocol(self) -> Any:
+        """Return the protocol, which has the socket now."""
+        lent = super().make_protocol()
+        lent.take_secured(self._sock)
+        self._sock = None
+        return lent
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Close the worker's socket, and tell of a handshake that failed."""
+        if self._sock is not None:
+            self._sock.take_back()
+        super().connection_lost(exc)
+
+    def draining(self) -> bool:
+        """Return that it is busy."""
+        return True
+
+
+def _duplicate(connection: Connection) -> int:
+    return os.dup(connection.get_extra_info("socket").fileno())
+
+
 class BlockingSocket(socket.socket):
     """A connection as a blocking handler sees it: a socket, on which every method of one works.
 
@@ -191,15 +267,30 @@ class BlockingSocket(socket.socket):
     a deadline or whatever else, it raises the reason; so does a call that blocks then.
     """
 
-    def __init__(self, lent: _Lent) -> None:
-        super().__init__(fileno=os.dup(lent.connection.get_extra_info("socket").fileno()))
+    _lent: _Lent
+
+    def lend(self, lent: _Lent, write_timeout: float | None) -> None:
+        """Block from now on. The pool's call.
+
+        write_timeout: seconds that a call which sends waits for the peer to take something.
+        """
         self._lent = lent
         self.setblocking(True)
-        timeout = lent.connection.get_timeouts().write
+        self._limit_writing(write_timeout)
+
+    def _limit_writing(self, timeout: float | None) -> None:
         if timeout is not None:
             seconds = int(timeout)
             value = struct.pack("@ll", seconds, int((timeout - seconds) * 1e6))
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def finish(self) -> None:
+        """Send what goes before TCP's own end: nothing. The pool's call, when the handler returned."""
+
+    def take_back(self) -> None:
+        """Close it, if the handler has not. The pool's call."""
+        if self.fileno() != -1:
+            os.close(self.detach())
 
     def recv(self, *args: Any) -> bytes:
         """As `socket.recv`."""
@@ -222,7 +313,8 @@ class BlockingSocket(socket.socket):
     def wake(self) -> None:
         """End what blocks on it. On the reactor's thread."""
         try:
-            self.shutdown(socket.SHUT_RDWR)
+            # Not what a subclass makes of it: an SSLSocket would forget TLS, and send in clear from then on.
+            socket.socket.shutdown(self, socket.SHUT_RDWR)
         except OSError:
             pass  # it is not connected any more: then nothing blocks
 
@@ -233,12 +325,130 @@ class BlockingSocket(socket.socket):
         except BlockingIOError as exc:
             if self.gettimeout() is not None:
                 raise
-            raise WriteTimeout("the peer takes nothing of what is sent") from exc
+            raise _taken_nothing() from exc
         except OSError as exc:
-            if lent.reason is not None:
+            if lent.reason is not None and lent.reason is not exc:
                 raise lent.reason from exc
             raise
         if lent.reason is not None:
             raise lent.reason
         lent.connection.last_active = lent.reactor.time()
         return result
+
+
+def _taken_nothing() -> WriteTimeout:
+    return WriteTimeout("the peer takes nothing of what is sent")
+
+
+class BlockingTLSSocket(BlockingSocket, ssl.SSLSocket):
+    """A connection over TLS as a blocking handler sees it: an `ssl.SSLSocket` whose handshake is done.
+
+    `getpeercert`, `selected_alpn_protocol`, `context` and the like tell what it came to. Beside what a
+    `BlockingSocket` raises, calls raise `TLSError` when TLS fails, and `TLSTruncated` when the peer's bytes
+    end without its close_notify. Ours is sent when the handler returns, and not when it raises; to `close` it
+    before that changes nothing for the peer. `Timeouts.write` is what the peer has for each record of 16 KiB.
+    The `ssl` module can't end one direction alone: after `shutdown`, but for SHUT_RD, nothing can be received
+    either.
+    """
+
+    _write_timeout: float | None = None
+    _unusable: Exception | None = None  # what each call raises from now on
+
+    @classmethod
+    def of(cls, connection: Connection, tls: Tls) -> BlockingTLSSocket:
+        """Return one for a connection in clear, on which the handshake is to be done. It does not block.
+
+        Raises OSError if there is no descriptor, or the peer has gone.
+        """
+        with socket.socket(fileno=_duplicate(connection)) as plain:
+            plain.setblocking(False)
+            sock = tls.wrap_socket(plain)
+        # The other way to a subclass, `SSLContext.sslsocket_class`, is for all that is made with the context.
+        sock.__class__ = cls
+        assert isinstance(sock, BlockingTLSSocket)
+        return sock
+
+    def finish(self) -> None:
+        """Send close_notify when the kernel has room for it; the peer's is not waited for.
+
+        Raises WriteTimeout. The pool's call, when the handler returned.
+        """
+        if self.fileno() != -1 and not isinstance(self._unusable, WriteTimeout):
+            timeout = self.gettimeout()
+            self.setblocking(False)
+            try:
+                self._notify()
+            finally:
+                self.settimeout(timeout)
+
+    def _notify(self) -> None:
+        while self.version() is not None:  # or the handler has unwrapped it
+            try:
+                super().unwrap()
+            except ssl.SSLWantWriteError:
+                self._wait_for_room()
+            except OSError:
+                return  # it is sent, and the peer's has not come; or there is nobody to send it to
+
+    def _wait_for_room(self) -> None:
+        with _Selector() as selector:
+            selector.register(self, selectors.EVENT_WRITE)
+            if not selector.select(self._write_timeout):
+                raise _taken_nothing()
+
+    def read(self, *args: Any) -> Any:
+        """As `ssl.SSLSocket.read`."""
+        return self._run(super().read, *args)
+
+    def write(self, data: Any) -> int:
+        """As `ssl.SSLSocket.write`, and a record at most."""
+        return self.send(data)
+
+    def send(self, data: Any, *flags: int) -> int:
+        """As `ssl.SSLSocket.send`, and a record at most."""
+        return self._run(self._send, memoryview(data).cast("B")[:_RECORD], *flags)  # type: ignore[no-any-return]
+
+    def _send(self, record: memoryview, *flags: int) -> int:
+        if self._write_timeout is None or self.gettimeout() is not None:
+            return ssl.SSLSocket.send(self, record, *flags)
+        self.settimeout(self._write_timeout)  # OpenSSL goes on after SO_SNDTIMEO
+        try:
+            return ssl.SSLSocket.send(self, record, *flags)
+        except TimeoutError as exc:
+            self._unusable = _taken_nothing()  # SSL_write(3) could be called for this very record only
+            raise self._unusable from exc
+        finally:
+            self.settimeout(None)
+
+    def unwrap(self) -> socket.socket:
+        """As `ssl.SSLSocket.unwrap`: end TLS, wait for the peer to do so, and go on in clear."""
+        return self._run(super().unwrap)  # type: ignore[no-any-return]
+
+    def shutdown(self, how: int) -> None:
+        """As `socket.shutdown`; before our direction is ended, close_notify is sent.
+
+        After that nothing can be received: each call raises UsageError.
+        """
+        if how != socket.SHUT_RD:
+            self.finish()
+            self._unusable = UsageError("shutdown has ended TLS: receive before, or call unwrap")
+        socket.socket.shutdown(self, how)
+
+    def _limit_writing(self, timeout: float | None) -> None:
+        self._write_timeout = timeout
+
+    def _real_close(self) -> None:
+        # What `socket.close` does when no file of it is open either. TLS is still to be ended: `finish`.
+        self._unusable = OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    def _run(self, call: Callable[..., Any], *args: Any) -> Any:
+        if self._unusable is not None:
+            raise self._unusable
+        try:
+            return super()._run(call, *args)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise  # the handler has asked for it
+        except ssl.SSLEOFError as exc:
+            raise TLSTruncated("the peer ended the connection without a close_notify") from exc
+        except ssl.SSLError as exc:
+            raise TLSError(words_of(exc)) from exc

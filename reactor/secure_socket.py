@@ -26,7 +26,7 @@ import attrs
 from reactor.client_hello import server_name
 from reactor.errors import TLSError, TLSHandshakeError, TLSTruncated, UsageError
 
-__all__ = ["TLS_FACTS", "Bios", "Incomplete", "SecureSocket", "Tls", "bare"]
+__all__ = ["ENDED_EARLY", "TLS_FACTS", "Bios", "Incomplete", "SecureSocket", "Tls", "bare", "words_of"]
 
 #: Bytes that are encrypted at most before the kernel is asked to take them: four records of RFC 8446, 5.1.
 _CHUNK = 64 * 1024
@@ -45,6 +45,10 @@ _MOST_OF_RECORD = _RECORD + 2048 + 5
 
 #: Bytes that may wait encrypted: what was written is one chunk, the rest answers to the peer's key updates.
 _MOST_OUTPUT = 2 * _CHUNK
+
+
+#: What is said of a peer that ends the connection during the handshake.
+ENDED_EARLY = "the peer ended the connection in the middle of it"
 
 
 class Incomplete(BlockingIOError):
@@ -117,6 +121,20 @@ class Tls:
         made = self._wrap(self.bios.incoming, self.bios.outgoing)
         return SecureSocket(sock, self.bios, made, clock, ahead)
 
+    def wrap_socket(self, sock: socket.socket) -> ssl.SSLSocket:
+        """Return an `ssl.SSLSocket` in the place of `sock`. Its handshake is still to be done.
+
+        Raises OSError if the peer has gone.
+        """
+        return self.context.wrap_socket(
+            sock,
+            server_side=self.server_side,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+            server_hostname=self.server_hostname,
+            session=self.session,
+        )
+
     def _wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
         return self.context.wrap_bio(incoming, outgoing, self.server_side, self.server_hostname, self.session)
 
@@ -173,7 +191,7 @@ class SecureSocket:
         """
         data = self._sock.recv(_CHUNK)
         if not data:
-            raise TLSHandshakeError("the peer ended the connection in the middle of it")
+            raise TLSHandshakeError(ENDED_EARLY)
         return self.go_on(data)
 
     def go_on(self, data: bytes) -> bool:
@@ -195,7 +213,7 @@ class SecureSocket:
                     self._outgoing.write(_UNEXPECTED_MESSAGE)
                 self._incoming.read()
                 self._put_output()
-                raise TLSHandshakeError(_words(exc)) from exc
+                raise TLSHandshakeError(words_of(exc)) from exc
             self.established = True
             if self._incoming.pending:
                 self._clear = self._read_all()
@@ -324,7 +342,7 @@ class SecureSocket:
         elif isinstance(exc, ssl.SSLZeroReturnError):
             self._finish(b"")
         else:
-            error = TLSError(_words(exc))
+            error = TLSError(words_of(exc))
             error.__cause__ = exc
             self._finish(error)
 
@@ -399,7 +417,7 @@ class SecureSocket:
     def _stall(self, exc: ssl.SSLError) -> int:
         if not isinstance(exc, ssl.SSLWantReadError):
             self._put_output()
-            raise TLSError(_words(exc)) from exc
+            raise TLSError(words_of(exc)) from exc
         self.stalled = self.unusual = True
         return 0
 
@@ -531,7 +549,7 @@ def _truncated() -> TLSTruncated:
     return TLSTruncated("the peer ended the connection without a close_notify")
 
 
-def _words(exc: ssl.SSLError) -> str:
+def words_of(exc: ssl.SSLError) -> str:
     """Return what OpenSSL says, in words."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"the peer's certificate is not accepted: {exc.verify_message}"

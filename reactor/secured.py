@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any
 
+from reactor.errors import TLSHandshakeError
 from reactor.intake import Intake
 from reactor.protocol import Protocol
 from reactor.rates import TokenBucket
 from reactor.registry import ERRORS
-from reactor.secure_socket import SecureSocket
+from reactor.secure_socket import ENDED_EARLY, SecureSocket, Tls, words_of
 from reactor.state import ENDED, State
 
 if TYPE_CHECKING:
     from reactor.connection import Connection
 
-__all__ = ["Newcomer", "Secured"]
+__all__ = ["Newcomer", "Secured", "SocketHandshake", "newcomer_of"]
 
 
 class Secured(Intake):
@@ -134,6 +136,80 @@ class Secured(Intake):
             return None
 
 
+class SocketHandshake(Intake):
+    """The TLS handshake of an `ssl.SSLSocket` on a duplicate of a connection's descriptor.
+
+    sock: must not block. on_established: called once, when the handshake is done; one that fails ends the
+    connection.
+    """
+
+    __slots__ = ("_events", "_on_established", "_sock")
+
+    def __init__(
+        self, connection: Connection, sock: ssl.SSLSocket, on_established: Callable[[], None]
+    ) -> None:
+        super().__init__(connection, None)
+        self._sock = sock
+        self._on_established = on_established
+        self._events = EVENT_READ
+
+    def begin(self) -> None:
+        """Begin the handshake."""
+        self.connection._loop.registry.replace(self._fileno(), self)
+        self.connection._look_later()
+        if not self._sock.server_side:
+            self.on_event(EVENT_WRITE)
+
+    def on_event(self, events: int) -> None:
+        """Go on with the handshake. The loop's call."""
+        try:
+            self._shake()
+        except BaseException:
+            self.connection.abort()  # an interrupt: the handshake can't be gone on with, nor told twice
+            raise
+
+    def interest(self, events: int) -> int:
+        """Return what the handshake waits for."""
+        return self._events
+
+    def _fileno(self) -> int:
+        return self.connection._sock.fileno()
+
+    def _shake(self) -> None:
+        connection = self.connection
+        try:
+            self._sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self._wait_for(EVENT_READ)
+        except ssl.SSLWantWriteError:
+            self._wait_for(EVENT_WRITE)
+        except ssl.SSLError as exc:
+            ended = isinstance(exc, ssl.SSLEOFError)
+            error = TLSHandshakeError(ENDED_EARLY if ended else words_of(exc))
+            error.__cause__ = exc
+            connection.fail(error)
+        except OSError as exc:
+            connection.fail(exc)
+        else:
+            connection.last_active = connection._loop.now
+            connection._loop.registry.replace(self._fileno(), connection._handler())
+            self._on_established()
+
+    def _wait_for(self, events: int) -> None:
+        self._events = events
+        self.connection._update_interest()
+
+
+#: Makes what stands in for a protocol during the handshake, with the arguments of `Newcomer`.
+NewcomerFactory = Callable[[object, Callable[[], Any], Callable[[BaseException], None]], "Newcomer"]
+
+
+def newcomer_of(factory: Callable[[], Any]) -> NewcomerFactory:
+    """Return what makes the newcomers of a factory of protocols: its `tls_newcomer`, or `Newcomer`."""
+    made: NewcomerFactory = getattr(factory, "tls_newcomer", Newcomer)
+    return made
+
+
 class Newcomer(Protocol):
     """Stands in for a connection's protocol until the TLS handshake is done.
 
@@ -152,11 +228,19 @@ class Newcomer(Protocol):
         self._on_failed = on_failed
         self._made = False
 
+    def begin_tls(self, connection: Connection, tls: Tls, on_established: Callable[[], None]) -> None:
+        """Begin the handshake. on_established: to be called when it is done."""
+        connection._secure(tls, b"", on_established)
+
+    def make_protocol(self) -> Any:
+        """Return the protocol."""
+        return self._factory()
+
     def connection_made(self, connection: Connection) -> None:
         """Hand over to the protocol."""
         self._made = True
         try:
-            protocol = self._factory()
+            protocol = self.make_protocol()
         except Exception as exc:
             connection.get_extra_info("reactor").report(exc, f"the protocol factory of {self._owner}")
             connection.fail(exc)

@@ -25,7 +25,7 @@ from reactor.log import caller
 from reactor.loop import ErrorHandler, Loop
 from reactor.options import Limits, Reconnect, Timeouts
 from reactor.secure_socket import Bios, Tls
-from reactor.secured import Newcomer
+from reactor.secured import newcomer_of
 from reactor.sender import flush_senders
 from reactor.stats import Stats
 from reactor.terms import Terms, Watch
@@ -270,7 +270,7 @@ class Reactor(Loop):
         protocol = factory()
         if tls is not None:
             made = protocol
-            protocol = Newcomer(self, lambda: made, self._tls_failed)
+            protocol = newcomer_of(factory)(self, lambda: made, self._tls_failed)
         sock.setblocking(False)
         set_no_delay(sock)
         connection = self._connection_type(self, sock, protocol, terms, sockaddr)
@@ -381,6 +381,8 @@ class Reactor(Loop):
         super()._recover()
         for connection in self.connections():
             connection.recover()
+        for lingering in lingering_of(self.registry):
+            lingering.recover()
         here = Counter((sock.owner, sock.site) for sock in self._open_sockets())
         for listener in self.listeners():
             listener.recover(Counter({site: n for (owner, site), n in here.items() if owner is listener}))

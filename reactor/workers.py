@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 from collections.abc import Callable
 from itertools import count
@@ -18,39 +20,51 @@ _IDLE = 1.0
 
 
 class Workers:
-    """Threads, made when there is work for them, at most `most`; `name` is what they are called.
+    """A thread pool whose threads start when there is work for them, at most `limit`.
 
-    daemon: the interpreter does not wait for them when it ends.
+    name: of the threads, before a number. daemon: the interpreter does not wait for them when it ends.
     on_done: called, on the thread, when something is done and no longer counted.
+
+    What work raises reaches `threading.excepthook`, as it would from a thread of its own, and costs the pool
+    nothing.
     """
 
     def __init__(
-        self, most: int, name: str, *, daemon: bool, on_done: Callable[[], object] = lambda: None
+        self, limit: int, name: str, *, daemon: bool, on_done: Callable[[], object] = lambda: None
     ) -> None:
-        self._most = most
+        self._limit = limit
         self._name = name
         self._daemon = daemon
         self._on_done = on_done
-        self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self._queue: SimpleQueue[Work | None] = SimpleQueue()  # None ends the thread that takes it
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
+        self._ending = 0  # threads that `close` has told to end
         self._numbers = count(1)
         self._unfinished = 0
+        self._start_failed = False
 
     def submit(self, work: Work) -> None:
-        """Run `work()` on a thread, after what was submitted before; it must not raise. From any thread."""
+        """Run `work()` on a thread, after what was submitted before. From any thread.
+
+        If the system allows no further thread, those that are there do it. Raises RuntimeError, with nothing
+        kept, if there is none. The next call tries again.
+        """
         with self._lock:
+            available = len(self._threads) - self._ending
+            if self._unfinished >= available < self._limit:
+                self._start(available)
             self._unfinished += 1
             self._queue.put(work)
-            if self._unfinished > len(self._threads) < self._most:
-                name = f"{self._name}-{next(self._numbers)}"
-                thread = threading.Thread(target=self._run, name=name, daemon=self._daemon)
-                self._threads.add(thread)
-                thread.start()
 
     def unfinished(self) -> int:
         """Return how much was submitted and is not done. From any thread."""
         return self._unfinished
+
+    def threads(self) -> list[threading.Thread]:
+        """Return the threads that are there, at work or waiting for it. From any thread."""
+        with self._lock:
+            return list(self._threads)
 
     def close(self, timeout: float | None = None) -> bool:
         """Let the threads end once all that was submitted is done; return whether they have.
@@ -59,16 +73,37 @@ class Workers:
         """
         with self._lock:
             threads = tuple(self._threads)
-        for _ in threads:
-            self._queue.put(None)
+            for _ in range(len(threads) - self._ending):
+                self._queue.put(None)
+            self._ending = len(threads)
         for thread in threads:
             thread.join(timeout)
         return not any(thread.is_alive() for thread in threads)
+
+    def _start(self, available: int) -> None:
+        thread = threading.Thread(
+            target=self._run, name=f"{self._name}-{next(self._numbers)}", daemon=self._daemon
+        )
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except BaseException as exc:
+            self._threads.discard(thread)
+            if not (available and isinstance(exc, RuntimeError)):
+                raise
+            if not self._start_failed:
+                message = "%s: %s: %d do the work, and the rest waits for them"
+                logging.getLogger("reactor").warning(message, self._name, exc, available)
+            self._start_failed = True
+        else:
+            self._start_failed = False
 
     def _run(self) -> None:
         while (work := self._next()) is not None:
             try:
                 work()
+            except BaseException as exc:
+                _tell_excepthook(exc)
             finally:
                 with self._lock:
                     self._unfinished -= 1
@@ -77,15 +112,36 @@ class Workers:
 
     def _next(self) -> Work | None:
         """Return what to do next; None, and the thread is not counted any more, if it is to end."""
-        try:
-            work = self._queue.get(timeout=_IDLE)
-        except Empty:
-            with self._lock:  # under which `submit` counts the threads
-                work = None if self._queue.empty() else self._queue.get_nowait()
-                if work is None:
-                    self._threads.discard(threading.current_thread())
-            return work
-        if work is None:
-            with self._lock:
+        while True:
+            try:
+                work = self._queue.get(timeout=_IDLE)
+            except Empty:
+                with self._lock:  # under which `submit` and `close` put something
+                    if self._queue.empty():
+                        self._threads.discard(threading.current_thread())
+                        return None
+            else:
+                return self._end_or_go_on() if work is None else work
+
+    def _end_or_go_on(self) -> Work | None:
+        """Return work that was submitted after `close` has told a thread to end, or None: it is this one."""
+        with self._lock:
+            try:
+                work = self._queue.get_nowait()
+            except Empty:
+                work = None
+            else:
+                self._queue.put(None)  # behind the work; or it is what another thread has to take
+            if work is None:
+                self._ending -= 1
                 self._threads.discard(threading.current_thread())
-        return work
+            return work
+
+
+def _tell_excepthook(exc: BaseException) -> None:
+    """Do what `threading.Thread` does with an exception that ends it, but go on."""
+    args = threading.ExceptHookArgs((type(exc), exc, exc.__traceback__, threading.current_thread()))
+    try:
+        threading.excepthook(args)
+    except BaseException as problem:
+        sys.excepthook(type(problem), problem, problem.__traceback__)

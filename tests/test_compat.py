@@ -7,6 +7,7 @@ import signal
 import socket
 import socketserver as standard
 import struct
+import sys
 import threading
 
 import pytest
@@ -270,6 +271,237 @@ def test_threads_are_bounded_and_the_others_wait(descriptors):
             client.settimeout(DEADLINE)
             assert client.recv(10) == b"done"
         assert len(threads_of(server)) <= 3
+
+
+class Raising(socketserver.BaseRequestHandler):
+    """Raises what the server has for it."""
+
+    def handle(self):
+        raise self.server.problem
+
+
+@pytest.fixture
+def hooked(monkeypatch):
+    """Return a list of what reaches `threading.excepthook`."""
+    told = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    return told
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_ends_a_thread_ends_one_request_alone(kind, hooked, descriptors):
+    class Server(socketserver.ThreadingTCPServer):
+        max_threads = 2
+        problem = kind("mine")
+
+    with serving(Server(("127.0.0.1", 0), Raising)) as server:
+        for _ in range(5):
+            assert talk(server.server_address, b"") == b""
+        server.RequestHandlerClass = Echo
+        assert talk(server.server_address) == b"Hello\n"
+    assert [(args.exc_type, args.exc_value) for args in hooked] == [(kind, Server.problem)] * 5
+    assert all(args.thread.name.startswith("Server-") for args in hooked)
+
+
+def test_default_hook_says_nothing_of_an_exit(capfd, monkeypatch, descriptors):
+    class Server(socketserver.ThreadingTCPServer):
+        problem = SystemExit(3)
+
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    with serving(Server(("127.0.0.1", 0), Raising)) as server:
+        assert talk(server.server_address, b"") == b""
+    assert capfd.readouterr().err == ""
+
+
+def test_handle_error_that_raises_costs_one_request_alone(hooked, descriptors):
+    class Server(socketserver.ThreadingTCPServer):
+        max_threads = 2
+        problem = LookupError("mine")
+
+        def handle_error(self, request, client_address):
+            raise ArithmeticError("in handle_error")
+
+    with serving(Server(("127.0.0.1", 0), Raising)) as server:
+        for _ in range(5):
+            assert talk(server.server_address, b"") == b""
+        server.RequestHandlerClass = Echo
+        assert talk(server.server_address) == b"Hello\n"
+    assert [str(args.exc_value) for args in hooked] == ["in handle_error"] * 5
+    assert hooked[0].exc_value.__context__ is Server.problem
+
+
+def test_handle_error_that_raises_on_the_server_s_thread_leaves_no_request_open(descriptors):
+    class Server(socketserver.TCPServer):
+        problem = LookupError("mine")
+
+        def handle_error(self, request, client_address):
+            raise ArithmeticError("in handle_error")
+
+    with Server(("127.0.0.1", 0), Raising) as server:
+        with socket.create_connection(server.server_address, timeout=DEADLINE) as client:
+            with pytest.raises(ArithmeticError):
+                server.serve_forever()
+            assert client.recv(1) == b""
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    """Return a set of the beginnings of names of which no thread can be started."""
+    refused, start = set(), threading.Thread.start
+
+    def start_or_not(thread):
+        if thread.name.startswith(tuple(refused)):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    return refused
+
+
+def test_without_a_thread_the_request_goes_to_handle_error(no_threads, descriptors):
+    handled = []
+
+    class Server(socketserver.ThreadingTCPServer):
+        max_threads = 2
+        max_waiting = 1
+
+        def handle_error(self, request, client_address):
+            handled.append(sys.exception())
+
+    with serving(Server(("127.0.0.1", 0), Echo)) as server:
+        no_threads.add("Server-")
+        for _ in range(10):
+            assert talk(server.server_address, b"") == b""
+        assert [str(exc) for exc in handled] == ["can't start new thread"] * 10
+        assert threads_of(server) == []
+        no_threads.clear()
+        assert talk(server.server_address) == b"Hello\n"
+        no_threads.add("Server-")
+    assert len(handled) == 10
+
+
+def test_with_one_thread_only_the_requests_wait_for_it(no_threads, descriptors):
+    entered, gate = threading.Semaphore(0), threading.Event()
+
+    class Slow(socketserver.BaseRequestHandler):
+        def handle(self):
+            entered.release()
+            gate.wait(DEADLINE)
+            self.request.sendall(b"done")
+
+    class Server(socketserver.ThreadingTCPServer):
+        max_threads = 4
+
+    with serving(Server(("127.0.0.1", 0), Slow)) as server, contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(6):
+            clients.append(stack.enter_context(socket.create_connection(server.server_address)))
+            if not no_threads:
+                assert entered.acquire(timeout=DEADLINE)
+                no_threads.add("Server-")
+        gate.set()
+        for client in clients:
+            client.settimeout(DEADLINE)
+            assert client.recv(10) == b"done"
+        assert len(threads_of(server)) == 1
+
+
+def test_threads_have_a_length_as_cpython_s_own_tests_ask_for(descriptors):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+        assert len(server._threads) == 0
+        for _ in range(10):
+            with socket.create_connection(server.server_address):
+                server.handle_request()
+        assert 0 < len(server._threads) < 10
+        assert all(thread.is_alive() for thread in server._threads)
+    assert len(server._threads) == 0
+
+
+def silent(stack, server, count):
+    """Return clients that say nothing."""
+    return [stack.enter_context(socket.create_connection(server.server_address)) for _ in range(count)]
+
+
+def test_one_line_says_that_all_threads_are_busy_each_time_that_it_comes_to_it(caplog, descriptors):
+    entered, left = threading.Semaphore(0), threading.Semaphore(0)
+
+    class Silent(socketserver.BaseRequestHandler):
+        def handle(self):
+            entered.release()
+            self.request.recv(1)
+
+    class Server(socketserver.ThreadingTCPServer):
+        max_threads = 2
+
+        def _done(self):
+            super()._done()
+            left.release()
+
+    with serving(Server(("127.0.0.1", 0), Silent)) as server:
+        for _ in range(2):
+            with contextlib.ExitStack() as stack:
+                clients = silent(stack, server, 2)
+                assert all(entered.acquire(timeout=DEADLINE) for _ in range(2))
+                clients += silent(stack, server, 3)
+                for client in clients[:2]:  # those that wait get their threads, and there is one free
+                    client.sendall(b".")
+                    assert entered.acquire(timeout=DEADLINE)
+                clients += silent(stack, server, 3)
+            for _ in range(8):
+                assert left.acquire(timeout=DEADLINE)
+            for _ in range(4):
+                assert entered.acquire(timeout=DEADLINE)
+    told = "Server: all 2 threads are busy, requests wait: see max_threads and idle_timeout"
+    assert [record.getMessage() for record in caplog.records] == [told] * 2
+
+
+def test_idle_timeout_frees_a_thread_of_a_silent_peer(descriptors):
+    handled = []
+
+    class Server(socketserver.ThreadingTCPServer):
+        max_threads = 1
+        idle_timeout = 0.05
+
+        def handle_error(self, request, client_address):
+            handled.append(sys.exception())
+
+    with serving(Server(("127.0.0.1", 0), Echo)) as server, contextlib.ExitStack() as stack:
+        for client in silent(stack, server, 3):
+            client.settimeout(DEADLINE)
+            assert client.recv(1) == b""
+        assert talk(server.server_address) == b"Hello\n"
+    assert [type(exc) for exc in handled] == [TimeoutError] * 3
+
+
+def test_handler_s_own_timeout_goes_before_the_server_s(descriptors):
+    timeouts = []
+
+    class Own(socketserver.StreamRequestHandler):
+        timeout = 7
+
+        def handle(self):
+            timeouts.append(self.request.gettimeout())
+
+    class Server(socketserver.ThreadingTCPServer):
+        idle_timeout = 5
+
+    with serving(Server(("127.0.0.1", 0), Own)) as server:
+        assert talk(server.server_address, b"") == b""
+        Own.timeout = None
+        assert talk(server.server_address, b"") == b""
+    assert timeouts == [7, 5]
+
+
+def test_idle_timeout_leaves_datagrams_alone(descriptors):
+    class Server(socketserver.ThreadingUDPServer):
+        idle_timeout = 0.05
+
+    with serving(Server(("127.0.0.1", 0), Datagram)) as server:
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.sendto(b"one", server.server_address)
+            assert client.recv(100) == b"ONE"
+            assert server.socket.gettimeout() is None
 
 
 @pytest.mark.parametrize("problem", [AttributeError, OSError])

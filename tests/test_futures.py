@@ -2,7 +2,9 @@
 
 import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from functools import partial
 
+import mypy.api
 import pytest
 
 from reactor.futures import Work, fulfil
@@ -19,16 +21,16 @@ def run(work):
 
 
 def test_result_and_exception_go_into_the_future():
-    work = Work(pow, (2, 5))
+    work = Work(pow, 2, 5)
     run(work)
     assert work.future.result(0) == 32
-    work = Work(fail, ())
+    work = Work(fail)
     run(work)
     assert isinstance(work.future.exception(0), LookupError)
 
 
 def test_what_ends_the_program_is_told_and_goes_on():
-    work = Work(exec, ("raise SystemExit",))
+    work = Work(exec, "raise SystemExit")
     with pytest.raises(SystemExit):
         run(work)
     assert isinstance(work.future.exception(0), SystemExit)
@@ -38,7 +40,7 @@ def test_what_ends_the_program_is_told_and_goes_on():
 
 
 def test_cancelled_work_cancels_its_future_and_who_waits_is_told():
-    work = Work(fail, ())
+    work = Work(fail)
     work.cancel()
     assert work.cancelled()
     assert wait([work.future], 0).done == {work.future}
@@ -49,14 +51,14 @@ def test_cancelled_work_cancels_its_future_and_who_waits_is_told():
 
 def test_cancelled_future_is_not_run():
     ran = []
-    work = Work(ran.append, (1,))
+    work = Work(ran.append, 1)
     assert work.future.cancel()
     run(work)
     assert ran == []
 
 
 def test_work_that_was_done_can_not_be_cancelled():
-    work = Work(int, ())
+    work = Work(int)
     run(work)
     work.cancel()
     assert work.future.result(0) == 0
@@ -148,7 +150,67 @@ def test_close_cancels_at_once_what_is_under_way(reactor):
 
 
 def test_interrupt_before_the_work_began_is_told():
-    work = Work(int, ())
+    work = Work(int)
     work.broken_off(KeyboardInterrupt())
     assert isinstance(work.future.exception(0), KeyboardInterrupt)
     work.broken_off(KeyboardInterrupt())
+
+
+def test_keywords_are_handed_on_whatever_their_names(reactor, executors):
+    def keywords(*args, **kwargs):
+        return args, kwargs
+
+    names = {name: name for name in ("self", "fn", "future", "executor", "args", "kwargs", "work")}
+    asked = [reactor.submit(keywords, 1, 2, **names)]
+    asked += [reactor.run_in_executor(executor, keywords, 1, 2, **names) for executor in executors]
+    while not all(future.done() for future in asked):
+        reactor.run_once(DEADLINE)
+    assert [future.result(0) for future in asked] == [((1, 2), names)] * 3
+
+
+def test_what_can_not_be_called_is_refused_at_the_call(reactor, executors, errors):
+    for call in (reactor.submit, partial(reactor.run_in_executor, None)):
+        with pytest.raises(TypeError, match=r"^fn must be a callable, not None$"):
+            call(None)
+    with pytest.raises(TypeError, match=r"^fn must be a callable, not 'x'$"):
+        reactor.run_in_executor(executors[1], "x")
+    with pytest.raises(TypeError, match=r"^executor must be a [a-z.]*Executor or None, not 'x'$"):
+        reactor.run_in_executor("x", int)
+    reactor.run_once(0)
+    assert errors.seen == []
+
+
+def test_run_in_executor_without_a_thread_is_refused_at_the_call(reactor, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            reactor.run_in_executor(None, int)
+    done = reactor.run_in_executor(None, int, "7")
+    while not done.done():
+        reactor.run_once(DEADLINE)
+    assert done.result(0) == 7
+
+
+def test_a_type_checker_sees_a_missing_argument(tmp_path):
+    """The same program, with a mistake in each call, by mypy."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from concurrent.futures import Future\n"
+        "from reactor import Reactor\n"
+        "def work(number: int, *, name: str) -> str: ...\n"
+        "reactor = Reactor()\n"
+        "good: Future[str] = reactor.submit(work, 1, name='a')\n"
+        "good = reactor.run_in_executor(None, work, 1, name='a')\n"
+        "reactor.submit(work, 1)\n"
+        "reactor.submit(work, 1, nam='a')\n"
+        "reactor.run_in_executor(None, work, 1)\n"
+        "reactor.run_in_executor(None, work, 'x', name='a')\n"
+    )
+    told, _, _ = mypy.api.run(
+        ["--cache-dir", str(tmp_path), "--disable-error-code", "empty-body", str(program)]
+    )
+    lines = [int(line.split(":")[1]) for line in told.splitlines() if "error:" in line]
+    assert lines == [7, 8, 9, 10], told

@@ -246,7 +246,7 @@ def scenario(tracer, server_context, client_context):
         peer.check()
     assert [what for what in errors if not isinstance(what[0], OSError)] == []
     del reactor, listener, kept, peers
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # what an interrupt has taken from its owner
 
 
 def places(server_context, client_context):

@@ -1,6 +1,9 @@
 """Blocking handlers: what they may do, how many at once, and how they are freed."""
 
 import contextlib
+import errno
+import inspect
+import os
 import socket
 import threading
 
@@ -262,3 +265,97 @@ def test_handler_that_closes_its_socket_leaves_the_reactor_s(reactor, serve):
 def test_workers_must_be_positive():
     with pytest.raises(ValueError, match="workers must be 1 or more, not 0"):
         Pool(echo, workers=0)
+
+
+@pytest.mark.parametrize("handler", [None, "echo", 3])
+def test_handler_must_be_callable(handler):
+    with pytest.raises(TypeError) as refused:
+        Pool(handler)
+    assert str(refused.value) == f"handler must be a callable that takes a BlockingSocket, not {handler!r}"
+
+
+@pytest.mark.parametrize("workers", ["8", 2.0, None, True])
+def test_workers_must_be_a_whole_number(workers):
+    with pytest.raises(TypeError) as refused:
+        Pool(echo, workers=workers)
+    assert str(refused.value) == f"workers must be a whole number of 1 or more, not {workers!r}"
+
+
+@pytest.fixture
+def no_threads(monkeypatch):
+    """Return an event; while it is set, no thread of a pool can be started."""
+    refusing, start = threading.Event(), threading.Thread.start
+
+    def start_or_not(thread):
+        if refusing.is_set() and thread.name.startswith("reactor-pool"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    return refusing
+
+
+def test_without_any_thread_the_connection_ends_and_the_next_has_one_again(
+    descriptors, reactor, serve, errors, no_threads
+):
+    address = serve(echo)
+    no_threads.set()
+    for number in range(5):
+        with connect(reactor, address) as client:
+            spin(reactor, lambda number=number: reactor.stats().closed == {"RuntimeError": number + 1})
+            with contextlib.suppress(ConnectionResetError):
+                assert received(reactor, client) == b""
+        exc, name, _ = errors.take()
+        assert (str(exc), name) == ("can't start new thread", "echo")
+    no_threads.clear()
+    with connect(reactor, address) as client:
+        client.sendall(b"Hello\n")
+        client.shutdown(socket.SHUT_WR)
+        assert received(reactor, client) == b"Hello\n"
+    spin(reactor, lambda: not reactor.connections() and not reactor.stats().lingering)
+
+
+def test_with_one_thread_only_the_others_wait_for_it(reactor, serve, no_threads):
+    entered, gate = threading.Semaphore(0), threading.Event()
+
+    def handler(connection):
+        entered.release()
+        assert gate.wait(DEADLINE)
+        connection.sendall(b"done")
+
+    address = serve(handler)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(reactor, address))]
+        spin(reactor, lambda: entered.acquire(blocking=False))
+        no_threads.set()
+        clients += [stack.enter_context(connect(reactor, address)) for _ in range(3)]
+        spin(reactor, lambda: len(reactor.connections()) == 4)
+        gate.set()
+        assert [received(reactor, client) for client in clients] == [b"done"] * 4
+
+
+def test_without_descriptors_each_that_waits_is_told_and_none_inside_another(monkeypatch):
+    gate, entered, depths = threading.Event(), threading.Event(), []
+
+    def told(exc, callback, connection):
+        depths.append((exc.errno, len(inspect.stack(0))))
+
+    with (
+        Reactor(on_error=told) as reactor,
+        Pool(lambda connection: entered.set() or gate.wait(), workers=1) as pool,
+    ):
+        pairs = [socket.socketpair() for _ in range(5)]
+        for ours, _ in pairs:
+            reactor.adopt(ours, pool)
+        spin(reactor, entered.is_set)
+
+        def refuse(fd):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr(os, "dup", refuse)
+        gate.set()
+        spin(reactor, lambda: len(depths) == 4)
+        assert set(depths) == {(errno.EMFILE, depths[0][1])}
+        for _, theirs in pairs:
+            theirs.close()
+        assert pool.close(DEADLINE)

@@ -549,13 +549,14 @@ def test_pool_never_writes_around_tls(reactor, certificates, errors):
         connection.sendall(b"in clear")
 
     with Pool(blocking, workers=1) as pool:
-        listener = reactor.listen("127.0.0.1:0", pool, tls=certificates.server())
+        listener = reactor.listen("127.0.0.1:0", partial(pool), tls=certificates.server())
         recorder = Recorder()
         reactor.connect(listener.addresses[0], lambda: recorder, tls=certificates.client())
         spin(reactor, lambda: recorder.lost)
         assert recorder.received == b""
         exc, _, _ = errors.take()
-        assert "a Pool can't serve TLS" in str(exc)
+        assert isinstance(exc, UsageError)
+        assert "over TLS the Pool itself must be the factory" in str(exc)
 
 
 def test_reconnect_after_a_handshake_that_failed(reactor, certificates):

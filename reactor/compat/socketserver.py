@@ -7,7 +7,7 @@ itself. What is documented there holds. What differs:
   `service_actions` is called every `poll_interval` seconds if it was overridden, and after requests.
 - Out of descriptors or memory, accepting pauses for 10 ms, growing to 1 s, and goes on by itself.
 - `ThreadingMixIn` has at most `max_threads` threads; further requests wait for one, `max_waiting` of them,
-  and the others in the kernel's backlog. Threads are used again.
+  and the others in the kernel's backlog. Threads are used again. `idle_timeout` frees those of silent peers.
 - `ForkingMixIn` accepts no more while `max_children` are at work, and does not block meanwhile; their ends
   are noticed at once.
 """
@@ -225,8 +225,10 @@ class _Session:
             else:
                 server.shutdown_request(request)
         except Exception:
-            server.handle_error(request, client_address)
-            server.shutdown_request(request)
+            try:
+                server.handle_error(request, client_address)
+            finally:
+                server.shutdown_request(request)
         except BaseException:
             server.shutdown_request(request)
             raise
@@ -262,29 +264,55 @@ class UDPServer(TCPServer, standard.UDPServer):
     """As the standard one."""
 
 
+class _Threads(list[threading.Thread]):
+    """The threads of a server when it was asked for them."""
+
+    def join(self) -> None:
+        """Do nothing: the standard `server_close` calls it, and ours waits for them afterwards."""
+
+
 class ThreadingMixIn(standard.ThreadingMixIn):
     """As the standard one, with a bound on the threads.
 
-    max_threads: requests that are handled at once. max_waiting: those that were accepted and wait for a
-    thread; more wait in the kernel's backlog. `daemon_threads` and `block_on_close` are the standard ones.
+    max_threads: requests that are handled at once. When there are as many and another one comes, a warning
+        says so; the next warning comes after half of the threads have been free.
+    max_waiting: requests that were accepted and wait for a thread; more wait in the kernel's backlog.
+    idle_timeout: the timeout of the sockets that handlers get, seconds; None for none. A `recv` that waits
+        longer for the peer raises TimeoutError, as does a `sendall` that takes longer altogether; what the
+        handler does not catch goes to `handle_error`. A handler that sets a timeout of its own has that one.
+        Sockets of datagrams are left alone.
+    `daemon_threads` and `block_on_close` are the standard ones.
     """
 
     max_threads = 512
     max_waiting = 10_000
+    idle_timeout: float | None = None
 
     _workers: Workers | None = None
+    _told_busy = False
+
+    @property
+    def _threads(self) -> _Threads:
+        workers = self._workers
+        return _Threads(() if workers is None else workers.threads())
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Handle the request on a thread, when there is one."""
+        """Handle the request on a thread, when there is one.
+
+        Raises RuntimeError if there is none and the system allows no new one.
+        """
+        if self.idle_timeout is not None and isinstance(request, socket.socket):
+            request.settimeout(self.idle_timeout)
         with _lock:
             if self._workers is None:
-                name = type(self).__name__
-                make_room = self._make_room  # type: ignore[attr-defined]
-                self._workers = Workers(self.max_threads, name, daemon=self.daemon_threads, on_done=make_room)
-        if self._workers.unfinished() == self.max_threads:
-            told = "%s: all %d threads are busy, requests wait: max_threads is the bound"
-            logging.getLogger("reactor").warning(told, type(self).__name__, self.max_threads)
-        self._workers.submit(partial(self._process, request, client_address))
+                name, daemon = type(self).__name__, self.daemon_threads
+                self._workers = Workers(self.max_threads, name, daemon=daemon, on_done=self._done)
+            workers = self._workers
+        if workers.unfinished() >= self.max_threads and not self._told_busy:
+            self._told_busy = True
+            message = "%s: all %d threads are busy, requests wait: see max_threads and idle_timeout"
+            logging.getLogger("reactor").warning(message, type(self).__name__, self.max_threads)
+        workers.submit(partial(self.process_request_thread, request, client_address))
 
     def server_close(self) -> None:
         """Close the server; wait for the threads unless they are daemons or `block_on_close` is False."""
@@ -293,14 +321,17 @@ class ThreadingMixIn(standard.ThreadingMixIn):
         if workers is not None:
             workers.close(None if self.block_on_close and not self.daemon_threads else 0)
 
-    def _process(self, request: Any, client_address: Any) -> None:
-        try:
-            self.process_request_thread(request, client_address)
-        except SystemExit:
-            pass  # it ends a thread, and nothing else: threading.Thread.run
+    def _done(self) -> None:
+        if self._told_busy and self._busy() <= self.max_threads // 2:
+            self._told_busy = False
+        self._make_room()  # type: ignore[attr-defined]
+
+    def _busy(self) -> int:
+        workers = self._workers
+        return 0 if workers is None else workers.unfinished()
 
     def _has_room(self) -> bool:
-        return self._workers is None or self._workers.unfinished() < self.max_threads + self.max_waiting
+        return self._busy() < self.max_threads + self.max_waiting
 
 
 class ThreadingTCPServer(ThreadingMixIn, TCPServer):
