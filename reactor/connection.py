@@ -488,8 +488,8 @@ class Connection(Timed):
                 self._loop.report(exc, f"{type(protocol).__qualname__}.connection_lost", self)
             self._told(reason, gone)
         except BaseException:
-            if called and self._state is not State.LOST:
-                self._told(reason, gone)
+            if called:
+                self._protocol = None  # it is not told again; the rest is done when this is run again
             raise
 
     def _told(self, reason: BaseException | None, gone: bool) -> None:
@@ -517,10 +517,8 @@ class Connection(Timed):
         If it comes out of the protocol, what was received has been handed over, and all is as it was.
         """
         self._loop.unsure = True
-        handed_over = {
-            getattr(getattr(self._protocol, name, None), "__code__", None)
-            for name in _LEAVE_NOTHING_HALF_DONE
-        }
+        methods = (getattr(self._protocol, name, None) for name in _LEAVE_NOTHING_HALF_DONE)
+        handed_over = {getattr(method, "__code__", None) for method in methods}
         at = exc.__traceback__
         while at is not None and at.tb_frame.f_code not in handed_over:
             at = at.tb_next
