@@ -204,9 +204,10 @@ def test_timeout_covers_the_name_look_up(failures, monkeypatch):
 
 
 def test_answer_of_a_look_up_after_the_reactor_was_closed_is_dropped(monkeypatch):
-    answered, done = threading.Event(), threading.Event()
+    begun, answered, done = threading.Event(), threading.Event(), threading.Event()
 
     def getaddrinfo(*args, **options):
+        begun.set()
         answered.wait(DEADLINE)
         done.set()
         return []
@@ -214,6 +215,7 @@ def test_answer_of_a_look_up_after_the_reactor_was_closed_is_dropped(monkeypatch
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with Reactor() as reactor:
         connector = reactor.connect("slow.invalid:1", Recorder)
+        assert begun.wait(DEADLINE)
     answered.set()
     assert done.wait(DEADLINE)
     assert connector.is_done()
