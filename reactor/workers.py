@@ -62,7 +62,7 @@ class Workers:
         for _ in threads:
             self._queue.put(None)
         for thread in threads:
-            thread.join(timeout)
+            thread.join(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         return not any(thread.is_alive() for thread in threads)
 
     def _run(self) -> None:
