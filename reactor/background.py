@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -64,7 +63,7 @@ class Background(Generic[Driven]):
     ) -> None:
         try:
             self._reactor.drain(self._drain_timeout)
-            self._thread.join(None if self._drain_timeout == math.inf else self._drain_timeout + _GRACE)
+            self._thread.join(min(self._drain_timeout + _GRACE, threading.TIMEOUT_MAX))
             if self._thread.is_alive():  # a longer drain was on already
                 self._reactor.stop()
                 self._thread.join(_GRACE)

@@ -11,6 +11,7 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from reactor.checks import number
 from reactor.errors import UsageError
 from reactor.futures import AwaitableFuture, Work, cancel, check_callable, follow, fulfil
 from reactor.log import LimitedLog, caller
@@ -110,15 +111,17 @@ class Callbacks(ABC):
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
         """Run `callback(*args)` in `delay` seconds, never earlier. Cancellable.
 
-        Raises ValueError if `delay` is not a number.
+        A delay below 0 is none; an infinite one never passes.
+        Raises TypeError if `delay` is not a number, ValueError if it is NaN.
         """
-        return self.call_at(self._clock() + delay, callback, *args)
+        return self.call_at(self._clock() + number("delay", delay), callback, *args)
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
         """Run `callback(*args)` when `time()` has reached `when`. Cancellable.
 
-        Raises ValueError if `when` is not a number.
+        Raises TypeError if `when` is not a number, ValueError if it is NaN.
         """
+        when = number("when", when)
         self._check_open()
         if self._debug:
             self.check_thread("call_at or call_later")

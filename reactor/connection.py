@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from reactor.address import Address, pack_sockaddr, site_of, unpack_sockaddr
+from reactor.checks import seconds
 from reactor.deadlines import ERROR_LOOK, Timed
 from reactor.errors import (
     ConnectionAborted,
@@ -351,15 +352,18 @@ class Connection(Timed):
     def close(self, timeout: float | None = None, *, reason: BaseException | None = None) -> None:
         """Send what is queued, then close; nothing more is received.
 
-        timeout: seconds that the peer has to take it; None for `Timeouts.close`. Then the connection
-            ends with `CloseTimeout`.
+        timeout: seconds that the peer has to take it; None for `Timeouts.close`, infinity for as long as it
+            takes. Then the connection ends with `CloseTimeout`.
         reason: what `connection_lost` is told when all is sent; None for a clean end.
         `connection_lost` comes later, never from inside this call. When the connection is closing or
         closed it does nothing.
 
         Our direction is ended first, and the socket kept for the rest of that time until the peer ends
         its own, so that its unread input can't turn the close into a reset that cuts off what was sent.
+        Raises ValueError for a timeout below 0 or NaN, TypeError for one that is no number.
         """
+        if timeout is not None:
+            timeout = seconds("timeout", timeout, zero=True)
         if self._state in ENDED or self._state in CLOSES:
             self._loop.check_process()
             return

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from reactor.checks import seconds
 from reactor.errors import (
     CloseTimeout,
     IdleTimeout,
@@ -61,16 +62,19 @@ class Timed(Sender):
         read: the peer owes a message from now on, and the connection ends with `ReadTimeout` if the next
             call of this method with `read` is later than that. None: it owes nothing.
         idle, write, close: as in `Timeouts`.
-        Raises ValueError, naming the argument, for a value that is not a positive number.
+        Raises ValueError, naming the argument, for a number that is not positive, and TypeError for what is
+        no number; then nothing is changed.
         """
         self._loop.check_process()
-        if read is not _KEEP:
-            self._owe(read)
         new = {"idle": idle, "write": write, "close": close}
         changed: dict[str, Any] = {name: value for name, value in new.items() if value is not _KEEP}
+        terms = self._terms
         if changed:
-            timeouts = attrs.evolve(self._terms.timeouts, **changed)
-            self._terms = attrs.evolve(self._terms, timeouts=timeouts)
+            terms = attrs.evolve(terms, timeouts=attrs.evolve(terms.timeouts, **changed))
+        if read is not _KEEP:
+            self._owe(None if read is None else seconds("read", read))
+        if changed:
+            self._terms = terms
             if self._state not in ENDED:
                 self._look_later()
 
@@ -78,8 +82,6 @@ class Timed(Sender):
         if timeout is None:
             self._owed = None
             return
-        if not 0 < timeout < math.inf:
-            raise ValueError(f"read must be more than 0 seconds, not {timeout!r}")
         start = self._loop.time()
         self._owed = (start, timeout)
         if self._state in READABLE:

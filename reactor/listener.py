@@ -17,6 +17,7 @@ import attrs
 
 from reactor.address import Address, pack_sockaddr, site_of
 from reactor.binding import UnixPath
+from reactor.checks import seconds
 from reactor.connection import Connection, connections_of
 from reactor.drain import Drain, Drained
 from reactor.errors import (
@@ -158,9 +159,11 @@ class Listener:
         A connection that has nothing under way is closed at once: no unread input, nothing queued, no
         message owed (`Timeouts.read`), and `Protocol.draining`, where there is one, does not say True.
         The others are asked again. on_done: is given a `Drained` when all have ended.
-        timeout: seconds, after which what is still open is aborted with `DrainTimeout`.
-        More than once does nothing. Raises UsageError after `close`.
+        timeout: seconds, after which what is still open is aborted with `DrainTimeout`; infinity: never.
+        More than once does nothing. Raises UsageError after `close`, ValueError for a timeout below 0 or NaN,
+        TypeError for one that is no number.
         """
+        timeout = seconds("timeout", timeout, zero=True)
         if self._drain is None:
             self._check_open()
             self._drain = Drain(

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 from reactor.alarm import Alarm, new_alarm
 from reactor.callbacks import SENDING, Callbacks, ErrorHandler
+from reactor.checks import number, seconds
 from reactor.errors import UsageError
 from reactor.registry import FileDescriptorLike, Registry
 from reactor.selector import default_selector
@@ -76,6 +77,8 @@ class Loop(Callbacks):
         debug: bool = False,
         flush: Callable[[list[Any], float], int] = lambda outbox, now: 0,
     ) -> None:
+        if slow_callback is not None:
+            slow_callback = seconds("slow_callback", slow_callback, zero=True)
         super().__init__(clock, on_error, slow_callback, debug=debug)
         self.bytes_received = self.bytes_sent = self.ticks = self.events = 0
         self.registry = Registry(default_selector() if selector is None else selector)
@@ -136,12 +139,13 @@ class Loop(Callbacks):
             returns after the callback with which they are over. What is left is for the next call; some of
             each kind, descriptors, timers and callbacks, is done in every one. None: one tick, which handles
             a bounded number of each.
-        Raises UsageError if the loop is closed, or being driven already; ValueError for a budget below 0.
+        Raises UsageError if the loop is closed, or being driven already; ValueError for NaN, or for a budget
+        below 0; TypeError for what is no number.
         """
-        if budget is not None and not budget >= 0:
-            raise ValueError(f"a budget is a number of seconds, 0 or more, not {budget}")
+        if budget is not None:
+            budget = seconds("budget", budget, zero=True)
         if timeout is not None:
-            timeout = min(max(0.0, timeout), _LONGEST_WAIT)
+            timeout = min(max(0.0, number("timeout", timeout)), _LONGEST_WAIT)
         if budget is None:
             return self._drive(self._tick, timeout)
         return self._drive(self._run_slice, timeout, budget)

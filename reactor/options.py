@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import attrs
+
+from reactor.checks import seconds
 
 __all__ = ["Limits", "Reconnect", "Timeouts"]
 
@@ -20,16 +22,6 @@ def _count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> Non
 def _size(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{attribute.name} must be a whole number of bytes, 0 or more, not {value!r}")
-
-
-def _seconds(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or value <= 0
-    ):
-        raise ValueError(f"{attribute.name} must be more than 0 seconds, not {value!r}")
 
 
 def _choice(*allowed: str) -> Callable[[Any, attrs.Attribute[Any], object], None]:
@@ -87,9 +79,17 @@ class Limits:
             )
 
 
+def _seconds(name: str, default: float) -> Any:
+    return attrs.field(default=default, converter=partial(seconds, name))
+
+
+def _optional_seconds(name: str, default: float | None = None) -> Any:
+    return attrs.field(default=default, converter=attrs.converters.optional(partial(seconds, name)))
+
+
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """How long a connection may take over each part of its life, in seconds. None: for ever.
+    """How long a connection may take over each part of its life, in seconds. None or infinity: for ever.
 
     connect: for all attempts to connect together, TLS's handshake included.
     handshake: for that alone (10 s, as Go's `net/http` has it).
@@ -101,15 +101,15 @@ class Timeouts:
     close: for the peer to take what is queued when `close` is called, and to end its own direction.
 
     Each comes up to a sixteenth of the timeout late, and never early.
-    Raises ValueError, naming the field, for a value that is not a positive number.
+    Raises ValueError, naming the field, for a number that is not positive, TypeError for what is no number.
     """
 
-    connect: float = attrs.field(default=30.0, validator=_seconds)
-    handshake: float = attrs.field(default=10.0, validator=_seconds)
-    idle: float | None = _optional(_seconds)
-    read: float | None = _optional(_seconds)
-    write: float | None = _optional(_seconds, default=60.0)
-    close: float = attrs.field(default=30.0, validator=_seconds)
+    connect: float = _seconds("connect", 30.0)
+    handshake: float = _seconds("handshake", 10.0)
+    idle: float | None = _optional_seconds("idle")
+    read: float | None = _optional_seconds("read")
+    write: float | None = _optional_seconds("write", 60.0)
+    close: float = _seconds("close", 30.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -123,11 +123,12 @@ class Reconnect:
         clients of a server that was restarted don't come back at once ("equal jitter": M. Brooker,
         Exponential Backoff And Jitter, 2015).
 
-    Raises ValueError, naming the field, for a value that can't be meant.
+    Raises ValueError, naming the field, for a value that can't be meant, TypeError for seconds that are no
+    number.
     """
 
-    first: float = attrs.field(default=0.5, validator=_seconds)
-    most: float = attrs.field(default=60.0, validator=_seconds)
+    first: float = _seconds("first", 0.5)
+    most: float = _seconds("most", 60.0)
     attempts: int | None = _optional(_count)
     random: Callable[[], float] = random.random
 

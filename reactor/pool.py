@@ -10,6 +10,7 @@ descriptor. The reactor does the handshake on it without blocking, and a worker 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import selectors
 import socket
@@ -20,6 +21,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from reactor.checks import seconds
 from reactor.connection import Connection
 from reactor.errors import ConnectionAborted, TLSError, TLSTruncated, UsageError, WriteTimeout
 from reactor.protocol import Protocol
@@ -29,6 +31,9 @@ from reactor.server import Reactor
 from reactor.workers import Workers
 
 __all__ = ["BlockingSocket", "BlockingTLSSocket", "Handler", "Pool"]
+
+# Seconds, three years: what is longer is no timeout. The kernel counts in ticks, and some have 32 bits.
+_LONGEST_TIMEOUT = 1e8
 
 # Bytes that are sent in one go, after which the connection is known to be alive.
 _CHUNK = 256 * 1024
@@ -98,7 +103,9 @@ class Pool:
         """End what is served and what waits, and let the threads end; return whether they have.
 
         timeout: seconds that each has for it. On the reactor's thread, or after the reactor was closed.
+        Raises ValueError for a timeout below 0 or NaN, TypeError for one that is no number.
         """
+        timeout = seconds("timeout", timeout, zero=True)
         for lent in [*self._waiting, *self._served]:
             lent.connection.abort(ConnectionAborted("the pool was closed"))
             lent.end(ConnectionAborted("the pool was closed"))
@@ -279,9 +286,9 @@ class BlockingSocket(socket.socket):
         self._limit_writing(write_timeout)
 
     def _limit_writing(self, timeout: float | None) -> None:
-        if timeout is not None:
-            seconds = int(timeout)
-            value = struct.pack("@ll", seconds, int((timeout - seconds) * 1e6))
+        if timeout is not None and timeout <= _LONGEST_TIMEOUT:
+            whole, rest = divmod(math.ceil(timeout * 1e6), 1_000_000)  # none at all would be no timeout
+            value = struct.pack("@ll", whole, rest)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
     def finish(self) -> None:

@@ -14,6 +14,7 @@ from typing import Self
 from reactor.address import Address, AddressLike
 from reactor.background import Background
 from reactor.binding import SocketOption, bind, given
+from reactor.checks import seconds
 from reactor.connection import Connection, connections_of, untold_of
 from reactor.connector import Connector, FailureHandler
 from reactor.debug import DebugConnection
@@ -95,8 +96,10 @@ class Reactor(Loop):
         signals: while it runs, the first of these starts a drain, a second one stops at once; what
             handled them before is put back. None are touched otherwise. On the main thread only.
         drain_timeout: for that drain, seconds.
-        Raises UsageError if the reactor is closed or being driven already.
+        Raises UsageError if the reactor is closed or being driven already, ValueError for a timeout below 0
+        or NaN, TypeError for one that is no number.
         """
+        drain_timeout = seconds("drain_timeout", drain_timeout, zero=True)
         try:
             for signum in signals:
                 self.add_signal_handler(signum, self._signalled, drain_timeout)
@@ -110,10 +113,12 @@ class Reactor(Loop):
 
         Methods of the reactor are then to be called on that thread, but for those that say otherwise:
         `submit` gets there. drain_timeout: seconds that connections have to come to their end when the
-        block is left. name: the thread's.
+        block is left. name: the thread's. Raises ValueError for a timeout below 0 or NaN, TypeError for one
+        that is no number.
         What ends the thread before, as a SystemExit in a callback, closes the reactor, and is raised where
         the block is left. Raises UsageError there if the reactor is being driven already.
         """
+        drain_timeout = seconds("drain_timeout", drain_timeout, zero=True)
         self._check_open()
         return Background(self, drain_timeout, name)
 
@@ -337,10 +342,12 @@ class Reactor(Loop):
         """Let all connections come to their end, as `Listener.drain` does, then let `run` return.
 
         Attempts to connect are given up. timeout: seconds, after which what is still open is aborted
-        with `DrainTimeout`. on_done: is given a `Drained`; None logs it. While a drain is on, another
-        does nothing.
-        From any thread, callback or signal handler. Raises UsageError if the reactor is closed.
+        with `DrainTimeout`; infinity: never. on_done: is given a `Drained`; None logs it. While a drain is
+        on, another does nothing.
+        From any thread, callback or signal handler. Raises UsageError if the reactor is closed, ValueError
+        for a timeout below 0 or NaN, TypeError for one that is no number.
         """
+        timeout = seconds("timeout", timeout, zero=True)
         self.call_soon_threadsafe(self._drain, timeout, on_done)
 
     def _drain(self, timeout: float, on_done: Callable[[Drained], object] | None) -> None:

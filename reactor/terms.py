@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,9 +44,12 @@ class Watch:
     def add(self, member: Watched, start: float, timeout: float) -> None:
         """Look at `member` once `timeout` seconds from `start` have passed, if not before.
 
-        start: in the clock's seconds. It comes up to a sixteenth of `timeout` late, never early.
+        start: in the clock's seconds. It comes up to a sixteenth of `timeout` late, never early. An infinite
+        `timeout` never passes.
         """
-        self._put(member, round_up(start + timeout, timeout))
+        when = round_up(start + timeout, timeout)
+        if when != math.inf:
+            self._put(member, when)
 
     def _put(self, member: Watched, when: float) -> None:
         self._wheel.add(member, when)

@@ -256,5 +256,7 @@ def round_up(when: float, timeout: float) -> float:
 
     The steps are a power of two, so that those of different timeouts fall together.
     """
-    step = math.ldexp(1.0, math.frexp(timeout)[1] - 5)
+    if when == math.inf:
+        return when
+    step = max(math.ldexp(1.0, math.frexp(timeout)[1] - 5), math.ulp(when))  # no less than `when` can tell
     return math.ceil(when / step) * step

@@ -77,7 +77,7 @@ class Workers:
                 self._queue.put(None)
             self._ending = len(threads)
         for thread in threads:
-            thread.join(timeout)
+            thread.join(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         return not any(thread.is_alive() for thread in threads)
 
     def _start(self, available: int) -> None:

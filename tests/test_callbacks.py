@@ -200,8 +200,28 @@ def test_timer_that_never_comes_does_no_harm(reactor, ran):
 
 
 def test_time_that_is_no_number(reactor):
-    with pytest.raises(ValueError, match="not nan"):
+    with pytest.raises(ValueError, match=r"^delay must be a number of seconds, not nan$"):
         reactor.call_later(float("nan"), print)
+    with pytest.raises(ValueError, match=r"^when must be a number of seconds, not nan$"):
+        reactor.call_at(float("nan"), print)
+    for wrong in ("1", True, None):
+        with pytest.raises(TypeError, match=f"^delay must be a number of seconds, not {wrong!r}$"):
+            reactor.call_later(wrong, print)
+        with pytest.raises(TypeError, match=f"^when must be a number of seconds, not {wrong!r}$"):
+            reactor.call_at(wrong, print)
+    assert reactor.next_timeout() is None
+
+
+@given(delay=st.floats(allow_nan=False) | st.integers(-(10**400), 10**400))
+def test_timer_is_due_after_any_delay_and_not_before(delay):
+    ran = []
+    clock = ManualClock(1000.0)
+    with Loop(clock=clock) as loop:
+        loop.call_later(delay, ran.append, 1)
+        wait = loop.next_timeout()
+        assert 0 <= wait <= 86400
+        loop.run_once(0)
+        assert bool(ran) == (1000 + float(min(max(delay, -1e300), 1e300)) <= 1000)
 
 
 def test_after_a_long_uptime_timers_still_run(ran):

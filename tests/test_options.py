@@ -9,7 +9,7 @@ from reactor import Limits, Timeouts
 
 NOT_COUNTS = [0, -1, 1.5, True, "1", float("nan")]
 NOT_SIZES = [-1, 1.5, True, "1"]
-NOT_SECONDS = [0, -1, True, "1", float("nan"), float("inf")]
+NOT_SECONDS = [0, -1, float("nan"), -float("inf"), -(10**400)]
 
 
 COUNTS = ["max_connections", "max_per_ip", "accept_batch", "read_rate", "write_rate"]
@@ -48,13 +48,24 @@ def test_what_full_means_is_one_of_two(value):
 @pytest.mark.parametrize("value", NOT_SECONDS)
 @pytest.mark.parametrize("field", [field.name for field in attrs.fields(Timeouts)])
 def test_seconds(field, value):
-    with pytest.raises(ValueError, match=f"^{field} must be more than 0 seconds, not"):
+    with pytest.raises(ValueError, match=f"^{field} must be (more than 0|a number of) seconds, not"):
         Timeouts(**{field: value})
 
 
-@given(st.floats(min_value=1e-6, max_value=1e9) | st.integers(1, 10**9))
+@pytest.mark.parametrize("value", [True, "1", 1j])
+@pytest.mark.parametrize("field", [field.name for field in attrs.fields(Timeouts)])
+def test_seconds_are_a_number(field, value):
+    with pytest.raises(TypeError, match=f"^{field} must be a number of seconds, not {value!r}"):
+        Timeouts(**{field: value})
+
+
+@given(st.floats(min_value=0, exclude_min=True) | st.integers(1, 10**308))
 def test_any_positive_number_of_seconds_will_do(seconds):
     assert Timeouts(idle=seconds).idle == seconds
+
+
+def test_whole_number_beyond_all_floats_is_infinite():
+    assert Timeouts(idle=10**400).idle == float("inf")
 
 
 def test_none_is_no_limit():

@@ -1,6 +1,7 @@
 """Timers against models: a sorted list for the heap, plain deadlines for the wheel."""
 
 import gc
+import math
 import tracemalloc
 import weakref
 
@@ -134,6 +135,13 @@ class Member:
     def __init__(self, due=0.0):
         self.due = due
         self.bucket = None
+
+
+@given(start=st.floats(min_value=0), timeout=st.floats(min_value=0, exclude_min=True))
+def test_any_time_and_timeout_can_be_rounded(start, timeout):
+    when = start + timeout
+    rounded = round_up(when, timeout)
+    assert when <= rounded <= when + timeout / 8 or rounded == math.inf
 
 
 @given(when=st.floats(0, 1e9, allow_subnormal=False), timeout=st.floats(0.001, 1e6))

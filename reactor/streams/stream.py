@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from typing import Any, cast
 from typing import Protocol as Interface
 
+from reactor import checks
 from reactor.connection import Connection
 from reactor.errors import EndOfStream, FrameTooLong, ReactorError, StreamClosed, UsageError
 from reactor.protocol import Protocol
@@ -264,21 +265,27 @@ class Stream(Protocol):
 
     @types.coroutine
     def sleep(self, seconds: float) -> Generator[Place, None, None]:
-        """Wait for `seconds`; never less."""
+        """Wait for `seconds`; never less, and without an end for infinity.
+
+        Raises ValueError for a number below 0 or NaN, TypeError for what is no number.
+        """
+        duration = checks.seconds("seconds", seconds, zero=True)
         self._check_open()
-        yield from suspend(Sleep(seconds))
+        yield from suspend(Sleep(duration))
 
     def timeout(self, seconds: float) -> Timeout:
         """Return a context manager whose body may take `seconds`; then StreamTimeout is raised.
 
         It ends the await at which the task waits, whatever that is, and comes out of the `with`. It may be
         nested. For the tasks of this stream; of a stream that `connect` has made, for those of the stream
-        whose task has made it too. Raises UsageError elsewhere.
+        whose task has made it too. Raises UsageError elsewhere, ValueError for a number below 0 or NaN,
+        TypeError for what is no number.
         """
+        duration = checks.seconds("seconds", seconds, zero=True)
         task = self.running_task()
         if task is None:
             raise UsageError("timeout is for the tasks of its own stream: call it within one")
-        return Timeout(task, seconds)
+        return Timeout(task, duration)
 
     def start_soon(self, fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Run `await fn(*args)` beside the handler, until the connection ends at the latest.
