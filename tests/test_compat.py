@@ -423,7 +423,7 @@ def silent(stack, server, count):
 
 
 def test_one_line_says_that_all_threads_are_busy_each_time_that_it_comes_to_it(caplog, descriptors):
-    entered, left = threading.Semaphore(0), threading.Semaphore(0)
+    taken, entered, left = threading.Semaphore(0), threading.Semaphore(0), threading.Semaphore(0)
 
     class Silent(socketserver.BaseRequestHandler):
         def handle(self):
@@ -432,6 +432,10 @@ def test_one_line_says_that_all_threads_are_busy_each_time_that_it_comes_to_it(c
 
     class Server(socketserver.ThreadingTCPServer):
         max_threads = 2
+
+        def process_request(self, request, client_address):
+            super().process_request(request, client_address)
+            taken.release()
 
         def _done(self):
             super()._done()
@@ -443,10 +447,12 @@ def test_one_line_says_that_all_threads_are_busy_each_time_that_it_comes_to_it(c
                 clients = silent(stack, server, 2)
                 assert all(entered.acquire(timeout=DEADLINE) for _ in range(2))
                 clients += silent(stack, server, 3)
+                assert all(taken.acquire(timeout=DEADLINE) for _ in range(5))
                 for client in clients[:2]:  # those that wait get their threads, and there is one free
                     client.sendall(b".")
                     assert entered.acquire(timeout=DEADLINE)
                 clients += silent(stack, server, 3)
+                assert all(taken.acquire(timeout=DEADLINE) for _ in range(3))
             for _ in range(8):
                 assert left.acquire(timeout=DEADLINE)
             for _ in range(4):
