@@ -11,7 +11,7 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, TypeVar
 
-from reactor.checks import number
+from reactor.checks import check_callable, number
 from reactor.errors import UsageError
 from reactor.futures import AwaitableFuture, Work, cancel, follow, fulfil
 from reactor.log import LimitedLog, caller
@@ -53,6 +53,8 @@ class Callbacks(ABC):
         *,
         debug: bool,
     ) -> None:
+        check_callable("clock", clock)
+        check_callable("on_error", on_error, optional=True)
         self.counters = Counters()
         self.log = LimitedLog(self.call_later)
         self.now = clock()
@@ -87,6 +89,7 @@ class Callbacks(ABC):
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
         """Run `callback(*args)` in the next tick, after what was asked for before. Cancellable."""
+        check_callable("callback", callback)
         self._check_open()
         if self._debug:
             self.check_thread("call_soon")
@@ -120,6 +123,7 @@ class Callbacks(ABC):
         Raises TypeError if `when` is not a number, ValueError if it is NaN.
         """
         when = number("when", when)
+        check_callable("callback", callback)
         self._check_open()
         if self._debug:
             self.check_thread("call_at or call_later")
@@ -133,6 +137,7 @@ class Callbacks(ABC):
 
         A burst of calls costs one system call.
         """
+        check_callable("callback", callback)
         handle = Handle(callback, args)
         self._post(handle)
         return handle
@@ -143,6 +148,7 @@ class Callbacks(ABC):
         From any thread. The future is cancelled if the loop is closed before; waiting for it on the thread
         that drives the loop would wait for ever.
         """
+        check_callable("fn", fn)
         work = Work(fn, args)
         self._post(work)
         return work.future
@@ -155,6 +161,7 @@ class Callbacks(ABC):
         The future is completed on the thread that drives the loop, so that is where its callbacks run. From
         any thread. It is cancelled if the loop is closed before; cancelling it withdraws what has not begun.
         """
+        check_callable("fn", fn)
         self._check_open()
         future: AwaitableFuture[T] = AwaitableFuture()
         elsewhere: Future[T]

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from reactor.alarm import Alarm, new_alarm
 from reactor.callbacks import SENDING, Callbacks, ErrorHandler
-from reactor.checks import number, seconds
+from reactor.checks import check_callable, number, seconds
 from reactor.errors import UsageError
 from reactor.registry import FileDescriptorLike, Registry
 from reactor.selector import default_selector
@@ -391,6 +391,11 @@ class Loop(Callbacks):
         if self._closing:
             raise UsageError("the reactor is being closed: make a new one")
 
+    def check_unattached(self) -> None:
+        """Raise UsageError if a host drives the loop."""
+        if self.host is not None:
+            raise UsageError("the reactor is attached to a host, which drives it: detach it first")
+
     def check_process(self) -> None:
         """Raise UsageError in a forked child of the process that made this."""
         if self._disowned:
@@ -428,6 +433,7 @@ class Loop(Callbacks):
 
         It runs on the thread that closes the loop.
         """
+        check_callable("callback", callback)
         self._check_open()
         self._at_close = [handle for handle in self._at_close if not handle.cancelled()]
         handle = Handle(callback, args)
@@ -473,11 +479,13 @@ class Loop(Callbacks):
         Raises UsageError for a descriptor that belongs to a connection or listener, OSError or
         ValueError for one that can't be waited for.
         """
+        check_callable("callback", callback)
         self.check_lasting()
         self.registry.watch(fd, EVENT_READ, self.call, callback, args)
 
     def add_writer(self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any) -> None:
         """Run `callback(*args)` whenever `fd` is writable; else as `add_reader`."""
+        check_callable("callback", callback)
         self.check_lasting()
         self.registry.watch(fd, EVENT_WRITE, self.call, callback, args)
 
@@ -499,6 +507,7 @@ class Loop(Callbacks):
         What handled the signal before is put back then. On the main thread only.
         Raises UsageError on another thread, ValueError or OSError for a signal that can't be handled.
         """
+        check_callable("callback", callback)
         self.check_lasting()
         self._signals.add(signum, callback, args)
 

@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from reactor.checks import seconds
+from reactor.checks import check_callable, seconds
 from reactor.connection import Connection
 from reactor.errors import ConnectionAborted, UsageError, WriteTimeout
 from reactor.protocol import Protocol
@@ -49,6 +49,7 @@ class Pool:
     """
 
     def __init__(self, handler: Handler, *, workers: int = 16) -> None:
+        check_callable("handler", handler)
         if workers < 1:
             raise ValueError(f"workers must be 1 or more, not {workers}")
         self.name = getattr(handler, "__qualname__", repr(handler))

@@ -19,12 +19,13 @@ talks to nothing but its transport needs no change.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reactor.connection import Connection
 
-__all__ = ["BufferedProtocol", "Protocol"]
+__all__ = ["BufferedProtocol", "Protocol", "check_protocol", "make_protocol"]
 
 
 class _Base:
@@ -69,3 +70,18 @@ class BufferedProtocol(_Base):
 
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` bytes, 1 or more, now stand at the start of the buffer."""
+
+
+def make_protocol(factory: Callable[[], Any]) -> Any:
+    """Return what `factory()` makes. Raises TypeError if that is no protocol."""
+    protocol = factory()
+    check_protocol(protocol, f"the factory {getattr(factory, '__qualname__', repr(factory))} returned")
+    return protocol
+
+
+def check_protocol(protocol: Any, source: str) -> None:
+    """Raise TypeError if `protocol` can't be handed bytes. source: what gave it, to begin the message."""
+    if not (hasattr(protocol, "data_received") or hasattr(protocol, "get_buffer")):
+        raise TypeError(
+            f"{source} {protocol!r}, which is no protocol: it has neither data_received nor get_buffer"
+        )

@@ -7,7 +7,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any
 
 from reactor.intake import Intake
-from reactor.protocol import Protocol
+from reactor.protocol import Protocol, make_protocol
 from reactor.rates import TokenBucket
 from reactor.registry import ERRORS
 from reactor.secure_socket import SecureSocket
@@ -152,7 +152,7 @@ class Newcomer(Protocol):
         """Hand over to the protocol."""
         self._made = True
         try:
-            protocol = self._factory()
+            protocol = make_protocol(self._factory)
         except Exception as exc:
             connection.get_extra_info("reactor").report(exc, f"the protocol factory of {self._owner}")
             connection.fail(exc)

@@ -276,7 +276,7 @@ def test_address_that_is_not_permitted_is_one_line_and_status_1(capsys, tmp_path
         (["bogus"], "invalid choice: 'bogus'"),
         (["--max-connections", "many"], "argument --max-connections: 'many' is not a whole number"),
         (["--max-connections", "9" * 5000], "argument --max-connections: '999"),
-        (["--idle-timeout", "inf"], "argument --idle-timeout: 'inf' is not a number of seconds"),
+        (["--idle-timeout=-inf"], "argument --idle-timeout: '-inf' is not a number of seconds"),
         (["connect", "127.0.0.1:1", "--timeout", "0"], "argument --timeout: '0' is not a number of seconds"),
         (["bogus\n\x1b[2J"], r"invalid choice: 'bogus\n\x1b[2J'"),
         (["--bogus\n\x1b[2J"], r"unrecognized arguments: --bogus\n\x1b[2J"),
