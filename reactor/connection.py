@@ -422,7 +422,7 @@ class Connection(Timed):
 
     def _broke(self, exc: Exception, callback: str) -> None:
         self._loop.report(exc, f"{type(self._protocol).__qualname__}.{callback}", self)
-        self.fail(exc)
+        self.abort(exc)  # half an answer must not look whole
 
     def _cut(self, reason: BaseException | None) -> None:
         self._leave(reason)

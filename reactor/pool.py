@@ -38,7 +38,7 @@ class Pool:
     """What `Reactor.listen` takes as its factory, for connections that `handler` serves.
 
     handler: called as `handler(connection)` with a `BlockingSocket`, on a worker thread. The connection is
-        closed when it returns, after all was sent. What it raises ends the connection, and goes to the
+        closed when it returns, after all was sent. What it raises resets the connection, and goes to the
         reactor's `on_error`, but for what the connection's own end raised in it.
     workers: handlers that run at once. Who finds none free waits, first come, first served; how many may, is
         for `Limits.max_connections`, which counts those that are served and those that wait, and
@@ -189,7 +189,7 @@ class _Lent(Protocol):
             return
         if problem is not self.reason and not isinstance(problem, (ConnectionError, WriteTimeout)):
             self.reactor.report(problem, self._pool.name, self.connection)
-        self.connection.fail(problem)
+        self.connection.abort(problem)
 
 
 class BlockingSocket(socket.socket):

@@ -15,6 +15,9 @@ returns True as long as it has something to finish. One that has none is asked n
 
 The names and the order are those of asyncio's protocols (PEP 3156), so a class written for them that
 talks to nothing but its transport needs no change.
+
+An exception that leaves a method is reported to the reactor's `on_error`, and resets the connection, so that
+the peer can't take half an answer for the whole; it is the reason that `connection_lost` is given.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class Newcomer(Protocol):
             protocol = make_protocol(self._factory)
         except Exception as exc:
             connection.get_extra_info("reactor").report(exc, f"the protocol factory of {self._owner}")
-            connection.fail(exc)
+            connection.abort(exc)
             return
         connection.set_protocol(protocol)
         protocol.connection_made(connection)

@@ -187,13 +187,15 @@ def test_exception_is_reported_and_ends_the_connection(reactor, serve, errors):
         raise LookupError("not found")
 
     address = serve(broken)
-    with connect(reactor, address):
+    with connect(reactor, address) as client:
         spin(reactor, lambda: errors.seen)
         exc, name, connection = errors.take()
         assert str(exc) == "not found"
         assert name.endswith("broken")
         assert connection.get_extra_info("peername")
         assert reactor.stats().closed == {"LookupError": 1}
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
 
 
 def test_reset_of_the_peer_is_no_error_of_the_handler(reactor, serve):
