@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from reactor.checks import check_callable, number
 from reactor.errors import UsageError
@@ -22,6 +22,7 @@ from reactor.workers import Workers
 __all__ = ["SENDING", "Callbacks", "ErrorHandler"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 #: What one tick runs at most of each kind, so that none starves the others.
 TIMERS_PER_TICK = 256
@@ -87,7 +88,7 @@ class Callbacks(ABC):
         """Return the time that `call_at` counts in, seconds. From any thread."""
         return self._clock()
 
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
+    def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
         """Run `callback(*args)` in the next tick, after what was asked for before. Cancellable."""
         check_callable("callback", callback)
         self._check_open()
@@ -109,7 +110,7 @@ class Callbacks(ABC):
         """Return how many notices have been posted and not run."""
         return sum(isinstance(handle, _Notice) and not handle.cancelled() for handle in list(self._ready))
 
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
+    def call_later(self, delay: float, callback: Callable[[*Ts], object], *args: *Ts) -> TimerHandle:
         """Run `callback(*args)` in `delay` seconds, never earlier. Cancellable.
 
         A delay below 0 is none; an infinite one never passes.
@@ -117,7 +118,7 @@ class Callbacks(ABC):
         """
         return self.call_at(self._clock() + number("delay", delay), callback, *args)
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
+    def call_at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> TimerHandle:
         """Run `callback(*args)` when `time()` has reached `when`. Cancellable.
 
         Raises TypeError if `when` is not a number, ValueError if it is NaN.
@@ -132,7 +133,7 @@ class Callbacks(ABC):
             self._tell_host()
         return handle
 
-    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> Handle:
+    def call_soon_threadsafe(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
         """As `call_soon`, from any thread or signal handler; gets the loop out of its wait.
 
         A burst of calls costs one system call.
@@ -142,7 +143,7 @@ class Callbacks(ABC):
         self._post(handle)
         return handle
 
-    def submit(self, fn: Callable[..., T], *args: Any) -> AwaitableFuture[T]:
+    def submit(self, fn: Callable[[*Ts], T], *args: *Ts) -> AwaitableFuture[T]:
         """Run `fn(*args)` on the thread that drives the loop; the future has what it returns or raises.
 
         From any thread. The future is cancelled if the loop is closed before; waiting for it on the thread
@@ -154,7 +155,7 @@ class Callbacks(ABC):
         return work.future
 
     def run_in_executor(
-        self, executor: Executor | None, fn: Callable[..., T], *args: Any
+        self, executor: Executor | None, fn: Callable[[*Ts], T], *args: *Ts
     ) -> AwaitableFuture[T]:
         """Run `fn(*args)` on a thread of `executor`; None: on one of the loop's own, 32 at most.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVarTuple
 
 from reactor.alarm import Alarm, new_alarm
 from reactor.callbacks import SENDING, Callbacks, ErrorHandler
@@ -24,6 +24,8 @@ from reactor.timers import Handle, TickTimes, TimerHeap
 from reactor.wakeup import Wakeup
 
 __all__ = ["ErrorHandler", "Loop"]
+
+Ts = TypeVarTuple("Ts")
 
 #: What one tick handles at most of each kind, so that none starves the others. libuv and uvloop take
 #: 1024 events a poll. Here what a tick has received and gathered should fit the processor's cache: with
@@ -428,7 +430,7 @@ class Loop(Callbacks):
             if not self._closed:
                 raise
 
-    def call_at_close(self, callback: Callable[..., object], *args: Any) -> Handle:
+    def call_at_close(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
         """Run `callback(*args)` when the loop is closed, while its descriptors are still open. Cancellable.
 
         It runs on the thread that closes the loop.
@@ -472,7 +474,7 @@ class Loop(Callbacks):
 
     # Descriptors
 
-    def add_reader(self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any) -> None:
+    def add_reader(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """Run `callback(*args)` whenever `fd`, a descriptor of your own, is readable.
 
         Another call for the same descriptor replaces the callback.
@@ -483,7 +485,7 @@ class Loop(Callbacks):
         self.check_lasting()
         self.registry.watch(fd, EVENT_READ, self.call, callback, args)
 
-    def add_writer(self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any) -> None:
+    def add_writer(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """Run `callback(*args)` whenever `fd` is writable; else as `add_reader`."""
         check_callable("callback", callback)
         self.check_lasting()
@@ -501,7 +503,7 @@ class Loop(Callbacks):
 
     # Signals
 
-    def add_signal_handler(self, signum: int, callback: Callable[..., object], *args: Any) -> None:
+    def add_signal_handler(self, signum: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """Run `callback(*args)` on the loop when signal `signum` comes, until it is removed or closed.
 
         What handled the signal before is put back then. On the main thread only.
