@@ -29,7 +29,7 @@ from reactor.errors import (
 from reactor.intake import RECV_SIZE, Intake
 from reactor.linger import Linger, end_direction, is_quiet, release
 from reactor.loop import Loop
-from reactor.protocol import check_protocol
+from reactor.protocol import AnyProtocol, check_protocol
 from reactor.rates import TokenBucket
 from reactor.registry import ERRORS, EventHandler, Registry
 from reactor.secure_socket import TLS_FACTS, Incomplete, SecureSocket, Tls, bare
@@ -508,7 +508,7 @@ class Connection(Timed):
         """Return the protocol; None after `connection_lost`."""
         return self._protocol
 
-    def set_protocol(self, protocol: Any) -> None:
+    def set_protocol(self, protocol: AnyProtocol) -> None:
         """Hand all further calls to `protocol`, which is not told of `connection_made`.
 
         Raises TypeError for what is no protocol: it has neither `data_received` nor `get_buffer`.

@@ -30,7 +30,7 @@ from reactor.errors import (
 from reactor.linger import Linger, give_back, lingering_of
 from reactor.loop import Loop
 from reactor.options import Limits, Timeouts
-from reactor.protocol import make_protocol
+from reactor.protocol import AnyProtocol, make_protocol
 from reactor.registry import EVENT_READ
 from reactor.secure_socket import Bios, Tls
 from reactor.secured import Newcomer
@@ -40,7 +40,7 @@ from reactor.timers import Handle
 __all__ = ["AcceptErrorHandler", "Factory", "Listener", "TLSErrorHandler", "set_no_delay"]
 
 #: Makes the protocol of a new connection.
-Factory = Callable[[], Any]
+Factory = Callable[[], AnyProtocol]
 
 #: Is told of a TLS handshake that failed.
 TLSErrorHandler = Callable[[TLSHandshakeError], object]

@@ -24,11 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from typing import Protocol as Interface
 
 if TYPE_CHECKING:
     from reactor.connection import Connection
 
-__all__ = ["BufferedProtocol", "Protocol", "check_protocol", "make_protocol"]
+__all__ = ["AnyProtocol", "BufferedProtocol", "Protocol", "check_protocol", "make_protocol"]
 
 
 class _Base:
@@ -73,6 +74,27 @@ class BufferedProtocol(_Base):
 
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` bytes, 1 or more, now stand at the start of the buffer."""
+
+
+class _Calls(Interface):
+    def connection_made(self, connection: Any, /) -> object: ...
+    def eof_received(self) -> object: ...
+    def pause_writing(self) -> object: ...
+    def resume_writing(self) -> object: ...
+    def connection_lost(self, exc: Any, /) -> object: ...
+
+
+class _TakesBytes(_Calls, Interface):
+    def data_received(self, data: Any, /) -> object: ...
+
+
+class _TakesBuffers(_Calls, Interface):
+    def get_buffer(self, sizehint: int, /) -> Any: ...
+    def buffer_updated(self, nbytes: int, /) -> object: ...
+
+
+#: For type checkers: what has the methods of one of the two, asyncio's own classes included.
+AnyProtocol = _TakesBytes | _TakesBuffers
 
 
 def make_protocol(factory: Callable[[], Any]) -> Any:
