@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
-from reactor.checks import number
+from reactor.checks import check_callable, number
 from reactor.errors import UsageError
-from reactor.futures import AwaitableFuture, Work, cancel, check_callable, follow, fulfil
+from reactor.futures import AwaitableFuture, Work, cancel, follow, fulfil
 from reactor.log import LimitedLog, caller
 from reactor.stats import Counters
 from reactor.timers import Handle, TimerHandle, TimerHeap
@@ -23,6 +23,7 @@ __all__ = ["SENDING", "Callbacks", "ErrorHandler"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
 #: What one tick runs at most of each kind, so that none starves the others.
 TIMERS_PER_TICK = 256
@@ -54,6 +55,8 @@ class Callbacks(ABC):
         *,
         debug: bool,
     ) -> None:
+        check_callable("clock", clock)
+        check_callable("on_error", on_error, optional=True)
         self.counters = Counters()
         self.log = LimitedLog(self.call_later)
         self.now = clock()
@@ -86,8 +89,9 @@ class Callbacks(ABC):
         """Return the time that `call_at` counts in, seconds. From any thread."""
         return self._clock()
 
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
+    def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
         """Run `callback(*args)` in the next tick, after what was asked for before. Cancellable."""
+        check_callable("callback", callback)
         self._check_open()
         if self._debug:
             self.check_thread("call_soon")
@@ -108,7 +112,7 @@ class Callbacks(ABC):
         handles = [handle for handle in list(self._ready) if isinstance(handle, _Notice)]
         return [due for handle in handles if (due := handle.pending()) is not None]
 
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
+    def call_later(self, delay: float, callback: Callable[[*Ts], object], *args: *Ts) -> TimerHandle:
         """Run `callback(*args)` in `delay` seconds, never earlier. Cancellable.
 
         A delay below 0 is none; an infinite one never passes.
@@ -116,12 +120,13 @@ class Callbacks(ABC):
         """
         return self.call_at(self._clock() + number("delay", delay), callback, *args)
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
+    def call_at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> TimerHandle:
         """Run `callback(*args)` when `time()` has reached `when`. Cancellable.
 
         Raises TypeError if `when` is not a number, ValueError if it is NaN.
         """
         when = number("when", when)
+        check_callable("callback", callback)
         self._check_open()
         if self._debug:
             self.check_thread("call_at or call_later")
@@ -130,11 +135,12 @@ class Callbacks(ABC):
             self._tell_host()
         return handle
 
-    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> Handle:
+    def call_soon_threadsafe(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
         """As `call_soon`, from any thread or signal handler; gets the loop out of its wait.
 
         A burst of calls costs one system call.
         """
+        check_callable("callback", callback)
         handle = Handle(callback, args)
         self._post(handle)
         return handle
@@ -145,7 +151,7 @@ class Callbacks(ABC):
         From any thread. The future is cancelled if the loop is closed before; waiting for it on the thread
         that drives the loop would wait for ever. Raises TypeError if `fn` can't be called.
         """
-        check_callable(fn)
+        check_callable("fn", fn)
         work = Work(fn, *args, **kwargs)
         self._post(work)
         return work.future
@@ -160,10 +166,10 @@ class Callbacks(ABC):
         Raises TypeError if `executor` is no executor or `fn` can't be called, RuntimeError if the loop has no
         thread yet and the system allows none.
         """
+        check_callable("fn", fn)
         self._check_open()
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise TypeError(f"executor must be a concurrent.futures.Executor or None, not {executor!r}")
-        check_callable(fn)
         future: AwaitableFuture[T] = AwaitableFuture()
         elsewhere: Future[T]
         if executor is not None:

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["number", "seconds"]
+__all__ = ["check_callable", "check_type", "number", "seconds"]
+
+
+def check_callable(name: str, value: object, *, optional: bool = False) -> None:
+    """Raise TypeError, naming the parameter, if `value` can't be called; `optional`: nor is None."""
+    if not (callable(value) or (optional and value is None)):
+        raise TypeError(f"{name} must be callable{' or None' if optional else ''}, not {value!r}")
+
+
+def check_type(name: str, value: object, kind: type, *, optional: bool = False) -> None:
+    """Raise TypeError, naming the parameter, if `value` is no `kind`; `optional`: nor None."""
+    if not (isinstance(value, kind) or (optional and value is None)):
+        raise TypeError(
+            f"{name} must be of type {kind.__name__}{' or None' if optional else ''}, not {value!r}"
+        )
 
 
 def number(name: str, value: object) -> float:

@@ -29,6 +29,7 @@ from reactor.errors import (
 from reactor.intake import RECV_SIZE, Intake
 from reactor.linger import Linger, end_direction, is_quiet, release
 from reactor.loop import Loop
+from reactor.protocol import AnyProtocol, check_protocol
 from reactor.rates import TokenBucket
 from reactor.registry import ERRORS, EventHandler, Registry
 from reactor.secure_socket import TLS_FACTS, Incomplete, SecureSocket, Tls, bare
@@ -461,7 +462,7 @@ class Connection(Timed):
 
     def _broke(self, exc: Exception, callback: str) -> None:
         self._loop.report(exc, f"{type(self._protocol).__qualname__}.{callback}", self)
-        self.fail(exc)
+        self.abort(exc)  # half an answer must not look whole
 
     def _cut(self, reason: BaseException | None) -> None:
         try:
@@ -623,8 +624,12 @@ class Connection(Timed):
         """Return the protocol; None after `connection_lost`."""
         return self._protocol
 
-    def set_protocol(self, protocol: Any) -> None:
-        """Hand all further calls to `protocol`, which is not told of `connection_made`."""
+    def set_protocol(self, protocol: AnyProtocol) -> None:
+        """Hand all further calls to `protocol`, which is not told of `connection_made`.
+
+        Raises TypeError for what is no protocol: it has neither `data_received` nor `get_buffer`.
+        """
+        check_protocol(protocol, "set_protocol was given")
         self._loop.check_process()
         self._protocol = protocol
         if self._state in ENDED:

@@ -16,6 +16,7 @@ from reactor.errors import ConnectError, ConnectTimeout, TLSHandshakeError, TLSH
 from reactor.listener import Factory
 from reactor.loop import Loop
 from reactor.options import Reconnect
+from reactor.protocol import make_protocol
 from reactor.race import Place, Race, interleave
 from reactor.secured import newcomer_of
 from reactor.terms import Terms
@@ -159,7 +160,7 @@ class Connector:
         self._connected_at = self._loop.time()
         self._failures = 0
         try:
-            return self._factory()
+            return make_protocol(self._factory)
         except Exception:
             self._done = True
             raise

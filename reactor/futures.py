@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 from reactor.errors import ReactorError, UsageError
 from reactor.timers import Handle
 
-__all__ = ["AwaitableFuture", "Work", "cancel", "check_callable", "follow", "fulfil"]
+__all__ = ["AwaitableFuture", "Work", "cancel", "follow", "fulfil"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,12 +30,6 @@ class AwaitableFuture(Future[T]):
                     "only tasks of reactor.streams can await this: asyncio.wrap_future(future) is for asyncio"
                 ) from exc
         return self.result()
-
-
-def check_callable(fn: object) -> None:
-    """Raise TypeError unless `fn` can be called."""
-    if not callable(fn):
-        raise TypeError(f"fn must be a callable, not {fn!r}")
 
 
 class Work(Handle):

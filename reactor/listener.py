@@ -17,7 +17,7 @@ import attrs
 
 from reactor.address import Address, pack_sockaddr, site_of
 from reactor.binding import UnixPath
-from reactor.checks import seconds
+from reactor.checks import check_callable, seconds
 from reactor.connection import Connection, connections_of
 from reactor.drain import Drain, Drained
 from reactor.errors import (
@@ -30,6 +30,7 @@ from reactor.errors import (
 from reactor.linger import Linger, give_back, lingering_of
 from reactor.loop import Loop
 from reactor.options import Limits, Timeouts
+from reactor.protocol import AnyProtocol, make_protocol
 from reactor.registry import EVENT_READ
 from reactor.secure_socket import Bios, Tls
 from reactor.secured import newcomer_of
@@ -39,7 +40,7 @@ from reactor.timers import Handle
 __all__ = ["AcceptErrorHandler", "Factory", "Listener", "TLSErrorHandler", "set_no_delay"]
 
 #: Makes the protocol of a new connection.
-Factory = Callable[[], Any]
+Factory = Callable[[], AnyProtocol]
 
 #: Is told of a TLS handshake that failed.
 TLSErrorHandler = Callable[[TLSHandshakeError], object]
@@ -164,6 +165,7 @@ class Listener:
         TypeError for one that is no number.
         """
         timeout = seconds("timeout", timeout, zero=True)
+        check_callable("on_done", on_done, optional=True)
         if self._drain is None:
             self._check_open()
             self._drain = Drain(
@@ -245,7 +247,7 @@ class Listener:
             return
         try:
             if self._terms.tls is None:
-                protocol = self._factory()
+                protocol = make_protocol(self._factory)
             else:
                 newcomer = newcomer_of(self._factory)
                 protocol = newcomer(self, self._factory, partial(self._tls_failed, sockaddr))

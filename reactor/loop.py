@@ -11,11 +11,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, TypeVarTuple
 
 from reactor.alarm import Alarm, new_alarm
 from reactor.callbacks import SENDING, Callbacks, ErrorHandler
-from reactor.checks import number, seconds
+from reactor.checks import check_callable, number, seconds
 from reactor.errors import UsageError
 from reactor.registry import FileDescriptorLike, Registry
 from reactor.selector import default_selector
@@ -24,6 +24,8 @@ from reactor.timers import Handle, TickTimes, TimerHeap
 from reactor.wakeup import Wakeup
 
 __all__ = ["ErrorHandler", "Loop"]
+
+Ts = TypeVarTuple("Ts")
 
 #: What one tick handles at most of each kind, so that none starves the others. libuv and uvloop take
 #: 1024 events a poll. Here what a tick has received and gathered should fit the processor's cache: with
@@ -416,6 +418,11 @@ class Loop(Callbacks):
         if self._closing:
             raise UsageError("the reactor is being closed: make a new one")
 
+    def check_unattached(self) -> None:
+        """Raise UsageError if a host drives the loop."""
+        if self.host is not None:
+            raise UsageError("the reactor is attached to a host, which drives it: detach it first")
+
     def check_process(self) -> None:
         """Raise UsageError in a forked child of the process that made this."""
         if self._disowned:
@@ -448,11 +455,12 @@ class Loop(Callbacks):
             if not self._closed:
                 raise
 
-    def call_at_close(self, callback: Callable[..., object], *args: Any) -> Handle:
+    def call_at_close(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
         """Run `callback(*args)` when the loop is closed, while its descriptors are still open. Cancellable.
 
         It runs on the thread that closes the loop.
         """
+        check_callable("callback", callback)
         self._check_open()
         self._at_close = [handle for handle in self._at_close if not handle.cancelled()]
         handle = Handle(callback, args)
@@ -491,18 +499,20 @@ class Loop(Callbacks):
 
     # Descriptors
 
-    def add_reader(self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any) -> None:
+    def add_reader(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """Run `callback(*args)` whenever `fd`, a descriptor of your own, is readable.
 
         Another call for the same descriptor replaces the callback.
         Raises UsageError for a descriptor that belongs to a connection or listener, OSError or
         ValueError for one that can't be waited for.
         """
+        check_callable("callback", callback)
         self.check_lasting()
         self.registry.watch(fd, EVENT_READ, self.call, callback, args)
 
-    def add_writer(self, fd: FileDescriptorLike, callback: Callable[..., object], *args: Any) -> None:
+    def add_writer(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """Run `callback(*args)` whenever `fd` is writable; else as `add_reader`."""
+        check_callable("callback", callback)
         self.check_lasting()
         self.registry.watch(fd, EVENT_WRITE, self.call, callback, args)
 
@@ -518,12 +528,13 @@ class Loop(Callbacks):
 
     # Signals
 
-    def add_signal_handler(self, signum: int, callback: Callable[..., object], *args: Any) -> None:
+    def add_signal_handler(self, signum: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """Run `callback(*args)` on the loop when signal `signum` comes, until it is removed or closed.
 
         What handled the signal before is put back then. On the main thread only.
         Raises UsageError on another thread, ValueError or OSError for a signal that can't be handled.
         """
+        check_callable("callback", callback)
         self.check_lasting()
         self._signals.add(signum, callback, args)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import attrs
 
-from reactor.checks import seconds
+from reactor.checks import check_callable, seconds
 
 __all__ = ["Limits", "Reconnect", "Timeouts"]
 
@@ -133,6 +133,7 @@ class Reconnect:
     random: Callable[[], float] = random.random
 
     def __attrs_post_init__(self) -> None:
+        check_callable("random", self.random)
         if self.first > self.most:
             raise ValueError(f"first ({self.first:g}) must not be above most ({self.most:g})")
 

@@ -21,7 +21,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from reactor.checks import seconds
+from reactor.checks import check_callable, seconds
 from reactor.connection import Connection
 from reactor.errors import ConnectionAborted, TLSError, TLSTruncated, UsageError, WriteTimeout
 from reactor.protocol import Protocol
@@ -52,7 +52,7 @@ class Pool:
     """What `Reactor.listen` takes as its factory, for connections that `handler` serves.
 
     handler: called as `handler(connection)` with a `BlockingSocket`, over TLS a `BlockingTLSSocket`, on a
-        worker thread. The connection is closed when it returns, after all was sent. What it raises ends the
+        worker thread. The connection is closed when it returns, after all was sent. What it raises resets the
         connection, and goes to the reactor's `on_error`, but for what the connection's own end raised in it.
     workers: handlers that run at once. Who finds none free waits, first come, first served; how many may, is
         for `Limits.max_connections`, which counts those that are served and those that wait, and
@@ -65,8 +65,7 @@ class Pool:
     """
 
     def __init__(self, handler: Handler, *, workers: int = 16) -> None:
-        if not callable(handler):
-            raise TypeError(f"handler must be a callable that takes a BlockingSocket, not {handler!r}")
+        check_callable("handler", handler)
         if isinstance(workers, bool) or not isinstance(workers, int):
             raise TypeError(f"workers must be a whole number of 1 or more, not {workers!r}")
         if workers < 1:
@@ -225,7 +224,7 @@ class _Lent(Protocol):
             return
         if problem is not self.reason and not isinstance(problem, (ConnectionError, WriteTimeout)):
             self.reactor.report(problem, self._pool.name, self.connection)
-        self.connection.fail(problem)
+        self.connection.abort(problem)
 
 
 class _TLSNewcomer(Newcomer):

@@ -23,6 +23,7 @@ from typing import Any
 
 import attrs
 
+from reactor.checks import check_type
 from reactor.client_hello import server_name
 from reactor.errors import TLSError, TLSHandshakeError, TLSTruncated, UsageError
 
@@ -90,7 +91,8 @@ class Tls:
 
     server_hostname: whom a client asks for, and whose certificate is expected; None on the server's side.
     session: that a client would resume; None for a new one.
-    Raises UsageError for a context of the other side, or one that checks a host name that is not given.
+    Raises UsageError for a context of the other side, or one that checks a host name that is not given;
+    TypeError for what is none.
     """
 
     context: ssl.SSLContext
@@ -100,6 +102,8 @@ class Tls:
     session: ssl.SSLSession | None = None
 
     def __attrs_post_init__(self) -> None:
+        check_type("context", self.context, ssl.SSLContext)
+        check_type("server_hostname", self.server_hostname, str, optional=True)
         other = ssl.PROTOCOL_TLS_CLIENT if self.server_side else ssl.PROTOCOL_TLS_SERVER
         if self.context.protocol is other:
             raise UsageError(

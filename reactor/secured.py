@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reactor.errors import TLSHandshakeError
 from reactor.intake import Intake
-from reactor.protocol import Protocol
+from reactor.protocol import Protocol, make_protocol
 from reactor.rates import TokenBucket
 from reactor.registry import ERRORS
 from reactor.secure_socket import ENDED_EARLY, SecureSocket, Tls, words_of
@@ -234,7 +234,7 @@ class Newcomer(Protocol):
 
     def make_protocol(self) -> Any:
         """Return the protocol."""
-        return self._factory()
+        return make_protocol(self._factory)
 
     def connection_made(self, connection: Connection) -> None:
         """Hand over to the protocol."""
@@ -243,7 +243,7 @@ class Newcomer(Protocol):
             protocol = self.make_protocol()
         except Exception as exc:
             connection.get_extra_info("reactor").report(exc, f"the protocol factory of {self._owner}")
-            connection.fail(exc)
+            connection.abort(exc)
             return
         called = None
         try:

@@ -14,7 +14,7 @@ from typing import Self
 from reactor.address import Address, AddressLike
 from reactor.background import Background
 from reactor.binding import SocketOption, bind, given
-from reactor.checks import seconds
+from reactor.checks import check_callable, check_type, seconds
 from reactor.connection import Connection, connections_of, untold_of
 from reactor.connector import Connector, FailureHandler
 from reactor.debug import DebugConnection
@@ -25,6 +25,7 @@ from reactor.listener import AcceptErrorHandler, Factory, Listener, TLSErrorHand
 from reactor.log import caller
 from reactor.loop import ErrorHandler, Loop
 from reactor.options import Limits, Reconnect, Timeouts
+from reactor.protocol import make_protocol
 from reactor.secure_socket import Bios, Tls
 from reactor.secured import newcomer_of
 from reactor.sender import flush_senders
@@ -113,13 +114,14 @@ class Reactor(Loop):
 
         Methods of the reactor are then to be called on that thread, but for those that say otherwise:
         `submit` gets there. drain_timeout: seconds that connections have to come to their end when the
-        block is left. name: the thread's. Raises ValueError for a timeout below 0 or NaN, TypeError for one
-        that is no number.
+        block is left. name: the thread's. Raises UsageError if a host drives the reactor, ValueError for a
+        timeout below 0 or NaN, TypeError for one that is no number.
         What ends the thread before, as a SystemExit in a callback, closes the reactor, and is raised where
         the block is left. Raises UsageError there if the reactor is being driven already.
         """
         drain_timeout = seconds("drain_timeout", drain_timeout, zero=True)
         self._check_open()
+        self.check_unattached()
         return Background(self, drain_timeout, name)
 
     def _signalled(self, drain_timeout: float) -> None:
@@ -160,9 +162,16 @@ class Reactor(Loop):
             handshake is done, for which `Timeouts.handshake` is given. on_tls_error: is given the
             `TLSHandshakeError` of one that failed; None logs it.
         Raises AddressError for an address that can't be meant, ListenError if it can't be had, UsageError for
-        a TLS context of the client's side.
+        a TLS context of the client's side, and TypeError, naming the argument, for one of the wrong type.
+        A factory that raises, or makes no protocol, costs its connection alone, and is reported.
         """
         self.check_lasting()
+        _check_common(factory, limits, timeouts, tls)
+        check_callable("on_accept_error", on_accept_error, optional=True)
+        check_callable("on_tls_error", on_tls_error, optional=True)
+        check_type("backlog", backlog, int)
+        if not 0 <= backlog < 1 << 31:
+            raise ValueError(f"backlog must be a number of connections, 0 or more, not {backlog}")
         secured = None if tls is None else Tls(tls, self._bios, server_side=True)
         if isinstance(address, (Address, str, tuple)) or not hasattr(address, "accept"):
             where = Address.of(address)
@@ -219,9 +228,14 @@ class Reactor(Loop):
         tls_session: of a connection before with the same context, `get_extra_info("ssl_object").session`
             when it has received something: if the server knows it, the handshake is shorter (RFC 8446, 2.2).
         Raises AddressError for an address that can't be meant, UsageError if TLS to a Unix socket is to
-        check a host name that is not given.
+        check a host name that is not given, and TypeError, naming the argument, for one of the wrong type.
         """
         self.check_lasting()
+        _check_common(factory, limits, timeouts, tls)
+        check_callable("on_failure", on_failure, optional=True)
+        check_type("reconnect", reconnect, Reconnect, optional=True)
+        check_type("server_hostname", server_hostname, str, optional=True)
+        check_type("tls_session", tls_session, ssl.SSLSession, optional=True)
         where = Address.of(address)
         if where.fd is not None:
             raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path, or adopt it")
@@ -264,15 +278,18 @@ class Reactor(Loop):
         It is set to not block. tls: speak TLS with this context, as the side that `server_side` says;
             `connection_made` is called when the handshake is done, and the reactor's `on_error` if it
             fails. server_hostname: whose certificate is expected.
-        Raises OSError, with `sock` still the caller's, if it is not connected or can't be watched; what
+        Raises OSError, with `sock` still the caller's, if it is not connected or can't be watched, and
+        TypeError, naming the argument, for one of the wrong type, or a factory that makes no protocol; what
         `factory` raises comes out as it is.
         """
         self.check_lasting()
+        _check_common(factory, limits, timeouts, tls)
+        check_type("server_hostname", server_hostname, str, optional=True)
         secured = None if tls is None else Tls(tls, self._bios, server_side, server_hostname)
         origin = f"adopted at {caller()}" if self._debug else "adopted"
         terms = self._terms(limits, timeouts, origin, secured)
         sockaddr = sock.getpeername()
-        protocol = factory()
+        protocol = make_protocol(factory)
         if tls is not None:
             made = protocol
             protocol = newcomer_of(factory)(self, lambda: made, self._tls_failed)
@@ -348,6 +365,7 @@ class Reactor(Loop):
         for a timeout below 0 or NaN, TypeError for one that is no number.
         """
         timeout = seconds("timeout", timeout, zero=True)
+        check_callable("on_done", on_done, optional=True)
         self.call_soon_threadsafe(self._drain, timeout, on_done)
 
     def _drain(self, timeout: float, on_done: Callable[[Drained], object] | None) -> None:
@@ -444,3 +462,12 @@ class Reactor(Loop):
             lingering.close()
         if self._resolver is not None:
             self._resolver.close(timeout=0)
+
+
+def _check_common(
+    factory: Factory, limits: Limits | None, timeouts: Timeouts | None, tls: ssl.SSLContext | None
+) -> None:
+    check_callable("factory", factory)
+    check_type("limits", limits, Limits, optional=True)
+    check_type("timeouts", timeouts, Timeouts, optional=True)
+    check_type("tls", tls, ssl.SSLContext, optional=True)

@@ -1,7 +1,9 @@
-"""What is given in seconds, at each call that takes some: any duration works, and what is none is refused."""
+"""What is refused at the call that it is given to, by the parameter's name; and that any duration works."""
 
 import contextlib
 import math
+import re
+import signal
 import socket
 import threading
 
@@ -38,6 +40,124 @@ def calls(reactor, connection, listener):
         "pool": Pool(print).close,
         "slow_callback": lambda value: Reactor(slow_callback=value),
     }
+
+
+def typed_calls(reactor, connection, listener):
+    """Return calls with an argument of the wrong type, each with the beginning of what it says."""
+    listen, connect, adopt = reactor.listen, reactor.connect, reactor.adopt
+    here, there = "127.0.0.1:0", "127.0.0.1:1"
+    ours = connection.get_extra_info("socket")
+    with_context = [
+        call
+        for make in (
+            lambda **wrong: listen(here, **{"factory": Recorder, **wrong}),
+            lambda **wrong: connect(there, **{"factory": Recorder, **wrong}),
+            lambda **wrong: adopt(ours, **{"factory": Recorder, **wrong}),
+        )
+        for call in (
+            (lambda make=make: make(factory=Recorder()), "factory must be callable, not <"),
+            (lambda make=make: make(factory=None), "factory must be callable, not None"),
+            (lambda make=make: make(timeouts=60), "timeouts must be of type Timeouts or None, not 60"),
+            (lambda make=make: make(timeouts=0), "timeouts must be of type Timeouts or None, not 0"),
+            (lambda make=make: make(limits=5), "limits must be of type Limits or None, not 5"),
+            (
+                lambda make=make: make(tls="cert.pem"),
+                "tls must be of type SSLContext or None, not 'cert.pem'",
+            ),
+        )
+    ]
+    return [
+        *with_context,
+        (lambda: listen(here, Recorder, backlog="x"), "backlog must be of type int, not 'x'"),
+        (
+            lambda: listen(here, Recorder, on_accept_error=5),
+            "on_accept_error must be callable or None, not 5",
+        ),
+        (lambda: listen(here, Recorder, on_tls_error=5), "on_tls_error must be callable or None, not 5"),
+        (lambda: connect(there, Recorder, reconnect=True), "reconnect must be of type Reconnect or None"),
+        (lambda: connect(there, Recorder, on_failure=5), "on_failure must be callable or None, not 5"),
+        (lambda: connect(there, Recorder, server_hostname=5), "server_hostname must be of type str or None"),
+        (lambda: connect(there, Recorder, tls_session=5), "tls_session must be of type SSLSession or None"),
+        (lambda: adopt(ours, Recorder, server_hostname=5), "server_hostname must be of type str or None"),
+        (lambda: adopt(ours, object), "the factory object returned <object"),
+        (lambda: connection.set_protocol(None), "set_protocol was given None, which is no protocol"),
+        (lambda: connection.start_tls("cert.pem"), "context must be of type SSLContext, not 'cert.pem'"),
+        (lambda: listener.replace_tls(None), "context must be of type SSLContext, not None"),
+        (lambda: listener.drain(1, 5), "on_done must be callable or None, not 5"),
+        (lambda: reactor.drain(on_done=5), "on_done must be callable or None, not 5"),
+        (lambda: reactor.call_soon(None), "callback must be callable, not None"),
+        (lambda: reactor.call_later(1, None), "callback must be callable, not None"),
+        (lambda: reactor.call_at(1, None), "callback must be callable, not None"),
+        (lambda: reactor.call_soon_threadsafe(None), "callback must be callable, not None"),
+        (lambda: reactor.call_at_close(None), "callback must be callable, not None"),
+        (lambda: reactor.submit(None), "fn must be callable, not None"),
+        (lambda: reactor.run_in_executor(None, None), "fn must be callable, not None"),
+        (lambda: reactor.add_reader(ours, None), "callback must be callable, not None"),
+        (lambda: reactor.add_writer(ours, None), "callback must be callable, not None"),
+        (lambda: reactor.add_signal_handler(signal.SIGUSR1, None), "callback must be callable, not None"),
+        (lambda: Reactor(on_error=5), "on_error must be callable or None, not 5"),
+        (lambda: Reactor(clock=5), "clock must be callable, not 5"),
+        (lambda: Reconnect(random=0.5), "random must be callable, not 0.5"),
+        (lambda: Pool(None), "handler must be callable, not None"),
+        (lambda: handler(None), "fn must be callable, not None"),
+    ]
+
+
+def test_argument_of_the_wrong_type_is_refused_and_changes_nothing(descriptors, reactor):
+    recorder = Recorder()
+    connection, peer = pair(reactor, recorder)
+    listener = reactor.listen("127.0.0.1:0", Recorder)
+    before = signal.getsignal(signal.SIGUSR1)
+    for call, told in typed_calls(reactor, connection, listener):
+        with pytest.raises(TypeError, match=f"^{re.escape(told)}"):
+            call()
+        assert reactor.listeners() == [listener]
+        assert reactor.connections() == [connection]
+        assert not connection.is_closing()
+        assert connection.get_protocol() is recorder
+        assert reactor.run_once(0) == 0
+        assert reactor.next_timeout() is None
+    with pytest.raises(ValueError, match="backlog must be a number of connections, 0 or more, not -1"):
+        reactor.listen("127.0.0.1:0", Recorder, backlog=-1)
+    assert signal.getsignal(signal.SIGUSR1) == before
+    peer.close()
+
+
+@pytest.mark.parametrize("made", [None, object(), 5], ids=["None", "object", "5"])
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
+def test_factory_that_makes_no_protocol_costs_its_connection_alone(make_selector, certificates, tls, made):
+    def factory():
+        return made
+
+    errors, others, clients = Errors(), [], []
+    with Reactor(selector=make_selector(), on_error=errors) as reactor:
+
+        def other():
+            others.append(Recorder())
+            return others[-1]
+
+        server = {"tls": certificates.server()} if tls else {}
+        client = {"tls": certificates.client(), "server_hostname": "localhost"} if tls else {}
+        good = reactor.listen("127.0.0.1:0", other, **server)
+        bad = reactor.listen("127.0.0.1:0", factory, **server)
+        reactor.connect(str(good.addresses[0]), other, **client)
+        spin(reactor, lambda: len(others) == 2)
+
+        reactor.connect(str(bad.addresses[0]), lambda: clients.append(Recorder()) or clients[-1], **client)
+        spin(reactor, lambda: errors.seen and clients and clients[0].lost)
+        exc, where, _ = errors.take()
+        assert isinstance(exc, TypeError)
+        assert "factory returned " + repr(made) in str(exc)
+        assert "neither data_received nor get_buffer" in str(exc)
+        assert where == f"the protocol factory of {bad}"
+
+        reactor.connect(str(good.addresses[0]), factory, **client)
+        spin(reactor, lambda: errors.seen and len(others) == 3 and others[-1].lost)
+        exc, where, _ = errors.take()
+        assert isinstance(exc, TypeError)
+        assert "factory returned " + repr(made) in str(exc)
+        spin(reactor, lambda: len(reactor.connections()) == 2)
+        assert not any(each.lost for each in others[:2])
 
 
 NAMES = ["close", "listener.drain", "drain", "run", "background", "budget", "pool", "slow_callback"]

@@ -277,6 +277,7 @@ def test_address_that_is_not_permitted_is_one_line_and_status_1(capsys, tmp_path
         (["--max-connections", "many"], "argument --max-connections: 'many' is not a whole number"),
         (["--max-connections", "9" * 5000], "argument --max-connections: '999"),
         (["--idle-timeout", "nan"], "argument --idle-timeout: 'nan' is not a number of seconds"),
+        (["--idle-timeout=-inf"], "argument --idle-timeout: '-inf' is not a number of seconds"),
         (["connect", "127.0.0.1:1", "--timeout", "0"], "argument --timeout: '0' is not a number of seconds"),
         (["bogus\n\x1b[2J"], r"invalid choice: 'bogus\n\x1b[2J'"),
         (["--bogus\n\x1b[2J"], r"unrecognized arguments: --bogus\n\x1b[2J"),
@@ -335,7 +336,11 @@ def test_classes_of_other_libraries_and_functions_may_be_factories(tmp_path):
         words = ("serve", f"makers:{factory}", "--listen", "127.0.0.1:0")
         with server(*words, cwd=tmp_path) as (_, address), client_of(address) as client:
             client.shutdown(socket.SHUT_WR)
-            assert read_all(client)[:1] == greeting
+            if greeting:
+                assert read_all(client)[:1] == greeting
+            else:  # its get_buffer returns none
+                with pytest.raises(ConnectionResetError):
+                    read_all(client)
 
 
 def test_installed_command_calls_itself_by_its_own_name(capsys):
@@ -366,8 +371,8 @@ def test_what_a_client_sends_is_not_raw_in_the_log(tmp_path):
     with server(*words, cwd=tmp_path) as (process, address):
         with client_of(address) as client:
             client.sendall(b"\x1b[2J\xff\r\n2026-01-01 INFO listening on 0.0.0.0:22\n")
-            client.shutdown(socket.SHUT_WR)
-            read_all(client)
+            with pytest.raises(ConnectionResetError):
+                read_all(client)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0
         told = process.stderr.read()

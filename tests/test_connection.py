@@ -19,7 +19,7 @@ from reactor import (
     UsageError,
 )
 from reactor.testing import Errors, ManualClock, Recorder
-from tests.helpers import Echo, ScriptedSocket, pair, spin
+from tests.helpers import DEADLINE, Echo, ScriptedSocket, connect, pair, spin
 
 BIG = 4 * 1024 * 1024  # more than any socket buffer here takes at once
 
@@ -401,6 +401,56 @@ def test_exception_in_a_callback_ends_that_connection_alone(reactor, errors, cal
     assert other_peer.recv(1) == b"x"
     peer.close()
     other_peer.close()
+
+
+@pytest.mark.parametrize("callback", [*CALLBACKS, "get_buffer", "buffer_updated", "draining"])
+def test_exception_in_a_callback_resets_the_connection(reactor, errors, callback):
+    problem = RuntimeError("mine")
+
+    class Half(Recorder):
+        def connection_made(self, connection):
+            Recorder.connection_made(self, connection)
+            connection.write(b"half an answer")
+
+    class Buffered(BufferedProtocol):
+        connection_made = Half.connection_made
+        connection_lost = Recorder.connection_lost
+
+        def __init__(self):
+            self.calls = []
+
+        def get_buffer(self, sizehint):
+            return bytearray(10)
+
+    def raise_it(*args):
+        raise problem
+
+    half = Buffered() if "buffer" in callback else Half()
+    setattr(half, callback, raise_it)
+    listener = reactor.listen("127.0.0.1:0", lambda: half)
+    with connect(reactor, listener.addresses[0]) as client:
+        client.setblocking(False)
+        spin(reactor, lambda: errors.seen or half.calls)
+        if callback in {"data_received", "get_buffer", "buffer_updated"}:
+            client.send(b"x")
+        elif callback == "eof_received":
+            client.shutdown(socket.SHUT_WR)
+        elif callback == "draining":
+            reactor.drain(DEADLINE)
+        elif "writing" in callback:
+            half.connection.write(b"x" * BIG * 4)
+
+        def is_reset():
+            try:
+                return client.recv(1 << 20) == b"" and pytest.fail("it saw a clean end")
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                return True
+
+        spin(reactor, is_reset, wait=0.01)
+    spin(reactor, lambda: half.calls[-1:] == [("connection_lost", problem)])
+    assert errors.take()[0] is problem
 
 
 def test_exception_in_connection_lost_is_reported(reactor, errors, recorder):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import re
 import shutil
@@ -306,6 +307,33 @@ def test_guest_without_timers_in_the_descriptor(loop, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "guest"])
+def test_attached_reactor_is_driven_by_nobody_else(loop, kind):
+    def attach(budget=0.002):
+        if kind == "asyncio":
+            return in_asyncio.attach(reactor, loop, budget=budget)
+        return guest.attach(reactor, loop.call_soon_threadsafe, budget=budget)
+
+    async def second():
+        for again in (attach, reactor.background, lambda: guest.attach(reactor, print)):
+            with pytest.raises(UsageError, match="the reactor is attached to a host"):
+                again()
+        with pytest.raises(UsageError, match="the reactor is attached to a host"):
+            await in_trio.run(reactor)
+        done = asyncio.Event()
+        reactor.call_later(0.001, done.set)
+        await asyncio.wait_for(done.wait(), DEADLINE)
+
+    with Reactor() as reactor:
+        for wrong, kinds in ((math.nan, ValueError), (-1, ValueError), ("1", TypeError)):
+            with pytest.raises(kinds, match="budget must be"):
+                attach(wrong)
+        with attach():
+            run(loop, second())
+        with attach():
+            pass
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "guest"])
 def test_reactor_that_somebody_else_drives_is_let_go_of(loop, kind):
     told = []
     refused = asyncio.Event()
@@ -318,19 +346,22 @@ def test_reactor_that_somebody_else_drives_is_let_go_of(loop, kind):
     with Reactor() as reactor:
         attach = in_asyncio.attach if kind == "asyncio" else guest.attach
         with attach(reactor, loop if kind == "asyncio" else loop.call_soon_threadsafe):
-            with reactor.background():
-                reactor.submit(int).result(DEADLINE)
-                held, release = threading.Event(), threading.Event()
+            other = threading.Thread(target=reactor.run)
+            other.start()
+            reactor.submit(int).result(DEADLINE)
+            held, release = threading.Event(), threading.Event()
 
-                def hold():
-                    held.set()
-                    release.wait(DEADLINE)
+            def hold():
+                held.set()
+                release.wait(DEADLINE)
 
-                reactor.call_soon_threadsafe(hold)
-                assert held.wait(DEADLINE)
-                reactor.call_soon_threadsafe(int)  # so that there is more to do behind it
-                run(loop, refused.wait())
-                release.set()
+            reactor.call_soon_threadsafe(hold)
+            assert held.wait(DEADLINE)
+            reactor.call_soon_threadsafe(int)  # so that there is more to do behind it
+            run(loop, refused.wait())
+            release.set()
+            reactor.stop()
+            other.join(DEADLINE)
     (problem,) = told
     assert "driven by another thread already" in str(problem)
 

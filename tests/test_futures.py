@@ -170,9 +170,9 @@ def test_keywords_are_handed_on_whatever_their_names(reactor, executors):
 
 def test_what_can_not_be_called_is_refused_at_the_call(reactor, executors, errors):
     for call in (reactor.submit, partial(reactor.run_in_executor, None)):
-        with pytest.raises(TypeError, match=r"^fn must be a callable, not None$"):
+        with pytest.raises(TypeError, match=r"^fn must be callable, not None$"):
             call(None)
-    with pytest.raises(TypeError, match=r"^fn must be a callable, not 'x'$"):
+    with pytest.raises(TypeError, match=r"^fn must be callable, not 'x'$"):
         reactor.run_in_executor(executors[1], "x")
     with pytest.raises(TypeError, match=r"^executor must be a [a-z.]*Executor or None, not 'x'$"):
         reactor.run_in_executor("x", int)

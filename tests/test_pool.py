@@ -190,13 +190,15 @@ def test_exception_is_reported_and_ends_the_connection(reactor, serve, errors):
         raise LookupError("not found")
 
     address = serve(broken)
-    with connect(reactor, address):
+    with connect(reactor, address) as client:
         spin(reactor, lambda: errors.seen)
         exc, name, connection = errors.take()
         assert str(exc) == "not found"
         assert name.endswith("broken")
         assert connection.get_extra_info("peername")
         assert reactor.stats().closed == {"LookupError": 1}
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
 
 
 def test_reset_of_the_peer_is_no_error_of_the_handler(reactor, serve):
@@ -271,7 +273,7 @@ def test_workers_must_be_positive():
 def test_handler_must_be_callable(handler):
     with pytest.raises(TypeError) as refused:
         Pool(handler)
-    assert str(refused.value) == f"handler must be a callable that takes a BlockingSocket, not {handler!r}"
+    assert str(refused.value) == f"handler must be callable, not {handler!r}"
 
 
 @pytest.mark.parametrize("workers", ["8", 2.0, None, True])

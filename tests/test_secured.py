@@ -345,6 +345,33 @@ def test_factory_that_raises_is_reported_and_ends_the_connection(reactor, certif
     exc, callback, _ = errors.take()
     assert isinstance(exc, LookupError)
     assert callback == f"the protocol factory of {listener}"
+    assert isinstance(recorder.reason, ConnectionResetError)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("callback", ["connection_made", "data_received", "eof_received"])
+def test_exception_in_a_callback_resets_the_connection(reactor, certificates, errors, callback, version):
+    problem = RuntimeError("mine")
+
+    def raise_it(*args):
+        raise problem
+
+    half, client = Recorder(), Recorder()
+    setattr(half, callback, raise_it)
+    context = certificates.client()
+    context.maximum_version = version
+    listener = reactor.listen("127.0.0.1:0", lambda: half, tls=certificates.server())
+    reactor.connect(listener.addresses[0], lambda: client, tls=context)
+    spin(reactor, lambda: client.calls)
+    if callback == "data_received":
+        client.connection.write(b"x")
+    elif callback == "eof_received":
+        client.connection.close()
+    spin(reactor, lambda: client.lost and half.lost)
+    assert half.reason is problem
+    assert errors.take()[0] is problem
+    if callback != "eof_received":
+        assert isinstance(client.reason, ConnectionResetError)
 
 
 def test_close_and_drain_end_handshakes(certificates, descriptors):

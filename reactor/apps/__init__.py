@@ -15,7 +15,7 @@ from reactor.apps.files import Files
 from reactor.apps.greet import Greet
 from reactor.apps.lines import Upper
 from reactor.apps.proxy import Proxy
-from reactor.protocol import Protocol
+from reactor.protocol import AnyProtocol
 
 __all__ = ["APPS", "App"]
 
@@ -31,7 +31,7 @@ class App:
     """
 
     summary: str
-    start: Callable[..., Callable[[], Protocol]]
+    start: Callable[..., Callable[[], AnyProtocol]]
     option: str | None = None
 
 

@@ -68,4 +68,4 @@ class PacedProtocol(FramedProtocol):
         except Exception as exc:
             loop = self.connection.get_extra_info("reactor")
             loop.report(exc, f"{type(self).__qualname__}.handle", self.connection)
-            self.connection.fail(exc)
+            self.connection.abort(exc)

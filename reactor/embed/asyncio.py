@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from reactor.embed.attachment import BUDGET, Attachment
 from reactor.errors import UsageError
@@ -13,6 +13,7 @@ from reactor.server import Reactor
 __all__ = ["attach", "call", "complete"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 def attach(
@@ -38,12 +39,12 @@ def attach(
     return Attachment(reactor, budget, watch, call_later)
 
 
-async def call(reactor: Reactor, fn: Callable[..., T], *args: Any) -> T:
+async def call(reactor: Reactor, fn: Callable[[*Ts], T], *args: *Ts) -> T:
     """Return what `fn(*args)` returns or raises on the thread that drives `reactor`, whichever that is."""
     return await asyncio.wrap_future(reactor.submit(fn, *args))
 
 
-def complete(future: asyncio.Future[T], result: T) -> None:
+def complete(future: asyncio.Future[T], result: T | BaseException) -> None:
     """Give `future` its result, from a callback of a reactor on any thread; nothing if it has one.
 
     An exception is given as one.

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from reactor.checks import seconds
 from reactor.errors import UsageError
 from reactor.server import Reactor
 
-__all__ = ["BUDGET", "Attached", "Attachment", "CallLater", "Watch"]
+__all__ = ["BUDGET", "Attached", "Attachment", "CallLater", "Watch", "check_attachable"]
 
 #: Seconds of work after which the host has its turn.
 BUDGET = 0.002
@@ -21,6 +22,12 @@ Watch = Callable[[int, Callable[..., None]], Callable[[], object]]
 
 #: Has the host call back in some seconds; returns how to undo that.
 CallLater = Callable[[float, Callable[[], None]], Callable[[], object]]
+
+
+def check_attachable(reactor: Reactor, budget: float) -> None:
+    """Raise UsageError if a host drives `reactor` already, ValueError or TypeError if `budget` is no time."""
+    seconds("budget", budget, zero=True)
+    reactor.check_unattached()
 
 
 class Attached(ABC):
@@ -71,6 +78,7 @@ class Attachment(Attached):
     """
 
     def __init__(self, reactor: Reactor, budget: float, watch: Watch, call_later: CallLater) -> None:
+        check_attachable(reactor, budget)
         self._watch = watch
         self._call_later = None if reactor.timers_in_fileno() else call_later
         self._unwatch: Callable[[], object] | None = watch(reactor.fileno(), self._step)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from reactor.embed.attachment import BUDGET, Attached
+from reactor.embed.attachment import BUDGET, Attached, check_attachable
 from reactor.errors import UsageError
 from reactor.server import Reactor
 from reactor.wakeup import Wakeup
@@ -40,6 +40,7 @@ class Guest(Attached):
     def __init__(
         self, reactor: Reactor, run_soon: Callable[[Callable[[], None]], object], budget: float
     ) -> None:
+        check_attachable(reactor, budget)
         watched = reactor.fileno()
         self._shows_timers = reactor.timers_in_fileno()
         self._run_soon = run_soon

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 
-from reactor.embed.attachment import BUDGET
+from reactor.embed.attachment import BUDGET, check_attachable
 from reactor.server import Reactor
 
 try:
@@ -27,6 +27,7 @@ async def run(
     budget: seconds of work after which other tasks have their turn. task_status: for `nursery.start`, which
     gets the reactor.
     """
+    check_attachable(reactor, budget)
     fd = reactor.fileno()
     shows_timers = reactor.timers_in_fileno()
     at_close = reactor.call_at_close(trio.lowlevel.notify_closing, fd)

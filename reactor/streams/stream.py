@@ -39,9 +39,10 @@ def handler(fn: Handler, *, limit: int = LIMIT) -> Callable[[], Stream]:
         then the reason. Any other exception resets the connection, so that half an answer can't look whole,
         and goes to the reactor's `on_error`, unless it tells that another connection has failed.
     limit: bytes that may wait to be received before the peer is held back.
-    Raises ValueError if `limit` is not positive.
+    Raises ValueError if `limit` is not positive, TypeError if `fn` can't be called.
     """
     check_limit(limit)
+    checks.check_callable("fn", fn)
     return lambda: Stream(fn, limit)
 
 
