@@ -2,7 +2,7 @@
 
 from reactor.address import Address
 from reactor.connection import Connection
-from reactor.connector import Connector
+from reactor.connector import Connector, ConnectorState
 from reactor.drain import Drained
 from reactor.errors import (
     AddressError,
@@ -47,6 +47,7 @@ __all__ = [
     "Connection",
     "ConnectionAborted",
     "Connector",
+    "ConnectorState",
     "DrainTimeout",
     "Drained",
     "EndOfStream",

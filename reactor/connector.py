@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import weakref
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -23,16 +25,37 @@ from reactor.terms import Terms
 from reactor.timers import Handle
 from reactor.workers import Workers
 
-__all__ = ["Connector", "FailureHandler"]
+__all__ = ["Connector", "ConnectorState", "FailureHandler"]
 
 #: Is given the one error of a round of attempts of which none succeeded.
 FailureHandler = Callable[[ConnectError], object]
 
 
+class ConnectorState(Enum):
+    """Where a connector is."""
+
+    CONNECTING = "connecting"  # looks the name up, or tries its addresses
+    HANDSHAKING = "handshaking"  # over TLS
+    CONNECTED = "connected"
+    WAITING = "waiting"  # for the time of the next round of attempts
+    DONE = "done"  # cancelled, failed for the last time, or its one connection has ended
+
+
 class Connector:
     """One `Reactor.connect` on its way, or for good if it reconnects.
 
-    Called on the thread that drives the reactor.
+    Called on the thread that drives the reactor. `state`, `connection` and `next_attempt` say how far it is:
+
+    >>> from reactor import Protocol, Reactor
+    >>> with Reactor() as reactor:
+    ...     listener = reactor.listen("127.0.0.1:0", Protocol)
+    ...     connector = reactor.connect(listener.addresses[0], Protocol)
+    ...     print(connector.state.value)
+    ...     while connector.connection is None:
+    ...         _ = reactor.run_once(1)
+    ...     print(connector.state.value)
+    connecting
+    connected
     """
 
     def __init__(
@@ -63,6 +86,9 @@ class Connector:
         self._connected_at: float | None = None
         self._race: Race | None = None
         self._handshaking: Connection | None = None
+        self._connection: weakref.ref[Connection] | None = None
+        #: When the next round of attempts begins, in the reactor's `time()`; None unless it waits for it.
+        self.next_attempt: float | None = None
         self._made = 0  # connections, whose number tells which of them has ended
         self._timed_out = False
         self._done = False
@@ -73,6 +99,23 @@ class Connector:
 
     def __repr__(self) -> str:
         return f"<Connector {self._address}>"
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection, while it is open; over TLS from the end of the handshake on."""
+        found = None if self._connection is None else self._connection()
+        return None if found is None or found.is_closing() else found
+
+    @property
+    def state(self) -> ConnectorState:
+        """Where it is."""
+        if self._handshaking is not None:
+            return ConnectorState.HANDSHAKING
+        if self._race is not None:
+            return ConnectorState.CONNECTING
+        if self.connection is not None:
+            return ConnectorState.CONNECTED
+        return ConnectorState.DONE if self._done else ConnectorState.WAITING
 
     def cancel(self) -> None:
         """Give up, without a word, and don't connect again; a connection that was made stays open."""
@@ -95,7 +138,7 @@ class Connector:
 
     def _begin(self) -> None:
         self._timer = self._loop.call_later(self._timeout, self._time_out)
-        self._connected_at = None
+        self.next_attempt = self._connected_at = None
         self._timed_out = False
         self._race = race = Race(self._loop, self._local_address, self._connected, self._lost)
         if self._address.family is None:
@@ -142,6 +185,7 @@ class Connector:
             return
         self._loop.counters.connected += 1
         connection = terms.connection_type(self._loop, sock, protocol, terms, sockaddr)
+        self._connection = weakref.ref(connection)
         if terms.tls is not None:
             self._handshaking = connection
         try:
@@ -157,13 +201,17 @@ class Connector:
         self._handshaking = None
         self._end_round()
         self._done = self._reconnect is None
+        try:
+            protocol = make_protocol(self._factory)
+        except Exception as exc:
+            if self._reconnect is not None:
+                error = ConnectError(f"connected to {self._address}, and its factory raised {exc!r}")
+                error.__cause__ = exc
+                self._failed(error)
+            raise
         self._connected_at = self._loop.time()
         self._failures = 0
-        try:
-            return make_protocol(self._factory)
-        except Exception:
-            self._done = True
-            raise
+        return protocol
 
     def _tls_failed(self, number: int, sockaddr: Any, exc: BaseException) -> None:
         if number != self._made or self._handshaking is None:
@@ -193,6 +241,9 @@ class Connector:
         why = "; ".join(filter(None, (late, tried))) or "the name has no address"
         error = kind(f"cannot connect to {target}: {why}", tuple(attempts))
         self._end_round()
+        self._failed(error)
+
+    def _failed(self, error: ConnectError) -> None:
         self._failures += 1
         if self._reconnect is None or self._failures == self._reconnect.attempts:
             self._done = True
@@ -207,6 +258,7 @@ class Connector:
 
     def _end_round(self) -> None:
         self._timer.cancel()
+        self.next_attempt = None
         race, self._race = self._race, None
         if race is not None:
             race.stop()
@@ -219,7 +271,9 @@ class Connector:
     def _wait(self) -> None:
         if self._done or self._reconnect is None:
             return
-        self._timer = self._loop.call_later(self._reconnect.spread(self._delay), self._begin)
+        delay = self._reconnect.spread(self._delay)
+        self.next_attempt = self._loop.time() + delay
+        self._timer = self._loop.call_at(self.next_attempt, self._begin)
         self._delay = min(2 * self._delay, self._reconnect.most)
 
     def _gone(self, number: int, site: bytes | None, reason: BaseException | None) -> None:

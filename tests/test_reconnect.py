@@ -1,8 +1,11 @@
 """A connector that connects again: when, how often, and when no more."""
 
+import doctest
+
 import pytest
 
-from reactor import Protocol, Reactor, Reconnect
+import reactor.connector as connector_module
+from reactor import ConnectorState, Protocol, Reactor, Reconnect
 from reactor.testing import ManualClock, Recorder
 from tests.helpers import spin
 
@@ -181,15 +184,82 @@ def test_ends_for_good_in_every_phase(manual, clock, path, made, client, phase, 
         assert not made[0].lost, "a connection that was made stays open"
 
 
-def test_factory_that_raises_ends_it(manual, path, errors):
-    def factory():
-        raise LookupError("mine")
+@pytest.mark.parametrize("secured", [False, True])
+def test_factory_that_raises_is_told_and_tried_again(manual, clock, errors, certificates, secured):
+    """It is a failed round as any other: with its delay, and under the bound."""
+    failures = []
 
-    manual.listen(path, Protocol)
-    connector = manual.connect(path, factory, reconnect=FULL)
+    def factory():
+        raise LookupError("no protocol today")
+
+    server = manual.listen("127.0.0.1:0", Recorder, tls=certificates.server() if secured else None)
+    connector = manual.connect(
+        ("localhost", server.addresses[0].port),
+        factory,
+        on_failure=failures.append,
+        reconnect=Reconnect(first=1.0, most=8.0, attempts=3, random=lambda: 1.0),
+        tls=certificates.client() if secured else None,
+    )
+    for number, delay in enumerate([1.0, 2.0, None]):
+        spin(manual, lambda number=number: len(failures) > number)
+        assert "its factory raised LookupError('no protocol today')" in str(failures[-1])
+        assert isinstance(failures[-1].__cause__, LookupError)
+        assert connector.connection is None
+        assert errors.take()[1].startswith("the protocol factory of <Connector")
+        if delay is not None:
+            assert connector.state is ConnectorState.WAITING
+            assert connector.next_attempt == clock.now + delay
+            clock.advance(delay)
     turn(manual)
-    assert isinstance(errors.take()[0], LookupError)
     assert connector.is_done()
+    assert connector.state is ConnectorState.DONE
+    assert connector.next_attempt is None
+    assert len(failures) == 3
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_connector_tells_where_it_is(manual, clock, certificates, made, client, secured):
+    server_context = certificates.server() if secured else None
+    server = manual.listen("127.0.0.1:0", Recorder, tls=server_context)
+    connector = manual.connect(
+        ("127.0.0.1", server.addresses[0].port),
+        client,
+        reconnect=FULL,
+        tls=certificates.client() if secured else None,
+    )
+    seen = [connector.state]
+
+    def connected():
+        if connector.state is not seen[-1]:
+            seen.append(connector.state)
+        return made
+
+    assert connector.connection is None
+    spin(manual, connected, wait=0)
+    connected()
+    handshaking = [ConnectorState.HANDSHAKING] if secured else []
+    assert seen == [ConnectorState.CONNECTING, *handshaking, ConnectorState.CONNECTED]
+    assert connector.connection is made[0].connection
+    made[0].connection.abort()
+    assert connector.connection is None
+    turn(manual)
+    assert connector.state is ConnectorState.WAITING
+    assert connector.next_attempt == clock.now + 1.0
+    clock.advance(1.0)
+    spin(manual, lambda: len(made) == 2)
+    assert connector.connection is made[1].connection
+    assert connector.next_attempt is None
+    connector.cancel()
+    assert connector.state is ConnectorState.CONNECTED  # the connection stays
+    made[1].connection.abort()
+    turn(manual)
+    assert connector.state is ConnectorState.DONE
+
+
+def test_example_of_a_connector_runs():
+    ran = doctest.testmod(connector_module)
+    assert ran.attempted
+    assert not ran.failed
 
 
 @pytest.mark.parametrize(
