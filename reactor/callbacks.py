@@ -15,6 +15,7 @@ from reactor.errors import UsageError
 from reactor.futures import Work, cancel, follow, fulfil
 from reactor.log import LimitedLog, caller
 from reactor.stats import Counters
+from reactor.system import KERNEL, System
 from reactor.timers import Handle, TimerHandle, TimerHeap
 from reactor.workers import Workers
 
@@ -43,6 +44,8 @@ class Callbacks(ABC):
 
     #: The time of this tick, in the clock's seconds.
     now: float
+    #: What sockets, names and threads come from. A subclass for tests sets its own before `__init__`.
+    system: System = KERNEL
 
     def __init__(
         self,
@@ -157,7 +160,7 @@ class Callbacks(ABC):
             elsewhere = executor.submit(fn, *args)
         else:
             if self._workers is None:
-                self._workers = Workers(_WORKERS, "reactor-worker", daemon=True)
+                self._workers = self.system.workers(_WORKERS, "reactor-worker")
             elsewhere = Future()
             self._workers.submit(partial(fulfil, elsewhere, fn, *args))
         self._elsewhere.add(future)

@@ -97,14 +97,14 @@ class Connector:
         if self._address.family is None:
             self._resolver.submit(lambda: self._resolve(race))
         else:
-            self._loop.call_soon(self._resolved, race, self._address.resolve(), None)
+            self._loop.call_soon(self._resolved, race, self._loop.system.resolve(self._address), None)
 
     def _resolve(self, race: Race) -> None:
         # On a thread of the resolver: getaddrinfo(3) may take seconds.
         if race is not self._race or self._loop.is_closed():
             return
         try:
-            places, problem = self._address.resolve(), None
+            places, problem = self._loop.system.resolve(self._address), None
         except OSError as exc:
             places, problem = [], exc
         except UnicodeError as exc:  # IDNA's, for a name that no look-up can have

@@ -122,10 +122,15 @@ class _Lent(Protocol):
     def connection_made(self, connection: Connection) -> None:
         """Wait for a worker.
 
-        Raises UsageError, which ends the connection, over TLS: the worker would read and write around it.
+        Raises UsageError, which ends the connection, over TLS, because the worker would read and write around
+        it, and in memory.
         """
         if connection.get_extra_info("ssl_object") is not None:
             raise UsageError("a Pool can't serve TLS connections: let a coroutine or a protocol do it")
+        if not isinstance(connection.get_extra_info("socket"), socket.socket):
+            raise UsageError(
+                "a Pool's threads need a socket of the kernel: test it on a Reactor, over loopback"
+            )
         self.connection = connection
         self.reactor: Reactor = connection.get_extra_info("reactor")
         connection.pause_reading()

@@ -119,11 +119,11 @@ class _Attempt:
     def start(self, local_address: Address | None) -> bool:
         """Return whether it is under way, or has won already."""
         try:
-            self.sock = sock = socket.socket(self._family, socket.SOCK_STREAM)
+            self.sock = sock = self._loop.system.new_socket(self._family)
             sock.setblocking(False)
             set_no_delay(sock)
             if local_address is not None:
-                sock.bind(local_address.resolve()[0][1])
+                sock.bind(self._loop.system.resolve(local_address)[0][1])
             problem = sock.connect_ex(self.sockaddr)
             if problem in _IN_PROGRESS:
                 self._loop.registry.register(sock.fileno(), EVENT_WRITE, self)

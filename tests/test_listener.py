@@ -364,7 +364,7 @@ def test_reserve_that_was_taken_is_had_again_later(factory, monkeypatch, descrip
         def none_left(*args):
             raise problem
 
-        monkeypatch.setattr("reactor.listener.os.open", none_left)
+        monkeypatch.setattr("reactor.system.os.open", none_left)
         with connect(reactor, listener.addresses[0]) as client:
             reactor.run_once(0)
             clock.advance(1)
@@ -516,7 +516,7 @@ def test_reserve_that_cannot_be_had_leaves_nothing(reactor, factory, monkeypatch
     def none_left(*args):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("reactor.listener.os.open", none_left)
+    monkeypatch.setattr("reactor.system.os.open", none_left)
     with pytest.raises(OSError, match="Too many open files"):
         reactor.listen("127.0.0.1:0", factory, limits=refusing())
     assert reactor.listeners() == []
