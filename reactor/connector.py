@@ -13,6 +13,7 @@ import attrs
 from reactor.address import Address
 from reactor.connection import Connection
 from reactor.errors import ConnectError, ConnectTimeout, TLSHandshakeError, TLSHandshakeTimeout, UsageError
+from reactor.linger import give_back
 from reactor.listener import Factory
 from reactor.loop import Loop
 from reactor.options import Reconnect
@@ -134,7 +135,7 @@ class Connector:
             else:
                 protocol = Newcomer(self, self._arrive, partial(self._tls_failed, self._made, sockaddr))
         except Exception as exc:
-            sock.close()
+            give_back(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         self._loop.counters.connected += 1
@@ -145,7 +146,7 @@ class Connector:
             connection.open()
         except OSError as exc:
             self._handshaking = None
-            sock.close()
+            give_back(sock)
             self._count_gone(None, exc)
             self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), exc)])
 

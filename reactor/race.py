@@ -14,6 +14,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from reactor.address import Address
+from reactor.linger import give_back
 from reactor.listener import set_no_delay
 from reactor.loop import Loop
 from reactor.registry import EVENT_WRITE
@@ -136,14 +137,18 @@ class _Attempt:
     def on_event(self, events: int) -> None:
         """It has succeeded or failed. The loop's call."""
         assert self.sock is not None
-        if not self._answered(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+        try:
+            problem = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError as exc:
+            problem = exc.errno or errno.EIO
+        if not self._answered(problem):
             self._race.go_on()
 
     def drop(self) -> None:
         """Close the socket, if it is here still."""
         sock = self._take()
         if sock is not None:
-            sock.close()
+            give_back(sock)
 
     def _answered(self, problem: int) -> bool:
         if problem:
