@@ -49,7 +49,7 @@ def bind(
     """
     try:
         if address.fd is not None:
-            system.check(address.fd)
+            system.check(address)
             return [_inherited(address.fd)]
         options = list(options)
         with contextlib.ExitStack() as opened:
