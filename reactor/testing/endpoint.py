@@ -217,16 +217,16 @@ class Endpoint:
 
     def _send(self, arrive: Callable[[], object]) -> None:
         least, most = self.network.latency
-        if not most:
+        now = self.network.clock()
+        if not most and self._arrival < now:  # nothing is under way, from when there was latency
             self._arrive(arrive)
             return
-        arrival = self.network.clock() + self._random.uniform(least, most)
-        self._arrival = max(self._arrival, arrival)
+        self._arrival = max(self._arrival, now + self._random.uniform(least, most))
         self.network.at(self._arrival, partial(self._arrive, arrive))
 
     def _arrive(self, arrive: Callable[[], object]) -> None:
-        """Let `arrive` happen, unless a partition is in between, or what is held there comes first."""
-        if not self._held and not self.network.is_cut(self.address, self.peer_address):
+        """Let `arrive` happen, when the partition that is in between is healed, if there is one."""
+        if not self.network.is_cut(self.address, self.peer_address):
             arrive()
             return
         self._held.append(arrive)

@@ -64,16 +64,23 @@ class MemoryNetwork(Network):
     All that they do is decided by `seed`, down to the order in which connections are served: the same seed
     replays exactly. Nothing is waited for: time passes in `advance`, `run_out` and `MemoryReactor.run`.
 
-        network = MemoryNetwork(seed=1, latency=(0.01, 0.2))
-        network.names["server.example"] = ["fd00::1", "10.0.0.1"]
-        server = network.reactor("10.0.0.1", "fd00::1")
-        client = network.reactor("10.0.0.2", "fd00::2")
-        server.listen(":80", Echo)
-        client.connect("server.example:80", Client)
-        network.partition(server, client)
-        network.advance(60)
-        network.heal()
-        network.run_out()
+        from reactor.apps.echo import Echo
+        from reactor.testing import FaultyPeer, MemoryNetwork
+
+        with MemoryNetwork(seed=1, latency=(0.01, 0.2)) as network:
+            network.names["server.example"] = ["fd00::1", "10.0.0.1"]
+            server = network.reactor("10.0.0.1", "fd00::1")
+            client = network.reactor("10.0.0.2", "fd00::2")
+            server.listen(":80", Echo)
+            peer = FaultyPeer(b"hello", delay=1.0, ending="half-close")
+            client.connect("server.example:80", lambda: peer)
+            network.advance(1)
+            network.partition(server, client)
+            network.advance(60)
+            assert peer.received == b""
+            network.heal()
+            network.run_out()
+            assert peer.received == b"hello"
 
     latency: the least and the most seconds that a segment is under way.
     choppy: from 0 to 1, how often a call or a segment takes less than it could.
@@ -172,11 +179,16 @@ class MemoryReactor(Reactor):
     are those of `network.names`, and its time, which passes when `advance` is called. By itself it has every
     address, so that it can connect to its own listeners:
 
+        from reactor.apps.echo import Echo
+        from reactor.testing import FaultyPeer, MemoryReactor
+
         with MemoryReactor(seed=1) as reactor:
             reactor.network.names["server.example"] = ["10.0.0.1"]
             reactor.listen("10.0.0.1:80", Echo)
-            reactor.connect("server.example:80", Client)
+            peer = FaultyPeer(b"hello", ending="half-close")
+            reactor.connect("server.example:80", lambda: peer)
             reactor.run_out()
+            assert peer.received == b"hello"
 
     Without `on_error` an exception that leaves a callback is raised by the call that drives: `settle`,
     `advance`, `run_out`, `run_once`, `run`, or else `close`. It has a note with the callback's name.

@@ -163,7 +163,11 @@ class Network:
             found = ["::"] if passive else _LOOPBACK
         else:
             found = self._look_up(address.host)
-        names = [socket_address(numeric(each), address.port or 0) for each in found]
+        try:
+            names = [socket_address(numeric(each), address.port or 0) for each in found]
+        except UsageError as exc:
+            told = str(exc).partition(" is no")[0]
+            raise socket.gaierror(socket.EAI_FAIL, f"{told} in `names` is no IP address") from exc
         return [(socket.AF_INET6 if len(name) > 2 else socket.AF_INET, name) for name in names]
 
     def _look_up(self, name: str) -> Sequence[str]:
