@@ -1,4 +1,4 @@
-"""`System`: what a reactor asks of the operating system to make. Tests put another in its place."""
+"""`System`: where a reactor gets its sockets, names and threads from. Tests put another in its place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class System:
         return socket.socket(family, socket.SOCK_STREAM)
 
     def socketpair(self) -> tuple[socket.socket, socket.socket]:
-        """Return two stream sockets that are connected to each other: a wake-up's."""
+        """Return two stream sockets that are connected to each other, for a wake-up."""
         return socket.socketpair()
 
     def reserve(self) -> FileIO:
@@ -35,7 +35,10 @@ class System:
         return FileIO(os.open(os.devnull, os.O_RDONLY))  # not inherited: PEP 446
 
     def resolve(self, address: Address, *, passive: bool = False) -> list[tuple[socket.AddressFamily, Any]]:
-        """As `Address.resolve`, but that to listen on "" takes one socket for both families, if it can."""
+        """Return each family and socket address that `address` stands for, as `Address.resolve` does.
+
+        passive: to listen; then "" is one socket for IPv6 and IPv4 where the platform has such.
+        """
         if passive and address.host == "":
             if socket.has_dualstack_ipv6():
                 return [(socket.AF_INET6, ("::", address.port))]
@@ -43,11 +46,11 @@ class System:
         return address.resolve(passive=passive)
 
     def workers(self, limit: int, name: str) -> Workers:
-        """Return what runs blocking calls beside the loop: `limit` threads at most."""
+        """Return a pool of at most `limit` threads, for blocking calls."""
         return Workers(limit, name, daemon=True)
 
     def jitter(self, reconnect: Reconnect | None) -> Reconnect | None:
-        """Return `reconnect` with the random that spreads its delays."""
+        """Return `reconnect`, with the source of random numbers that is to spread its delays."""
         return reconnect
 
     def check(self, given: object) -> None:

@@ -248,6 +248,20 @@ def test_full_backlog_lets_a_syn_be_sent_again(server, client):
     assert third.names == ["connection_made"]
 
 
+def test_syn_that_is_sent_again_heeds_a_partition(network, server, client):
+    listener = server.listen("10.0.0.1:80", Echo, backlog=0)
+    listener.pause()
+    reach(client, "10.0.0.1:80")
+    second = reach(client, "10.0.0.1:80")
+    network.partition(server, client)
+    listener.resume()
+    network.advance(5)
+    assert second.names == []
+    network.heal()
+    network.settle()
+    assert second.names == ["connection_made"]
+
+
 def test_full_backlog_of_a_unix_socket_says_so_at_once(lone):
     lone.listen("unix:/run/server", Echo, backlog=0).pause()
     reach(lone, "unix:/run/server")
@@ -397,7 +411,7 @@ def test_partition_holds_what_is_sent_and_healing_lets_it_go_on(network, server,
     network.advance(60)
     recorder.connection.write(b"two")
     recorder.connection.write_eof()
-    network.run_out()
+    network.advance(800)
     assert served.received == b""
     network.heal()
     network.run_out()
@@ -474,6 +488,22 @@ def test_kernel_gives_up_connecting_through_a_partition(network, server, client)
     network.heal()
     network.run_out()
     assert server.connections() == []
+
+
+def test_kernel_gives_up_a_connection_whose_peer_does_not_acknowledge(network, server, client):
+    served, recorder = talk(server, client)
+    network.partition(server, client)
+    network.advance(2000)
+    recorder.connection.write(b"x")
+    network.advance(924)
+    assert not recorder.lost
+    network.advance(1)
+    assert recorder.reason.errno == errno.ETIMEDOUT
+    assert not served.lost, "it has sent nothing, and knows of nothing"
+    network.heal()
+    served.connection.write(b"x")
+    network.settle()
+    assert isinstance(served.reason, ConnectionResetError)
 
 
 @pytest.mark.parametrize("parted", [False, True])

@@ -23,10 +23,14 @@ from reactor.testing.host import socket_address
 if TYPE_CHECKING:
     from reactor.testing.network import Network
 
-__all__ = ["CONNECT_TIMEOUT", "Endpoint", "ListeningEndpoint", "error"]
+__all__ = ["ACKNOWLEDGE_TIMEOUT", "CONNECT_TIMEOUT", "Endpoint", "ListeningEndpoint", "error"]
 
 #: Seconds after which a kernel gives up connecting: tcp(7), tcp_syn_retries of 6.
 CONNECT_TIMEOUT = 127.0
+
+#: Seconds after which a kernel gives up a connection whose peer does not acknowledge what it is sent: tcp(7),
+#: tcp_retries2 of 15, and "ip-sysctl" of Linux for the figure.
+ACKNOWLEDGE_TIMEOUT = 924.6
 
 # Seconds until a SYN is sent again: RFC 6298, 2.1. It comes once a second, and not ever more seldom.
 _RETRANSMISSION = 1.0
@@ -229,10 +233,15 @@ class Endpoint:
         if not self.network.is_cut(self.address, self.peer_address):
             arrive()
             return
+        if not self._held:
+            limit = CONNECT_TIMEOUT if self.connecting else ACKNOWLEDGE_TIMEOUT
+            self.network.at(self.network.clock() + limit, partial(self._give_up, self._held))
         self._held.append(arrive)
         self.network.stalled[self] = None
-        if self.connecting:
-            self.network.at(self.network.clock() + CONNECT_TIMEOUT, partial(self.fail, errno.ETIMEDOUT))
+
+    def _give_up(self, held: deque[Callable[[], object]]) -> None:
+        if held is self._held:  # it has not been released since
+            self.fail(errno.ETIMEDOUT)
 
     def release(self) -> None:
         """Let all that was held arrive, in its order: the partition has been healed."""
@@ -251,7 +260,8 @@ class Endpoint:
         """Be on the way to where a router's answer is `problem`; None: there is no answer."""
         self.connecting = True
         if problem is None:
-            self.network.at(self.network.clock() + CONNECT_TIMEOUT, partial(self.fail, errno.ETIMEDOUT))
+            until = self.network.clock() + CONNECT_TIMEOUT
+            self.network.at(until, partial(self.fail, errno.ETIMEDOUT))  # nothing else can happen to it
         else:
             self._send(partial(self.fail, problem))
 
@@ -264,7 +274,8 @@ class Endpoint:
         elif not listening.is_full():
             self.meet(listening)._send(partial(self._syn_ack, listening))
         elif self.network.clock() < until:  # dropped, and sent again
-            self.network.at(self.network.clock() + _RETRANSMISSION, partial(self._syn, find, until))
+            again = partial(self._arrive, partial(self._syn, find, until))
+            self.network.at(self.network.clock() + _RETRANSMISSION, again)
         else:
             self.fail(errno.ETIMEDOUT)
 
@@ -294,9 +305,8 @@ class Endpoint:
             listening.backlog.append(self.peer)
 
     def fail(self, number: int) -> None:
-        """End an attempt to connect with an error, unless it has ended already."""
-        if self.connecting and not self.dead:
-            self.connecting = False
+        """End with an error that the peer is not told of, unless it has ended already."""
+        if not self.dead:
             self.error = number
             self._die()
 

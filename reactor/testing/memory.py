@@ -148,8 +148,7 @@ class MemoryNetwork(Network):
     def run_out(self) -> None:
         """Let all happen, however long that takes, until nothing is due any more.
 
-        What a partition holds back is not due. Raises as `settle` does, AssertionError if it goes on for ever
-        as well.
+        Raises as `settle` does, and AssertionError if it goes on for ever.
         """
         drive(self)
 

@@ -187,8 +187,10 @@ class Network:
         """Lose all that goes between two hosts, until `heal`.
 
         Connections between them stall, and go on when it is healed, for what was lost is sent again. Who
-        connects gets no answer until then, or until its time is up. one, other: an address, which leaves a
-        host's other addresses alone; a name; or a reactor, with all its addresses.
+        connects gets no answer until then. The kernel gives up by itself with ETIMEDOUT, as Linux does: who
+        connects after 127 seconds, who has sent something after 924.6.
+        one, other: an address, which leaves a host's other addresses alone; a name; or a reactor, with all
+        its addresses.
         """
         self._cuts |= self._links(one, other)
 
