@@ -9,10 +9,10 @@ import socket
 import stat
 import sys
 from collections.abc import Iterable
-from typing import Any
 
 from reactor.address import Address
 from reactor.errors import ListenError
+from reactor.system import KERNEL, System
 
 __all__ = ["SocketOption", "UnixPath", "bind", "cannot_listen", "given"]
 
@@ -34,7 +34,12 @@ class UnixPath:
 
 
 def bind(
-    address: Address, *, backlog: int, reuse_port: bool, options: Iterable[SocketOption]
+    address: Address,
+    *,
+    backlog: int,
+    reuse_port: bool,
+    options: Iterable[SocketOption],
+    system: System = KERNEL,
 ) -> list[socket.socket]:
     """Return non-blocking listening sockets for all that `address` stands for.
 
@@ -44,16 +49,19 @@ def bind(
     """
     try:
         if address.fd is not None:
+            system.check(address)
             return [_inherited(address.fd)]
         options = list(options)
         with contextlib.ExitStack() as opened:
             sockets: list[socket.socket] = []
-            for family, place in _places(address):
+            for family, place in system.resolve(address, passive=True):
                 sockaddr = place
                 if address.port == 0 and sockets:  # the kernel picked one for the first
                     sockaddr = (place[0], sockets[0].getsockname()[1], *place[2:])
-                sock = opened.enter_context(_listening(family, address, reuse_port, options))
-                if address.path is not None:
+                sock = opened.enter_context(
+                    _listening(system.new_socket(family), address, reuse_port, options)
+                )
+                if address.path is not None and system.has_files:
                     _clear_stale(address.path)
                 sock.bind(sockaddr)
                 sock.listen(backlog)
@@ -77,18 +85,9 @@ def cannot_listen(address: Address, exc: OSError) -> ListenError:
     return ListenError(exc.errno, f"cannot listen on {address}: {cause}" + (f": {mend}" if mend else ""))
 
 
-def _places(address: Address) -> list[tuple[socket.AddressFamily, Any]]:
-    if address.host == "" and socket.has_dualstack_ipv6():
-        return [(socket.AF_INET6, ("::", address.port))]
-    if address.host == "":
-        return [(socket.AF_INET, ("", address.port))]
-    return address.resolve(passive=True)
-
-
 def _listening(
-    family: socket.AddressFamily, address: Address, reuse_port: bool, options: list[SocketOption]
+    sock: socket.socket, address: Address, reuse_port: bool, options: list[SocketOption]
 ) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         if address.path is None:

@@ -16,6 +16,7 @@ from reactor.errors import UsageError
 from reactor.futures import AwaitableFuture, Work, cancel, follow, fulfil
 from reactor.log import LimitedLog, caller
 from reactor.stats import Counters
+from reactor.system import KERNEL, System
 from reactor.timers import Handle, TimerHandle, TimerHeap
 from reactor.workers import Workers
 
@@ -46,6 +47,8 @@ class Callbacks(ABC):
 
     #: The time of this tick, in the clock's seconds.
     now: float
+    #: What sockets, names and threads come from. A subclass for tests sets its own before `__init__`.
+    system: System = KERNEL
 
     def __init__(
         self,
@@ -176,7 +179,7 @@ class Callbacks(ABC):
             elsewhere = executor.submit(fn, *args, **kwargs)
         else:
             if self._workers is None:
-                self._workers = Workers(_WORKERS, "reactor-worker", daemon=True)
+                self._workers = self.system.workers(_WORKERS, "reactor-worker")
             elsewhere = Future()
             self._workers.submit(partial(fulfil, elsewhere, fn, *args, **kwargs))
         self._elsewhere.add(future)

@@ -15,6 +15,7 @@ import attrs
 from reactor.address import Address
 from reactor.connection import Connection
 from reactor.errors import ConnectError, ConnectTimeout, TLSHandshakeError, TLSHandshakeTimeout, UsageError
+from reactor.linger import give_back
 from reactor.listener import Factory
 from reactor.loop import Loop
 from reactor.options import Reconnect
@@ -144,14 +145,14 @@ class Connector:
         if self._address.family is None:
             self._resolver.submit(lambda: self._resolve(race))
         else:
-            self._loop.call_soon(self._resolved, race, self._address.resolve(), None)
+            self._loop.call_soon(self._resolved, race, self._loop.system.resolve(self._address), None)
 
     def _resolve(self, race: Race) -> None:
         # On a thread of the resolver: getaddrinfo(3) may take seconds.
         if race is not self._race or self._loop.is_closed():
             return
         try:
-            places, problem = self._address.resolve(), None
+            places, problem = self._loop.system.resolve(self._address), None
         except OSError as exc:
             places, problem = [], exc
         try:
@@ -180,7 +181,7 @@ class Connector:
                 newcomer = newcomer_of(self._factory)
                 protocol = newcomer(self, self._arrive, partial(self._tls_failed, self._made, sockaddr))
         except Exception as exc:
-            sock.close()
+            give_back(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         self._loop.counters.connected += 1
@@ -192,7 +193,7 @@ class Connector:
             connection.open()
         except OSError as exc:
             self._handshaking = None
-            sock.close()
+            give_back(sock)
             self._count_gone(None, exc)
             self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), exc)])
 

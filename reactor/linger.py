@@ -15,7 +15,7 @@ from typing import Any
 
 from reactor.loop import Loop
 from reactor.registry import Registry
-from reactor.secure_socket import SecureSocket
+from reactor.secure_socket import SecureSocket, bare
 from reactor.terms import Terms
 from reactor.timers import Bucket
 
@@ -126,7 +126,9 @@ class Linger:
         To close then can cut off nothing that is still on its way, though the peer may see a reset if it
         goes on sending: tcp(7), SIOCOUTQ. False where the platform can't tell.
         """
-        if _SENT_AND_UNCONFIRMED is None or not is_quiet(self._sock):
+        if _SENT_AND_UNCONFIRMED is None or not isinstance(bare(self._sock), socket.socket):
+            return False  # nothing can tell
+        if not is_quiet(self._sock):
             return False
         unconfirmed = bytearray(4)
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import socket
 import ssl
 import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from io import FileIO
 from typing import Any
 
 import attrs
@@ -101,13 +101,13 @@ class Listener:
         self._left_in_backlog: dict[socket.socket, int] = {}
         self._drain: Drain | None = None
         # Given up for a moment when there are none left, so that newcomers can be refused.
-        self._reserve: int | None = None
+        self._reserve: FileIO | None = None
         try:
             self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in sockets)
             origin = f"accepted on {', '.join(map(str, self.addresses))}"
             self._terms = Terms(limits, timeouts, watch, origin, self, self._gone, connection_type, bios, tls)
             if limits.when_full == "refuse":
-                self._reserve = _new_reserve()
+                self._reserve = loop.system.reserve()
             for sock in self._sockets:
                 loop.registry.register(sock.fileno(), EVENT_READ, _Acceptor(self, sock))
         except OSError:
@@ -331,7 +331,7 @@ class Listener:
     def _refuse_batch(self, sock: socket.socket) -> None:
         """With the reserve descriptor given up, accept newcomers only to close them."""
         assert self._reserve is not None
-        os.close(self._reserve)
+        self._reserve.close()
         self._reserve = None
         try:
             for _ in range(self._limits.accept_batch):
@@ -339,14 +339,14 @@ class Listener:
         except OSError:
             pass  # nobody is left, or even this one descriptor was taken: the back-off goes on with it
         try:
-            self._reserve = _new_reserve()
+            self._reserve = self._loop.system.reserve()
         except OSError:
             self._loop.call_later(_LAST_BACKOFF, self._renew_reserve)
 
     def _renew_reserve(self) -> None:
         if self._sockets and self._reserve is None:
             try:
-                self._reserve = _new_reserve()
+                self._reserve = self._loop.system.reserve()
             except OSError:
                 self._loop.call_later(_LAST_BACKOFF, self._renew_reserve)
 
@@ -400,7 +400,7 @@ class Listener:
 
     def _give_up(self) -> None:
         if self._reserve is not None:
-            os.close(self._reserve)
+            self._reserve.close()
             self._reserve = None
         if self._path is not None:
             self._path.remove()
@@ -432,7 +432,3 @@ def set_no_delay(sock: socket.socket) -> None:
     """Send small pieces at once on a TCP socket; other kinds are left alone."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _new_reserve() -> int:
-    return os.open(os.devnull, os.O_RDONLY)  # not inherited, as every descriptor of Python's: PEP 446

@@ -100,7 +100,7 @@ class Loop(Callbacks):
         with ExitStack() as undo:
             if selector is None:  # one that was given is still the caller's
                 undo.callback(self.registry.close)
-            self._wakeup = Wakeup(self._ready.append)
+            self._wakeup = Wakeup(self._ready.append, self.system.socketpair())
             undo.callback(self._wakeup.close)
             self.registry.register(self._wakeup.fileno(), EVENT_READ, self._wakeup)
             undo.pop_all()

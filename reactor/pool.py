@@ -158,10 +158,14 @@ class _Lent(Protocol):
         """Wait for a worker.
 
         Raises UsageError, which ends the connection, if the connection itself does TLS: the worker would read
-        and write around it.
+        and write around it. The same in memory, where there is no socket for it.
         """
         if connection.get_extra_info("ssl_object") is not None:
             raise UsageError("over TLS the Pool itself must be the factory: listen(..., pool, tls=...)")
+        if not isinstance(connection.get_extra_info("socket"), socket.socket):
+            raise UsageError(
+                "a Pool's threads need a socket of the kernel: test it on a Reactor, over loopback"
+            )
         self.connection = connection
         self.reactor: Reactor = connection.get_extra_info("reactor")
         connection.pause_reading()

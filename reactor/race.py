@@ -14,6 +14,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from reactor.address import Address
+from reactor.linger import give_back
 from reactor.listener import set_no_delay
 from reactor.loop import Loop
 from reactor.registry import EVENT_WRITE
@@ -119,11 +120,11 @@ class _Attempt:
     def start(self, local_address: Address | None) -> bool:
         """Return whether it is under way, or has won already."""
         try:
-            self.sock = sock = socket.socket(self._family, socket.SOCK_STREAM)
+            self.sock = sock = self._loop.system.new_socket(self._family)
             sock.setblocking(False)
             set_no_delay(sock)
             if local_address is not None:
-                sock.bind(local_address.resolve()[0][1])
+                sock.bind(self._loop.system.resolve(local_address)[0][1])
             problem = sock.connect_ex(self.sockaddr)
             if problem in _IN_PROGRESS:
                 self._loop.registry.register(sock.fileno(), EVENT_WRITE, self)
@@ -136,14 +137,18 @@ class _Attempt:
     def on_event(self, events: int) -> None:
         """It has succeeded or failed. The loop's call."""
         assert self.sock is not None
-        if not self._answered(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+        try:
+            problem = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError as exc:
+            problem = exc.errno or errno.EIO
+        if not self._answered(problem):
             self._race.go_on()
 
     def drop(self) -> None:
         """Close the socket, if it is here still."""
         sock = self._take()
         if sock is not None:
-            sock.close()
+            give_back(sock)
 
     def _answered(self, problem: int) -> bool:
         if problem:

@@ -172,11 +172,12 @@ class Reactor(Loop):
         check_type("backlog", backlog, int)
         if not 0 <= backlog < 1 << 31:
             raise ValueError(f"backlog must be a number of connections, 0 or more, not {backlog}")
+        self.system.check(address)
         secured = None if tls is None else Tls(tls, self._bios, server_side=True)
         if isinstance(address, (Address, str, tuple)) or not hasattr(address, "accept"):
             where = Address.of(address)
-            sockets = bind(where, backlog=backlog, reuse_port=reuse_port, options=options)
-            path = where.path
+            sockets = bind(where, backlog=backlog, reuse_port=reuse_port, options=options, system=self.system)
+            path = where.path if self.system.has_files else None
         else:
             sockets, path = [given(address)], None
         listener = Listener(
@@ -246,7 +247,7 @@ class Reactor(Loop):
         secured = None if tls is None else Tls(tls, self._bios, False, server_hostname, tls_session)
         terms = self._terms(limits, timeouts, f"connected to {where}", secured)
         if self._resolver is None:
-            self._resolver = Workers(_RESOLVER_THREADS, "reactor-resolver", daemon=True)
+            self._resolver = self.system.workers(_RESOLVER_THREADS, "reactor-resolver")
         connector = Connector(
             self,
             where,
@@ -256,7 +257,7 @@ class Reactor(Loop):
             local_address=None if local_address is None else Address.of(local_address),
             on_failure=on_failure,
             resolver=self._resolver,
-            reconnect=reconnect,
+            reconnect=self.system.jitter(reconnect),
         )
         self._connectors = [known for known in self._connectors if not known.is_done()]
         self._connectors.append(connector)
@@ -285,6 +286,7 @@ class Reactor(Loop):
         self.check_lasting()
         _check_common(factory, limits, timeouts, tls)
         check_type("server_hostname", server_hostname, str, optional=True)
+        self.system.check(sock)
         secured = None if tls is None else Tls(tls, self._bios, server_side, server_hostname)
         origin = f"adopted at {caller()}" if self._debug else "adopted"
         terms = self._terms(limits, timeouts, origin, secured)

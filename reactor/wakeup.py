@@ -18,6 +18,7 @@ class Wakeup:
 
     later: takes, when the loop has seen it, what is to run behind the callbacks that it was called for, and
         makes it readable no more.
+    pair: its two sockets, connected; None: new ones.
 
     A burst of `wake()` writes one byte: who finds it written does nothing. The write never blocks, and
     a full buffer is as good as a wake-up. The loop watches `fileno()` for reading.
@@ -25,9 +26,13 @@ class Wakeup:
 
     __slots__ = ("_draining", "_later", "_pending", "_receiver", "_sender")
 
-    def __init__(self, later: Callable[[Handle], object]) -> None:
+    def __init__(
+        self,
+        later: Callable[[Handle], object],
+        pair: tuple[socket.socket, socket.socket] | None = None,
+    ) -> None:
         self._later = later
-        self._receiver, self._sender = socket.socketpair()
+        self._receiver, self._sender = pair or socket.socketpair()
         if self._receiver.family in (socket.AF_INET, socket.AF_INET6):
             self._refuse_strangers()
         self._receiver.setblocking(False)

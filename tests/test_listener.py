@@ -366,7 +366,7 @@ def test_reserve_that_was_taken_is_had_again_later(factory, monkeypatch, descrip
         def none_left(*args):
             raise problem
 
-        monkeypatch.setattr("reactor.listener.os.open", none_left)
+        monkeypatch.setattr("reactor.system.os.open", none_left)
         with connect(reactor, listener.addresses[0]) as client:
             reactor.run_once(0)
             clock.advance(1)
@@ -392,7 +392,7 @@ def test_listener_that_was_closed_gets_no_reserve_again(factory, monkeypatch, de
 
         with connect(reactor, listener.addresses[0]):
             with monkeypatch.context() as patched:
-                patched.setattr("reactor.listener.os.open", none_left)
+                patched.setattr("reactor.system.System.reserve", none_left)
                 reactor.run_once(0)
             listener.close()
             open_before = len(os.listdir("/proc/self/fd"))
@@ -571,7 +571,7 @@ def test_reserve_that_cannot_be_had_leaves_nothing(reactor, factory, monkeypatch
     def none_left(*args):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("reactor.listener.os.open", none_left)
+    monkeypatch.setattr("reactor.system.os.open", none_left)
     with pytest.raises(OSError, match="Too many open files"):
         reactor.listen("127.0.0.1:0", factory, limits=refusing())
     assert reactor.listeners() == []

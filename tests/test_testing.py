@@ -133,12 +133,17 @@ def test_reset_comes_though_the_other_end_has_ended_its_direction(memory):
     assert isinstance(recorder.reason, ConnectionResetError)
 
 
-def test_too_many_real_descriptors_are_told(descriptors):
+def test_real_descriptors_may_be_many(memory, descriptors):
+    recorder = Recorder()
     with contextlib.ExitStack() as many:
         for _ in range(520):
             many.enter_context(socket.socket())
-        with pytest.raises(UsageError, match="512 descriptors open"):
-            MemoryReactor()
+        _, client = memory.pair(lambda: recorder, Recorder)
+        client.write(b"hello")
+        memory.settle()
+        client.close()
+        memory.settle()
+    assert recorder.received == b"hello"
 
 
 def test_coroutines_in_memory(memory):
@@ -332,5 +337,79 @@ def test_errors_and_leaks_fail_the_test(pytester):
             "*ExceptionGroup: the reactor was told of errors, in Broken.data_received (1 sub-exception)*",
             "*LookupError: mine*",
             "*1 connections were still busy when the server was drained*",
+        ]
+    )
+
+
+def test_networks_in_memory_come_by_themselves(pytester):
+    result = run_tests(
+        pytester,
+        """
+        import pytest
+        from reactor.apps.echo import Echo
+        from reactor.testing import FaultyPeer, Recorder
+
+        def test_alone(memory_reactor):
+            memory_reactor.listen("unix:/run/echo", Echo)
+            peer = FaultyPeer(b"hello", ending="half-close")
+            memory_reactor.connect("unix:/run/echo", lambda: peer)
+            memory_reactor.run_out()
+            assert peer.received == b"hello"
+
+        def test_several(memory_network):
+            server, client = memory_network.reactor("10.0.0.1"), memory_network.reactor("10.0.0.2")
+            server.listen(":80", Echo)
+            peer = FaultyPeer(b"hello", delay=3600.0, ending="half-close")
+            client.connect("10.0.0.1:80", lambda: peer)
+            memory_network.run_out()
+            assert peer.received == b"hello"
+
+        def test_both_are_one(memory_reactor, memory_network):
+            assert memory_reactor.network is memory_network
+
+        def test_error_that_is_expected(memory_reactor):
+            memory_reactor.call_soon(exec, "raise LookupError")
+            with pytest.raises(LookupError):
+                memory_reactor.settle()
+        """,
+    )
+    result.assert_outcomes(passed=4)
+
+
+def test_what_is_left_in_memory_fails_the_test(pytester):
+    result = run_tests(
+        pytester,
+        """
+        from reactor import Protocol
+        from reactor.testing import Recorder
+
+        class Broken(Protocol):
+            def connection_lost(self, exc):
+                raise LookupError("at the end")
+
+        def test_error(memory_reactor):
+            memory_reactor.call_soon(exec, "raise LookupError('yours')")
+
+        def test_error_at_the_end(memory_reactor):
+            memory_reactor.pair(Broken, Recorder)[1].close()
+
+        def test_connection(memory_network):
+            memory_network.reactor("10.0.0.1").pair(Recorder, Recorder)
+
+        def test_complaint(memory_reactor):
+            server, client = memory_reactor.pair(Recorder, Recorder)
+            server.get_extra_info("socket").setblocking(True)
+            client.write(b"x")
+            memory_reactor.settle()
+            client.abort()
+        """,
+    )
+    result.assert_outcomes(passed=4, errors=4)
+    result.stdout.fnmatch_lines(
+        [
+            "*LookupError: yours*",
+            "*LookupError: at the end*",
+            "*AssertionError: connections are open: <Connection * open, Recorder>*",
+            "*AssertionError: the kernel complains: recv on a socket that would block*",
         ]
     )

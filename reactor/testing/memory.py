@@ -1,35 +1,58 @@
-"""A reactor with connections in memory: both ends are real `Connection`s, and only the kernel is missing."""
+"""Reactors in memory: their connections are real `Connection`s, and only the kernel is missing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor
 from random import Random
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn, ParamSpec, Self, TypeVar, TypeVarTuple
 
 from reactor.connection import Connection
 from reactor.debug import DebugConnection
 from reactor.errors import UsageError
+from reactor.futures import AwaitableFuture
 from reactor.listener import Factory
 from reactor.loop import ErrorHandler
 from reactor.options import Limits, Timeouts
+from reactor.registry import FileDescriptorLike
 from reactor.server import Reactor
 from reactor.testing.clock import ManualClock
-from reactor.testing.drive import drive, settle
-from reactor.testing.network import FIRST_DESCRIPTOR, ListeningEndpoint, Network
+from reactor.testing.drive import drive, settle, wait
+from reactor.testing.endpoint import ListeningEndpoint
+from reactor.testing.network import Network
+from reactor.testing.records import Errors
 from reactor.testing.selector import MemorySelector
 from reactor.testing.sockets import MemorySocket
+from reactor.testing.system import MemorySystem
 
-__all__ = ["MemoryConnection", "MemoryReactor"]
+__all__ = ["MemoryConnection", "MemoryNetwork", "MemoryReactor"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
 
 
 class MemoryConnection(Connection):
-    """One end of a pair in memory. It differs from other connections in its socket alone.
+    """A connection of a `MemoryReactor`. It differs from others in its socket alone."""
 
-    peer: the other end, once both are made.
-    """
+    __slots__ = ("_kernel_end",)
 
-    __slots__ = ("peer",)
+    def __init__(self, loop: Any, sock: Any, *args: Any) -> None:
+        super().__init__(loop, sock, *args)
+        self._kernel_end = sock.end
+        self._kernel_end.owner = self
 
-    peer: MemoryConnection
+    @property
+    def peer(self) -> MemoryConnection:
+        """The connection at the other end, which may be another reactor's. It stays known after the end.
+
+        Raises UsageError while the other end has not been accepted, and if it is no reactor's.
+        """
+        found = self._kernel_end.peer.owner
+        if not isinstance(found, MemoryConnection):
+            raise UsageError(f"the other end of {self} is no reactor's connection, or not yet: call `settle`")
+        return found
 
 
 class DebugMemoryConnection(MemoryConnection, DebugConnection):
@@ -38,18 +61,43 @@ class DebugMemoryConnection(MemoryConnection, DebugConnection):
     __slots__ = ()
 
 
-class MemoryReactor(Reactor):
-    """A reactor without sockets, whose time goes when `advance` is called; a seed replays exactly.
+class MemoryNetwork(Network):
+    """A network in memory with hosts, names, partitions and a clock, on which reactors live.
 
-    seed: decides on the order in which connections are served, and on what follows.
-    latency: the least and the most seconds that bytes are under way.
+    All that they do is decided by `seed`, down to the order in which connections are served: the same seed
+    replays exactly. Nothing is waited for: time passes in `advance`, `run_out` and `MemoryReactor.run`.
+
+        from reactor.apps.echo import Echo
+        from reactor.testing import FaultyPeer, MemoryNetwork
+
+        with MemoryNetwork(seed=1, latency=(0.01, 0.2)) as network:
+            network.names["server.example"] = ["fd00::1", "10.0.0.1"]
+            server = network.reactor("10.0.0.1", "fd00::1")
+            client = network.reactor("10.0.0.2", "fd00::2")
+            server.listen(":80", Echo)
+            peer = FaultyPeer(b"hello", delay=1.0, ending="half-close")
+            client.connect("server.example:80", lambda: peer)
+            network.advance(1)
+            network.partition(server, client)
+            network.advance(60)
+            assert peer.received == b""
+            network.heal()
+            network.run_out()
+            assert peer.received == b"hello"
+
+    latency: the least and the most seconds that a segment is under way.
     choppy: from 0 to 1, how often a call or a segment takes less than it could.
-    buffers: bytes of each end's send and receive buffer.
-    on_error, debug: as for `Reactor`.
-    Raises UsageError if 512 real descriptors are open: their numbers could be those of ends in memory.
+    buffers: bytes of each socket's send and receive buffer.
+    fault: called as `fault(name, index)` for each call to the kernel that can fail ("recv", "accept", …); an
+        errno that it returns is raised.
 
-    clock, network: its time, and what stands for the kernel; `network.complaints` has, in words, what no
-    program may do to one.
+    names: a dictionary from each name to its addresses, best first; others are unknown, but for localhost.
+    unreachable: a dictionary from an address to the errno with which connecting to it fails, as
+        ENETUNREACH; None: nobody answers. An address of no host is EHOSTUNREACH.
+    clock: the time of all its reactors. calls: the names of all calls until now, for two runs to be compared.
+    complaints: in words, what no program may do to a kernel, as to close what is still registered.
+
+    It and its reactors are for one thread. As a context manager it is closed at the end.
     """
 
     def __init__(
@@ -59,20 +107,140 @@ class MemoryReactor(Reactor):
         latency: tuple[float, float] = (0.0, 0.0),
         choppy: float = 0.0,
         buffers: tuple[int, int] = (65536, 65536),
+        fault: Callable[[str, int], int | None] = lambda name, index: None,
+    ) -> None:
+        options: dict[str, Any] = {"latency": latency, "choppy": choppy, "buffers": buffers, "fault": fault}
+        super().__init__(ManualClock(), Random(seed), **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _close_after(self.close, exc)
+
+    def reactor(
+        self, *addresses: str, on_error: ErrorHandler | None = None, debug: bool = False
+    ) -> MemoryReactor:
+        """Return a new reactor on the host that has `addresses`, IPv4 and IPv6.
+
+        Reactors with the same address are on one host, as processes are on a machine. Without addresses it is
+        on the host that has every address which no other has. on_error, debug: as for `MemoryReactor`.
+        Raises UsageError for what is no address, and for addresses of several hosts.
+        """
+        return MemoryReactor(network=self, addresses=addresses, on_error=on_error, debug=debug)
+
+    def settle(self) -> None:
+        """Let all happen that happens at this time: deliveries, callbacks, timers that are due.
+
+        Reactors have their ticks in turn, in the order in which they were made. Raises what a callback has
+        raised, where a reactor has no `on_error`, and AssertionError if it does not come to an end.
+        """
+        settle(self)
+
+    def advance(self, seconds: float) -> None:
+        """Let all happen that happens in `seconds`, each thing at its time. Raises as `settle` does."""
+        until = self.clock.now + seconds
+        drive(self, until=until)
+        self.clock.now = until
+
+    def run_out(self) -> None:
+        """Let all happen, however long that takes, until nothing is due any more.
+
+        Raises as `settle` does, and AssertionError if it goes on for ever.
+        """
+        drive(self)
+
+    def check(self) -> None:
+        """Raise AssertionError if connections are open, or if there are `complaints`."""
+        for reactor in self.reactors:
+            left = [] if reactor.is_closed() else reactor.connections()
+            assert not left, f"connections are open: {', '.join(map(str, left))}"
+        assert not self.complaints, f"the kernel complains: {'; '.join(self.complaints)}"
+
+    def close(self) -> None:
+        """Close all reactors. Raises what a callback has raised and no driving call was there to raise."""
+        problems: list[Exception] = []
+        for reactor in self.reactors:
+            try:
+                reactor.close()
+            except Exception as exc:
+                problems.append(exc)
+        self.reactors = []
+        _raise(problems)
+
+
+class MemoryReactor(Reactor):
+    """A reactor on a network in memory, by itself or with others; nothing real is opened.
+
+    It listens and connects as every reactor does, but for its sockets, which are in memory, its names, which
+    are those of `network.names`, and its time, which passes when `advance` is called. By itself it has every
+    address, so that it can connect to its own listeners:
+
+        from reactor.apps.echo import Echo
+        from reactor.testing import FaultyPeer, MemoryReactor
+
+        with MemoryReactor(seed=1) as reactor:
+            reactor.network.names["server.example"] = ["10.0.0.1"]
+            reactor.listen("10.0.0.1:80", Echo)
+            peer = FaultyPeer(b"hello", ending="half-close")
+            reactor.connect("server.example:80", lambda: peer)
+            reactor.run_out()
+            assert peer.received == b"hello"
+
+    Without `on_error` an exception that leaves a callback is raised by the call that drives: `settle`,
+    `advance`, `run_out`, `run_once`, `run`, or else `close`. It has a note with the callback's name.
+    What takes a thread elsewhere, a look-up of a name or `run_in_executor(None, …)`, is done at once, within
+    the call. Real descriptors and signals, executors and `background` are a UsageError.
+
+    seed, latency, choppy, buffers: of a network of its own, as for `MemoryNetwork`.
+    on_error, debug: as for `Reactor`.
+    network, addresses: where it lives, if that is not a network of its own; as `MemoryNetwork.reactor` has
+        it. addresses has those of its host, none if it has all that are left.
+    Raises UsageError if both a network and what makes one are given.
+
+    clock: its time, which is the network's.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: MemoryNetwork | None = None,
+        addresses: Collection[str] = (),
+        seed: int = 0,
+        latency: tuple[float, float] = (0.0, 0.0),
+        choppy: float = 0.0,
+        buffers: tuple[int, int] = (65536, 65536),
         on_error: ErrorHandler | None = None,
         debug: bool = False,
     ) -> None:
-        self.clock = ManualClock()
-        self.network = Network(self.clock, Random(seed), latency=latency, choppy=choppy)
-        self._buffers = buffers
-        selector = MemorySelector(self.network)
+        if network is None:
+            network = MemoryNetwork(seed=seed, latency=latency, choppy=choppy, buffers=buffers)
+        elif (seed, latency, choppy, buffers) != (0, (0.0, 0.0), 0.0, (65536, 65536)):
+            raise UsageError("seed, latency, choppy and buffers are the network's: give them to it")
+        self.network = network
+        self.clock = network.clock
+        host = network.host_with(tuple(addresses))
+        self.addresses = host.addresses
+        self.system = MemorySystem(network, host)
+        self._untaken = Errors()
+        selector = MemorySelector(network, lambda selector, timeout: wait(network, selector, timeout))
+        on_error = self._keep if on_error is None else on_error
         super().__init__(selector=selector, clock=self.clock, on_error=on_error, debug=debug)
-        self._connection_type = DebugMemoryConnection if debug else MemoryConnection
-        if self._wakeup.fileno() >= FIRST_DESCRIPTOR:
-            self.close()
-            raise UsageError(
-                f"this process has {FIRST_DESCRIPTOR} descriptors open: a test in memory has fewer"
-            )
+        self._connection_type: type[Connection] = DebugMemoryConnection if debug else MemoryConnection
+        network.reactors.append(self)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _close_after(self.close, exc)
 
     def pair(
         self,
@@ -84,14 +252,13 @@ class MemoryReactor(Reactor):
     ) -> tuple[MemoryConnection, MemoryConnection]:
         """Connect two protocols in memory, and return both ends: the server's, then the client's.
 
-        limits, timeouts: the server's; the client has the defaults.
+        There is no listener and no handshake. limits, timeouts: the server's; the client has the defaults.
         """
-        listening = ListeningEndpoint(self.network, buffers=self._buffers)
+        listening = ListeningEndpoint(self.network, buffers=self.network.buffers)
         far = self.network.connect(listening)
         near = MemorySocket(self.network, listening.accept())
         server = self._adopt_memory(near, factory, limits=limits, timeouts=timeouts)
         client = self._adopt_memory(MemorySocket(self.network, far), peer_factory)
-        server.peer, client.peer = client, server
         return server, client
 
     def _adopt_memory(self, sock: Any, factory: Factory, **terms: Any) -> MemoryConnection:
@@ -99,22 +266,94 @@ class MemoryReactor(Reactor):
         assert isinstance(connection, MemoryConnection)
         return connection
 
-    def settle(self) -> None:
-        """Let all happen that happens at this time: deliveries, callbacks, timers that are due.
+    # Driving
 
-        Raises AssertionError if that does not come to an end.
-        """
-        settle(self, self.network)
+    def settle(self) -> None:
+        """As `MemoryNetwork.settle`, for all reactors of the network."""
+        self.network.settle()
 
     def advance(self, seconds: float) -> None:
-        """Let all happen that happens in `seconds`, each thing at its time."""
-        until = self.clock.now + seconds
-        drive(self, self.clock, self.network, until=until)
-        self.clock.now = until
+        """As `MemoryNetwork.advance`, for all reactors of the network."""
+        self.network.advance(seconds)
 
     def run_out(self) -> None:
-        """Let all happen, however long that takes, until nothing is due any more.
+        """As `MemoryNetwork.run_out`, for all reactors of the network."""
+        self.network.run_out()
 
-        Raises AssertionError if it goes on for ever.
+    def run(self, *, signals: Collection[int] = (), drain_timeout: float = 30.0) -> None:
+        """As `Reactor.run`, with the network's time: while this waits, the clock and the others go on.
+
+        Returns too when there is an exception to be raised. Raises UsageError if it would wait for ever, and
+        if signals are asked for.
         """
-        drive(self, self.clock, self.network)
+        super().run(signals=signals, drain_timeout=drain_timeout)
+        self._raise_untaken()
+
+    def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
+        """As `Reactor.run_once`, with the network's time: the clock and the others go on while it waits."""
+        handled = super().run_once(timeout, budget)
+        self._raise_untaken()
+        return handled
+
+    def close(self) -> None:
+        """As `Reactor.close`. Raises what a callback has raised and no driving call was there to raise."""
+        super().close()
+        self._raise_untaken()
+
+    def _keep(self, exc: BaseException, callback: str, connection: Any) -> None:
+        exc.add_note(f"in {callback}" + (f" of {connection}" if connection is not None else ""))
+        self._untaken(exc, callback, connection)
+        self.stop()
+
+    def _raise_untaken(self) -> None:
+        problems = [exc for exc, _, _ in self._untaken.seen]
+        self._untaken.seen.clear()
+        _raise(problems)
+
+    # What would be real
+
+    def add_reader(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        """As `Reactor.add_reader`, for a socket in memory."""
+        self.system.check(fd)
+        super().add_reader(fd, callback, *args)
+
+    def add_writer(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        """As `Reactor.add_writer`, for a socket in memory."""
+        self.system.check(fd)
+        super().add_writer(fd, callback, *args)
+
+    def add_signal_handler(self, signum: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Raise UsageError."""
+        raise UsageError("no signals come in memory: call what they would bring about, as `drain`")
+
+    def run_in_executor(
+        self, executor: Executor | None, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AwaitableFuture[T]:
+        """Run `fn(*args, **kwargs)` at once; else as `Reactor.run_in_executor`.
+
+        Raises UsageError for an executor.
+        """
+        if executor is not None:
+            raise UsageError("an executor's threads are real: give None, and it runs at once")
+        return super().run_in_executor(None, fn, *args, **kwargs)
+
+    def background(self, *, drain_timeout: float = 30.0, name: str = "reactor") -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError("a thread has no place in memory: call `advance` or `run_out`, or use a Reactor")
+
+
+def _raise(problems: list[Any]) -> None:
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise BaseExceptionGroup("several callbacks raised", problems)
+
+
+def _close_after(close: Callable[[], None], exc: BaseException | None) -> None:
+    """Close at the end of a block; what the block has raised goes before what closing raises."""
+    try:
+        close()
+    except Exception as problem:
+        if exc is None:
+            raise
+        exc.add_note(f"And closing: {problem!r}")

@@ -1,71 +1,83 @@
-"""A network in memory, for one thread: what a kernel keeps of listening sockets and connections.
-
-What TCP does on Linux is followed where a server can see it: each direction has a send buffer and a
-receive buffer, a FIN comes after the bytes before it, and closing with unread input, or sending to who
-has closed, is answered with a reset, which drops what was not delivered.
-"""
+"""A network in memory, for one thread: descriptors, hosts with their names, and what is under way."""
 
 from __future__ import annotations
 
 import errno
 import heapq
-import math
-import os
-from collections import deque
-from collections.abc import Callable
-from functools import partial
+import socket
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
-import attrs
+from reactor.address import Address
+from reactor.errors import UsageError
+from reactor.server import Reactor
+from reactor.testing.clock import ManualClock
+from reactor.testing.endpoint import Endpoint, ListeningEndpoint, error
+from reactor.testing.host import Host, numeric, socket_address
 
-__all__ = ["FIRST_DESCRIPTOR", "Endpoint", "ListeningEndpoint", "Network", "SocketAddress", "error"]
+__all__ = ["FIRST_DESCRIPTOR", "Network", "Place"]
 
-#: Descriptors in memory start here: far above the real ones of a test, which a reactor has too.
+#: Descriptors in memory start here: those of a test's files and sockets are below as a rule.
 FIRST_DESCRIPTOR = 512
 
-SocketAddress = tuple[str, int]
+
+class HasAddresses(Protocol):
+    """What stands for its host: a `MemoryReactor`."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]: ...
 
 
-def _length(data: bytearray) -> str:
-    return f"{len(data)} bytes"
+#: A host: an address of it, a name, or a reactor on it.
+Place = str | HasAddresses
 
-
-def error(number: int) -> OSError:
-    """Return the exception that the socket module raises for `number`."""
-    return OSError(number, os.strerror(number))
+_LOOPBACK = ("::1", "127.0.0.1")
 
 
 class Network:
-    """Descriptors, deliveries that are due, and the one way in for every call that can fail.
+    """Descriptors, hosts, deliveries that are due, and the one way in for every call that can fail.
 
-    random: decides on all that a kernel decides. Each end has one of its own beside it, so that what
-        happens to one connection does not depend on the order in which others are served.
+    clock: its time. random: decides on all that a kernel decides. Each end has one of its own beside it, so
+        that what happens to one connection does not depend on the order in which others are served.
     latency: the least and the most seconds that a segment is under way.
-    choppy: how often a call or a segment takes less than it could.
+    choppy: from 0 to 1, how often a call or a segment takes less than it could.
+    buffers: bytes of each socket's send and receive buffer.
     fault: asked for each call, with its name and index; an errno that it returns is raised.
 
     calls: the names of all calls, in order. complaints: what no program may do, in words.
+    names: the addresses of each name, best first. unreachable: the errno with which connecting to an
+        address fails; None: nobody answers.
+    reactors: those that live on it, in the order in which they are driven.
     """
 
     def __init__(
         self,
-        clock: Callable[[], float],
+        clock: ManualClock,
         random: Random,
         *,
         latency: tuple[float, float] = (0.0, 0.0),
         choppy: float = 0.0,
+        buffers: tuple[int, int] = (65536, 65536),
         fault: Callable[[str, int], int | None] = lambda name, index: None,
     ) -> None:
         self.clock = clock
         self.random = random
+        self.latency = latency
         self.choppy = choppy
+        self.buffers = buffers
         self.fault = fault
         self.calls: list[str] = []
         self.complaints: list[str] = []
+        self.names: dict[str, Sequence[str]] = {}
+        self.unreachable: dict[str, int | None] = {}
+        self.reactors: list[Reactor] = []
         self.descriptors: dict[int, Any] = {}
         self.watched: set[int] = set()
-        self.latency = latency
+        self.stalled: dict[Endpoint, None] = {}
+        self._anywhere: Host | None = None
+        self._hosts: dict[str, Host] = {}
+        self._cuts: set[frozenset[str]] = set()
         self._free = [FIRST_DESCRIPTOR]
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._scheduled = 0
@@ -80,12 +92,12 @@ class Network:
 
     # Descriptors
 
-    def open(self, sock: Any) -> int:
-        """Give `sock` the lowest descriptor that is free, as a kernel does."""
+    def open(self, owner: Any) -> int:
+        """Give `owner` the lowest descriptor that is free, as a kernel does."""
         fd = heapq.heappop(self._free)
         if not self._free:
             self._free.append(fd + 1)
-        self.descriptors[fd] = sock
+        self.descriptors[fd] = owner
         return fd
 
     def free(self, fd: int) -> None:
@@ -94,6 +106,11 @@ class Network:
             self.complaints.append(f"descriptor {fd} was closed while it was registered")
         del self.descriptors[fd]
         heapq.heappush(self._free, fd)
+
+    def ends(self) -> list[Endpoint | ListeningEndpoint]:
+        """Return what the open sockets have of the network, in the order of their descriptors."""
+        ends = [getattr(self.descriptors[fd], "end", None) for fd in sorted(self.descriptors)]
+        return [end for end in ends if isinstance(end, (Endpoint, ListeningEndpoint))]
 
     # Time
 
@@ -114,6 +131,107 @@ class Network:
             count += 1
         return count
 
+    # Hosts and their names
+
+    def host_with(self, addresses: Sequence[str]) -> Host:
+        """Return the host that has these addresses; none stand for every address that no other host has.
+
+        Raises UsageError for what is no address, and for addresses of more than one host.
+        """
+        if not addresses:
+            self._anywhere = self._anywhere or Host(self, ())
+            return self._anywhere
+        own = tuple(dict.fromkeys(map(numeric, addresses)))
+        known = {self._hosts.get(address) for address in own}
+        if len(known) > 1:
+            raise UsageError(f"{', '.join(own)} are not of one host: another reactor has some of them")
+        host = known.pop() or Host(self, own)
+        self._hosts.update(dict.fromkeys(own, host))
+        return host
+
+    def host_at(self, address: str) -> Host | None:
+        """Return the host that has `address`; None if there is none."""
+        return self._hosts.get(address, self._anywhere)
+
+    def resolve(self, address: Address, *, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
+        """As `Address.resolve`, with the names of this network."""
+        if address.host is None:
+            return address.resolve()
+        if address.family is not None:
+            found: Sequence[str] = [address.host]
+        elif not address.host:
+            found = ["::"] if passive else _LOOPBACK
+        else:
+            found = self._look_up(address.host)
+        try:
+            names = [socket_address(numeric(each), address.port or 0) for each in found]
+        except UsageError as exc:
+            told = str(exc).partition(" is no")[0]
+            raise socket.gaierror(socket.EAI_FAIL, f"{told} in `names` is no IP address") from exc
+        return [(socket.AF_INET6 if len(name) > 2 else socket.AF_INET, name) for name in names]
+
+    def _look_up(self, name: str) -> Sequence[str]:
+        found = self.names.get(name, _LOOPBACK if name == "localhost" else ())
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [found] if isinstance(found, str) else found
+
+    def next_port(self) -> int:
+        """Return a port for who does not care."""
+        self._ports += 1
+        return 1024 + self._ports % 60000
+
+    # Partitions
+
+    def partition(self, one: Place, other: Place) -> None:
+        """Lose all that goes between two hosts, until `heal`.
+
+        Connections between them stall, and go on when it is healed, for what was lost is sent again. Who
+        connects gets no answer until then. The kernel gives up by itself with ETIMEDOUT, as Linux does: who
+        connects after 127 seconds, who has sent something after 924.6.
+        one, other: an address, which leaves a host's other addresses alone; a name; or a reactor, with all
+        its addresses.
+        """
+        self._cuts |= self._links(one, other)
+
+    def heal(self, one: Place | None = None, other: Place | None = None) -> None:
+        """Undo `partition` between two hosts; without arguments, between all."""
+        if (one is None) != (other is None):
+            raise UsageError("a partition is between two: give both, or none to heal all")
+        if one is None or other is None:
+            self._cuts.clear()
+        else:
+            self._cuts -= self._links(one, other)
+        for end in list(self.stalled):
+            if not self.is_cut(end.address, end.peer_address):
+                del self.stalled[end]
+                end.release()
+
+    def reset(self, one: Place, other: Place) -> None:
+        """Reset the connections between two hosts, at both ends, as what stands between them may do.
+
+        It gets through a partition.
+        """
+        links = self._links(one, other)
+        for end in self.ends():
+            if isinstance(end, Endpoint) and end.peer and frozenset((end.address, end.peer_address)) in links:
+                end.be_reset()
+                end.peer.be_reset()
+
+    def is_cut(self, one: str, other: str) -> bool:
+        """Return whether there is a partition between two addresses."""
+        return bool(self._cuts) and frozenset((one, other)) in self._cuts
+
+    def _links(self, one: Place, other: Place) -> set[frozenset[str]]:
+        return {frozenset((a, b)) for a in self._addresses(one) for b in self._addresses(other)}
+
+    def _addresses(self, place: Place) -> list[str]:
+        if isinstance(place, str):
+            return [numeric(each) for each in (self._look_up(place) if place in self.names else [place])]
+        if not place.addresses:
+            raise UsageError("this reactor has no addresses of its own: give those that it listens on")
+        return list(place.addresses)
+
     # Connections
 
     def connect(
@@ -123,208 +241,11 @@ class Network:
 
         host: the client's. buffers: the sizes of its send and receive buffer; None for the listener's.
         """
+        client = Endpoint(self, (host, self.next_port()), *(buffers or listening.buffers))
+        client.address, client.peer_address = host, listening.sockname[0]
         if listening.closed:
             raise error(errno.ECONNREFUSED)
-        if len(listening.backlog) >= listening.limit:
+        if listening.is_full():
             raise error(errno.EAGAIN)
-        self._ports += 1
-        client = Endpoint(self, (host, 1024 + self._ports % 60000), *(buffers or listening.buffers))
-        server = Endpoint(self, listening.sockname, *listening.buffers)
-        client.peer, server.peer = server, client
-        listening.backlog.append(server)
+        listening.backlog.append(client.meet(listening))
         return client
-
-
-@attrs.define(eq=False)
-class ListeningEndpoint:
-    """What a kernel keeps of a listening socket: the connections that wait to be accepted."""
-
-    network: Network
-    sockname: SocketAddress = ("10.0.0.254", 9092)
-    buffers: tuple[int, int] = (4096, 4096)
-    limit: int = 128
-    backlog: deque[Endpoint] = attrs.Factory(deque)
-    closed: bool = False
-
-    def accept(self) -> Endpoint:
-        """Take out the connection that has waited longest."""
-        if not self.backlog:
-            raise error(errno.EAGAIN)
-        return self.backlog.popleft()
-
-    def close(self, *, reset: bool = False) -> None:
-        """Refuse newcomers, and reset who waits."""
-        self.closed = True
-        while self.backlog:
-            self.backlog.popleft().reset()
-
-    def ready(self) -> tuple[bool, bool]:
-        """Return whether the socket is readable and writable, as epoll tells it."""
-        return bool(self.backlog), False
-
-
-@attrs.define(eq=False)
-class Endpoint:
-    """What a kernel keeps of one end of a connection; its methods are what its program calls.
-
-    ending: a FIN waits behind `sending`. ended: it is under way. at_eof: the peer's has arrived.
-    dead: reset by either side. orphan: its program has closed it, and `sending` still goes out.
-    active: when its program last sent or received a byte. sent_at, sent: when it last sent, and how
-    many bytes it has.
-    """
-
-    network: Network
-    sockname: SocketAddress
-    send_size: int
-    receive_size: int
-    peer: Endpoint = attrs.field(init=False, repr=False)
-    sending: bytearray = attrs.field(factory=bytearray, init=False, repr=_length)
-    receiving: bytearray = attrs.field(factory=bytearray, init=False, repr=_length)
-    error: int | None = attrs.field(default=None, init=False)
-    ending: bool = attrs.field(default=False, init=False)
-    ended: bool = attrs.field(default=False, init=False)
-    at_eof: bool = attrs.field(default=False, init=False)
-    dead: bool = attrs.field(default=False, init=False)
-    orphan: bool = attrs.field(default=False, init=False)
-    active: float = attrs.field(default=-math.inf, init=False)
-    sent_at: float = attrs.field(default=-math.inf, init=False)
-    sent: int = attrs.field(default=0, init=False)
-    _random: Random = attrs.field(init=False, repr=False)
-    _in_flight: int = attrs.field(default=0, init=False)
-    _arrival: float = attrs.field(default=0.0, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._random = Random(self.network.random.getrandbits(64))
-
-    def portion(self, size: int) -> int:
-        """Return how much of `size` goes at once: all of it, or from 1 byte on."""
-        choppy = self.network.choppy
-        return self._random.randint(1, size) if size > 1 and self._random.random() < choppy else size
-
-    # What the program calls
-
-    def recv(self, size: int) -> bytes:
-        """Take at most `size` bytes that have arrived; none at the end of file."""
-        if self.receiving:
-            data = bytes(self.receiving[:size])
-            del self.receiving[:size]
-            self.active = self.network.clock()
-            self.peer.pump()
-            return data
-        return self._receive_nothing()
-
-    def peek(self, size: int) -> bytes:
-        """Return what `recv` would, and leave it there."""
-        return bytes(self.receiving[:size]) or self._receive_nothing()
-
-    def _receive_nothing(self) -> bytes:
-        if not self.at_eof:
-            self._raise_error()
-            if not self.dead:
-                raise error(errno.EAGAIN)
-        return b""
-
-    def send(self, data: bytes | memoryview) -> int:
-        """Put what fits of `data` into the send buffer, and return how much that is."""
-        self._raise_error()
-        if self.ending or self.dead:
-            raise error(errno.EPIPE)
-        room = self.send_size - len(self.sending)
-        if not room:
-            raise error(errno.EAGAIN)
-        self.sending += data[:room]
-        self.active = self.sent_at = self.network.clock()
-        self.sent += min(room, len(data))
-        self.pump()
-        return min(room, len(data))
-
-    def shutdown(self) -> None:
-        """End the direction to the peer, after what is in the send buffer."""
-        if self.dead:
-            raise error(errno.ENOTCONN)
-        self.ending = True
-        self.pump()
-
-    def close(self, *, reset: bool = False) -> None:
-        """Give the connection up; unread input makes it a reset, as `reset` does: tcp(7), RFC 2525 2.17."""
-        self.orphan = True
-        if reset or self.receiving:
-            self.receiving.clear()
-            self.reset()
-        else:
-            self.ending = True
-            self.pump()
-
-    def ready(self) -> tuple[bool, bool]:
-        """Return whether the socket is readable and writable, as epoll tells it.
-
-        A hang-up or an error is both, and a send buffer more than two thirds full is not writable.
-        """
-        hung_up = self.dead or self.error is not None or (self.at_eof and self.ending)
-        room = self.send_size - len(self.sending)
-        readable = bool(self.receiving) or self.at_eof
-        return readable or hung_up, self.ending or hung_up or room * 3 >= self.send_size
-
-    # What happens on the wire
-
-    def reset(self) -> None:
-        """Drop what was not delivered, and let the peer know."""
-        if not self.dead:
-            self._die()
-            self._send(self.peer._be_reset)
-
-    def pump(self) -> None:
-        """Send what the peer's receive buffer has room for, then the FIN."""
-        while self.sending and not self.dead and (room := self._window()):
-            size = self.portion(min(room, len(self.sending)))
-            segment = bytes(self.sending[:size])
-            del self.sending[:size]
-            self._in_flight += size
-            self._send(partial(self._deliver, segment))
-        if self.ending and not self.ended and not self.sending and not self.dead:
-            self.ended = True
-            self._send(self._deliver_fin)
-
-    def _send(self, arrive: Callable[[], object]) -> None:
-        least, most = self.network.latency
-        if not most:
-            arrive()
-            return
-        arrival = self.network.clock() + self._random.uniform(least, most)
-        self._arrival = max(self._arrival, arrival)
-        self.network.at(self._arrival, arrive)
-
-    def _window(self) -> int:
-        return max(0, self.peer.receive_size - len(self.peer.receiving) - self._in_flight)
-
-    def _deliver(self, segment: bytes) -> None:
-        self._in_flight -= len(segment)
-        if self.dead:
-            return
-        if self.peer.orphan or self.peer.dead:
-            self.peer._refuse()
-        else:
-            self.peer.receiving += segment
-
-    def _deliver_fin(self) -> None:
-        if not self.dead:
-            self.peer.at_eof = True
-
-    def _refuse(self) -> None:
-        # Nobody is there to receive it: the reset takes what is still to be sent along, RFC 1122 4.2.2.13.
-        self._die()
-        self._send(self.peer._be_reset)
-
-    def _be_reset(self) -> None:
-        if not self.dead:
-            self.error = errno.EPIPE if self.at_eof else errno.ECONNRESET
-            self._die()
-
-    def _die(self) -> None:
-        self.dead = True
-        self.sending.clear()
-
-    def _raise_error(self) -> None:
-        if self.error is not None:
-            number, self.error = self.error, None
-            raise error(number)

@@ -13,9 +13,18 @@ import pytest
 
 from reactor.address import Address
 from reactor.server import Reactor
+from reactor.testing.memory import MemoryNetwork, MemoryReactor
 from reactor.testing.records import Errors
 
-__all__ = ["RunningServer", "reactor", "reactor_errors", "reactor_selector", "reactor_server"]
+__all__ = [
+    "RunningServer",
+    "memory_network",
+    "memory_reactor",
+    "reactor",
+    "reactor_errors",
+    "reactor_selector",
+    "reactor_server",
+]
 
 
 @pytest.fixture
@@ -36,6 +45,25 @@ def reactor(reactor_selector: BaseSelector | None, reactor_errors: Errors) -> It
     with Reactor(selector=reactor_selector, on_error=reactor_errors) as made:
         yield made
     _fail_of(reactor_errors)
+
+
+@pytest.fixture
+def memory_network() -> Iterator[MemoryNetwork]:
+    """A network in memory. The test fails by what a callback raised and nobody took, and by what it leaves.
+
+    That is: connections that are open when all has happened that is due then, and complaints of the kernel in
+    memory. Listeners and connectors may be left.
+    """
+    with MemoryNetwork() as network:
+        yield network
+        network.settle()
+        network.check()
+
+
+@pytest.fixture
+def memory_reactor(memory_network: MemoryNetwork) -> MemoryReactor:
+    """A reactor in memory that has every address of its network, which is `memory_network`."""
+    return memory_network.reactor()
 
 
 @attrs.frozen

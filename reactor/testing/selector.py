@@ -1,31 +1,39 @@
-"""`MemorySelector`: a selector over descriptors in memory, and over the real ones of a wake-up."""
+"""`MemorySelector`: a selector over descriptors in memory, which waits by letting the clock go on."""
 
 from __future__ import annotations
 
+import errno
 import selectors
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any
 
-from reactor.testing.network import FIRST_DESCRIPTOR, Network
+from reactor.testing.endpoint import error
+from reactor.testing.network import Network
 
 __all__ = ["MemorySelector"]
 
 
 class MemorySelector(selectors.BaseSelector):
-    """Never waits, and tells what is ready in an order that the network's seed decides.
+    """Tells what is ready in an order that the network's seed decides.
 
     As the standard selectors do, it swallows what epoll_ctl(2) says to a removal and what
     epoll_wait(2) says to a signal, and after a refused change it may have forgotten the descriptor.
 
+    wait: called as `wait(selector, timeout)` if there is nothing, and there is time to wait.
+
     left: what was still registered when it was closed.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(
+        self,
+        network: Network,
+        wait: Callable[[MemorySelector, float | None], object] = lambda selector, timeout: None,
+    ) -> None:
         self.left: dict[int, SelectorKey] | None = None
         self._network = network
+        self._wait = wait
         self._keys: dict[int, SelectorKey] = {}
-        self._real = selectors.DefaultSelector()
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         fd = _descriptor(fileobj)
@@ -33,11 +41,8 @@ class MemorySelector(selectors.BaseSelector):
         if fd in self._keys:
             raise KeyError(f"{fd} is registered already")
         self._network.call("register")
-        if fd < FIRST_DESCRIPTOR:
-            self._real.register(fd, events)
-        else:
-            self._check_open(fd)
-            self._network.watched.add(fd)
+        self._check_open(fd)
+        self._network.watched.add(fd)
         key = self._keys[fd] = SelectorKey(fileobj, fd, events, data)
         return key
 
@@ -72,13 +77,16 @@ class MemorySelector(selectors.BaseSelector):
         except InterruptedError:
             return []
         ready = self.ready()
+        if not ready and (timeout is None or timeout > 0):
+            self._wait(self, timeout)
+            ready = self.ready()
         self._network.random.shuffle(ready)
         return ready
 
     def ready(self) -> list[tuple[SelectorKey, int]]:
         """Return what is ready, without the call that may fail."""
-        ready = [(self._keys[key.fd], events) for key, events in self._real.select(0)]
-        for fd in sorted(self._network.watched):
+        ready = []
+        for fd in sorted(self._keys):
             key = self._keys[fd]
             readable, writable = self._network.descriptors[fd].end.ready()
             if events := (EVENT_READ * readable | EVENT_WRITE * writable) & key.events:
@@ -93,18 +101,15 @@ class MemorySelector(selectors.BaseSelector):
             self.left = dict(self._keys)
         for fd in list(self._keys):
             self._forget(fd)
-        self._real.close()
 
     def _forget(self, fd: int) -> SelectorKey:
-        if fd in self._network.watched:
-            self._network.watched.remove(fd)
-        elif self._real.get_map() is not None and fd in self._real.get_map():
-            self._real.unregister(fd)
+        self._network.watched.discard(fd)
         return self._keys.pop(fd)
 
     def _check_open(self, fd: int) -> None:
-        if fd >= FIRST_DESCRIPTOR and fd not in self._network.descriptors:
-            self._network.complaints.append(f"descriptor {fd} was registered, and is closed")
+        if fd not in self._network.descriptors:
+            self._network.complaints.append(f"descriptor {fd} was registered, and is none of this network")
+            raise error(errno.EBADF)
 
 
 def _descriptor(fileobj: Any) -> int:

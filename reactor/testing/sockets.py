@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from typing import Any
+from typing import Any, Self
 
-from reactor.testing.network import Endpoint, ListeningEndpoint, Network, SocketAddress, error
+from reactor.testing.endpoint import Endpoint, ListeningEndpoint, error
+from reactor.testing.host import Host
+from reactor.testing.network import Network
 
-__all__ = ["MemorySocket", "listening_socket"]
+__all__ = ["MemorySocket", "listening_socket", "new_socket"]
 
 _LINGER = struct.Struct("ii")
 
@@ -18,26 +20,45 @@ _STAYS = frozenset(
     {errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSR}
 )
 
+_UNNAMED: dict[int, tuple[Any, ...]] = {socket.AF_INET: ("0.0.0.0", 0), socket.AF_INET6: ("::", 0, 0, 0)}  # noqa: S104
+
+_REUSE_PORT = (socket.SOL_SOCKET, getattr(socket, "SO_REUSEPORT", None))
+_V6_ONLY = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
 
 class MemorySocket:
     """A stream socket whose every call goes through `network.call`, and takes a part where one may.
 
-    end: what the network keeps of it; a test's peers use theirs directly.
+    end: what the network keeps of it; a test's peers use theirs directly. host: where it is; None for one
+        that is connected or listens already. family: as sockets have it.
     """
 
-    family = socket.AF_INET
     type = socket.SOCK_STREAM
     proto = 0
 
-    def __init__(self, network: Network, end: Endpoint | ListeningEndpoint) -> None:
+    def __init__(
+        self,
+        network: Network,
+        end: Endpoint | ListeningEndpoint,
+        host: Host | None = None,
+        family: int = socket.AF_INET,
+    ) -> None:
         self.end: Any = end
-        self._network = network
+        self.family = family
+        self.network = network
+        self._host = host
         self._fd = network.open(self)
         self._blocks = True
-        self._resets = False
+        self._options: dict[tuple[int, int | None], Any] = {}
 
     def __repr__(self) -> str:
         return f"<MemorySocket {self._fd} {self.end.sockname}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def fileno(self) -> int:
         return self._fd
@@ -47,13 +68,13 @@ class MemorySocket:
 
     def _call(self, name: str) -> None:
         if self._fd < 0:
-            self._network.complaints.append(f"{name} on a closed socket")
+            self.network.complaints.append(f"{name} on a closed socket")
             raise error(errno.EBADF)
-        self._network.call(name)
+        self.network.call(name)
 
     def _may_block(self, name: str) -> None:
         if self._blocks:
-            self._network.complaints.append(f"{name} on a socket that would block")
+            self.network.complaints.append(f"{name} on a socket that would block")
 
     # Bytes
 
@@ -90,7 +111,38 @@ class MemorySocket:
 
     # Connections
 
-    def accept(self) -> tuple[MemorySocket, SocketAddress]:
+    def bind(self, where: Any) -> None:
+        self._call("bind")
+        assert self._host is not None
+        shared, both = bool(self._options.get(_REUSE_PORT)), self._takes_both()
+        self.end.sockname = self._host.bind(self.family, where, shared=shared, both=both)
+
+    def listen(self, backlog: int) -> None:
+        self._call("listen")
+        assert self._host is not None
+        self.end = ListeningEndpoint(
+            self.network,
+            self.end.sockname,
+            self.network.buffers,
+            limit=backlog + 1,  # as Linux has it: listen(2)
+            shared=bool(self._options.get(_REUSE_PORT)),
+            both=self._takes_both(),
+        )
+        self._host.listen(self.end)
+
+    def _takes_both(self) -> bool:
+        return self.family == socket.AF_INET6 and not self._options.get(_V6_ONLY, 0)
+
+    def connect_ex(self, where: Any) -> int:
+        self._may_block("connect")
+        try:
+            self._call("connect")
+        except OSError as exc:
+            return exc.errno or errno.EIO
+        assert self._host is not None
+        return self._host.connect(self.end, where)
+
+    def accept(self) -> tuple[MemorySocket, Any]:
         self._may_block("accept")
         try:
             self._call("accept")
@@ -99,7 +151,7 @@ class MemorySocket:
                 self.end.accept().reset()
             raise
         end = self.end.accept()
-        return MemorySocket(self._network, end), end.peer.sockname
+        return MemorySocket(self.network, end, self._host, self.family), end.peername
 
     def shutdown(self, how: int) -> None:
         assert how == socket.SHUT_WR, "a reactor ends its own direction only"
@@ -110,28 +162,26 @@ class MemorySocket:
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
-        self._network.free(fd)
-        self.end.close(reset=self._resets)
-        self._network.call("close")  # close(2) gives the descriptor back, whatever it returns
+        self.network.free(fd)
+        linger = self._options.get((socket.SOL_SOCKET, socket.SO_LINGER), b"")
+        self.end.close(reset=linger == _LINGER.pack(1, 0))
+        self.network.call("close")  # close(2) gives the descriptor back, whatever it returns
 
     # Facts and options
 
-    def getsockname(self) -> SocketAddress:
+    def getsockname(self) -> Any:
         self._call("getsockname")
-        name: SocketAddress = self.end.sockname
-        return name
+        return self.end.sockname
 
-    def getpeername(self) -> SocketAddress:
+    def getpeername(self) -> Any:
         self._call("getpeername")
-        if self.end.dead:
+        if self.end.dead or self.end.connecting or self.end.peer is None:
             raise error(errno.ENOTCONN)
-        name: SocketAddress = self.end.peer.sockname
-        return name
+        return self.end.peername
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
         self._call("setsockopt")
-        if (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER):
-            self._resets = _LINGER.unpack(value) == (1, 0)
+        self._options[level, option] = value
 
     def getsockopt(self, level: int, option: int) -> int:
         self._call("getsockopt")
@@ -144,3 +194,9 @@ class MemorySocket:
 def listening_socket(network: Network, **options: Any) -> MemorySocket:
     """Return a socket that listens on the network; the options are `ListeningEndpoint`'s."""
     return MemorySocket(network, ListeningEndpoint(network, **options))
+
+
+def new_socket(network: Network, host: Host, family: int) -> MemorySocket:
+    """Return a socket of `host` that is neither bound nor connected."""
+    network.call("socket")
+    return MemorySocket(network, Endpoint(network, _UNNAMED.get(family, ""), *network.buffers), host, family)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from reactor.testing.network import Endpoint
+from reactor.testing.endpoint import Endpoint
 
 __all__ = ["Peer"]
 

@@ -6,7 +6,8 @@ from random import Random
 
 import attrs
 
-from reactor.testing.network import Endpoint, Network
+from reactor.testing.endpoint import Endpoint
+from reactor.testing.network import Network
 from tests.simulation.peers import Peer
 
 __all__ = ["PLANS", "STREAM", "Plan", "Program"]

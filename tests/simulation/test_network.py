@@ -9,7 +9,8 @@ from selectors import EVENT_READ, EVENT_WRITE
 import pytest
 
 from reactor.testing import ManualClock
-from reactor.testing.network import FIRST_DESCRIPTOR, ListeningEndpoint, Network
+from reactor.testing.endpoint import ListeningEndpoint
+from reactor.testing.network import FIRST_DESCRIPTOR, Network
 from reactor.testing.selector import MemorySelector
 from reactor.testing.sockets import MemorySocket, listening_socket
 
@@ -199,14 +200,33 @@ def test_selector_tells_what_is_asked_for_and_hangs_up_on_either():
     assert network.complaints == []
 
 
-def test_selector_polls_real_descriptors_too():
+def test_selector_takes_no_real_descriptor():
+    network = make_network()
     ours, theirs = socket.socketpair()
-    with ours, theirs, MemorySelector(make_network()) as selector:
-        key = selector.register(ours, EVENT_READ)
+    with ours, theirs, MemorySelector(network) as selector:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            selector.register(ours, EVENT_READ)
         assert selector.select() == []
-        theirs.send(b"x")
-        assert selector.select() == [(key, EVENT_READ)]
-        selector.unregister(ours)
+    assert "is none of this network" in network.complaints[0]
+
+
+def test_selector_that_may_wait_does_so_only_if_nothing_is_ready():
+    network = make_network()
+    client, sock = make_pair(network)
+    waits = []
+
+    def wait(selector, timeout):
+        waits.append(timeout)
+        client.send(b"x")
+
+    with MemorySelector(network, wait) as selector:
+        key = selector.register(sock, EVENT_READ)
+        assert selector.select(0) == []
+        assert selector.select(5.0) == [(key, EVENT_READ)]
+        assert selector.select(5.0) == [(key, EVENT_READ)]
+        sock.recv(1)
+        assert selector.select(None) == [(key, EVENT_READ)]
+    assert waits == [5.0, None]
 
 
 def test_what_no_program_may_do_is_noted():

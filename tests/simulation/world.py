@@ -12,12 +12,11 @@ from typing import Any
 
 import attrs
 
-from reactor import Limits, Listener, Reactor, Timeouts
+from reactor import Limits, Listener, Timeouts
 from reactor.errors import UsageError
-from reactor.testing import ManualClock
+from reactor.testing import MemoryNetwork
 from reactor.testing.drive import drive
-from reactor.testing.network import ListeningEndpoint, Network
-from reactor.testing.selector import MemorySelector
+from reactor.testing.endpoint import ListeningEndpoint
 from reactor.testing.sockets import MemorySocket, listening_socket
 from tests.simulation.programs import PLANS, STREAM, Program
 from tests.simulation.served import ROUNDING, Broken, BufferedServed, Served
@@ -83,19 +82,19 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
-        self.clock = ManualClock(self.random.uniform(0.0, 100 * _DAY))
-        self.began = self.clock.now
+        self.began = self.random.uniform(0.0, 100 * _DAY)
         self.has_faults = self.random.random() < 0.3
         self.faults = self.fork()
-        self.network = Network(
-            self.clock,
-            self.fork(),
+        self.network = MemoryNetwork(
+            seed=self.random.getrandbits(64),
             latency=self.random.choice([(0.0, 0.0), (0.0001, 0.01), (0.01, 0.5)]),
             choppy=self.random.choice([0.0, 0.1, 0.5]),
             fault=self._fault,
         )
-        self.selector = MemorySelector(self.network)
-        self.reactor = Reactor(selector=self.selector, clock=self.clock, on_error=self._on_error)
+        self.clock = self.network.clock
+        self.clock.now = self.began
+        self.reactor = self.network.reactor(on_error=self._on_error)
+        self.selector = self.reactor.registry.selector
         self.complaints = self.network.complaints
         self.links: dict[Any, Link] = {}
         self._present: list[Program] = []
@@ -279,7 +278,7 @@ class World:
                 self._check_link(link, link.served)
 
     def _drive(self, until: float = math.inf) -> None:
-        drive(self.reactor, self.clock, self.network, self._turn, until)
+        drive(self.network, self._turn, until)
 
     def _turn(self) -> int:
         if self._checked_at != self.clock.now:
@@ -302,7 +301,7 @@ class World:
     def _is_empty(self) -> bool:
         """Return whether nothing can have a timer: no connection, no protocol, no accept that failed."""
         listening = sum(not door.sock.end.closed for door in self._doors)
-        return len(self.network.descriptors) == listening and not self._timers and not self.has_faults
+        return len(self.network.ends()) == listening and not self._timers and not self.has_faults
 
     def _run_out(self) -> None:
         """Let every peer go."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from errno import (
     EACCES,
+    EADDRINUSE,
+    EADDRNOTAVAIL,
     EAGAIN,
     ECONNABORTED,
     ECONNREFUSED,
@@ -61,6 +63,10 @@ ERRNOS: dict[str, tuple[int, ...]] = {
     "send": _SEND,
     "sendmsg": _SEND,
     "shutdown": (ENOTCONN, ENOBUFS, EINVAL),
+    "socket": (EACCES, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTONOSUPPORT),
+    "bind": (EACCES, EADDRINUSE, EADDRNOTAVAIL, EINVAL, ENOMEM),
+    "listen": (EADDRINUSE, EOPNOTSUPP),
+    "connect": (EACCES, EPERM, EADDRINUSE, EADDRNOTAVAIL, ECONNREFUSED, ENETUNREACH, ETIMEDOUT),
     "setsockopt": (ENOBUFS, ENOMEM, EINVAL, ENOPROTOOPT),
     "getsockopt": (ENOBUFS, EINVAL),
     "getsockname": (ENOBUFS, EINVAL),

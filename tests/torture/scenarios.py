@@ -274,11 +274,11 @@ def linger(stage: Stage) -> None:
     good = stage.connect(BULK)
     stage.drive(2.0)
     if stage.undisturbed:
-        assert len(stage.network.descriptors) == 1, "kept after the peer's end of file"
+        assert len(stage.network.ends()) == 1, "kept after the peer's end of file"
     endless = stage.connect(BULK[:1000], half_close=False)
     endless.reading = False
     stage.drive()
-    assert len(stage.network.descriptors) == 1, "kept after its time was up"
+    assert len(stage.network.ends()) == 1, "kept after its time was up"
     endless.reading = True
     stage.drive()
     stage.expect(good, BULK[:8000])
@@ -352,6 +352,24 @@ def open_in_all_states(stage: Stage) -> list[Peer]:
         peers[-1].reading = False
         stage.drive(2.0)
     return peers
+
+
+@scenario
+def reach(stage: Stage) -> None:
+    """The reactor listens and connects by address and by name."""
+    stage.listen()
+    stage.make = Greeter
+    stage.listen_at("10.0.0.9:80")
+    stage.network.names["server.example"] = ["fd00::9", "10.0.0.9"]
+    client = Recorder()
+    stage.protocols.append(client)
+    failures: list[Exception] = []
+    stage.reactor.connect("server.example:80", lambda: client, on_failure=failures.append)
+    stage.drive()
+    assert bool(client.calls) is not bool(failures)
+    if stage.undisturbed:
+        assert client.received == b"10.0.0.1"
+        assert client.reason is None
 
 
 @scenario

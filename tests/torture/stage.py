@@ -5,14 +5,11 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable
-from random import Random
 from typing import Any, TypeVar
 
-from reactor import Connection, Reactor
-from reactor.testing import Errors, ManualClock, Recorder
+from reactor import Connection
+from reactor.testing import Errors, MemoryNetwork, MemoryReactor, Recorder
 from reactor.testing.drive import drive
-from reactor.testing.network import Network
-from reactor.testing.selector import MemorySelector
 from reactor.testing.sockets import MemorySocket, listening_socket
 from tests.helpers import Echo
 from tests.simulation.peers import Peer
@@ -33,8 +30,8 @@ class Stage:
     """
 
     def __init__(self, fault: Fault | None = None) -> None:
-        self.clock = ManualClock()
-        self.network = Network(self.clock, Random(9092), choppy=0.2, fault=self._next_fault)
+        self.network = MemoryNetwork(seed=9092, choppy=0.2, fault=self._next_fault)
+        self.clock = self.network.clock
         self.errors = Errors()
         self.make: Callable[[], Any] = Echo
         self.protocols: list[Recorder] = []
@@ -42,8 +39,8 @@ class Stage:
         self.expected = 0
         self._fault = fault
         self._fired = False
-        self.selector = MemorySelector(self.network)
-        self.reactor: Reactor = self.attempt(self._make_reactor)
+        self.reactor: MemoryReactor = self.attempt(self._make_reactor)
+        self.selector = self.reactor.registry.selector
 
     @property
     def undisturbed(self) -> bool:
@@ -59,8 +56,8 @@ class Stage:
         self._fired = True
         return fault.errno
 
-    def _make_reactor(self) -> Reactor:
-        return Reactor(selector=self.selector, clock=self.clock, on_error=self.errors)
+    def _make_reactor(self) -> MemoryReactor:
+        return self.network.reactor(on_error=self.errors)
 
     def attempt(self, step: Callable[[], T]) -> T:
         """Return `step()`; the fault may come out of it once."""
@@ -90,6 +87,10 @@ class Stage:
 
         return self.attempt(step)
 
+    def listen_at(self, address: str) -> Any:
+        """Listen on an address, and return the listener."""
+        return self.attempt(lambda: self.reactor.listen(address, self._factory))
+
     def _factory(self) -> Any:
         protocol = self.make()
         self.protocols.append(protocol)
@@ -113,7 +114,7 @@ class Stage:
     def drive(self, seconds: float | None = None) -> None:
         """Let all happen that happens in `seconds`; None: until nothing is due any more."""
         until = {} if seconds is None else {"until": self.clock.now + seconds}
-        drive(self.reactor, self.clock, self.network, self._turn, **until)
+        drive(self.network, self._turn, **until)
 
     def _turn(self) -> int:
         return sum(peer.turn() for peer in self.peers)

@@ -1,0 +1,349 @@
+"""What a kernel keeps of the sockets of a connection in memory, and of those that listen.
+
+What TCP does on Linux is followed where a server can see it: each direction has a send buffer and a
+receive buffer, a FIN comes after the bytes before it, and closing with unread input, or sending to who
+has closed, is answered with a reset, which drops what was not delivered.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from reactor.testing.host import socket_address
+
+if TYPE_CHECKING:
+    from reactor.testing.network import Network
+
+__all__ = ["ACKNOWLEDGE_TIMEOUT", "CONNECT_TIMEOUT", "Endpoint", "ListeningEndpoint", "error"]
+
+#: Seconds after which a kernel gives up connecting: tcp(7), tcp_syn_retries of 6.
+CONNECT_TIMEOUT = 127.0
+
+#: Seconds after which a kernel gives up a connection whose peer does not acknowledge what it is sent: tcp(7),
+#: tcp_retries2 of 15, and "ip-sysctl" of Linux for the figure.
+ACKNOWLEDGE_TIMEOUT = 924.6
+
+# Seconds until a SYN is sent again: RFC 6298, 2.1. It comes once a second, and not ever more seldom.
+_RETRANSMISSION = 1.0
+
+
+def _length(data: bytearray) -> str:
+    return f"{len(data)} bytes"
+
+
+def error(number: int) -> OSError:
+    """Return the exception that the socket module raises for `number`."""
+    return OSError(number, os.strerror(number))
+
+
+@attrs.define(eq=False)
+class ListeningEndpoint:
+    """What a kernel keeps of a listening socket: the connections that wait to be accepted.
+
+    limit: how many may wait. shared: SO_REUSEPORT. both: an IPv6 socket that takes IPv4 too.
+    """
+
+    network: Network
+    sockname: Any = ("10.0.0.254", 9092)
+    buffers: tuple[int, int] = (4096, 4096)
+    limit: int = 128
+    shared: bool = False
+    both: bool = False
+    backlog: deque[Endpoint] = attrs.Factory(deque)
+    closed: bool = False
+
+    def is_full(self) -> bool:
+        """Return whether nobody more may wait."""
+        return len(self.backlog) >= self.limit
+
+    def accept(self) -> Endpoint:
+        """Take out the connection that has waited longest."""
+        if not self.backlog:
+            raise error(errno.EAGAIN)
+        return self.backlog.popleft()
+
+    def close(self, *, reset: bool = False) -> None:
+        """Refuse newcomers, and reset who waits."""
+        self.closed = True
+        while self.backlog:
+            self.backlog.popleft().reset()
+
+    def ready(self) -> tuple[bool, bool]:
+        """Return whether the socket is readable and writable, as epoll tells it."""
+        return bool(self.backlog), False
+
+
+@attrs.define(eq=False)
+class Endpoint:
+    """What a kernel keeps of one end of a connection; its methods are what its program calls.
+
+    ending: a FIN waits behind `sending`. ended: it is under way. at_eof: the peer's has arrived.
+    dead: reset by either side. orphan: its program has closed it, and `sending` still goes out.
+    active: when its program last sent or received a byte. sent_at, sent: when it last sent, and how
+    many bytes it has.
+
+    address, peer_address: of the hosts, which a partition may part; "" for a Unix socket.
+    peername: how this end sees the other. connecting: the peer has not answered yet.
+    owner: the connection of a reactor, if it is one's.
+    """
+
+    network: Network
+    sockname: Any
+    send_size: int
+    receive_size: int
+    peer: Any = attrs.field(default=None, init=False, repr=False)
+    address: str = attrs.field(default="", init=False)
+    peer_address: str = attrs.field(default="", init=False)
+    peername: Any = attrs.field(default=None, init=False)
+    connecting: bool = attrs.field(default=False, init=False)
+    owner: Any = attrs.field(default=None, init=False, repr=False)
+    sending: bytearray = attrs.field(factory=bytearray, init=False, repr=_length)
+    receiving: bytearray = attrs.field(factory=bytearray, init=False, repr=_length)
+    error: int | None = attrs.field(default=None, init=False)
+    ending: bool = attrs.field(default=False, init=False)
+    ended: bool = attrs.field(default=False, init=False)
+    at_eof: bool = attrs.field(default=False, init=False)
+    dead: bool = attrs.field(default=False, init=False)
+    orphan: bool = attrs.field(default=False, init=False)
+    active: float = attrs.field(default=-math.inf, init=False)
+    sent_at: float = attrs.field(default=-math.inf, init=False)
+    sent: int = attrs.field(default=0, init=False)
+    _random: Random = attrs.field(init=False, repr=False)
+    _in_flight: int = attrs.field(default=0, init=False)
+    _arrival: float = attrs.field(default=0.0, init=False)
+    _held: deque[Callable[[], object]] = attrs.field(factory=deque, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._random = Random(self.network.random.getrandbits(64))
+
+    def portion(self, size: int) -> int:
+        """Return how much of `size` goes at once: all of it, or from 1 byte on."""
+        choppy = self.network.choppy
+        return self._random.randint(1, size) if size > 1 and self._random.random() < choppy else size
+
+    # What the program calls
+
+    def recv(self, size: int) -> bytes:
+        """Take at most `size` bytes that have arrived; none at the end of file."""
+        if self.receiving:
+            data = bytes(self.receiving[:size])
+            del self.receiving[:size]
+            self.active = self.network.clock()
+            self.peer.pump()
+            return data
+        return self._receive_nothing()
+
+    def peek(self, size: int) -> bytes:
+        """Return what `recv` would, and leave it there."""
+        return bytes(self.receiving[:size]) or self._receive_nothing()
+
+    def _receive_nothing(self) -> bytes:
+        if not self.at_eof:
+            self._raise_error()
+            if not self.dead:
+                raise error(errno.EAGAIN)
+        return b""
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Put what fits of `data` into the send buffer, and return how much that is."""
+        self._raise_error()
+        if self.ending or self.dead:
+            raise error(errno.EPIPE)
+        if self.connecting or self.peer is None:
+            raise error(errno.EAGAIN if self.connecting else errno.ENOTCONN)
+        room = self.send_size - len(self.sending)
+        if not room:
+            raise error(errno.EAGAIN)
+        self.sending += data[:room]
+        self.active = self.sent_at = self.network.clock()
+        self.sent += min(room, len(data))
+        self.pump()
+        return min(room, len(data))
+
+    def shutdown(self) -> None:
+        """End the direction to the peer, after what is in the send buffer."""
+        if self.dead or self.connecting or self.peer is None:
+            raise error(errno.ENOTCONN)
+        self.ending = True
+        self.pump()
+
+    def close(self, *, reset: bool = False) -> None:
+        """Give the connection up; unread input makes it a reset, as `reset` does: tcp(7), RFC 2525 2.17."""
+        self.orphan = True
+        if reset or self.receiving or self.connecting or self.peer is None:
+            self.receiving.clear()
+            self.reset()
+        else:
+            self.ending = True
+            self.pump()
+
+    def ready(self) -> tuple[bool, bool]:
+        """Return whether the socket is readable and writable, as epoll tells it.
+
+        A hang-up or an error is both, and a send buffer more than two thirds full is not writable.
+        """
+        if self.connecting:
+            return False, False
+        hung_up = self.dead or self.error is not None or (self.at_eof and self.ending)
+        room = self.send_size - len(self.sending)
+        readable = bool(self.receiving) or self.at_eof
+        return readable or hung_up, self.ending or hung_up or room * 3 >= self.send_size
+
+    # What happens on the wire
+
+    def reset(self) -> None:
+        """Drop what was not delivered, and let the peer know."""
+        if not self.dead:
+            self._die()
+            if self.peer is not None:
+                self._send(self.peer.be_reset)
+
+    def pump(self) -> None:
+        """Send what the peer's receive buffer has room for, then the FIN."""
+        while self.sending and not self.dead and (room := self._window()):
+            size = self.portion(min(room, len(self.sending)))
+            segment = bytes(self.sending[:size])
+            del self.sending[:size]
+            self._in_flight += size
+            self._send(partial(self._deliver, segment))
+        if self.ending and not self.ended and not self.sending and not self.dead:
+            self.ended = True
+            self._send(self._deliver_fin)
+
+    def _send(self, arrive: Callable[[], object]) -> None:
+        least, most = self.network.latency
+        now = self.network.clock()
+        if not most and self._arrival < now:  # nothing is under way, from when there was latency
+            self._arrive(arrive)
+            return
+        self._arrival = max(self._arrival, now + self._random.uniform(least, most))
+        self.network.at(self._arrival, partial(self._arrive, arrive))
+
+    def _arrive(self, arrive: Callable[[], object]) -> None:
+        """Let `arrive` happen, when the partition that is in between is healed, if there is one."""
+        if not self.network.is_cut(self.address, self.peer_address):
+            arrive()
+            return
+        if not self._held:
+            limit = CONNECT_TIMEOUT if self.connecting else ACKNOWLEDGE_TIMEOUT
+            self.network.at(self.network.clock() + limit, partial(self._give_up, self._held))
+        self._held.append(arrive)
+        self.network.stalled[self] = None
+
+    def _give_up(self, held: deque[Callable[[], object]]) -> None:
+        if held is self._held:  # it has not been released since
+            self.fail(errno.ETIMEDOUT)
+
+    def release(self) -> None:
+        """Let all that was held arrive, in its order: the partition has been healed."""
+        held, self._held = self._held, deque()
+        for arrive in held:
+            arrive()
+
+    # The handshake of a client: SYN, then SYN and ACK, then ACK
+
+    def start(self, find: Callable[[], ListeningEndpoint | None]) -> None:
+        """Be on the way to what `find` finds when the SYN arrives."""
+        self.connecting = True
+        self._send(partial(self._syn, find, self.network.clock() + CONNECT_TIMEOUT))
+
+    def start_in_vain(self, problem: int | None) -> None:
+        """Be on the way to where a router's answer is `problem`; None: there is no answer."""
+        self.connecting = True
+        if problem is None:
+            until = self.network.clock() + CONNECT_TIMEOUT
+            self.network.at(until, partial(self.fail, errno.ETIMEDOUT))  # nothing else can happen to it
+        else:
+            self._send(partial(self.fail, problem))
+
+    def _syn(self, find: Callable[[], ListeningEndpoint | None], until: float) -> None:
+        if self.dead:
+            return
+        listening = find()
+        if listening is None:
+            self._send(partial(self.fail, errno.ECONNREFUSED))
+        elif not listening.is_full():
+            self.meet(listening)._send(partial(self._syn_ack, listening))
+        elif self.network.clock() < until:  # dropped, and sent again
+            again = partial(self._arrive, partial(self._syn, find, until))
+            self.network.at(self.network.clock() + _RETRANSMISSION, again)
+        else:
+            self.fail(errno.ETIMEDOUT)
+
+    def meet(self, listening: ListeningEndpoint) -> Endpoint:
+        """Make the other end, which is at the side of `listening`, and return it."""
+        name = listening.sockname
+        if isinstance(name, tuple):  # a wildcard, maybe
+            name = socket_address(self.peer_address, name[1])
+        server = Endpoint(self.network, name, *listening.buffers)
+        server.peer, self.peer = self, server
+        server.address, server.peer_address = self.peer_address, self.address
+        server.peername, self.peername = self.sockname, name
+        if listening.both and len(name) == 2:  # RFC 4291, 2.5.5.2
+            server.sockname = (f"::ffff:{name[0]}", name[1], 0, 0)
+            server.peername = (f"::ffff:{self.sockname[0]}", self.sockname[1], 0, 0)
+        return server
+
+    def _syn_ack(self, listening: ListeningEndpoint) -> None:
+        if not self.dead:
+            self.connecting = False
+            self._send(partial(self._ack, listening))
+
+    def _ack(self, listening: ListeningEndpoint) -> None:
+        if listening.closed:
+            self.peer.reset()
+        else:
+            listening.backlog.append(self.peer)
+
+    def fail(self, number: int) -> None:
+        """End with an error that the peer is not told of, unless it has ended already."""
+        if not self.dead:
+            self.error = number
+            self._die()
+
+    def _window(self) -> int:
+        peer: Endpoint = self.peer
+        return max(0, peer.receive_size - len(peer.receiving) - self._in_flight)
+
+    def _deliver(self, segment: bytes) -> None:
+        self._in_flight -= len(segment)
+        if self.dead:
+            return
+        if self.peer.orphan or self.peer.dead:
+            self.peer._refuse()
+        else:
+            self.peer.receiving += segment
+
+    def _deliver_fin(self) -> None:
+        if not self.dead:
+            self.peer.at_eof = True
+
+    def _refuse(self) -> None:
+        # Nobody is there to receive it: the reset takes what is still to be sent along, RFC 1122 4.2.2.13.
+        self._die()
+        self._send(self.peer.be_reset)
+
+    def be_reset(self) -> None:
+        """Be told by the peer, or by what stands between, that the connection is no more."""
+        if not self.dead:
+            self.error = errno.EPIPE if self.at_eof else errno.ECONNRESET
+            self._die()
+
+    def _die(self) -> None:
+        self.dead = True
+        self.connecting = False
+        self.sending.clear()
+
+    def _raise_error(self) -> None:
+        if self.error is not None:
+            number, self.error = self.error, None
+            raise error(number)

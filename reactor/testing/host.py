@@ -1,0 +1,148 @@
+"""A machine on the network in memory: its addresses, and what listens there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from reactor.errors import UsageError
+
+if TYPE_CHECKING:
+    from reactor.testing.endpoint import Endpoint, ListeningEndpoint
+    from reactor.testing.network import Network
+
+__all__ = ["Host", "numeric", "socket_address"]
+
+#: Where a host without addresses of its own connects from.
+_DEFAULTS = ("10.0.0.1", "fd00::1")
+
+_ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104
+
+
+class Host:
+    """What the sockets of one machine share.
+
+    addresses: its own, besides loopback; none: it has every address that no other host has.
+    """
+
+    def __init__(self, network: Network, addresses: tuple[str, ...]) -> None:
+        self.addresses = addresses
+        self._network = network
+        self._listening: list[ListeningEndpoint] = []
+
+    # Listening
+
+    def bind(self, family: int, where: Any, *, shared: bool, both: bool) -> Any:
+        """Return the name of a socket that is bound to `where`: a path, or a host and port.
+
+        shared: SO_REUSEPORT. both: an IPv6 socket that takes IPv4 too. Raises OSError as bind(2) does.
+        """
+        if isinstance(where, str):
+            if self._find(where) is not None:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            return where
+        address = numeric(where[0] or "0.0.0.0")  # noqa: S104
+        if (":" in address) is not (family == socket.AF_INET6):
+            raise socket.gaierror(socket.EAI_FAMILY, "Address family for hostname not supported")
+        if address not in _ANY and not self._has(address):
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        port = where[1]
+        while not port or self._is_taken(address, port, shared=shared, both=both):
+            if where[1]:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            port = self._network.next_port()
+        return socket_address(address, port)
+
+    def listen(self, listening: ListeningEndpoint) -> None:
+        """Have `listening` found by who connects."""
+        self._listening = [known for known in self._listening if not known.closed]
+        self._listening.append(listening)
+
+    def _has(self, address: str) -> bool:
+        return ip_address(address).is_loopback or self._network.host_at(address) is self
+
+    def _is_taken(self, address: str, port: int, *, shared: bool, both: bool) -> bool:
+        for other in self._listening:
+            if other.closed or isinstance(other.sockname, str) or other.sockname[1] != port:
+                continue
+            one_family = (":" in address) is (":" in other.sockname[0])
+            overlap = one_family and (address == other.sockname[0] or {address, other.sockname[0]} & _ANY)
+            if (overlap or (not one_family and (both or other.both))) and not (shared and other.shared):
+                return True
+        return False
+
+    # Connecting
+
+    def connect(self, end: Endpoint, where: Any) -> int:
+        """Let `end`, of a socket of this host, connect to `where`; return what connect_ex(2) does."""
+        if isinstance(where, str):
+            return self._connect_to_path(end, where)
+        target = numeric(where[0])
+        loopback = ip_address(target).is_loopback
+        if end.sockname[1] == 0 and (source := self._source(target)) is not None:
+            bound = end.sockname[0]
+            end.sockname = socket_address(source if bound in _ANY else bound, self._network.next_port())
+        if end.sockname[1] == 0:
+            return errno.ENETUNREACH
+        end.address, end.peer_address = end.sockname[0], target
+        host = self if loopback else self._network.host_at(target)
+        unreachable = {numeric(address): why for address, why in self._network.unreachable.items()}
+        if target in unreachable:
+            end.start_in_vain(unreachable[target])
+        elif host is None:
+            end.start_in_vain(errno.EHOSTUNREACH)
+        else:
+            end.start(lambda: host._find(target, where[1]))
+        return errno.EINPROGRESS
+
+    def _connect_to_path(self, end: Endpoint, path: str) -> int:
+        listening = self._find(path)
+        if listening is None:
+            return errno.ENOENT
+        if listening.is_full():
+            return errno.EAGAIN
+        listening.backlog.append(end.meet(listening))
+        return 0
+
+    def _source(self, target: str) -> str | None:
+        """Return the address from which to connect to `target`; None if there is none of its family."""
+        if ip_address(target).is_loopback or target in self.addresses:
+            return target
+        return next((own for own in self.addresses or _DEFAULTS if (":" in own) is (":" in target)), None)
+
+    def _find(self, where: str, port: int | None = None) -> ListeningEndpoint | None:
+        """Return what listens on a path, or an address and port; one of those that share it."""
+        found = [
+            known
+            for known in self._listening
+            if not known.closed and (known.sockname == where if port is None else _takes(known, where, port))
+        ]
+        exact = [known for known in found if known.sockname[0] == where] or found
+        return self._network.random.choice(exact) if len(exact) > 1 else next(iter(exact), None)
+
+
+def _takes(listening: ListeningEndpoint, address: str, port: int) -> bool:
+    name = listening.sockname
+    if isinstance(name, str) or name[1] != port:
+        return False
+    one_family = (":" in address) is (":" in name[0])
+    return (one_family and (address == name[0] or name[0] in _ANY)) or (not one_family and listening.both)
+
+
+def numeric(address: str) -> str:
+    """Return an IP address as it is written here. Raises UsageError if it is none."""
+    try:
+        return str(ip_address(address.partition("%")[0]))
+    except ValueError:
+        raise UsageError(
+            f"{address!r} is no IP address: names are for `network.names`, as in"
+            f' network.names[{address!r}] = ["10.0.0.1"]'
+        ) from None
+
+
+def socket_address(address: str, port: int) -> tuple[Any, ...]:
+    """Return it as the socket module has it."""
+    return (address, port, 0, 0) if ":" in address else (address, port)

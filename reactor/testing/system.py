@@ -1,0 +1,125 @@
+"""`MemorySystem`: what a reactor in memory has in the place of the operating system."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from reactor.address import Address
+from reactor.errors import UsageError
+from reactor.options import Reconnect
+from reactor.system import System
+from reactor.testing.host import Host
+from reactor.testing.network import Network
+from reactor.testing.sockets import MemorySocket, new_socket
+from reactor.workers import Workers
+
+__all__ = ["MemorySystem"]
+
+
+class MemorySystem(System):
+    """Sockets and names of a network in memory, as one of its hosts has them."""
+
+    has_files = False
+
+    def __init__(self, network: Network, host: Host) -> None:
+        self._network = network
+        self._host = host
+
+    def new_socket(self, family: int) -> Any:
+        """Return a `MemorySocket`."""
+        return new_socket(self._network, self._host, family)
+
+    def socketpair(self) -> tuple[Any, Any]:
+        """Return both ends of a wake-up, which are one."""
+        bell = _Bell(self._network)
+        return bell, bell
+
+    def reserve(self) -> Any:
+        """Return a descriptor in memory."""
+        return _Held(self._network)
+
+    def resolve(self, address: Address, *, passive: bool = False) -> list[tuple[socket.AddressFamily, Any]]:
+        """Look the name up in `network.names`."""
+        return self._network.resolve(address, passive=passive)
+
+    def workers(self, limit: int, name: str) -> Workers:
+        """Return what does at once, on this thread, what it is given."""
+        return _AtOnce(limit, name, daemon=True)
+
+    def jitter(self, reconnect: Reconnect | None) -> Reconnect | None:
+        """Have the network's seed spread the delays, unless they have a random of their own."""
+        if reconnect is None or reconnect.random is not random.random:
+            return reconnect
+        return attrs.evolve(reconnect, random=self._network.random.random)
+
+    def check(self, given: object) -> None:
+        """Raise UsageError for what is the kernel's."""
+        if isinstance(given, MemorySocket):
+            if given.network is not self._network:
+                raise UsageError(f"{given!r} is of another network: make both reactors on one MemoryNetwork")
+        elif self._is_real(given):
+            raise UsageError(
+                f"{given if isinstance(given, Address) else repr(given)} is real, and a MemoryReactor has"
+                " nothing but sockets in memory: listen and connect by address, or use `pair`"
+            )
+
+    def _is_real(self, given: object) -> bool:
+        if isinstance(given, Address):
+            return given.fd is not None
+        if isinstance(given, int):
+            return given not in self._network.descriptors
+        return hasattr(given, "fileno")
+
+
+class _Held:
+    """A descriptor that stands for something that is not looked at."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._fd = network.open(self)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._network.watched.discard(self._fd)  # a loop closes its wake-up before its selector
+            self._network.free(self._fd)
+            self._fd = -1
+
+
+class _Bell(_Held):
+    """The two ends of a wake-up's socket pair in one: readable when something was sent."""
+
+    family = None
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self.end = self
+        self._rung = False
+
+    def setblocking(self, blocks: bool) -> None:
+        pass
+
+    def send(self, data: bytes) -> int:
+        self._rung = True
+        return len(data)
+
+    def recv(self, size: int) -> bytes:
+        self._rung = False
+        return b"\0"
+
+    def ready(self) -> tuple[bool, bool]:
+        return self._rung, True
+
+
+class _AtOnce(Workers):
+    """Threads that are none."""
+
+    def submit(self, work: Callable[[], object]) -> None:
+        work()
