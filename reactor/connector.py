@@ -272,7 +272,11 @@ class Connector:
     def _wait(self) -> None:
         if self._done or self._reconnect is None:
             return
-        delay = self._reconnect.spread(self._delay)
+        try:
+            delay = self._reconnect.spread(self._delay)
+        except Exception as exc:
+            self._loop.report(exc, f"Reconnect.random of {self}")
+            delay = self._delay
         self.next_attempt = self._loop.time() + delay
         self._timer = self._loop.call_at(self.next_attempt, self._begin)
         self._delay = min(2 * self._delay, self._reconnect.most)

@@ -138,5 +138,11 @@ class Reconnect:
             raise ValueError(f"first ({self.first:g}) must not be above most ({self.most:g})")
 
     def spread(self, delay: float) -> float:
-        """Return a delay of half of `delay` to all of it, in seconds."""
-        return delay * (1 + self.random()) / 2
+        """Return a delay of half of `delay` to all of it, in seconds.
+
+        Raises ValueError if `random` returns anything else than a number from 0 to 1.
+        """
+        part = self.random()
+        if not 0 <= part <= 1:
+            raise ValueError(f"random must return a number from 0 to 1, not {part!r}")
+        return delay * (1 + part) / 2

@@ -124,7 +124,7 @@ class _Attempt:
             sock.setblocking(False)
             set_no_delay(sock)
             if local_address is not None:
-                sock.bind(self._loop.system.resolve(local_address)[0][1])
+                sock.bind(self._source(local_address))
             problem = sock.connect_ex(self.sockaddr)
             if problem in _IN_PROGRESS:
                 self._loop.registry.register(sock.fileno(), EVENT_WRITE, self)
@@ -133,6 +133,12 @@ class _Attempt:
             self._fail(exc)
             return False
         return self._answered(problem)
+
+    def _source(self, local_address: Address) -> Any:
+        for family, sockaddr in self._loop.system.resolve(local_address):
+            if family == self._family:
+                return sockaddr
+        raise OSError(errno.EAFNOSUPPORT, f"local_address {local_address} is of another family")
 
     def on_event(self, events: int) -> None:
         """It has succeeded or failed. The loop's call."""

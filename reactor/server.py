@@ -240,6 +240,11 @@ class Reactor(Loop):
         where = Address.of(address)
         if where.fd is not None:
             raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path, or adopt it")
+        source = None if local_address is None else Address.of(local_address)
+        if source is not None and source.fd is not None:
+            raise AddressError(
+                f"{source} can't be connected from: local_address takes HOST:PORT or unix:/path"
+            )
         if tls is not None and server_hostname is None:
             server_hostname = where.host
             if server_hostname is None and tls.check_hostname:
@@ -254,7 +259,7 @@ class Reactor(Loop):
             factory,
             terms=terms,
             timeout=terms.timeouts.connect,
-            local_address=None if local_address is None else Address.of(local_address),
+            local_address=source,
             on_failure=on_failure,
             resolver=self._resolver,
             reconnect=self.system.jitter(reconnect),

@@ -300,3 +300,19 @@ def test_selector_that_refuses_the_connection_is_a_failed_attempt(reactor, failu
 def test_address_that_cannot_be_meant(reactor, address):
     with pytest.raises(AddressError):
         reactor.connect(address, Recorder)
+
+
+def test_local_address_of_another_family_is_an_attempt_that_fails(reactor):
+    failures = []
+    listener = reactor.listen("127.0.0.1:0", Recorder)
+    connector = reactor.connect(
+        listener.addresses[0], Recorder, local_address="[::1]:0", on_failure=failures.append
+    )
+    spin(reactor, lambda: failures)
+    assert "local_address [::1]:0 is of another family" in str(failures[0])
+    assert connector.is_done()
+
+
+def test_local_address_that_is_a_descriptor_is_refused(reactor):
+    with pytest.raises(AddressError, match="fd:3 can't be connected from"):
+        reactor.connect("127.0.0.1:1", Recorder, local_address="fd:3")

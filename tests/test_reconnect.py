@@ -280,3 +280,15 @@ def test_jitter_shortens_by_up_to_a_half():
     assert Reconnect(random=lambda: 0.0).spread(8) == 4
     assert Reconnect(random=lambda: 1.0).spread(8) == 8
     assert 4 <= Reconnect().spread(8) <= 8
+
+
+@pytest.mark.parametrize("random", [lambda: 2.0, lambda: float("nan"), lambda: 1 / 0])
+def test_random_that_fails_is_reported_and_the_whole_delay_taken(manual, clock, errors, path, random):
+    failures = []
+    connector = manual.connect(
+        path, Recorder, on_failure=failures.append, reconnect=Reconnect(first=1.0, random=random)
+    )
+    turn(manual)
+    assert len(failures) == 1
+    assert errors.take()[1] == f"Reconnect.random of {connector!r}"
+    assert connector.next_attempt == clock.now + 1.0
