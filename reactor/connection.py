@@ -309,7 +309,8 @@ class Connection(Timed):
         except BaseException:
             self._loop.unsure = True
             raise
-        if not (events or registry.reports_errors):
+        held = isinstance(handler, Intake) and handler.held  # it will be read again soon
+        if not (events or held or registry.reports_errors):
             self._terms.watch.add(self, self._loop.now, ERROR_LOOK)
 
     def _check_error(self) -> None:
