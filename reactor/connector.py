@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import weakref
@@ -143,7 +144,10 @@ class Connector:
         self._timed_out = False
         self._race = race = Race(self._loop, self._local_address, self._connected, self._lost)
         if self._address.family is None:
-            self._resolver.submit(lambda: self._resolve(race))
+            try:
+                self._resolver.submit(lambda: self._resolve(race))
+            except RuntimeError as exc:  # the system allows no thread
+                self._loop.call_soon(self._resolved, race, [], OSError(errno.EAGAIN, str(exc)))
         else:
             self._loop.call_soon(self._resolved, race, self._loop.system.resolve(self._address), None)
 

@@ -85,6 +85,17 @@ def test_unknown_name(reactor, failures, monkeypatch):
     assert str(failures[0]) == "cannot connect to nowhere.invalid:1: Name or service not known"
 
 
+def test_name_is_a_failed_attempt_if_no_thread_can_look_it_up(reactor, failures, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    connector = reactor.connect("localhost:1", Recorder, on_failure=failures.append)
+    spin(reactor, lambda: failures)
+    assert connector.is_done()
+    assert str(failures[0]) == "cannot connect to localhost:1: localhost:1: can't start new thread"
+
+
 def test_name_that_cannot_be_encoded(reactor, failures):
     name = "x" * 64 + ".invalid"
     with pytest.raises(AddressError, match="is no host name: label"):
