@@ -82,12 +82,12 @@ class Host:
             return self._connect_to_path(end, where)
         target = numeric(where[0])
         loopback = ip_address(target).is_loopback
-        if end.sockname[1] == 0 and (source := self._source(target)) is not None:
-            bound = end.sockname[0]
-            end.sockname = socket_address(source if bound in _ANY else bound, self._network.next_port())
-        if end.sockname[1] == 0:
+        bound, port = end.sockname[:2]
+        source = self._source(target) if bound in _ANY else bound
+        if source is None:
             return errno.ENETUNREACH
-        end.address, end.peer_address = end.sockname[0], target
+        end.sockname = socket_address(source, port or self._network.next_port())
+        end.address, end.peer_address = source, target
         host = self if loopback else self._network.host_at(target)
         unreachable = {numeric(address): why for address, why in self._network.unreachable.items()}
         if target in unreachable:
