@@ -93,7 +93,7 @@ def test_name_is_a_failed_attempt_if_no_thread_can_look_it_up(reactor, failures,
     connector = reactor.connect("localhost:1", Recorder, on_failure=failures.append)
     spin(reactor, lambda: failures)
     assert connector.is_done()
-    assert str(failures[0]) == "cannot connect to localhost:1: localhost:1: can't start new thread"
+    assert str(failures[0]) == "cannot connect to localhost:1: can't start new thread"
 
 
 def test_name_that_cannot_be_encoded(reactor, failures):
