@@ -96,16 +96,13 @@ def alive():
 def test_cancelled_timers_leave_when_they_are_more_than_half_of_a_heap_that_is_not_small(live, kept):
     gc.collect()
     gc.freeze()  # what else there is need not be looked through each time
-    try:
-        before = alive()
-        heap = TimerHeap()
-        handles = [heap.add(1, list) for _ in range(live)]
-        counts = []
-        for number in range(300):
-            heap.add(number, list).cancel()
-            counts.append(alive() - before)
-    finally:
-        gc.unfreeze()
+    before = alive()
+    heap = TimerHeap()
+    handles = [heap.add(1, list) for _ in range(live)]
+    counts = []
+    for number in range(300):
+        heap.add(number, list).cancel()
+        counts.append(alive() - before)
     assert counts == [live + number % (kept + 1) for number in range(1, 301)]
     assert len(heap) == len(handles) == live
 
