@@ -174,7 +174,8 @@ def test_reset_is_noticed_while_the_rate_allows_nothing(timed, clock, recorder):
     spin(timed, lambda: recorder.received)
     recorder.connection.pause_reading()
     reset(client)
-    let(timed, clock, 0.9)
+    let(timed, clock, 0.2)  # the rate allows something again, and reading is paused
+    let(timed, clock, 0.7)
     assert isinstance(recorder.reason, ConnectionResetError)
 
 

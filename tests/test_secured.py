@@ -817,7 +817,10 @@ def test_bytes_arrive_however_the_records_are_cut(
             peer.take(next(cuts_out, 1 << 20))
             return True
 
-        spin(reactor, lambda: turn() and peer.established and protocol.calls, deadline=5)
+        def both_are_done():
+            return peer.established and protocol.calls and connection.get_extra_info("cipher")
+
+        spin(reactor, lambda: turn() and both_are_done(), deadline=5)
         for data in theirs:
             left = memoryview(data)
             while left:
