@@ -84,12 +84,16 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "reactor") -> int:
         lines.finish(_LAST_WORDS)
     if failure is None:
         return 0
+    _print_error(f"{prog}: {printable(failure)}\n")
+    return EXIT_FAILED
+
+
+def _print_error(line: str) -> None:
+    """Write `line` to standard error, past the stream, which would change the exit status if it could not."""
     try:
-        if sys.stderr is not None:
-            sys.stderr.write(f"{prog}: {printable(failure)}\n")
+        os.write(_STDERR, line.encode(errors="backslashreplace"))
     except OSError:
         pass  # a full disk: the exit status says it
-    return EXIT_FAILED
 
 
 def _fill_standard_descriptors() -> None:
@@ -108,7 +112,8 @@ class _Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {printable(message)} (try {self.prog} --help)\n")
+        _print_error(f"{self.prog}: {printable(message)} (try {self.prog} --help)\n")
+        self.exit(EXIT_USAGE)
 
 
 def _parser(prog: str) -> _Parser:

@@ -75,12 +75,12 @@ def read_all(client):
     return data
 
 
-def usage_error(capsys, *words):
+def usage_error(capfd, *words):
     """Return the one line that `words` are refused with."""
     with pytest.raises(SystemExit) as refused:
         main(words)
     assert refused.value.code == 2
-    told = capsys.readouterr()
+    told = capfd.readouterr()
     assert told.out == ""
     assert told.err.count("\n") == 1
     return told.err
@@ -93,7 +93,7 @@ def test_echoes_by_default():
         assert read_all(client) == b"hi\n"
 
 
-def test_default_address_is_the_one_of_the_readme(monkeypatch, capsys):
+def test_default_address_is_the_one_of_the_readme(monkeypatch, capfd):
     """Whoever has the port now: nothing listens there for it."""
 
     def refuse(self, address, *args, **options):
@@ -101,7 +101,7 @@ def test_default_address_is_the_one_of_the_readme(monkeypatch, capsys):
 
     monkeypatch.setattr(Reactor, "listen", refuse)
     assert main([]) == 1
-    assert capsys.readouterr().err == "reactor: not on 127.0.0.1:9092\n"
+    assert capfd.readouterr().err == "reactor: not on 127.0.0.1:9092\n"
 
 
 @pytest.mark.parametrize(
@@ -228,10 +228,10 @@ def test_port_in_use_is_one_line_and_status_1():
     )
 
 
-def test_address_that_is_not_permitted_is_one_line_and_status_1(capsys, tmp_path):
+def test_address_that_is_not_permitted_is_one_line_and_status_1(capfd, tmp_path):
     (tmp_path / "file").write_text("not a socket")
     assert main(["--listen", f"unix:{tmp_path}/file"]) == 1
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert told.count("\n") == 1
     assert "move it away" in told
 
@@ -286,21 +286,21 @@ def test_address_that_is_not_permitted_is_one_line_and_status_1(capsys, tmp_path
         (["--no-such-option"], "unrecognized arguments: --no-such-option"),
     ],
 )
-def test_bad_word_is_one_line_with_the_cause(capsys, words, cause):
-    assert cause in usage_error(capsys, *words)
+def test_bad_word_is_one_line_with_the_cause(capfd, words, cause):
+    assert cause in usage_error(capfd, *words)
 
 
-def test_module_that_fails_to_import_is_one_line(capsys, tmp_path, monkeypatch):
+def test_module_that_fails_to_import_is_one_line(capfd, tmp_path, monkeypatch):
     (tmp_path / "broken_app.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
-    told = usage_error(capsys, "serve", "broken_app:App")
+    told = usage_error(capfd, "serve", "broken_app:App")
     assert "cannot import 'broken_app:App': ZeroDivisionError: division by zero" in told
 
 
-def test_module_that_exits_when_it_is_imported_is_one_line(capsys, tmp_path, monkeypatch):
+def test_module_that_exits_when_it_is_imported_is_one_line(capfd, tmp_path, monkeypatch):
     (tmp_path / "leaving_app.py").write_text("import sys\nsys.exit('goodbye\\nfor ever')")
     monkeypatch.syspath_prepend(tmp_path)
-    told = usage_error(capsys, "serve", "leaving_app:App")
+    told = usage_error(capfd, "serve", "leaving_app:App")
     assert r"cannot import 'leaving_app:App': SystemExit: goodbye\nfor ever" in told
 
 
@@ -343,17 +343,17 @@ def test_classes_of_other_libraries_and_functions_may_be_factories(tmp_path):
                     read_all(client)
 
 
-def test_installed_command_calls_itself_by_its_own_name(capsys):
+def test_installed_command_calls_itself_by_its_own_name(capfd):
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert capsys.readouterr().out.startswith("usage: reactor ")
-    assert usage_error(capsys, "--bogus").startswith("reactor: ")
-    assert usage_error(capsys, "--listen", "x").endswith("(try reactor serve --help)\n")
+    assert capfd.readouterr().out.startswith("usage: reactor ")
+    assert usage_error(capfd, "--bogus").startswith("reactor: ")
+    assert usage_error(capfd, "--listen", "x").endswith("(try reactor serve --help)\n")
 
 
-def test_directory_to_listen_on_is_one_line_and_status_1(capsys, tmp_path):
+def test_directory_to_listen_on_is_one_line_and_status_1(capfd, tmp_path):
     assert main(["--listen", f"unix:{tmp_path}"]) == 1
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert told.count("\n") == 1
     assert f"cannot listen on unix:{tmp_path}: a directory is there: name a socket in it" in told
 
@@ -382,11 +382,11 @@ def test_what_a_client_sends_is_not_raw_in_the_log(tmp_path):
     assert not [line for line in told.splitlines() if line.startswith(b"2026-01-01")]
 
 
-def test_version(capsys):
+def test_version(capfd):
     with pytest.raises(SystemExit) as done:
         main(["--version"])
     assert done.value.code == 0
-    assert re.fullmatch(r"reactor \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    assert re.fullmatch(r"reactor \d+\.\d+\.\d+\n", capfd.readouterr().out)
 
 
 def test_connect_passes_its_input_to_the_peer_and_back():
@@ -420,15 +420,15 @@ def test_connect_ends_when_the_peer_does_though_input_is_open():
         os.close(writing)
 
 
-def test_connect_refused_is_one_line_and_status_1(capsys):
+def test_connect_refused_is_one_line_and_status_1(capfd):
     with listening_socket() as (_, address):
         pass
     assert main(["connect", address]) == 1
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert told == f"reactor: cannot connect to {address}: Connection refused\n"
 
 
-def test_connect_tells_a_reset(capsys):
+def test_connect_tells_a_reset(capfd):
     with listening_socket() as (listening, address):
         with command("connect", address, stdin=subprocess.PIPE) as process:
             peer, _ = listening.accept()
@@ -676,5 +676,5 @@ def test_client_of_the_command_line_talks_with_each_app(app, sent, pattern):
         (["proxy", "--to", "nowhere"], "'nowhere' has no port"),
     ],
 )
-def test_option_of_an_app_is_asked_for_and_refused_elsewhere(capsys, words, cause):
-    assert cause in usage_error(capsys, "serve", *words)
+def test_option_of_an_app_is_asked_for_and_refused_elsewhere(capfd, words, cause):
+    assert cause in usage_error(capfd, "serve", *words)

@@ -156,11 +156,11 @@ def test_client_talks_with_openssl(certificates, version):
         ),
     ],
 )
-def test_client_refuses_a_certificate_in_one_line(certificates, tls, capsys, words, told):
+def test_client_refuses_a_certificate_in_one_line(certificates, tls, capfd, words, told):
     words = [certificates.file("ca.pem") if word == "CA" else word for word in words]
     with server("serve", "echo", *tls) as (_, address):
         assert main(["connect", address, *words]) == 1
-    line = capsys.readouterr().err
+    line = capfd.readouterr().err
     assert told in line
     assert line.count("\n") == 1
 
@@ -189,16 +189,16 @@ def test_plain_text_client_is_one_short_line(tls):
         assert len(line) < 120
 
 
-def test_client_says_that_the_server_does_not_speak_tls(capsys):
+def test_client_says_that_the_server_does_not_speak_tls(capfd):
     with server("serve", "echo", "--listen", "127.0.0.1:0") as (_, address):
         assert main(["connect", address, "--tls"]) == 1
-        assert capsys.readouterr().err == (
+        assert capfd.readouterr().err == (
             f"reactor: cannot connect to {address}: "
             "the peer does not speak TLS, or not in turn: unexpected message\n"
         )
     with server("serve", "greet", "--listen", "127.0.0.1:0") as (_, address):
         assert main(["connect", address, "--tls"]) == 1
-    assert capsys.readouterr().err == (
+    assert capfd.readouterr().err == (
         f"reactor: cannot connect to {address}: what the peer sends is not TLS\n"
     )
 
@@ -246,7 +246,7 @@ def test_new_certificate_at_sighup(certificates, tmp_path):
         assert "other.example" in names(address)
 
 
-def test_files_that_cannot_be_used_are_one_line(certificates, capsys):
+def test_files_that_cannot_be_used_are_one_line(certificates, capfd):
     words = [
         "serve",
         "--tls-cert",
@@ -255,11 +255,11 @@ def test_files_that_cannot_be_used_are_one_line(certificates, capsys):
         certificates.file("client.key"),
     ]
     assert main(words) == 1
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert "does not belong to the certificate" in told
     assert told.count("\n") == 1
     assert main(["connect", "127.0.0.1:1", "--tls", "--ca", "/nowhere"]) == 1
-    assert capsys.readouterr().err == "reactor: cannot read /nowhere: No such file or directory\n"
+    assert capfd.readouterr().err == "reactor: cannot read /nowhere: No such file or directory\n"
 
 
 @pytest.mark.parametrize(
@@ -297,5 +297,5 @@ def test_files_that_cannot_be_used_are_one_line(certificates, capsys):
         ),
     ],
 )
-def test_words_that_belong_together(capsys, words, cause):
-    assert cause in usage_error(capsys, *words)
+def test_words_that_belong_together(capfd, words, cause):
+    assert cause in usage_error(capfd, *words)

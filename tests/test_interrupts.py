@@ -50,12 +50,12 @@ class Tracer:
                 raise Interrupt(f"{place[0]}:{place[1]}")
         return self.line
 
-    @contextlib.contextmanager
-    def on(self):
+    def run(self, call, *args):
+        """Call under the trace."""
         before = sys.gettrace()  # coverage's
         sys.settrace(self)
         try:
-            yield
+            call(*args)
         except Interrupt:
             pass
         finally:
@@ -224,8 +224,7 @@ def scenario(tracer, server_context, client_context):
                     peer.end()  # its callback was interrupted, and does not answer
                 peer.turn()
             clock.advance(0.0005)
-            with tracer.on():
-                reactor.run_once(0)
+            tracer.run(reactor.run_once, 0)
             if all(peer.over for peer in peers) and not reactor.connections():
                 return
         stuck = [peer.says for peer in peers if not peer.over]
