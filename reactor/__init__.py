@@ -1,9 +1,8 @@
 """A TCP reactor on one `selectors.DefaultSelector`, driven by your program."""
 
 from reactor.address import Address
-from reactor.connection import Connection
-from reactor.connector import Connector, ConnectorState
-from reactor.drain import Drained
+from reactor.connecting.connector import Connector, ConnectorState
+from reactor.connection.connection import Connection
 from reactor.errors import (
     AddressError,
     CloseTimeout,
@@ -31,11 +30,12 @@ from reactor.errors import (
     UsageError,
     WriteTimeout,
 )
-from reactor.listener import Listener
+from reactor.listening.drain import Drained
+from reactor.listening.listener import Listener
+from reactor.loop.stats import Histogram, Stats
 from reactor.options import Limits, Reconnect, Timeouts
 from reactor.protocol import BufferedProtocol, Protocol
-from reactor.server import Reactor
-from reactor.stats import Histogram, Stats
+from reactor.reactor import Reactor
 
 __all__ = [
     "Address",

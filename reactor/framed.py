@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 
-from reactor.connection import Connection
+from reactor.connection.connection import Connection
 from reactor.errors import FramingError, TLSHandshakeError, UsageError
 from reactor.framing import Framer
 from reactor.protocol import Protocol

@@ -21,14 +21,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from reactor.checks import check_callable, seconds
-from reactor.connection import Connection
+from reactor.connection.connection import Connection
+from reactor.connection.secured import Newcomer, SocketHandshake
 from reactor.errors import ConnectionAborted, TLSError, TLSTruncated, UsageError, WriteTimeout
+from reactor.loop.workers import Workers
+from reactor.options import check_callable, seconds
 from reactor.protocol import Protocol
-from reactor.secure_socket import Tls, words_of
-from reactor.secured import Newcomer, SocketHandshake
-from reactor.server import Reactor
-from reactor.workers import Workers
+from reactor.reactor import Reactor
+from reactor.tls.secure_socket import Tls, words_of
 
 __all__ = ["BlockingSocket", "BlockingTLSSocket", "Handler", "Pool"]
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
 if TYPE_CHECKING:
-    from reactor.connection import Connection
+    from reactor.connection.connection import Connection
 
 __all__ = ["AnyProtocol", "BufferedProtocol", "Protocol", "check_protocol", "make_protocol"]
 

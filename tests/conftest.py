@@ -13,7 +13,7 @@ from types import FrameType
 import pytest
 from hypothesis import HealthCheck, settings
 
-from reactor.selector import default_selector
+from reactor.loop.selector import default_selector
 from reactor.testing import Errors
 from tests.certificates import certificates
 

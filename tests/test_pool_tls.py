@@ -24,8 +24,8 @@ from reactor import (
     WriteTimeout,
 )
 from reactor.errors import TLSError, TLSHandshakeError, TLSHandshakeTimeout, TLSTruncated
+from reactor.loop.selector import default_selector
 from reactor.pool import BlockingSocket, BlockingTLSSocket, Pool
-from reactor.selector import default_selector
 from reactor.testing import Errors, ManualClock, Recorder
 from tests.helpers import DEADLINE, Echo, connect, spin
 from tests.test_pool import BIG, echo, serve

@@ -3,14 +3,46 @@
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_module_has_its_test_file():
-    modules = {path.stem.strip("_") for path in (ROOT / "reactor").iterdir() if path.suffix == ".py"}
-    packages = {path.parent.name for path in (ROOT / "reactor").glob("*/__init__.py")}
-    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
-    assert (modules | packages) - tests == set()
+#: Test files that are not of one module: of several together, of a whole program, or of the project.
+ACROSS = {
+    "cli": {"test_cli_tls"},
+    "compat": {"test_stdlib"},
+    "connecting": {"test_reconnect"},
+    "connection": {
+        "test_asyncio_protocol", "test_chunks", "test_faults", "test_machine", "test_secured_limits",
+    },
+    "loop": {"test_fork"},
+    "streams": {"test_together"},
+    "": {
+        "test_arguments", "test_conftest", "test_init", "test_interrupts", "test_pool_tls", "test_readme",
+        "test_seeds", "test_structure", "test_typing",
+    },
+}  # fmt: skip
+
+#: Packages of small modules, which are tested together in a file of the package's name.
+TOGETHER = {"apps", "embed", "framing", "streams", "testing"}
+
+
+def stems(folder, pattern="*.py"):
+    return {path.stem for path in folder.glob(pattern)} - {"__init__"}
+
+
+def packages():
+    return ["", *(path.parent.name for path in sorted((ROOT / "reactor").glob("*/__init__.py")))]
+
+
+@pytest.mark.parametrize("package", packages())
+def test_tests_mirror_the_tree(package):
+    modules = {f"test_{stem.strip('_')}" for stem in stems(ROOT / "reactor" / package)}
+    whole = {f"test_{package}"} if package in TOGETHER else set()
+    tests = stems(ROOT / "tests" / package, "test_*.py")
+    assert tests - modules - whole == ACROSS.get(package, set())
+    assert (whole or modules) - tests == set()
 
 
 def test_top_level_is_what_the_readme_promises():

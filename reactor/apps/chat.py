@@ -9,7 +9,7 @@ from typing import ClassVar
 import attrs
 
 from reactor.apps.paced import PacedProtocol
-from reactor.connection import Connection
+from reactor.connection.connection import Connection
 from reactor.framing import Lines
 
 __all__ = ["Hall", "Member"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from reactor.connection import Connection
+from reactor.connection.connection import Connection
 from reactor.protocol import Protocol
 
 __all__ = ["Daytime"]

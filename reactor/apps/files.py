@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reactor.apps.paced import PacedProtocol
-from reactor.connection import Connection
+from reactor.connection.connection import Connection
 from reactor.framing import Lines
 
 __all__ = ["Files"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reactor.connection import Connection
+from reactor.connection.connection import Connection
 from reactor.protocol import Protocol
 
 __all__ = ["Greet"]

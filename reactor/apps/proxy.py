@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from reactor.address import AddressLike
-from reactor.connection import Connection
-from reactor.connector import Connector
+from reactor.connecting.connector import Connector
+from reactor.connection.connection import Connection
 from reactor.errors import ConnectError
 from reactor.protocol import Protocol
 

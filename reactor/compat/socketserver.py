@@ -24,8 +24,8 @@ from socketserver import BaseRequestHandler, DatagramRequestHandler, StreamReque
 from typing import Any
 
 from reactor.errors import ACCEPT_EXHAUSTED, UsageError
-from reactor.server import Reactor
-from reactor.workers import Workers
+from reactor.loop.workers import Workers
+from reactor.reactor import Reactor
 
 __all__ = [
     "BaseRequestHandler",

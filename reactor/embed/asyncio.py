@@ -8,7 +8,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from reactor.embed.attachment import BUDGET, Attachment
 from reactor.errors import UsageError
-from reactor.server import Reactor
+from reactor.reactor import Reactor
 
 __all__ = ["attach", "call", "complete"]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from reactor.checks import seconds
 from reactor.errors import UsageError
-from reactor.server import Reactor
+from reactor.options import seconds
+from reactor.reactor import Reactor
 
 __all__ = ["BUDGET", "Attached", "Attachment", "CallLater", "Watch", "check_attachable"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor.embed.attachment import BUDGET, Attachment
-from reactor.server import Reactor
+from reactor.reactor import Reactor
 
 try:
     from gi.repository import GLib

@@ -13,8 +13,8 @@ from queue import SimpleQueue
 
 from reactor.embed.attachment import BUDGET, Attached, check_attachable
 from reactor.errors import UsageError
-from reactor.server import Reactor
-from reactor.wakeup import Wakeup
+from reactor.loop.wakeup import Wakeup
+from reactor.reactor import Reactor
 
 __all__ = ["Guest", "attach"]
 

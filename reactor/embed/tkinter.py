@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from reactor.embed.attachment import BUDGET, Attachment
 from reactor.errors import UsageError
-from reactor.server import Reactor
+from reactor.reactor import Reactor
 
 __all__ = ["attach"]
 

@@ -6,7 +6,7 @@ import math
 import threading
 
 from reactor.embed.attachment import BUDGET, check_attachable
-from reactor.server import Reactor
+from reactor.reactor import Reactor
 
 try:
     import trio

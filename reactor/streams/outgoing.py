@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from reactor.address import AddressLike
-from reactor.connection import Connection
+from reactor.connection.connection import Connection
 from reactor.errors import ConnectError, ReactorError, UsageError
 from reactor.options import Limits, Timeouts
 from reactor.streams.stream import LIMIT, Stream, check_limit

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Gener
 from typing import Any, cast
 from typing import Protocol as Interface
 
-from reactor import checks
-from reactor.connection import Connection
+from reactor import options
+from reactor.connection.connection import Connection
 from reactor.errors import EndOfStream, FrameTooLong, ReactorError, StreamClosed, UsageError
 from reactor.protocol import Protocol
-from reactor.server import Reactor
+from reactor.reactor import Reactor
 from reactor.streams.task import Place, Sleep, Task, Timeout, Wait, is_mistake, suspend
 
 __all__ = ["LIMIT", "Handler", "Lease", "Stream", "check_limit", "handler"]
@@ -42,7 +42,7 @@ def handler(fn: Handler, *, limit: int = LIMIT) -> Callable[[], Stream]:
     Raises ValueError if `limit` is not positive, TypeError if `fn` can't be called.
     """
     check_limit(limit)
-    checks.check_callable("fn", fn)
+    options.check_callable("fn", fn)
     return lambda: Stream(fn, limit)
 
 
@@ -270,7 +270,7 @@ class Stream(Protocol):
 
         Raises ValueError for a number below 0 or NaN, TypeError for what is no number.
         """
-        duration = checks.seconds("seconds", seconds, zero=True)
+        duration = options.seconds("seconds", seconds, zero=True)
         self._check_open()
         yield from suspend(Sleep(duration))
 
@@ -282,7 +282,7 @@ class Stream(Protocol):
         whose task has made it too. Raises UsageError elsewhere, ValueError for a number below 0 or NaN,
         TypeError for what is no number.
         """
-        duration = checks.seconds("seconds", seconds, zero=True)
+        duration = options.seconds("seconds", seconds, zero=True)
         task = self.running_task()
         if task is None:
             raise UsageError("timeout is for the tasks of its own stream: call it within one")

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from reactor.errors import ReactorError, StreamTimeout, UsageError
-from reactor.server import Reactor
+from reactor.reactor import Reactor
 
 if TYPE_CHECKING:
     from reactor.streams.stream import Stream

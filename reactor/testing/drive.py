@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import repeat
 
 from reactor.errors import UsageError
-from reactor.server import Reactor
+from reactor.reactor import Reactor
 from reactor.testing.network import Network
 from reactor.testing.selector import MemorySelector
 

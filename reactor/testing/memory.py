@@ -8,15 +8,15 @@ from random import Random
 from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, Self, TypeVar, TypeVarTuple
 
-from reactor.connection import Connection
-from reactor.debug import DebugConnection
+from reactor.connection.connection import Connection
+from reactor.connection.debug import DebugConnection
 from reactor.errors import UsageError
-from reactor.futures import AwaitableFuture
-from reactor.listener import Factory
-from reactor.loop import ErrorHandler
+from reactor.listening.listener import Factory
+from reactor.loop.futures import AwaitableFuture
+from reactor.loop.loop import ErrorHandler
+from reactor.loop.registry import FileDescriptorLike
 from reactor.options import Limits, Timeouts
-from reactor.registry import FileDescriptorLike
-from reactor.server import Reactor
+from reactor.reactor import Reactor
 from reactor.testing.clock import ManualClock
 from reactor.testing.drive import drive, settle, wait
 from reactor.testing.endpoint import ListeningEndpoint

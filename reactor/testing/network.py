@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from reactor.address import Address
 from reactor.errors import UsageError
-from reactor.server import Reactor
+from reactor.reactor import Reactor
 from reactor.testing.clock import ManualClock
 from reactor.testing.endpoint import Endpoint, ListeningEndpoint, error
 from reactor.testing.host import Host, numeric, socket_address

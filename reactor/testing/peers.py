@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from reactor.connection import Connection
+from reactor.connection.connection import Connection
 from reactor.errors import UsageError
 from reactor.testing.records import Recorder
 

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from reactor.address import Address
-from reactor.server import Reactor
+from reactor.reactor import Reactor
 from reactor.testing.memory import MemoryNetwork, MemoryReactor
 from reactor.testing.records import Errors
 

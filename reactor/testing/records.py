@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reactor.connection import Connection
+from reactor.connection.connection import Connection
 from reactor.protocol import Protocol
 
 __all__ = ["Errors", "Recorder"]

@@ -11,12 +11,12 @@ import attrs
 
 from reactor.address import Address
 from reactor.errors import UsageError
+from reactor.loop.system import System
+from reactor.loop.workers import Workers
 from reactor.options import Reconnect
-from reactor.system import System
 from reactor.testing.host import Host
 from reactor.testing.network import Network
 from reactor.testing.sockets import MemorySocket, new_socket
-from reactor.workers import Workers
 
 __all__ = ["MemorySystem"]
 

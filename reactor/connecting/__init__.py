@@ -1,0 +1,1 @@
+"""Outgoing connections: name resolution, happy eyeballs (RFC 8305), and reconnecting."""

@@ -1,0 +1,176 @@
+"""Several addresses of one peer: attempts to connect that overlap, of which the first to succeed wins.
+
+Happy Eyeballs, RFC 8305: the families take turns, an attempt that has not answered in 250 ms has the next
+one for company, and one that fails has it at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+from reactor.address import Address
+from reactor.connection.linger import give_back
+from reactor.listening.listener import set_no_delay
+from reactor.loop.loop import Loop
+from reactor.loop.registry import EVENT_WRITE
+from reactor.loop.timers import Handle
+
+__all__ = ["ATTEMPT_DELAY", "Place", "Race", "interleave"]
+
+#: Seconds between the starts of two attempts: RFC 8305, 5, "Connection Attempt Delay".
+ATTEMPT_DELAY = 0.25
+
+#: A family, and an address as connect(2) takes it.
+Place = tuple[socket.AddressFamily, Any]
+
+# What connect(2) on a non-blocking socket says when the answer comes later, here and on Windows. EAGAIN is
+# not of them: a Unix socket says it for a full backlog, and nothing comes later.
+_IN_PROGRESS = frozenset({errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS)})
+
+
+def interleave(places: Sequence[Place]) -> list[Place]:
+    """Return the places with their families in turn, beginning with the first one's: RFC 8305, 4."""
+    families = dict.fromkeys(family for family, _ in places)
+    groups = [[place for place in places if place[0] == family] for family in families]
+    return [place for place in chain.from_iterable(zip_longest(*groups)) if place is not None]
+
+
+class Race:
+    """Attempts to connect to one of several places.
+
+    local_address: where they come from; None leaves it to the kernel.
+    on_won: is given the connected socket and its peer's address. on_lost: called when all have failed.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        local_address: Address | None,
+        on_won: Callable[[socket.socket, Any], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._places: list[Place] = []
+        self._local_address = local_address
+        self._on_won = on_won
+        self._on_lost = on_lost
+        self._attempts: list[_Attempt] = []
+        self._timer: Handle | None = None
+
+    def start(self, places: Sequence[Place]) -> None:
+        """Try `places`, in this order."""
+        self._places = list(places)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Start the next attempt; if there is none, and none is under way, say so."""
+        self._cancel_timer()
+        while self._places:
+            attempt = _Attempt(self._loop, self, *self._places.pop(0))
+            self._attempts.append(attempt)
+            if attempt.start(self._local_address):
+                if self._places and attempt.sock is not None:
+                    self._timer = self._loop.call_later(ATTEMPT_DELAY, self.go_on)
+                return
+        if not self.sockets():
+            self._on_lost()
+
+    def stop(self) -> None:
+        """Give up all attempts."""
+        self._cancel_timer()
+        self._places = []
+        for attempt in self._attempts:
+            attempt.drop()
+
+    def won(self, sock: socket.socket, sockaddr: Any) -> None:
+        """`sock` is connected: the others are given up."""
+        self.stop()
+        self._on_won(sock, sockaddr)
+
+    def sockets(self) -> list[socket.socket]:
+        """Return the sockets of the attempts that are under way."""
+        return [attempt.sock for attempt in self._attempts if attempt.sock is not None]
+
+    def outcome(self) -> list[tuple[str, OSError]]:
+        """Return each attempt's address and its error, in the order in which they were started."""
+        return [(str(Address.from_sockaddr(attempt.sockaddr)), attempt.problem) for attempt in self._attempts]
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+
+class _Attempt:
+    """One socket on its way to be connected; None when it has arrived, or failed with `problem`."""
+
+    def __init__(self, loop: Loop, race: Race, family: socket.AddressFamily, sockaddr: Any) -> None:
+        self.sockaddr = sockaddr
+        self.sock: socket.socket | None = None
+        self.problem = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))  # until it is another
+        self._family = family
+        self._loop = loop
+        self._race = race
+
+    def start(self, local_address: Address | None) -> bool:
+        """Return whether it is under way, or has won already."""
+        try:
+            self.sock = sock = self._loop.system.new_socket(self._family)
+            sock.setblocking(False)
+            set_no_delay(sock)
+            if local_address is not None:
+                sock.bind(self._source(local_address))
+            problem = sock.connect_ex(self.sockaddr)
+            if problem in _IN_PROGRESS:
+                self._loop.registry.register(sock.fileno(), EVENT_WRITE, self)
+                return True
+        except OSError as exc:
+            self._fail(exc)
+            return False
+        return self._answered(problem)
+
+    def _source(self, local_address: Address) -> Any:
+        for family, sockaddr in self._loop.system.resolve(local_address):
+            if family == self._family:
+                return sockaddr
+        raise OSError(errno.EAFNOSUPPORT, f"local_address {local_address} is of another family")
+
+    def on_event(self, events: int) -> None:
+        """It has succeeded or failed. The loop's call."""
+        assert self.sock is not None
+        try:
+            problem = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError as exc:
+            problem = exc.errno or errno.EIO
+        if not self._answered(problem):
+            self._race.go_on()
+
+    def drop(self) -> None:
+        """Close the socket, if it is here still."""
+        sock = self._take()
+        if sock is not None:
+            give_back(sock)
+
+    def _answered(self, problem: int) -> bool:
+        if problem:
+            self._fail(OSError(problem, os.strerror(problem)))
+            return False
+        sock = self._take()
+        assert sock is not None
+        self._race.won(sock, self.sockaddr)
+        return True
+
+    def _fail(self, exc: OSError) -> None:
+        self.problem = exc
+        self.drop()
+
+    def _take(self) -> socket.socket | None:
+        sock, self.sock = self.sock, None
+        if sock is not None and self._loop.registry.handler_of(sock.fileno()) is self:
+            self._loop.registry.unregister(sock.fileno())
+        return sock

@@ -1,0 +1,46 @@
+"""Debug mode: a connection that tells of what its user does wrong."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from reactor.connection.connection import Connection
+from reactor.loop.log import caller
+
+__all__ = ["DebugConnection"]
+
+log = logging.getLogger("reactor")
+
+
+def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: DebugConnection, *args: Any, **kwargs: Any) -> Any:
+        self._loop.check_thread(f"Connection.{method.__name__}")
+        return method(self, *args, **kwargs)
+
+    return call
+
+
+class DebugConnection(Connection):
+    """Warns of calls on another thread than the reactor's, and of writes that go nowhere."""
+
+    __slots__ = ()
+
+    write = _checked(Connection.write)
+    writelines = _checked(Connection.writelines)
+    sendfile = _checked(Connection.sendfile)
+    start_tls = _checked(Connection.start_tls)
+    write_eof = _checked(Connection.write_eof)
+    close = _checked(Connection.close)
+    abort = _checked(Connection.abort)
+    pause_reading = _checked(Connection.pause_reading)
+    resume_reading = _checked(Connection.resume_reading)
+    set_protocol = _checked(Connection.set_protocol)
+    set_timeouts = _checked(Connection.set_timeouts)
+
+    def _dropped(self, nbytes: int) -> None:
+        super()._dropped(nbytes)
+        log.warning("%d bytes written to %s after its end, at %s", nbytes, self, caller())

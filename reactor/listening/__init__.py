@@ -1,0 +1,1 @@
+"""Listening sockets: bind, accept, the limits of a listener, and drains."""

@@ -1,0 +1,1 @@
+"""The event loop: descriptors, timers, callbacks, threads and signals. It knows nothing of TCP."""

@@ -1,0 +1,250 @@
+"""The registry: which descriptor is watched for what, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
+from typing import Any, Protocol
+
+from reactor.errors import UsageError
+from reactor.loop.selector import ERRORS, FlatSelector, poll_of
+
+__all__ = ["ERRORS", "EVENT_READ", "EVENT_WRITE", "EventHandler", "FileDescriptorLike", "Registry"]
+
+
+class EventHandler(Protocol):
+    """What a descriptor is registered with."""
+
+    def on_event(self, events: int) -> None:
+        """Handle EVENT_READ, EVENT_WRITE or both, or ERRORS. Raises only KeyboardInterrupt and the like."""
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+FileDescriptorLike = int | HasFileno
+
+
+class Registry:
+    """One table, by descriptor, over one selector.
+
+    selector: what waits; closed with the registry.
+
+    by_fd: the handler of each descriptor, or None.
+    poll: takes a timeout in seconds (None: for ever) and the most events that are wanted, and returns
+        pairs of a descriptor and what `fold` understands; more than the most from some selectors.
+    fold: turns what `poll` says of a descriptor into EVENT_READ and EVENT_WRITE that are asked for.
+    stale: descriptors of which the batch at hand says nothing true any more: they are off the
+        selector, or new on it, or less is asked for than was. Selectors are level-triggered, so what
+        is dropped here is told again by the next poll, if it is true then.
+    reports_errors: whether the selector knows `ERRORS`; else that stands for no events.
+    leftover: what a selector that can't be told the most has said beyond it, for the next ticks.
+    """
+
+    def __init__(self, selector: BaseSelector) -> None:
+        self.selector = selector
+        self.by_fd: list[EventHandler | None] = []
+        self.stale: set[int] = set()
+        self.leftover: list[tuple[int, int]] = []
+        self._interest = bytearray()
+        self.poll, self.fold = poll_of(selector)
+        self._unsure = False  # an interrupt has come in the middle of a change
+        self.reports_errors = isinstance(selector, FlatSelector)
+
+    def batch(self, events: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+        """Return the first `most` of `events`, and keep the others as `leftover`."""
+        self.leftover = events[most:]
+        return events[:most]
+
+    def register(self, fd: int, events: int, handler: EventHandler) -> None:
+        """Call `handler.on_event` when `fd` is ready for `events`; the handler owns the descriptor.
+
+        Raises OSError for a descriptor that can't be waited for, as a regular file.
+        """
+        if fd >= len(self.by_fd):
+            more = max(fd + 1, len(self.by_fd) * 2, 64) - len(self.by_fd)
+            self.by_fd.extend([None] * more)
+            self._interest.extend(bytes(more))
+        elif self.by_fd[fd] is not None:
+            # Its owner closed it without a word, and the kernel has given out the number again.
+            self.unregister(fd)
+        self.by_fd[fd] = handler
+        try:
+            self.modify(fd, events)
+        except (OSError, ValueError):
+            self.by_fd[fd] = None
+            raise
+
+    def replace(self, fd: int, handler: EventHandler) -> None:
+        """Have `handler` called for `fd` from now on, in the place of the one that was registered."""
+        self.by_fd[fd] = handler
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other `events` of `fd`; none leave it with its handler but off the selector.
+
+        An event that this batch of the poll still holds for what is no longer asked for, or was not
+        yet, is dropped: selectors are level-triggered, and the next poll tells what is true then.
+        """
+        if events == ERRORS and not self.reports_errors:
+            events = 0
+        before = self._interest[fd]
+        if events == before:
+            return
+        known, self._unsure = not self._unsure, True
+        self._interest[fd] = events  # first: after an interrupt the selector is made to follow
+        try:
+            if not known:
+                self._force(fd, events)
+            elif not before:
+                self.selector.register(fd, events)
+            elif not events:
+                self.selector.unregister(fd)
+            else:
+                self._change(fd, events)
+        except (OSError, ValueError):
+            self._interest[fd] = 0
+            self._unsure = not known
+            raise
+        self._unsure = not known
+        if not before or before & ~events:
+            self.stale.add(fd)
+
+    def _change(self, fd: int, events: int) -> None:
+        try:
+            self.selector.modify(fd, events)
+        except OSError:
+            # Some selectors have dropped the descriptor by then, and some have not.
+            if fd in self.selector.get_map():
+                self.selector.unregister(fd)
+            raise
+
+    def unregister(self, fd: int) -> None:
+        """Forget `fd` and its handler. To be called before the descriptor is closed."""
+        self.modify(fd, 0)
+        self.by_fd[fd] = None
+
+    def recover(self) -> None:
+        """Have the selector watch what is asked for here, after an interrupt in the middle of a change."""
+        self._unsure = False
+        for fd, handler in enumerate(self.by_fd):
+            events = self._interest[fd] = 0 if handler is None else self._interest[fd]
+            try:
+                self._force(fd, events)
+            except OSError:
+                self._interest[fd] = 0  # whose it is sees the same error when it asks again
+
+    def _force(self, fd: int, events: int) -> None:
+        if isinstance(self.selector, FlatSelector):
+            self.selector.force(fd, events)
+            return
+        if fd in self.selector.get_map():
+            self.selector.unregister(fd)
+        if events:
+            self.selector.register(fd, events)
+
+    def interest(self, fd: int) -> int:
+        """Return the events that `fd` is watched for."""
+        return self._interest[fd]
+
+    def handler_of(self, fd: int) -> EventHandler | None:
+        """Return what `fd` is registered with, or None."""
+        return self.by_fd[fd] if 0 <= fd < len(self.by_fd) else None
+
+    def handlers(self) -> list[EventHandler]:
+        """Return every registered handler, in the order of descriptors."""
+        return [handler for handler in self.by_fd if handler is not None]
+
+    def watch(
+        self,
+        fileobj: FileDescriptorLike,
+        event: int,
+        call: Callable[..., None],
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+    ) -> None:
+        """Have `call` run `callback(*args)` when `fileobj` is ready for `event`."""
+        fd = _descriptor(fileobj)
+        watch = self.handler_of(fd)
+        if watch is None:
+            self.register(fd, event, _Watch(call, event, callback, args))
+        elif isinstance(watch, _Watch):
+            watch.callbacks[event] = (callback, args)
+            self.modify(fd, watch.events())
+        else:
+            raise UsageError(f"descriptor {fd} belongs to {watch}: use its own methods")
+
+    def unwatch(self, fileobj: FileDescriptorLike, event: int) -> bool:
+        """Undo `watch` for one event; return whether there was something to undo."""
+        fd = _descriptor(fileobj)
+        watch = self.handler_of(fd)
+        if not isinstance(watch, _Watch) or event not in watch.callbacks:
+            return False
+        del watch.callbacks[event]
+        if watch.callbacks:
+            self.modify(fd, watch.events())
+        else:
+            self.unregister(fd)
+        return True
+
+    def disown(self, refuse: Callable[[], None]) -> None:
+        """Have `refuse` called in the place of every handler and of waiting: this is a child process.
+
+        The selector is left as it is, because what it has in the kernel belongs to the parent.
+        """
+        self.by_fd[:] = [_Refusal(refuse)] * len(self.by_fd)
+        self.leftover = []
+        self.poll = _Refusal(refuse).poll
+
+    def close(self) -> None:
+        """Forget every descriptor, and close the selector."""
+        self.by_fd.clear()
+        self._interest.clear()
+        self.leftover = []
+        self.selector.close()
+
+
+class _Watch:
+    """A descriptor of the user's, with a callback and its arguments for each direction."""
+
+    __slots__ = ("_call", "callbacks")
+
+    def __init__(
+        self,
+        call: Callable[..., None],
+        event: int,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+    ) -> None:
+        self._call = call
+        self.callbacks = {event: (callback, args)}
+
+    def events(self) -> int:
+        return sum(self.callbacks)
+
+    def on_event(self, events: int) -> None:
+        for event in (EVENT_READ, EVENT_WRITE):
+            if events & event and event in self.callbacks:
+                callback, args = self.callbacks[event]
+                self._call(callback, *args)
+
+
+class _Refusal:
+    """What stands in the place of everything, and only says no."""
+
+    def __init__(self, refuse: Callable[[], None]) -> None:
+        self._refuse = refuse
+
+    def on_event(self, events: int) -> None:
+        self._refuse()
+
+    def poll(self, timeout: float | None, most: int) -> list[tuple[int, int]]:
+        self._refuse()
+        return []
+
+
+def _descriptor(fileobj: FileDescriptorLike) -> int:
+    fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+    if fd < 0:
+        raise ValueError(f"{fileobj!r} is closed: it has no descriptor to wait for")
+    return fd

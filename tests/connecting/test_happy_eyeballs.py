@@ -1,0 +1,182 @@
+"""Attempts that overlap: the first to answer wins, and nothing of the others is left."""
+
+import errno
+import itertools
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor import Reactor, Timeouts
+from reactor.address import Address
+from reactor.connecting.happy_eyeballs import ATTEMPT_DELAY, interleave
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import DEADLINE, Echo, silent_address, spin
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+
+
+@given(st.lists(st.tuples(st.sampled_from([V4, V6, socket.AF_UNIX]), st.integers())))
+def test_families_take_turns_and_nothing_is_lost(places):
+    taken = interleave(places)
+    assert sorted(taken) == sorted(places)
+    for family in (V4, V6, socket.AF_UNIX):
+        assert [p for p in taken if p[0] == family] == [p for p in places if p[0] == family]
+    if places:
+        assert taken[0] == places[0]
+    families = [family for family, _ in taken]
+    for at, (one, other) in enumerate(itertools.pairwise(families)):
+        assert one != other or len(set(families[at:])) == 1, "one family twice while another waits"
+
+
+@pytest.fixture
+def silent():
+    with silent_address() as address:
+        yield Address.parse(address)
+
+
+@pytest.fixture
+def mute():
+    """Another address of that kind: one that was looked up twice is tried once."""
+    with silent_address() as address:
+        yield Address.parse(address)
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def manual(make_selector, clock, errors):
+    """A reactor whose clock is set by hand."""
+    with Reactor(selector=make_selector(), clock=clock, on_error=errors) as reactor:
+        yield reactor
+    assert errors.seen == []
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Let every name have the addresses that are put in here."""
+    found = []
+    known = socket.getaddrinfo
+
+    def getaddrinfo(host, *args, **options):
+        if host != "name.invalid":
+            return known(host, *args, **options)
+        return [(where.family, socket.SOCK_STREAM, 6, "", (where.host, where.port)) for where in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return found
+
+
+def refused():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return Address.of(sock.getsockname()[:2])
+
+
+def looked_up(reactor):
+    """Drive until the first attempts are under way."""
+    spin(reactor, lambda: attempts(reactor))
+
+
+def attempts(reactor):
+    """Return how many sockets wait to be connected: they alone wait for room to write."""
+    watched = reactor.registry.selector.get_map()
+    return sum(watched[fd].events == 2 for fd in watched)
+
+
+@pytest.mark.usefixtures("descriptors")
+def test_second_address_is_tried_beside_the_first_and_wins(manual, clock, names, silent):
+    recorder = Recorder()
+    listener = manual.listen("127.0.0.1:0", Echo)
+    names += [silent, listener.addresses[0]]
+    connector = manual.connect("name.invalid:1", lambda: recorder)
+    looked_up(manual)
+    clock.advance(ATTEMPT_DELAY - 0.001)
+    manual.run_once(0)
+    assert attempts(manual) == 1
+    assert not recorder.calls
+    clock.advance(0.001)
+    spin(manual, connector.is_done)
+    assert attempts(manual) == 0
+    peername = recorder.connection.get_extra_info("peername")
+    assert Address.from_sockaddr(peername) == listener.addresses[0]
+    recorder.connection.abort()
+    spin(manual, lambda: not manual.connections())
+    listener.close()
+
+
+def test_failed_attempt_has_the_next_one_at_once(manual, names):
+    recorder = Recorder()
+    listener = manual.listen("127.0.0.1:0", Echo)
+    names += [refused(), refused(), listener.addresses[0]]
+    connector = manual.connect("name.invalid:1", lambda: recorder)
+    spin(manual, connector.is_done)
+    assert recorder.names == ["connection_made"]
+
+
+@pytest.mark.usefixtures("descriptors")
+def test_timeout_names_every_attempt_in_their_order(manual, clock, names, silent, mute):
+    failures = []
+    broken = refused()
+    names += [silent, broken, mute]
+    connector = manual.connect(
+        "name.invalid:1", Recorder, timeouts=Timeouts(connect=3), on_failure=failures.append
+    )
+    looked_up(manual)
+    for _ in range(3):
+        clock.advance(ATTEMPT_DELAY)
+        manual.run_once(0)
+        manual.run_once(0)
+    assert attempts(manual) == 2
+    clock.advance(3)
+    manual.run_once(0)
+    assert connector.is_done()
+    assert [(where, exc.errno) for where, exc in failures[0].attempts] == [
+        (str(silent), errno.ETIMEDOUT),
+        (str(broken), errno.ECONNREFUSED),
+        (str(mute), errno.ETIMEDOUT),
+    ]
+    assert str(failures[0]) == (
+        f"cannot connect to name.invalid:1: no answer within 3 s; {silent}: Connection timed out; "
+        f"{broken}: Connection refused; {mute}: Connection timed out"
+    )
+
+
+def test_failure_of_the_last_waits_for_those_under_way(manual, clock, names, silent):
+    failures = []
+    names += [silent, refused()]
+    manual.connect("name.invalid:1", Recorder, timeouts=Timeouts(connect=3), on_failure=failures.append)
+    looked_up(manual)
+    clock.advance(ATTEMPT_DELAY)
+    for _ in range(3):
+        manual.run_once(0.001)
+    assert failures == []
+    assert attempts(manual) == 1
+    clock.advance(3)
+    manual.run_once(0)
+    assert len(failures) == 1
+
+
+@pytest.mark.usefixtures("descriptors")
+def test_cancel_closes_all_that_is_under_way(manual, clock, names, silent, mute):
+    names += [silent, mute]
+    connector = manual.connect("name.invalid:1", Recorder)
+    looked_up(manual)
+    clock.advance(ATTEMPT_DELAY)
+    manual.run_once(0)
+    assert attempts(manual) == 2
+    connector.cancel()
+    assert attempts(manual) == 0
+    assert manual.next_timeout() is None
+
+
+def test_address_of_another_family_than_our_own_is_a_failed_attempt(reactor, names):
+    recorder = Recorder()
+    listener = reactor.listen("127.0.0.1:0", Echo)
+    names += [Address.of(("::1", listener.addresses[0].port)), listener.addresses[0]]
+    connector = reactor.connect("name.invalid:1", lambda: recorder, local_address="127.0.0.6:0")
+    spin(reactor, connector.is_done, deadline=DEADLINE)
+    assert recorder.connection.get_extra_info("sockname")[0] == "127.0.0.6"

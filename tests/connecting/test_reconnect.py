@@ -1,0 +1,294 @@
+"""A connector that connects again: when, how often, and when no more."""
+
+import doctest
+
+import pytest
+
+import reactor.connecting.connector as connector_module
+from reactor import ConnectorState, Protocol, Reactor, Reconnect
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import spin
+
+FULL = Reconnect(first=1.0, most=8.0, random=lambda: 1.0)  # no jitter: the whole delay
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def manual(make_selector, clock, errors):
+    with Reactor(selector=make_selector(), clock=clock, on_error=errors) as reactor:
+        yield reactor
+    assert errors.seen == []
+
+
+@pytest.fixture
+def path(tmp_path):
+    return f"unix:{tmp_path}/server"
+
+
+@pytest.fixture
+def made():
+    """The protocols that were made, in order."""
+    return []
+
+
+@pytest.fixture
+def client(made):
+    """What makes them."""
+
+    def factory():
+        made.append(Recorder())
+        return made[-1]
+
+    return factory
+
+
+def turn(reactor):
+    for _ in range(4):
+        reactor.run_once(0)
+
+
+def rounds_after(reactor, clock, failures, seconds):
+    """Return how many rounds have failed after `seconds` more."""
+    clock.advance(seconds)
+    turn(reactor)
+    return len(failures)
+
+
+def test_failed_rounds_are_told_and_follow_ever_later(manual, clock, path):
+    failures = []
+    manual.connect(path, Protocol, on_failure=failures.append, reconnect=FULL)
+    turn(manual)
+    assert len(failures) == 1
+    for number, delay in enumerate([1, 2, 4, 8, 8, 8], start=1):
+        assert rounds_after(manual, clock, failures, delay - 0.001) == number
+        assert rounds_after(manual, clock, failures, 0.001) == number + 1
+
+
+def test_connects_when_the_server_is_back(manual, clock, path, made, client):
+    connector = manual.connect(path, client, on_failure=lambda exc: None, reconnect=FULL)
+    turn(manual)
+    manual.listen(path, Protocol)
+    clock.advance(1)
+    spin(manual, lambda: made)
+    assert made[0].names == ["connection_made"]
+    assert not connector.is_done()
+
+
+def test_connects_again_when_the_connection_has_ended(manual, clock, path, made, client):
+    manual.listen(path, Protocol)
+    manual.connect(path, client, reconnect=FULL)
+    spin(manual, lambda: made)
+    clock.advance(100)
+    made[0].connection.abort()
+    turn(manual)
+    assert len(made) == 1
+    clock.advance(1)
+    spin(manual, lambda: len(made) == 2)
+    assert made[1].names == ["connection_made"]
+
+
+class Closes(Protocol):
+    def connection_made(self, connection):
+        connection.close()
+
+
+def test_server_that_closes_at_once_is_not_hammered(manual, clock, path, made, client):
+    manual.listen(path, Closes)
+    manual.connect(path, client, reconnect=FULL)
+    spin(manual, lambda: made and made[0].lost)
+    turn(manual)
+    for number, delay in enumerate([1, 2, 4, 8, 8], start=1):
+        clock.advance(delay - 0.001)
+        turn(manual)
+        assert len(made) == number
+        clock.advance(0.001)
+        spin(manual, lambda number=number: len(made) == number + 1 and made[-1].lost)
+        turn(manual)
+
+
+def test_connection_that_stayed_begins_anew_with_the_first_delay(manual, clock, path, made, client):
+    server = manual.listen(path, Closes)
+    manual.connect(path, client, reconnect=FULL)
+    for delay in (0, 1, 2):
+        clock.advance(delay)
+        spin(manual, lambda: made and made[-1].lost)
+        turn(manual)
+        made.clear()
+    server.close()
+    manual.listen(path, Protocol)
+    clock.advance(4)
+    spin(manual, lambda: made)
+    clock.advance(8)  # as long as the next delay
+    made[0].connection.abort()
+    turn(manual)
+    clock.advance(1)
+    spin(manual, lambda: len(made) == 2)
+
+
+def test_attempts_bound_the_rounds_that_fail_in_a_row(manual, clock, path):
+    failures = []
+    bounded = Reconnect(first=1, most=1, attempts=3, random=lambda: 1.0)
+    connector = manual.connect(path, Protocol, on_failure=failures.append, reconnect=bounded)
+    turn(manual)
+    for number in (2, 3):
+        assert not connector.is_done()
+        assert rounds_after(manual, clock, failures, 1) == number
+    assert connector.is_done()
+    assert rounds_after(manual, clock, failures, 100) == 3
+    assert manual.next_timeout() is None
+
+
+def test_without_a_handler_only_the_last_failure_is_an_error(manual, clock, path, errors, caplog):
+    bounded = Reconnect(first=1, most=1, attempts=2, random=lambda: 1.0)
+    manual.connect(path, Protocol, reconnect=bounded)
+    turn(manual)
+    assert "No such file or directory; it is tried again" in caplog.text
+    clock.advance(1)
+    turn(manual)
+    assert "cannot connect to unix:" in str(errors.take()[0])
+
+
+@pytest.mark.parametrize("phase", ["first round", "waiting", "connected"])
+@pytest.mark.parametrize("how", ["cancel", "drain", "close"])
+def test_ends_for_good_in_every_phase(manual, clock, path, made, client, phase, how):
+    failures = []
+    if phase == "connected":
+        manual.listen(path, Protocol)
+    connector = manual.connect(path, client, on_failure=failures.append, reconnect=FULL)
+    if phase == "waiting":
+        turn(manual)
+    elif phase == "connected":
+        spin(manual, lambda: made)
+    if how == "cancel":
+        connector.cancel()
+    elif how == "drain":
+        manual.drain(1, lambda report: None)
+    else:
+        manual.close()
+    assert connector.is_done() or how == "drain"
+    if how != "close":
+        turn(manual)
+        clock.advance(10)
+        turn(manual)
+        clock.advance(10)
+        turn(manual)
+        assert len(made) == (phase == "connected")
+        # A drain begins with the next tick.
+        assert len(failures) == (phase == "waiting" or (phase, how) == ("first round", "drain"))
+        assert connector.is_done()
+    if how == "cancel" and made:
+        assert not made[0].lost, "a connection that was made stays open"
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_factory_that_raises_is_told_and_tried_again(manual, clock, errors, certificates, secured):
+    """It is a failed round as any other: with its delay, and under the bound."""
+    failures = []
+
+    def factory():
+        raise LookupError("no protocol today")
+
+    server = manual.listen("127.0.0.1:0", Recorder, tls=certificates.server() if secured else None)
+    connector = manual.connect(
+        ("localhost", server.addresses[0].port),
+        factory,
+        on_failure=failures.append,
+        reconnect=Reconnect(first=1.0, most=8.0, attempts=3, random=lambda: 1.0),
+        tls=certificates.client() if secured else None,
+    )
+    for number, delay in enumerate([1.0, 2.0, None]):
+        spin(manual, lambda number=number: len(failures) > number)
+        assert "its factory raised LookupError('no protocol today')" in str(failures[-1])
+        assert isinstance(failures[-1].__cause__, LookupError)
+        assert connector.connection is None
+        assert errors.take()[1].startswith("the protocol factory of <Connector")
+        if delay is not None:
+            assert connector.state is ConnectorState.WAITING
+            assert connector.next_attempt == clock.now + delay
+            clock.advance(delay)
+    turn(manual)
+    assert connector.is_done()
+    assert connector.state is ConnectorState.DONE
+    assert connector.next_attempt is None
+    assert len(failures) == 3
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_connector_tells_where_it_is(manual, clock, certificates, made, client, secured):
+    server_context = certificates.server() if secured else None
+    server = manual.listen("127.0.0.1:0", Recorder, tls=server_context)
+    connector = manual.connect(
+        ("127.0.0.1", server.addresses[0].port),
+        client,
+        reconnect=FULL,
+        tls=certificates.client() if secured else None,
+    )
+    seen = [connector.state]
+
+    def connected():
+        if connector.state is not seen[-1]:
+            seen.append(connector.state)
+        return made
+
+    assert connector.connection is None
+    spin(manual, connected, wait=0)
+    connected()
+    handshaking = [ConnectorState.HANDSHAKING] if secured else []
+    assert seen == [ConnectorState.CONNECTING, *handshaking, ConnectorState.CONNECTED]
+    assert connector.connection is made[0].connection
+    made[0].connection.abort()
+    assert connector.connection is None
+    turn(manual)
+    assert connector.state is ConnectorState.WAITING
+    assert connector.next_attempt == clock.now + 1.0
+    clock.advance(1.0)
+    spin(manual, lambda: len(made) == 2)
+    assert connector.connection is made[1].connection
+    assert connector.next_attempt is None
+    connector.cancel()
+    assert connector.state is ConnectorState.CONNECTED  # the connection stays
+    made[1].connection.abort()
+    turn(manual)
+    assert connector.state is ConnectorState.DONE
+
+
+def test_example_of_a_connector_runs():
+    ran = doctest.testmod(connector_module)
+    assert ran.attempted
+    assert not ran.failed
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"first": 0}, "first must be"),
+        ({"most": -1}, "most must be"),
+        ({"first": 2, "most": 1}, r"first \(2\) must not be above most \(1\)"),
+        ({"attempts": 0}, "attempts must be a whole number of 1 or more, not 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(fields, told):
+    with pytest.raises(ValueError, match=told):
+        Reconnect(**fields)
+
+
+def test_jitter_shortens_by_up_to_a_half():
+    assert Reconnect(random=lambda: 0.0).spread(8) == 4
+    assert Reconnect(random=lambda: 1.0).spread(8) == 8
+    assert 4 <= Reconnect().spread(8) <= 8
+
+
+@pytest.mark.parametrize("random", [lambda: 2.0, lambda: float("nan"), lambda: 1 / 0])
+def test_random_that_fails_is_reported_and_the_whole_delay_taken(manual, clock, errors, path, random):
+    failures = []
+    connector = manual.connect(
+        path, Recorder, on_failure=failures.append, reconnect=Reconnect(first=1.0, random=random)
+    )
+    turn(manual)
+    assert len(failures) == 1
+    assert errors.take()[1] == f"Reconnect.random of {connector!r}"
+    assert connector.next_attempt == clock.now + 1.0

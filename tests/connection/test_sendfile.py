@@ -1,0 +1,162 @@
+"""Files that are sent: by the kernel, or read and sent where it can't."""
+
+import errno
+import os
+import socket
+
+import pytest
+
+from reactor import Limits, Reactor
+from reactor.connection.sendfile import send_part
+from reactor.errors import UsageError
+from reactor.testing import Errors, Recorder
+from tests.helpers import pair, spin
+
+CONTENT = bytes(range(256)) * 8192  # 2 MiB
+
+
+@pytest.fixture(params=["by the kernel", "without sendfile", "of a file system that can't"])
+def way(request, monkeypatch):
+    def unfit(*args):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    if request.param == "without sendfile":
+        monkeypatch.delattr(os, "sendfile")
+    elif request.param != "by the kernel":
+        monkeypatch.setattr(os, "sendfile", unfit)
+
+
+@pytest.fixture
+def path(tmp_path):
+    made = tmp_path / "content"
+    made.write_bytes(CONTENT)
+    return made
+
+
+def received(reactor, peer, until):
+    got = bytearray()
+
+    def turn():
+        try:
+            while more := peer.recv(1 << 20):
+                got.extend(more)
+        except BlockingIOError:
+            pass
+        return until(got)
+
+    spin(reactor, turn)
+    return bytes(got)
+
+
+@pytest.mark.usefixtures("way")
+def test_file_arrives_between_what_was_written_before_and_after(reactor, path):
+    recorder = Recorder()
+    connection, peer = pair(reactor, recorder)
+    with peer:
+        connection.write(b"before")
+        file = path.open("rb")
+        assert connection.sendfile(file, 100, len(CONTENT) - 200) is False
+        connection.write(b"after")
+        expected = b"before" + CONTENT[100:-100] + b"after"
+        assert received(reactor, peer, lambda got: len(got) == len(expected)) == expected
+        assert file.closed
+        assert recorder.names == ["connection_made", "pause_writing", "resume_writing"]
+        assert reactor.stats().bytes_sent == len(expected)
+
+
+def test_small_file_does_not_pause(reactor, tmp_path):
+    (tmp_path / "small").write_bytes(b"small")
+    connection, peer = pair(reactor, Recorder())
+    with peer:
+        assert connection.sendfile((tmp_path / "small").open("rb")) is True
+        assert received(reactor, peer, lambda got: got == b"small")
+
+
+def test_close_sends_the_rest_of_the_file(reactor, path):
+    recorder = Recorder()
+    connection, peer = pair(reactor, recorder)
+    with peer:
+        connection.sendfile(path.open("rb"))
+        connection.close()
+        assert received(reactor, peer, lambda got: recorder.lost) == CONTENT
+        assert recorder.reason is None
+
+
+def test_nothing_of_a_file_is_nothing(reactor, path):
+    connection, peer = pair(reactor, Recorder())
+    with peer:
+        file = path.open("rb")
+        assert connection.sendfile(file, len(CONTENT)) is True
+        assert file.closed
+        assert connection.get_write_buffer_size() == 0
+
+
+@pytest.mark.parametrize(("offset", "count"), [(-1, 1), (0, -1), (1, len(CONTENT)), (len(CONTENT) + 1, 1)])
+def test_more_than_the_file_has_is_refused(reactor, path, offset, count):
+    connection, peer = pair(reactor, Recorder())
+    with peer, path.open("rb") as file:
+        with pytest.raises(ValueError, match=f"the file has {len(CONTENT)} bytes, and not"):
+            connection.sendfile(file, offset, count)
+        assert not file.closed
+
+
+def test_file_counts_not_under_max_write_buffer(reactor, path):
+    recorder = Recorder()
+    limits = Limits(high_water=1000, low_water=0, max_write_buffer=10_000)
+    connection, peer = pair(reactor, recorder, limits=limits)
+    with peer:
+        connection.sendfile(path.open("rb"))
+        connection.write(b"more")
+        connection.write(b"and more")
+        expected = CONTENT + b"moreand more"
+        assert received(reactor, peer, lambda got: len(got) == len(expected)) == expected
+
+
+def test_file_that_became_shorter_ends_the_connection(reactor, path):
+    recorder = Recorder()
+    connection, peer = pair(reactor, recorder)
+    with peer:
+        connection.sendfile(path.open("rb"))
+        os.truncate(path, 1000)
+        received(reactor, peer, lambda got: recorder.lost)
+        assert recorder.reason.errno == errno.EIO
+        assert "before all of it was sent" in str(recorder.reason)
+
+
+def test_loss_and_refusal_close_the_file(reactor, path):
+    connection, peer = pair(reactor, Recorder())
+    with peer:
+        first, second = path.open("rb"), path.open("rb")
+        connection.sendfile(first)
+        connection.abort()
+        assert first.closed
+        assert connection.sendfile(second) is False
+        assert second.closed
+
+
+def test_write_eof_comes_before(reactor, path):
+    connection, peer = pair(reactor, Recorder())
+    with peer, path.open("rb") as file:
+        connection.write_eof()
+        with pytest.raises(UsageError):
+            connection.sendfile(file)
+
+
+def test_rate_is_kept(path):
+    """The kernel is asked for no more than the rate allows, so nothing but the first second's worth goes."""
+    with Reactor(clock=lambda: 1000.0, on_error=Errors()) as reactor:
+        connection, peer = pair(reactor, Recorder(), limits=Limits(write_rate=5000))
+        with peer:
+            connection.sendfile(path.open("rb"))
+            reactor.run_once(0)
+            assert 0 < reactor.stats().bytes_sent <= 5000
+            connection.abort()
+
+
+def test_full_socket_says_so(path):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, path.open("rb") as file:
+        ours.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                send_part(ours, file, 0, len(CONTENT), None)

@@ -1,0 +1,67 @@
+"""The table of states: every move is in it or is impossible, and the ways out are always there."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor.connection.state import CLOSES, ENDED, READABLE, TRANSITIONS, WRITABLE, Event, State, after
+
+
+@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("state", State)
+def test_every_state_and_event_is_in_the_table_or_refused(state, event):
+    if (state, event) in TRANSITIONS:
+        assert after(state, event) is TRANSITIONS[state, event]
+    else:
+        with pytest.raises(KeyError, match=f"no move from {state.name} on {event.name}"):
+            after(state, event)
+
+
+def test_a_connection_can_be_cut_until_it_is_closed():
+    for state in set(State) - ENDED:
+        assert after(state, Event.CUT) is State.CLOSED
+
+
+def test_the_loss_is_told_from_closed_alone_and_is_the_end():
+    assert [state for state, event in TRANSITIONS if event is Event.TOLD] == [State.CLOSED]
+    assert {after for (state, _), after in TRANSITIONS.items() if state is State.LOST} == {State.LOST}
+
+
+def test_each_direction_ends_on_its_own():
+    assert {State.OPEN} == READABLE & WRITABLE
+    assert after(after(State.OPEN, Event.PEER_EOF), Event.WRITE_EOF) is State.ENDING
+    assert after(after(State.OPEN, Event.WRITE_EOF), Event.PEER_EOF) is State.ENDING
+
+
+def test_the_peer_may_go_on_sending_in_closing_and_not_in_ending():
+    assert {state for (state, event), to in TRANSITIONS.items() if to is State.CLOSING} == READABLE
+    assert {state for (state, event), to in TRANSITIONS.items() if to is State.ENDING} == {
+        State.READ_CLOSED,
+        State.WRITE_CLOSED,
+    }
+    assert not CLOSES & (READABLE | WRITABLE | ENDED)
+
+
+def test_a_forked_child_has_lost_whatever_the_state_was():
+    assert {after(state, Event.FORKED) for state in State} == {State.LOST}
+
+
+@given(st.lists(st.sampled_from(Event)))
+def test_no_way_leads_back(events):
+    order = [
+        {State.OPENING},
+        {State.OPEN},
+        {State.READ_CLOSED, State.WRITE_CLOSED},
+        CLOSES,
+        {State.CLOSED},
+        {State.LOST},
+    ]
+    state = State.OPENING
+    for event in events:
+        if (state, event) in TRANSITIONS:
+            if state is State.LOST:
+                assert after(state, event) is State.LOST
+                continue
+            before = next(i for i, states in enumerate(order) if state in states)
+            state = after(state, event)
+            assert state in set().union(*order[before + 1 :])

@@ -1,0 +1,582 @@
+"""Listeners: accepting, holding still, and what goes wrong at accept."""
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from itertools import pairwise
+
+import pytest
+
+from reactor import AddressError, ConnectionAborted, Limits, ListenError, Reactor, UsageError
+from reactor.connection.linger import lingering_of
+from reactor.testing import ManualClock, Recorder
+from tests.helpers import DEADLINE, Echo, connect, spin
+
+
+class Factory:
+    """Makes recorders, and keeps them."""
+
+    def __init__(self, kind=Recorder):
+        self.kind = kind
+        self.made = []
+
+    def __call__(self):
+        self.made.append(self.kind())
+        return self.made[-1]
+
+
+@pytest.fixture
+def factory():
+    return Factory(Echo)
+
+
+def closed(sock):
+    return sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "[::1]:0", "unix:{tmp_path}/s", "localhost:0"])
+def test_every_kind_of_address_serves(reactor, factory, tmp_path, text, descriptors):
+    listener = reactor.listen(text.format(tmp_path=tmp_path), factory)
+    for address in listener.addresses:
+        with connect(reactor, address) as client:
+            client.sendall(b"hello")
+            spin(reactor, lambda: factory.made and factory.made[-1].received)
+            assert client.recv(10) == b"hello"
+    listener.close()
+    for connection in reactor.connections():
+        connection.abort()
+    reactor.run_once(0)
+
+
+def test_address_may_be_a_pair_of_host_and_port(reactor, factory):
+    assert reactor.listen(("127.0.0.1", 0), factory).addresses[0].port > 0
+
+
+def test_listening_socket_of_the_caller_s_is_taken_over(reactor, factory, descriptors):
+    listener = reactor.listen(socket.create_server(("127.0.0.1", 0)), factory)
+    with connect(reactor, listener.addresses[0]) as client:
+        client.sendall(b"hello")
+        spin(reactor, lambda: factory.made and factory.made[-1].received)
+    spin(reactor, lambda: factory.made[-1].lost)
+    listener.close()
+
+
+def test_what_does_not_listen_stays_the_caller_s(reactor, factory):
+    with pytest.raises(AddressError, match="5 is no address"):
+        reactor.listen(5, factory)
+    with socket.socket() as sock:
+        with pytest.raises(ListenError, match=r"cannot listen on <socket.*it is no listening stream socket"):
+            reactor.listen(sock, factory)
+        assert sock.fileno() >= 0
+
+
+def test_accepted_sockets_send_without_delay(reactor, factory):
+    listener = reactor.listen("127.0.0.1:0", factory)
+    with connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: factory.made)
+        sock = factory.made[0].connection.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not sock.getblocking()
+
+
+def test_no_delay_is_set_where_it_is_not_inherited(reactor, factory, monkeypatch):
+    monkeypatch.setattr("reactor.listening.listener.sys.platform", "other")
+    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)]
+    listener = reactor.listen("127.0.0.1:0", factory, options=options)
+    with connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: factory.made)
+        sock = factory.made[0].connection.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_peername_is_the_client(reactor, factory):
+    for text in ("127.0.0.1:0", "[::1]:0"):
+        listener = reactor.listen(text, factory)
+        with connect(reactor, listener.addresses[0]) as client:
+            spin(reactor, lambda: factory.made)
+            assert factory.made.pop().connection.get_extra_info("peername") == client.getsockname()
+
+
+def test_one_batch_a_tick(reactor, factory):
+    listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(accept_batch=2))
+    clients = [connect(reactor, listener.addresses[0]) for _ in range(5)]
+    sizes = []
+    for _ in range(3):
+        reactor.run_once(1)
+        sizes.append(len(factory.made))
+    assert sizes == [2, 4, 5]
+    for client in clients:
+        client.close()
+
+
+def test_full_listener_goes_on_when_one_leaves(reactor, factory):
+    listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(max_connections=2))
+    clients = [connect(reactor, listener.addresses[0]) for _ in range(4)]
+    for _ in range(5):
+        reactor.run_once(0.01)
+    assert (len(factory.made), listener.connections) == (2, 2)
+    for left in (0, 1):
+        clients[left].close()
+        spin(reactor, lambda: len(factory.made) == left + 3)  # noqa: B023
+    for client in clients:
+        client.close()
+    spin(reactor, lambda: listener.connections == 0)
+
+
+def test_paused_listener_leaves_newcomers_in_the_backlog(reactor, factory):
+    listener = reactor.listen("127.0.0.1:0", factory)
+    listener.pause()
+    listener.pause()
+    with connect(reactor, listener.addresses[0]):
+        reactor.run_once(0.01)
+        assert factory.made == []
+        listener.resume()
+        spin(reactor, lambda: factory.made)
+
+
+def test_pause_while_full_is_not_undone_by_a_loss(reactor, factory):
+    listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(max_connections=1))
+    with connect(reactor, listener.addresses[0]) as first, connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: factory.made)
+        listener.pause()
+        first.close()
+        spin(reactor, lambda: listener.connections == 0)
+        reactor.run_once(0.01)
+        assert len(factory.made) == 1
+        listener.resume()
+        spin(reactor, lambda: len(factory.made) == 2)
+
+
+def test_pause_from_a_new_connection_ends_the_batch(reactor):
+    class Pauser(Recorder):
+        def connection_made(self, connection):
+            super().connection_made(connection)
+            listener.pause()
+
+    factory = Factory(Pauser)
+    listener = reactor.listen("127.0.0.1:0", factory)
+    clients = [connect(reactor, listener.addresses[0]) for _ in range(3)]
+    for _ in range(3):
+        reactor.run_once(0.01)
+    assert len(factory.made) == 1
+    for client in clients:
+        client.close()
+
+
+def test_closed_listener_leaves_its_connections(reactor, factory, tmp_path):
+    listener = reactor.listen(f"unix:{tmp_path}/s", factory)
+    with connect(reactor, listener.addresses[0]) as client:
+        spin(reactor, lambda: factory.made)
+        listener.close()
+        listener.close()
+        assert listener.is_closed()
+        assert repr(listener) == f"<Listener unix:{tmp_path}/s>"
+        assert not os.path.exists(tmp_path / "s")
+        client.sendall(b"x")
+        spin(reactor, lambda: factory.made[0].received)
+        assert client.recv(1) == b"x"
+
+
+def test_closed_listener_s_use_is_an_error(reactor, factory):
+    listener = reactor.listen("127.0.0.1:0", factory)
+    listener.close()
+    for use in (listener.pause, listener.resume):
+        with pytest.raises(UsageError, match="the listener is closed: listen again"):
+            use()
+
+
+def test_factory_that_raises_closes_the_newcomer_and_is_reported_once(reactor, errors):
+    problem = RuntimeError("mine")
+
+    def factory():
+        raise problem
+
+    listener = reactor.listen("127.0.0.1:0", factory)
+    with connect(reactor, listener.addresses[0]) as client:
+        spin(reactor, lambda: errors.seen)
+        assert closed(client)
+    assert errors.take() == (problem, f"the protocol factory of {listener}", None)
+    assert listener.connections == 0
+
+
+def test_selector_that_refuses_the_newcomer_closes_it(reactor, errors, factory, monkeypatch, caplog):
+    problem = OSError(errno.ENOSPC, "no more watches")
+    listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(max_connections=1))
+
+    def refuse(*args):
+        raise problem
+
+    monkeypatch.setattr(reactor.registry.selector, "register", refuse)
+    with connect(reactor, listener.addresses[0]) as client:
+        spin(reactor, lambda: errors.seen)
+        assert closed(client)
+    assert errors.take()[0] is problem
+    assert listener.connections == 0
+    # The listening socket itself was refused after the pause, and the listener tries again.
+    assert "no more watches; trying again" in caplog.text
+    monkeypatch.undo()
+    with connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: listener.connections == 1)
+
+
+class Scripted:
+    """A listening socket whose next accepts fail."""
+
+    def __init__(self, sock, errors):
+        self.sock = sock
+        self.errors = errors
+        self.accepts = 0
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+    def accept(self):
+        self.accepts += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.sock.accept()
+
+
+def script(listener, *errors):
+    (handler,) = {listener._loop.registry.handler_of(sock.fileno()) for sock in listener._sockets}
+    handler._sock = Scripted(handler._sock, list(errors))
+    listener._sockets[:] = [handler._sock]
+    return handler._sock
+
+
+@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH])
+def test_connection_that_failed_before_accept_is_passed_over(reactor, factory, number):
+    listener = reactor.listen("127.0.0.1:0", factory)
+    scripted = script(listener, OSError(number, "gone"))
+    with connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: factory.made)
+        assert scripted.accepts >= 2
+
+
+def test_nobody_there_after_all(reactor, factory):
+    listener = reactor.listen("127.0.0.1:0", factory)
+    script(listener, BlockingIOError(), InterruptedError())
+    with connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: factory.made)
+
+
+def test_out_of_descriptors_backs_off_logs_and_recovers(factory, caplog):
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory)
+        problem = OSError(errno.EMFILE, "Too many open files")
+        scripted = script(listener, *[problem] * 20)
+        with connect(reactor, listener.addresses[0]):
+            waits, tries = [], []
+            while not factory.made:
+                accepts = scripted.accepts
+                reactor.run_once(0)
+                reactor.run_once(0)
+                assert scripted.accepts - accepts <= 1 + 2 * len(factory.made)  # it does not spin
+                if scripted.accepts > accepts:
+                    tries.append(sum(waits))
+                if not factory.made:
+                    waits.append(reactor.next_timeout())
+                    clock.advance(waits[-1])
+    assert tries[:8] == pytest.approx([0, 0.01, 0.03, 0.07, 0.15, 0.31, 0.63, 1.27])
+    assert max(after - before for before, after in pairwise(tries)) == pytest.approx(1.0)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].endswith("out of resources: [Errno 24] Too many open files; trying again in 0.01 s")
+    assert len(lines) <= sum(waits) + 1
+
+
+def refusing(**limits):
+    return Limits(when_full="refuse", **limits)
+
+
+def test_newcomers_beyond_max_connections_are_refused(reactor, factory):
+    listener = reactor.listen("127.0.0.1:0", factory, limits=refusing(max_connections=2))
+    clients = [connect(reactor, listener.addresses[0]) for _ in range(4)]
+    spin(reactor, lambda: reactor.stats().refused == {"max_connections": 2})
+    assert [closed(client) for client in clients[2:]] == [True, True]
+    clients[0].close()
+    spin(reactor, lambda: listener.connections == 1)
+    with connect(reactor, listener.addresses[0]) as late:
+        late.sendall(b"x")
+        spin(reactor, lambda: factory.made[-1].received)
+        assert late.recv(1) == b"x"
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "[::1]:0", ":0"])
+def test_newcomers_beyond_max_per_ip_are_refused_and_others_are_not(reactor, factory, text):
+    listener = reactor.listen(text, factory, limits=Limits(max_per_ip=2))
+    port = listener.addresses[0].port
+    host = "::1" if text.startswith("[") else "127.0.0.1"
+    clients = [socket.create_connection((host, port), timeout=DEADLINE) for _ in range(3)]
+    spin(reactor, lambda: reactor.stats().refused == {"max_per_ip": 1})
+    assert closed(clients[2])
+    if host == "127.0.0.1":
+        clients.append(socket.create_connection((host, port), DEADLINE, source_address=("127.0.0.2", 0)))
+        spin(reactor, lambda: len(factory.made) == 3)
+    clients[0].close()
+    spin(reactor, lambda: any(recorder.lost for recorder in factory.made))
+    clients += [socket.create_connection((host, port), timeout=DEADLINE) for _ in range(2)]
+    spin(reactor, lambda: reactor.stats().refused == {"max_per_ip": 2})
+    assert len(factory.made) == 3 + (host == "127.0.0.1")
+    assert reactor.stats().accepted == len(factory.made)
+    for client in clients:
+        client.close()
+    spin(reactor, lambda: listener.connections == 0)
+
+
+def test_unix_clients_have_no_ip_to_count(reactor, factory, tmp_path):
+    listener = reactor.listen(f"unix:{tmp_path}/s", factory, limits=Limits(max_per_ip=1))
+    clients = [connect(reactor, listener.addresses[0]) for _ in range(3)]
+    spin(reactor, lambda: len(factory.made) == 3)
+    for client in clients:
+        client.close()
+
+
+def test_reserve_descriptor_refuses_newcomers_when_there_is_no_other(factory, descriptors):
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory, limits=refusing())
+        scripted = script(listener, OSError(errno.EMFILE, "full"))
+        clients = [connect(reactor, listener.addresses[0]) for _ in range(3)]
+        reactor.run_once(0)
+        assert reactor.stats().refused == {"descriptors": 3}
+        assert [closed(client) for client in clients] == [True] * 3
+        assert scripted.accepts == 5  # the failure, three newcomers, nobody more
+        clock.advance(0.01)
+        clients.append(connect(reactor, listener.addresses[0]))
+        reactor.run_once(0)
+        reactor.run_once(0)
+        assert len(factory.made) == 1
+        for client in clients:
+            client.close()
+
+
+def test_reserve_that_was_taken_is_had_again_later(factory, monkeypatch, descriptors):
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory, limits=refusing())
+        problem = OSError(errno.EMFILE, "full")
+        script(listener, problem, problem, problem)
+
+        def none_left(*args):
+            raise problem
+
+        monkeypatch.setattr("reactor.loop.system.os.open", none_left)
+        with connect(reactor, listener.addresses[0]) as client:
+            reactor.run_once(0)
+            clock.advance(1)
+            reactor.run_once(0)
+            monkeypatch.undo()
+            clock.advance(1)
+            reactor.run_once(0)
+            script(listener, problem)
+            clock.advance(1)
+            spin(reactor, lambda: reactor.stats().refused or clock.advance(0.1))
+            assert closed(client)
+
+
+def test_listener_that_was_closed_gets_no_reserve_again(factory, monkeypatch, descriptors):
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory, limits=refusing())
+        problem = OSError(errno.EMFILE, "full")
+        script(listener, problem)
+
+        def none_left(*args):
+            raise problem
+
+        with connect(reactor, listener.addresses[0]):
+            with monkeypatch.context() as patched:
+                patched.setattr("reactor.loop.system.System.reserve", none_left)
+                reactor.run_once(0)
+            listener.close()
+            open_before = len(os.listdir("/proc/self/fd"))
+            clock.advance(2)
+            reactor.run_once(0)
+            assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_descriptor_of_a_closed_listener_can_be_listened_on_again(reactor, factory):
+    before = list(reactor.registry.handlers())
+    for _ in range(3):
+        listener = reactor.listen("127.0.0.1:0", factory)
+        with connect(reactor, listener.addresses[0]) as client:
+            client.sendall(b"x")
+            spin(reactor, lambda: factory.made and factory.made[-1].received)
+        spin(reactor, lambda: factory.made[-1].lost)
+        listener.close()
+    assert list(reactor.registry.handlers()) == before
+
+
+def test_on_accept_error_may_make_room(reactor, factory, caplog):
+    def evict(exc):
+        seen.append(exc.errno)
+        factory.made[0].connection.abort()
+        return True
+
+    seen = []
+    listener = reactor.listen("127.0.0.1:0", factory, on_accept_error=evict)
+    with connect(reactor, listener.addresses[0]), connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: len(factory.made) == 2)
+        script(listener, OSError(errno.EMFILE, "full"))
+        with connect(reactor, listener.addresses[0]):
+            spin(reactor, lambda: len(factory.made) == 3)
+    assert seen == [errno.EMFILE]
+    assert isinstance(factory.made[0].reason, ConnectionAborted)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("answer", [False, ZeroDivisionError()])
+def test_on_accept_error_without_room_backs_off(factory, errors, answer, caplog):
+    def handler(exc):
+        if answer:
+            raise answer
+        return False
+
+    with Reactor(clock=ManualClock(), on_error=errors) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory, on_accept_error=handler)
+        script(listener, OSError(errno.EMFILE, "full"))
+        with connect(reactor, listener.addresses[0]):
+            reactor.run_once(0)
+            assert reactor.next_timeout() == pytest.approx(0.01)
+        if answer:
+            assert errors.take()[:2] == (answer, f"on_accept_error of {listener}")
+    assert "trying again in 0.01 s" in caplog.text
+
+
+def test_drain_waits_for_the_backlog_of_a_listener_that_backs_off(factory, caplog):
+    clock, reports = ManualClock(), []
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory)
+        script(listener, OSError(errno.EMFILE, "full"))
+        with connect(reactor, listener.addresses[0]) as client:
+            client.sendall(b"x")
+            reactor.run_once(0)
+            listener.drain(30, reports.append)
+            for _ in range(3):
+                reactor.run_once(0)
+            assert reports == []
+            clock.advance(1)
+            spin(reactor, lambda: factory.made and factory.made[0].received)
+            assert client.recv(1) == b"x"
+        spin(reactor, lambda: reports or clock.advance(0.01))
+    assert (reports[0].failed, reports[0].aborted) == (0, 0)
+    assert "trying again" in caplog.text
+
+
+def test_descriptor_that_is_given_back_ends_the_back_off(factory, caplog):
+    with Reactor(clock=ManualClock()) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory)
+        with connect(reactor, listener.addresses[0]) as first:
+            spin(reactor, lambda: factory.made)
+            script(listener, OSError(errno.EMFILE, "full"))
+            with connect(reactor, listener.addresses[0]):
+                reactor.run_once(0)
+                first.close()
+                spin(reactor, lambda: len(factory.made) == 2)  # the clock stands still
+    assert "trying again" in caplog.text
+
+
+def test_lingering_sockets_make_room(reactor, factory, caplog):
+    listener = reactor.listen("127.0.0.1:0", factory)
+    with connect(reactor, listener.addresses[0]) as first, connect(reactor, listener.addresses[0]):
+        spin(reactor, lambda: len(factory.made) == 2)
+        factory.made[0].connection.close()
+        spin(reactor, lingering_of(reactor.registry)[0].is_delivered)
+        script(listener, OSError(errno.EMFILE, "full"))
+        with connect(reactor, listener.addresses[0]):
+            spin(reactor, lambda: len(factory.made) == 3)
+        assert closed(first)
+        assert reactor.stats().lingering == 0
+
+
+def test_unknown_accept_error_backs_off_too(factory, caplog):
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory)
+        script(listener, OSError(errno.EIO, "odd"))
+        with connect(reactor, listener.addresses[0]):
+            reactor.run_once(0)
+            assert reactor.next_timeout() == pytest.approx(0.01)
+    assert "cannot accept" in caplog.text
+
+
+def test_back_off_of_a_listener_that_was_closed_meanwhile(factory, caplog):
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", factory)
+        script(listener, OSError(errno.EMFILE, "full"))
+        with connect(reactor, listener.addresses[0]):
+            reactor.run_once(0)
+            listener.close()
+            clock.advance(1)
+            reactor.run_once(0)
+    assert factory.made == []
+
+
+def test_real_lack_of_descriptors_is_survived():
+    program = textwrap.dedent("""
+        import resource, socket, logging
+        from reactor import Protocol, Reactor
+
+        logging.basicConfig()
+        made = []
+
+        class Keep(Protocol):
+            def connection_made(self, connection):
+                made.append(connection)
+
+        with Reactor() as reactor:
+            address = reactor.listen("127.0.0.1:0", Keep).addresses[0]
+            clients = [socket.create_connection((address.host, address.port)) for _ in range(20)]
+            used = max(client.fileno() for client in clients)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 6, used + 6))
+            ticks = 0
+            while len(made) < 5:
+                reactor.run_once(1)
+            reactor.call_later(0.3, reactor.stop)
+            reactor.run()
+            assert len(made) == 5, len(made)
+            for client in clients[:5]:
+                client.close()
+            while len(made) < 20:
+                reactor.run_once(1)
+                for connection in made:
+                    connection.close()
+        print("survived")
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "survived\n", done.stderr
+    assert 1 <= done.stderr.count("Too many open files") <= 3
+
+
+def test_selector_that_refuses_the_listening_socket_leaves_nothing(
+    reactor, factory, monkeypatch, descriptors
+):
+    def refuse(*args):
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(reactor.registry.selector, "register", refuse)
+    with pytest.raises(OSError, match="no memory"):
+        reactor.listen("127.0.0.1:0", factory)
+    assert reactor.listeners() == []
+
+
+def test_reserve_that_cannot_be_had_leaves_nothing(reactor, factory, monkeypatch, descriptors):
+    def none_left(*args):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("reactor.loop.system.os.open", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        reactor.listen("127.0.0.1:0", factory, limits=refusing())
+    assert reactor.listeners() == []
+
+
+def test_repr_tells_the_addresses(reactor, factory):
+    listener = reactor.listen("127.0.0.1:0", factory)
+    assert repr(listener) == f"<Listener {listener.addresses[0]}>"

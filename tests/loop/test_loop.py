@@ -1,0 +1,609 @@
+"""The loop: descriptors, their order and bounds, and leaving it in one piece."""
+
+import contextlib
+import os
+import resource
+import select
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from reactor import Reactor, UsageError
+from reactor.loop.loop import EVENTS_PER_TICK, Loop
+from reactor.testing import Errors, Recorder
+from tests.helpers import DEADLINE, pair
+
+
+@pytest.fixture
+def ran():
+    return []
+
+
+@pytest.fixture
+def pairs():
+    """Makes pairs of sockets, which are closed at the end."""
+    made = []
+
+    def make(number):
+        new = [socket.socketpair() for _ in range(number)]
+        made.extend(new)
+        return new
+
+    yield make
+    for each in made:
+        for sock in each:
+            sock.close()
+
+
+# Running and leaving
+
+
+def test_run_once_tells_how_much_it_handled(reactor):
+    assert reactor.run_once() == 0
+    reactor.call_soon(int)
+    reactor.call_later(0, int)
+    assert reactor.run_once() == 2
+
+
+def test_stop_from_a_callback_ends_the_run_after_its_tick(reactor, ran):
+    reactor.call_soon(reactor.stop)
+    reactor.call_soon(ran.append, 1)
+    reactor.run()
+    assert ran == [1]
+
+
+def test_stop_before_run_ends_it_at_once(reactor, ran):
+    reactor.stop()
+    reactor.run()
+    reactor.call_soon(ran.append, 1)
+    reactor.call_soon(reactor.stop)
+    reactor.run()
+    assert ran == [1]
+
+
+@pytest.mark.parametrize("drive", ["run", "run_once"])
+def test_driving_from_inside_a_callback_is_an_error(reactor, errors, drive):
+    reactor.call_soon(getattr(reactor, drive))
+    reactor.run_once()
+    exc, _, _ = errors.take()
+    assert isinstance(exc, UsageError)
+    assert str(exc) == "the reactor is being driven by this thread already"
+
+
+def test_driving_from_a_second_thread_is_an_error(reactor, ran):
+    def drive():
+        try:
+            reactor.run_once()
+        except UsageError as exc:
+            ran.append(str(exc))
+
+    def start():
+        thread = threading.Thread(target=drive)
+        thread.start()
+        thread.join(DEADLINE)
+
+    reactor.call_soon(start)
+    reactor.run_once()
+    assert ran == ["the reactor is being driven by another thread already"]
+
+
+@pytest.mark.parametrize("leaver", [KeyboardInterrupt, SystemExit])
+def test_interrupt_leaves_the_loop_in_one_piece(reactor, ran, leaver):
+    def leave():
+        raise leaver
+
+    recorder = Recorder()
+    connection, peer = pair(reactor, recorder)
+    reactor.call_soon(connection.write, b"written before")
+    reactor.call_soon(leave)
+    reactor.call_soon(ran.append, 1)
+    with pytest.raises(leaver):
+        reactor.run()
+    assert peer.recv(100) == b"written before"
+    reactor.call_soon(reactor.stop)
+    reactor.run()
+    assert ran == [1]
+    peer.close()
+
+
+def test_interrupt_in_data_received_loses_no_event(reactor):
+    class Leaver(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            raise KeyboardInterrupt
+
+    protocols = [Leaver(), Leaver()]
+    peers = [pair(reactor, protocol)[1] for protocol in protocols]
+    for peer in peers:
+        peer.send(b"x")
+    for _ in protocols:
+        with pytest.raises(KeyboardInterrupt):
+            reactor.run_once(1)
+    assert [protocol.received for protocol in protocols] == [b"x", b"x"]
+    for peer in peers:
+        peer.close()
+
+
+def test_close_from_a_callback_closes_after_the_tick(make_selector, ran):
+    reactor = Reactor(selector=make_selector())
+    reactor.call_soon(reactor.close)
+    reactor.call_soon(lambda: ran.append(reactor.is_closed()))
+    reactor.run()
+    assert ran == [False]
+    assert reactor.is_closed()
+
+
+def test_close_drops_what_was_to_be_called(ran):
+    with Reactor() as reactor:
+        reactor.call_soon(ran.append, 1)
+        reactor.call_later(0, ran.append, 1)
+        reactor.call_soon_threadsafe(ran.append, 1)
+    assert ran == []
+
+
+def test_closed_loop_s_use_is_an_error():
+    reactor = Reactor()
+    reactor.close()
+    for use in (
+        lambda: reactor.call_soon(print),
+        lambda: reactor.call_later(1, print),
+        lambda: reactor.call_at(1, print),
+        lambda: reactor.call_soon_threadsafe(print),
+        lambda: reactor.add_reader(0, print),
+        lambda: reactor.add_writer(0, print),
+        lambda: reactor.add_signal_handler(10, print),
+    ):
+        with pytest.raises(UsageError, match=r"^the reactor is closed: make a new one$"):
+            use()
+
+
+def test_context_manager_gives_the_loop_itself():
+    reactor = Reactor()
+    with reactor as given:
+        assert given is reactor
+
+
+def test_time_that_is_over_is_not_waited_for(reactor):
+    assert reactor.run_once(-0.5) == 0
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e9, None])
+def test_long_wait_ends_with_an_event(reactor, timeout):
+    reactor.call_soon_threadsafe(int)
+    assert reactor.run_once(timeout)
+
+
+def test_what_would_outlive_a_close_is_refused(make_selector, descriptors):
+    told = []
+
+    class Last(Recorder):
+        def connection_lost(self, exc):
+            for use in (
+                lambda: reactor.listen("127.0.0.1:0", Recorder),
+                lambda: reactor.connect("127.0.0.1:1", Recorder),
+                lambda: reactor.add_reader(0, print),
+            ):
+                try:
+                    use()
+                except UsageError as problem:
+                    told.append(str(problem))
+            reactor.close()
+            super().connection_lost(exc)
+
+    last = Last()
+    with Reactor(selector=make_selector()) as reactor:
+        if hasattr(reactor.registry.selector, "fileno"):
+            reactor.fileno()
+        _, peer = pair(reactor, last)
+    assert told == ["the reactor is being closed: make a new one"] * 3
+    assert last.lost
+    peer.close()
+
+
+def test_interrupts_leave_nothing_broken():
+    """In a process of its own and without a tracer, whose lock the interrupts would leave locked."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.interrupts"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE,
+    )
+    assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
+def test_own_callbacks_have_their_turn_beside_a_wake_up_under_a_tiny_budget(nested):
+    ran = []
+
+    def again():
+        ran.append(True)
+        nested.call_soon(again)
+
+    nested.call_soon(again)
+    for _ in range(1000):
+        nested.run_once(0, budget=0)
+    assert len(ran) > 400
+
+
+def test_no_descriptor_left_for_a_reactor_or_its_alarm(descriptors):
+    with contextlib.ExitStack() as undo:
+        reactor = undo.enter_context(Reactor())
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        undo.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        taken = undo.enter_context(socket.socket())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken.fileno() + 1, hard))
+        with pytest.raises(OSError, match="Too many open files"):
+            reactor.fileno()
+        for left in (1, 2):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (taken.fileno() + 1 + left, hard))
+            with pytest.raises(OSError, match="Too many open files"):
+                Reactor()
+
+
+# Descriptors
+
+
+def test_host_can_wait_for_the_reactor_s_descriptor():
+    with Reactor() as reactor:
+        recorder = Recorder()
+        _, peer = pair(reactor, recorder)
+        assert select.select([reactor.fileno()], [], [], 0)[0] == []
+        peer.send(b"x")
+        assert select.select([reactor.fileno()], [], [], DEADLINE)[0]
+        reactor.run_once(0)
+        assert recorder.received == b"x"
+        peer.close()
+
+
+def readable(reactor, wait=0.0):
+    return bool(select.select([reactor.fileno()], [], [], wait)[0])
+
+
+@pytest.fixture
+def nested():
+    """A reactor whose host waits for its descriptor."""
+    with Reactor() as reactor:
+        assert reactor.timers_in_fileno()
+        assert not readable(reactor)
+        yield reactor
+
+
+def test_descriptor_tells_of_timers(nested, ran):
+    early = nested.call_later(0.01, ran.append, "early")
+    nested.call_later(0.02, ran.append, "late")
+    early.cancel()
+    while not ran:
+        assert readable(nested, DEADLINE)
+        nested.run_once(0)
+    assert ran == ["late"]
+    assert not readable(nested)
+
+
+def test_descriptor_tells_of_timers_that_were_set_before_it_was_asked_for(ran):
+    with Reactor() as reactor:
+        reactor.call_later(0, ran.append, 1)
+        assert readable(reactor, DEADLINE)
+        reactor.run_once(0)
+        assert ran == [1]
+        assert not readable(reactor)
+
+
+def test_descriptor_tells_of_an_earlier_timer(nested, ran):
+    nested.call_later(DEADLINE, ran.append, "late")
+    nested.run_once(0)
+    nested.call_later(0.001, ran.append, "early")
+    assert readable(nested, DEADLINE / 2)
+    while not ran:
+        nested.run_once(0)
+    assert ran == ["early"]
+
+
+def test_descriptor_tells_of_callbacks(nested, ran):
+    nested.call_soon(nested.call_soon, ran.append, 1)
+    for left in (True, False):
+        assert readable(nested)
+        nested.run_once(0)
+        assert readable(nested) == left
+    assert ran == [1]
+
+
+def test_descriptor_tells_of_what_must_be_told_of_a_connection(nested):
+    recorder = Recorder()
+    connection, peer = pair(nested, recorder)
+    connection.abort()
+    assert readable(nested)
+    nested.run_once(0)
+    assert recorder.lost
+    assert not readable(nested)
+    peer.close()
+
+
+def test_descriptor_tells_of_what_the_budget_has_left(nested, ran, pairs):
+    for ours, theirs in pairs(10):
+        theirs.send(b"x")
+        nested.add_reader(ours, lambda sock: ran.append(sock.recv(1)), ours)
+    for handled in range(1, 11):
+        assert readable(nested)
+        nested.run_once(0, budget=0)
+        assert len(ran) == handled
+    nested.run_once(0)
+    assert not readable(nested)
+
+
+# The host's budget
+
+
+def test_step_ends_with_its_budget_and_keeps_the_rest(make_selector, ran, pairs):
+    now = 0.0
+
+    def work(what, sock=None):
+        nonlocal now
+        now += 1.0
+        ran.append(what)
+        if sock is not None:
+            sock.recv(1)
+
+    with Reactor(selector=make_selector(), clock=lambda: now) as reactor:
+        for ours, theirs in pairs(10):
+            theirs.send(b"x")
+            reactor.add_reader(ours, work, "event", ours)
+        for _ in range(5):
+            reactor.call_at(0, work, "timer")
+            reactor.call_soon(work, "callback")
+        steps = []
+        while len(ran) < 20:
+            ran, before = [], ran
+            reactor.run_once(0, budget=3.0)
+            steps.append(ran)
+            ran = before + ran
+    assert ran.count("event") == 10
+    assert ran.count("timer") == ran.count("callback") == 5
+    assert steps[0] == ["event"] * 3 + ["timer", "callback"]
+    for step in steps[:-1]:
+        assert 3 <= len(step) <= 5
+
+
+def test_budget_does_not_count_the_wait(ran):
+    with Reactor() as reactor:
+        reactor.call_later(0.02, ran.append, "late")
+        reactor.call_later(0.02, ran.append, "late")
+        while not ran:
+            reactor.run_once(None, budget=0.01)
+        assert ran == ["late"] * 2
+
+
+def test_step_goes_on_while_its_budget_lasts(reactor, ran):
+    def again(left):
+        ran.append(left)
+        if left:
+            reactor.call_soon(again, left - 1)
+
+    reactor.call_soon(again, 1000)
+    assert reactor.run_once(0, budget=DEADLINE) == 1001
+    assert len(ran) == 1001
+
+
+def test_stop_ends_a_step_before_its_budget(reactor):
+    def again():
+        reactor.call_soon(again)
+
+    again()
+    reactor.call_soon(reactor.stop)
+    assert reactor.run_once(0, budget=DEADLINE) == 2
+
+
+@pytest.mark.parametrize("budget", [-1.0, float("nan")])
+def test_budget_must_be_a_time(reactor, budget):
+    with pytest.raises(ValueError, match="budget"):
+        reactor.run_once(0, budget=budget)
+
+
+def test_callbacks_of_the_end_run_while_descriptors_are_open(make_selector, ran):
+    reactor = Reactor(selector=make_selector())
+    reactor.call_at_close(lambda: ran.append(reactor.is_closed()))
+    reactor.call_at_close(ran.append, "cancelled").cancel()
+    reactor.close()
+    reactor.close()
+    assert ran == [False]
+
+
+def test_selector_that_refuses_the_alarm_leaves_no_descriptor(descriptors):
+    class Refusing(selectors.EpollSelector):
+        refuses = False
+
+        def register(self, fileobj, events, data=None):
+            if self.refuses:
+                raise OSError("no more watches")
+            return super().register(fileobj, events, data)
+
+    selector = Refusing()
+    with Reactor(selector=selector) as reactor:
+        selector.refuses = True
+        with pytest.raises(OSError, match="no more watches"):
+            reactor.fileno()
+        selector.refuses = False
+        assert reactor.timers_in_fileno()
+
+
+def test_selector_without_a_descriptor_says_so():
+    with Reactor(selector=selectors.PollSelector()) as reactor:
+        with pytest.raises(UsageError, match="PollSelector has no descriptor: call run_once instead"):
+            reactor.fileno()
+
+
+def test_reader_and_writer_of_one_descriptor(reactor, pairs, ran):
+    ((ours, theirs),) = pairs(1)
+    reactor.add_reader(ours, ran.append, "old")
+    reactor.add_reader(ours, lambda: (ran.append("read"), ours.recv(10)))
+    reactor.add_writer(ours.fileno(), ran.append, "write")
+    reactor.run_once(1)
+    assert ran == ["write"]
+    theirs.send(b"x")
+    reactor.run_once(1)
+    assert ran == ["write", "read", "write"]
+    assert reactor.remove_writer(ours) is True
+    assert reactor.remove_writer(ours) is False
+    theirs.send(b"x")
+    reactor.run_once(1)
+    assert ran[3:] == ["read"]
+    assert reactor.remove_reader(ours) is True
+    assert reactor.remove_reader(ours) is False
+
+
+def test_reader_may_remove_the_writer_of_the_same_event(reactor, pairs, ran):
+    ((ours, theirs),) = pairs(1)
+    reactor.add_reader(ours, reactor.remove_writer, ours)
+    reactor.add_writer(ours, ran.append, 1)
+    theirs.send(b"x")
+    reactor.run_once(1)
+    assert ran == []
+
+
+def test_exception_in_a_reader_is_reported_and_it_stays(reactor, pairs, errors):
+    ((ours, theirs),) = pairs(1)
+    reactor.add_reader(ours, lambda: 1 / ours.recv(10).count(b"y"))
+    theirs.send(b"x")
+    reactor.run_once(1)
+    assert isinstance(errors.take()[0], ZeroDivisionError)
+    theirs.send(b"y")
+    reactor.run_once(1)
+    assert errors.seen == []
+
+
+def test_closed_file_is_refused(reactor, pairs):
+    ((ours, _),) = pairs(1)
+    ours.close()
+    with pytest.raises(ValueError, match="is closed: it has no descriptor to wait for"):
+        reactor.add_reader(ours, print)
+
+
+def test_regular_file_is_refused_on_epoll(tmp_path):
+    with Reactor() as reactor, open(tmp_path / "file", "w") as file:
+        with pytest.raises(PermissionError):
+            reactor.add_reader(file, print)
+        assert reactor.remove_reader(file) is False
+
+
+def test_more_ready_descriptors_than_a_tick_takes_all_get_their_turn(reactor, pairs, ran):
+    number = EVENTS_PER_TICK + 20
+    for index, (ours, theirs) in enumerate(pairs(number)):
+        theirs.send(b"x")
+        reactor.add_reader(ours, ran.append, index)  # never read: ready for ever
+    assert reactor.run_once(1) == EVENTS_PER_TICK
+    assert len(ran) == EVENTS_PER_TICK
+    for _ in range(3):
+        reactor.run_once(1)
+    assert set(ran) == set(range(number))
+
+
+def test_event_of_a_closed_descriptor_does_not_reach_the_next_owner_of_its_number(reactor, pairs, ran):
+    (first, second) = pairs(2)
+    new = []
+
+    def take_over(mine, other):
+        ran.append(mine)
+        mine.recv(10)
+        if not new:
+            number = other.fileno()
+            reactor.remove_reader(other)
+            other.close()
+            new.extend(socket.socketpair())
+            assert new[0].fileno() == number
+            reactor.add_reader(new[0], ran.append, "new owner")
+
+    for (ours, theirs), (other, _) in ((first, second), (second, first)):
+        reactor.add_reader(ours, take_over, ours, other)
+        theirs.send(b"x")
+    reactor.run_once(1)
+    assert len(ran) == 1
+    reactor.run_once(0)
+    assert "new owner" not in ran
+    new[1].send(b"x")
+    reactor.run_once(1)
+    assert ran[-1] == "new owner"
+    reactor.remove_reader(new[0])
+    for sock in new:
+        sock.close()
+
+
+def test_event_that_was_no_longer_asked_for_when_its_turn_came_is_dropped(reactor, pairs, ran):
+    (first, second) = pairs(2)
+    for (ours, theirs), (other, _) in ((first, second), (second, first)):
+        reactor.add_reader(ours, lambda other=other: (ran.append(1), reactor.remove_reader(other)))
+        reactor.add_writer(ours, int)
+        theirs.send(b"x")
+    reactor.run_once(1)
+    assert ran == [1]
+
+
+def test_writer_s_hang_up_of_an_unwatched_direction_is_dropped(pairs):
+    # epoll tells of a hang-up whether or not it is asked for.
+    ((ours, theirs),) = pairs(1)
+    with Loop() as loop:
+        ran = []
+        loop.add_reader(ours, lambda: (ran.append(ours.recv(10)), loop.remove_reader(ours)))
+        theirs.close()
+        loop.run_once(1)
+        loop.run_once(0)
+        assert ran == [b""]
+
+
+def test_events_that_nobody_asked_for_are_passed_over(make_selector, pairs, ran):
+    ((ours, _),) = pairs(1)
+    with Loop(selector=make_selector()) as loop:
+        loop.add_reader(ours, ran.append, 1)
+        real = loop.registry.poll
+        loop.registry.poll = lambda timeout, most: [*real(0, most), (ours.fileno(), 0)]
+        loop.run_once(0)
+    assert ran == []
+
+
+@pytest.mark.slow
+def test_idle_loop_makes_no_system_calls():
+    strace = shutil.which("strace")
+    assert strace, "strace is missing: install the package strace"
+    program = textwrap.dedent("""
+        import socket, sys
+        from reactor import Protocol, Reactor
+        with Reactor() as reactor:
+            address = reactor.listen("127.0.0.1:0", Protocol).addresses[0]
+            clients = [socket.create_connection((address.host, address.port)) for _ in range(100)]
+            while len(reactor.connections()) < 100:
+                reactor.run_once(1)
+            reactor.call_soon(lambda: print("ready", flush=True))
+            reactor.run()
+    """)
+    idle = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert idle.stdout.readline() == "ready\n"
+        tracer = subprocess.Popen(
+            [strace, "-f", "-p", str(idle.pid)], stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            tracer.communicate(timeout=1)
+        tracer.terminate()
+        _, told = tracer.communicate(timeout=DEADLINE)
+    finally:
+        idle.kill()
+        idle.communicate()
+    calls = [line for line in told.splitlines() if "(" in line and not line.startswith("strace:")]
+    assert f"Process {idle.pid} attached" in told
+    assert len(calls) <= 1, told  # the wait that it was found in
+    assert all("epoll_" in call for call in calls)
+
+
+def test_a_loop_alone_knows_nothing_to_flush(ran):
+    errors = Errors()
+    with Loop(on_error=errors) as loop:
+        loop.call_soon(lambda: loop.outbox.append("something"))
+        loop.run_once()
+    assert errors.seen == []
+    assert time.monotonic() >= loop.now

@@ -1,0 +1,417 @@
+"""The socket that encrypts: whatever the kernel takes or gives, no clear byte is lost or doubled."""
+
+import contextlib
+import select
+import socket
+import ssl
+import time
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor.errors import TLSError
+from reactor.tls.secure_socket import Bios, Tls
+from tests.helpers import ScriptedSocket
+
+PARTS = st.lists(st.integers(1, 30_000) | st.just(BlockingIOError()), max_size=40)
+
+
+class Reader:
+    """The other end: OpenSSL between two buffers."""
+
+    def __init__(self, sock, context):
+        self.sock = sock
+        sock.setblocking(False)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.received = bytearray()
+
+    def turn(self):
+        with contextlib.suppress(BlockingIOError):
+            self.incoming.write(self.sock.recv(1 << 20))
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.ssl.do_handshake()
+            while data := self.ssl.read(1 << 16):
+                self.received += data
+        if self.outgoing.pending:
+            self.sock.sendall(self.outgoing.read())
+
+
+@contextlib.contextmanager
+def secured(certificates, bios=None, **script):
+    """Give a secure socket whose handshake is done, and its reader."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    scripted = ScriptedSocket(ours)
+    with ours, theirs:
+        bios = bios or Bios()
+        sock = Tls(certificates.server(), bios, server_side=True).secure(scripted, time.monotonic)
+        reader = Reader(theirs, certificates.client())
+        while not sock.established:
+            reader.turn()
+            with contextlib.suppress(BlockingIOError):
+                sock.handshake()
+            assert_empty(bios)
+        reader.turn()
+        scripted.script.update((name, deque(entries)) for name, entries in script.items())
+        yield sock, reader, bios
+
+
+def readable(sock):
+    return bool(select.select([sock], [], [], 0)[0])
+
+
+def assert_empty(bios):
+    """Other connections have the same pair: whatever were left there would be theirs."""
+    assert bios.incoming.pending == bios.outgoing.pending == 0
+
+
+@given(
+    data=st.binary(min_size=1, max_size=300_000),
+    parts=PARTS,
+    most=st.integers(1, 300_000),
+    flushes=st.booleans(),
+)
+def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates, data, parts, most, flushes):
+    with secured(certificates, send=parts) as (sock, reader, bios):
+        left = memoryview(data)
+        while left:
+            sent = sock.send(left[:most])
+            assert 0 <= sent <= len(left)
+            assert_empty(bios)
+            left = left[sent:]
+            if flushes:
+                sock.flush()
+            sock.look_again()
+            reader.turn()
+        assert not sock.has_output()
+        assert reader.received == data
+
+
+def test_rest_that_the_kernel_took_meanwhile_is_not_sent_twice(certificates):
+    data = bytes(range(250)) * 100
+    with secured(certificates, send=[10]) as (sock, reader, _):
+        sock.look_again()
+        sent = sock.send(data)
+        assert sent < len(data)
+        sock.flush()
+        sock.look_again()
+        assert not sock.has_output()
+        while sent < len(data):
+            sent += sock.send(data[sent:])
+        reader.turn()
+        assert reader.received == data
+
+
+def test_what_the_handshake_has_left_goes_out_first(certificates):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        scripted = ScriptedSocket(ours, send=[None, *[BlockingIOError()] * 2])
+        sock = Tls(certificates.server(), Bios(), server_side=True).secure(scripted, time.monotonic)
+        reader = Reader(theirs, certificates.client())
+        while not sock.established:
+            reader.turn()
+            with contextlib.suppress(BlockingIOError):
+                sock.handshake()
+        assert sock.has_output(), "the session's tickets"
+        sock.look_again()
+        while not sock.send(b"hello"):
+            pass
+        reader.turn()
+        assert reader.received == b"hello"
+
+
+@pytest.mark.parametrize(
+    "send", [lambda sock, data: sock.send(data), lambda sock, data: sock.sendmsg([data, b"x"])]
+)
+def test_no_more_is_encrypted_than_the_kernel_may_take_at_once(certificates, send):
+    with secured(certificates) as (sock, _, _):
+        sock.look_again()
+        assert 0 < send(sock, bytes(1 << 20)) <= 64 * 1024
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 16])
+def test_beginning_of_a_record_is_told_until_its_end(certificates, size):
+    with secured(certificates) as (sock, reader, _):
+        assert not sock.in_record
+        sock.look_again()
+        reader.ssl.write(b"hello")
+        output = reader.outgoing.read()
+        reader.sock.sendall(output[:10])
+        with pytest.raises(BlockingIOError):
+            sock.recv(size)
+        assert sock.in_record
+        reader.sock.sendall(output[10:])
+        assert sock.recv(size) == b"hello"
+        assert not sock.in_record
+
+
+def test_rest_of_a_record_is_given_out_before_the_kernel_is_asked(certificates):
+    with secured(certificates) as (sock, reader, _):
+        sock.look_again()
+        reader.ssl.write(b"hello")
+        reader.sock.sendall(reader.outgoing.read())
+        sock.take_in()
+        assert sock.recv(2) == b"he"
+        assert sock.recv(1 << 16) == b"llo"
+        assert not sock.has_more()
+
+
+def test_end_stays_the_end(certificates):
+    with secured(certificates) as (sock, reader, _):
+        sock.look_again()
+        with contextlib.suppress(ssl.SSLError):
+            reader.ssl.unwrap()
+        reader.sock.sendall(reader.outgoing.read())
+        assert sock.recv(1 << 16) == b""
+        assert sock.recv(1 << 16) == b""
+
+
+@given(pieces=st.lists(st.binary(min_size=1, max_size=50_000), min_size=1, max_size=8), parts=PARTS)
+def test_pieces_are_sent_as_one(certificates, pieces, parts):
+    with secured(certificates, send=parts) as (sock, reader, bios):
+        sent = 0
+        data = b"".join(pieces)
+        while sent < len(data):
+            rest = data[sent:]
+            sent += sock.sendmsg([rest[at : at + 20_000] for at in range(0, len(rest), 20_000)])
+            assert_empty(bios)
+            reader.turn()
+        assert reader.received == data
+
+
+@given(
+    data=st.binary(min_size=1, max_size=100_000),
+    sizes=st.lists(st.integers(1, 70_000), min_size=1),
+    parts=PARTS,
+)
+def test_what_is_received_comes_once_in_pieces_of_any_size(certificates, data, sizes, parts):
+    with secured(certificates, recv=[part for part in parts if isinstance(part, int)]) as (
+        sock,
+        reader,
+        bios,
+    ):
+        left = memoryview(data)
+        while left:
+            left = left[reader.ssl.write(left) :]
+        reader.sock.setblocking(True)
+        output = reader.outgoing.read()
+        got, turn = bytearray(), 0
+        while len(got) < len(data):
+            output = output[reader.sock.send(output[:60_000]) :] if output else output
+            size = sizes[turn % len(sizes)]
+            turn += 1
+            with contextlib.suppress(BlockingIOError):
+                piece = sock.recv(size)
+                assert piece
+                assert len(piece) <= size or size >= 65536
+                got += piece
+            assert_empty(bios)
+        assert got == data
+        assert not sock.has_more()
+
+
+def test_connections_that_do_not_talk_share_few_buffers(certificates):
+    """However many have talked, the most that hold a buffer of OpenSSL's are those that talked last."""
+    bios = Bios()
+    with contextlib.ExitStack() as stack:
+        socks = []
+        for _ in range(200):
+            ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+            ours.setblocking(False)
+            sock = Tls(certificates.server(), bios, server_side=True).secure(ours, time.monotonic)
+            reader = Reader(theirs, certificates.client())
+            while not sock.established:
+                reader.turn()
+                with contextlib.suppress(BlockingIOError):
+                    sock.handshake()
+            reader.turn()
+            reader.ssl.write(b"hello")
+            reader.turn()
+            assert sock.recv(1 << 16) == b"hello"
+            socks.append(sock)
+        assert bios.warm() == 128
+        for sock in socks:
+            sock.close()
+        assert bios.warm() == 0
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40_000), min_size=1, max_size=4),
+    cuts=st.lists(st.integers(1, 20_000), min_size=1, max_size=8),
+    size=st.sampled_from([1000, 1 << 16]),
+    notify=st.booleans(),
+)
+def test_what_is_cooled_down_at_any_time_loses_nothing(certificates, sizes, cuts, size, notify):
+    """Wherever the records are cut, OpenSSL holds no clear byte, and has nothing to say, when it is asked."""
+    with secured(certificates) as (sock, reader, bios):
+        pieces = [bytes([number]) * length for number, length in enumerate(sizes)]
+        for piece in pieces:
+            reader.ssl.write(piece)
+        if notify:
+            with contextlib.suppress(ssl.SSLError):
+                reader.ssl.unwrap()
+        output = reader.outgoing.read()
+        received, turn = bytearray(), 0
+        while output or sock.has_more() or readable(sock):
+            cut = cuts[turn % len(cuts)]
+            turn += 1
+            if not (sock.has_more() or readable(sock)):
+                reader.sock.sendall(output[:cut])
+                output = output[cut:]
+                sock.look_again()
+            with contextlib.suppress(BlockingIOError):
+                piece = sock.recv(size)
+                received += piece
+                if not piece:
+                    break
+            sock.cool_down()
+            assert_empty(bios)
+        assert received == b"".join(pieces)
+
+
+@given(garbage=st.binary(min_size=1, max_size=2000), established=st.booleans())
+def test_nothing_stays_behind_of_a_connection_that_breaks(certificates, garbage, established):
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    bios = Bios()
+    with ours, theirs:
+        sock = Tls(certificates.server(), bios, server_side=True).secure(ours, time.monotonic)
+        reader = Reader(theirs, certificates.client())
+        while established and not sock.established:
+            reader.turn()
+            with contextlib.suppress(BlockingIOError):
+                sock.handshake()
+        theirs.send(garbage)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises((TLSError, BlockingIOError)):
+            while True:
+                sock.recv(1 << 16) if established else sock.handshake()
+        assert_empty(bios)
+        with contextlib.suppress(TLSError):
+            sock.send(b"more")
+        sock.end()
+        assert_empty(bios)
+
+
+class Interrupted:
+    """OpenSSL's side of a connection, of which one call is interrupted when it has done its work."""
+
+    def __init__(self, made, name):
+        self._made = made
+        self._name = name
+
+    def __getattr__(self, name):
+        found = getattr(self._made, name)
+        if name != self._name:
+            return found
+
+        def interrupted(*args):
+            with contextlib.suppress(ssl.SSLError):
+                found(*args)
+            raise KeyboardInterrupt
+
+        return interrupted
+
+
+CALLS = {
+    "write": lambda sock: sock.send(b"x"),
+    "read": lambda sock: sock.recv(1 << 16),
+    "unwrap": lambda sock: sock.end(),
+    "do_handshake": lambda sock: sock.go_on(b""),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_interrupt_leaves_nothing_to_other_connections(certificates, name):
+    with secured(certificates) as (sock, reader, bios):
+        reader.ssl.write(b"from the peer")
+        reader.sock.sendall(reader.outgoing.read())
+        made, sock.ssl = sock.ssl, Interrupted(sock.ssl, name)
+        with pytest.raises(KeyboardInterrupt):
+            CALLS[name](sock)
+        assert_empty(bios)
+        sock.ssl = made
+        with pytest.raises(TLSError, match="interrupt"):
+            sock.send(b"more")
+        with pytest.raises(TLSError, match="interrupt"):
+            sock.recv(1 << 16)
+
+
+def test_interrupt_while_another_cools_down_ends_the_one_that_was_read(certificates, monkeypatch):
+    """Its record would be lost without a word. The other has lost nothing, and goes on."""
+    monkeypatch.setattr("reactor.tls.secure_socket._MOST_WARM", 1)
+    bios = Bios()
+    with secured(certificates, bios) as (read, writer, _), secured(certificates, bios) as (warm, other, _):
+        writer.ssl.write(b"lost")
+        writer.sock.sendall(writer.outgoing.read())
+        read.look_again()
+        made, warm.ssl = warm.ssl, Interrupted(warm.ssl, "read")
+        with pytest.raises(KeyboardInterrupt):
+            read.recv(1 << 16)
+        assert_empty(bios)
+        with pytest.raises(TLSError, match="interrupt"):
+            read.recv(1 << 16)
+        warm.ssl = made
+        other.ssl.write(b"hello")
+        other.sock.sendall(other.outgoing.read())
+        assert warm.recv(1 << 16) == b"hello"
+
+
+@pytest.mark.parametrize("call", ["send", "recv", "recv_into"])
+def test_interrupt_of_the_kernel_s_call_ends_the_connection(certificates, call):
+    with secured(certificates, **{call: deque([KeyboardInterrupt()])}) as (sock, reader, bios):
+        reader.ssl.write(b"from the peer")
+        reader.sock.sendall(reader.outgoing.read())
+        if call == "recv_into":
+            sock.look_again()  # from here on it goes the straight way
+        with pytest.raises(KeyboardInterrupt):
+            sock.send(b"x") if call == "send" else sock.recv(1 << 16)
+        assert_empty(bios)
+        with pytest.raises(TLSError, match="interrupt"):
+            sock.recv(1 << 16)
+
+
+class Asking:
+    """OpenSSL's side of a connection whose peer asks for key updates: each read comes to an answer."""
+
+    def __init__(self, made, outgoing):
+        self._made = made
+        self._outgoing = outgoing
+
+    def __getattr__(self, name):
+        return getattr(self._made, name)
+
+    def read(self, size):
+        self._outgoing.write(bytes(10_000))
+        raise ssl.SSLWantReadError
+
+
+def test_peer_that_takes_no_answers_is_not_answered_without_end(certificates):
+    with secured(certificates, send=deque([BlockingIOError()] * 100)) as (sock, reader, bios):
+        sock.ssl = Asking(sock.ssl, bios.outgoing)
+        times = 0
+        with pytest.raises(TLSError, match="takes none of the answers"):
+            while True:
+                reader.sock.sendall(b"asks")
+                with contextlib.suppress(BlockingIOError):
+                    sock.recv(1 << 16)
+                times += 1
+        assert 10 < times < 20
+
+
+def test_what_came_before_a_bad_record_is_given_out(certificates):
+    with secured(certificates) as (sock, reader, bios):
+        data = bytes(range(250)) * 400
+        reader.ssl.write(data)
+        reader.sock.sendall(reader.outgoing.read() + b"\x17\x03\x03\x00\x20" + bytes(32))
+        sock.look_again()
+        received = bytearray()
+        with pytest.raises(TLSError):
+            while True:
+                received += sock.recv(1 << 16)
+        assert received == data
+        assert_empty(bios)
