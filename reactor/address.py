@@ -19,7 +19,7 @@ import attrs
 
 from reactor.errors import AddressError
 
-__all__ = ["Address", "AddressLike", "encode_host", "pack_sockaddr", "site_of", "unpack_sockaddr"]
+__all__ = ["Address", "AddressLike", "client_prefix", "encode_host", "pack_sockaddr", "unpack_sockaddr"]
 
 _FORMS = "write HOST:PORT, [IPV6]:PORT, :PORT, unix:/path or fd:N"
 
@@ -225,7 +225,7 @@ def unpack_sockaddr(packed: bytes | str) -> Any:
     return socket.inet_ntop(socket.AF_INET6, packed[:16]), *_PORT_FLOW_SCOPE.unpack(packed[16:])
 
 
-def site_of(packed: bytes | str | None) -> bytes | None:
+def client_prefix(packed: bytes | str | None) -> bytes | None:
     """Return what tells one peer's site from others': an IPv4 address, or the /64 of an IPv6 one.
 
     packed: a socket address from `pack_sockaddr`. Unix sockets have no site: None.

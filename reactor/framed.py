@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 
-from reactor.connection.connection import Connection
+from reactor.connection.connection import Connection, fail
 from reactor.errors import FramingError, TLSHandshakeError, UsageError
 from reactor.framing import Framer
 from reactor.protocol import Protocol
@@ -184,4 +184,4 @@ class FramedProtocol(Protocol):
             self._refuse_clear()
 
     def _refuse_clear(self) -> None:
-        self.connection.fail(TLSHandshakeError("something came in clear behind the request to upgrade"))
+        fail(self.connection, TLSHandshakeError("something came in clear behind the request to upgrade"))

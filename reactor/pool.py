@@ -21,8 +21,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from reactor.connection.connection import Connection
-from reactor.connection.secured import Newcomer, SocketHandshake
+from reactor.connection.connection import Connection, begin_blocking_handshake, fail, note_activity
+from reactor.connection.handshake import PendingHandshake
 from reactor.errors import ConnectionAborted, TLSError, TLSTruncated, UsageError, WriteTimeout
 from reactor.loop.workers import Workers
 from reactor.options import check_callable, seconds
@@ -81,11 +81,11 @@ class Pool:
         """Return the protocol of a new connection."""
         return _Lent(self)
 
-    def tls_newcomer(
+    def pending_handshake(
         self, owner: object, factory: Callable[[], Any], on_failed: Callable[[BaseException], None]
-    ) -> Newcomer:
+    ) -> PendingHandshake:
         """Return what stands in for a protocol of `factory` during the TLS handshake."""
-        return _TLSNewcomer(owner, factory, on_failed)
+        return _PendingTLSHandshake(owner, factory, on_failed)
 
     def __enter__(self) -> Self:
         return self
@@ -167,7 +167,7 @@ class _Lent(Protocol):
                 "a Pool's threads need a socket of the kernel: test it on a Reactor, over loopback"
             )
         self.connection = connection
-        self.reactor: Reactor = connection.get_extra_info("reactor")
+        self.reactor: Reactor = connection.reactor
         connection.pause_reading()
         self._pool.admit(self)
 
@@ -231,7 +231,7 @@ class _Lent(Protocol):
         self.connection.abort(problem)
 
 
-class _TLSNewcomer(Newcomer):
+class _PendingTLSHandshake(PendingHandshake):
     """Stands in for a pool's protocol during a TLS handshake, which the worker's `ssl.SSLSocket` does."""
 
     __slots__ = ("_sock",)
@@ -244,9 +244,9 @@ class _TLSNewcomer(Newcomer):
         try:
             self._sock = BlockingTLSSocket.of(connection, tls)
         except OSError as exc:  # no descriptor, or the peer has gone
-            connection.fail(exc)
+            fail(connection, exc)
         else:
-            SocketHandshake(connection, self._sock, on_established).begin()
+            begin_blocking_handshake(connection, self._sock)
 
     def make_protocol(self) -> Any:
         """Return the protocol, which has the socket now."""
@@ -342,7 +342,7 @@ class BlockingSocket(socket.socket):
             raise
         if lent.reason is not None:
             raise lent.reason
-        lent.connection.last_active = lent.reactor.time()
+        note_activity(lent.connection, lent.reactor.time())
         return result
 
 

@@ -23,13 +23,14 @@ the peer can't take half an answer for the whole; it is the reason that `connect
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-from typing import Protocol as Interface
 
-if TYPE_CHECKING:
-    from reactor.connection.connection import Connection
+from reactor.connection.connection import Connection
+from reactor.connection.interface import AnyProtocol
 
-__all__ = ["AnyProtocol", "BufferedProtocol", "Protocol", "check_protocol", "make_protocol"]
+__all__ = ["AnyProtocol", "BufferedProtocol", "Factory", "Protocol"]
+
+#: Makes the protocol of a connection: a protocol class, or a function.
+Factory = Callable[[], AnyProtocol]
 
 
 class _Base:
@@ -74,39 +75,3 @@ class BufferedProtocol(_Base):
 
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` bytes, 1 or more, now stand at the start of the buffer."""
-
-
-class _Calls(Interface):
-    def connection_made(self, connection: Any, /) -> object: ...
-    def eof_received(self) -> object: ...
-    def pause_writing(self) -> object: ...
-    def resume_writing(self) -> object: ...
-    def connection_lost(self, exc: Any, /) -> object: ...
-
-
-class _TakesBytes(_Calls, Interface):
-    def data_received(self, data: Any, /) -> object: ...
-
-
-class _TakesBuffers(_Calls, Interface):
-    def get_buffer(self, sizehint: int, /) -> Any: ...
-    def buffer_updated(self, nbytes: int, /) -> object: ...
-
-
-#: For type checkers: what has the methods of one of the two, asyncio's own classes included.
-AnyProtocol = _TakesBytes | _TakesBuffers
-
-
-def make_protocol(factory: Callable[[], Any]) -> Any:
-    """Return what `factory()` makes. Raises TypeError if that is no protocol."""
-    protocol = factory()
-    check_protocol(protocol, f"the factory {getattr(factory, '__qualname__', repr(factory))} returned")
-    return protocol
-
-
-def check_protocol(protocol: Any, source: str) -> None:
-    """Raise TypeError if `protocol` can't be handed bytes. source: what gave it, to begin the message."""
-    if not (hasattr(protocol, "data_received") or hasattr(protocol, "get_buffer")):
-        raise TypeError(
-            f"{source} {protocol!r}, which is no protocol: it has neither data_received nor get_buffer"
-        )

@@ -7,29 +7,40 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from selectors import BaseSelector
 from typing import Self
 
 from reactor.address import Address, AddressLike
 from reactor.connecting.connector import Connector, FailureHandler
-from reactor.connection.connection import Connection, connections_of, untold_of
+from reactor.connection.closing import lingering_of
+from reactor.connection.connection import (
+    Connection,
+    check_deadlines,
+    connections_of,
+    detach,
+    flush_connections,
+    open_connection,
+    prefix_of,
+    recover,
+    unnotified_of,
+)
+from reactor.connection.deadlines import DeadlineMonitor
 from reactor.connection.debug import DebugConnection
-from reactor.connection.linger import Linger, lingering_of
-from reactor.connection.secured import newcomer_of
-from reactor.connection.sender import flush_senders
-from reactor.connection.settings import Terms, Watch
+from reactor.connection.handshake import pending_handshake_of
+from reactor.connection.interface import make_protocol
+from reactor.connection.settings import Settings
 from reactor.errors import AddressError, ConnectionAborted, UsageError
 from reactor.listening.binding import SocketOption, bind, given
 from reactor.listening.drain import Drain, Drained
-from reactor.listening.listener import AcceptErrorHandler, Factory, Listener, TLSErrorHandler, set_no_delay
+from reactor.listening.listener import AcceptErrorHandler, Listener, TLSErrorHandler, set_no_delay
 from reactor.loop.background import Background
 from reactor.loop.log import caller
 from reactor.loop.loop import ErrorHandler, Loop
 from reactor.loop.stats import Stats
 from reactor.loop.workers import Workers
 from reactor.options import Limits, Reconnect, Timeouts, check_callable, check_type, seconds
-from reactor.protocol import make_protocol
+from reactor.protocol import Factory
 from reactor.tls.secure_socket import Bios, Tls
 
 __all__ = ["Reactor"]
@@ -74,12 +85,12 @@ class Reactor(Loop):
             on_error=on_error,
             slow_callback=_SLOW if debug and slow_callback is None else slow_callback,
             debug=debug,
-            flush=flush_senders,
+            flush=flush_connections,
         )
         self._connection_type = DebugConnection if debug else Connection
         self._listeners: list[Listener] = []
         self._connectors: list[Connector] = []
-        self._watch = Watch(self)
+        self._monitor = DeadlineMonitor(self, check_deadlines)
         self._bios = Bios()
         self._resolver: Workers | None = None
         self._drain_on: Drain | None = None
@@ -185,7 +196,7 @@ class Reactor(Loop):
             factory,
             limits=limits or Limits(),
             timeouts=timeouts or Timeouts(),
-            watch=self._watch,
+            monitor=self._monitor,
             connection_type=self._connection_type,
             on_gone=self._count_gone,
             on_accept_error=on_accept_error,
@@ -249,15 +260,16 @@ class Reactor(Loop):
             if server_hostname is None and tls.check_hostname:
                 raise UsageError(f"TLS to {where} needs server_hostname: whose certificate is expected?")
         secured = None if tls is None else Tls(tls, self._bios, False, server_hostname, tls_session)
-        terms = self._terms(limits, timeouts, f"connected to {where}", secured)
+        settings = self._settings(limits, timeouts, f"connected to {where}", secured)
         if self._resolver is None:
             self._resolver = self.system.workers(_RESOLVER_THREADS, "reactor-resolver")
         connector = Connector(
             self,
             where,
             factory,
-            terms=terms,
-            timeout=terms.timeouts.connect,
+            settings=settings,
+            connection_type=self._connection_type,
+            timeout=settings.timeouts.connect,
             local_address=source,
             on_failure=on_failure,
             resolver=self._resolver,
@@ -293,18 +305,18 @@ class Reactor(Loop):
         self.system.check(sock)
         secured = None if tls is None else Tls(tls, self._bios, server_side, server_hostname)
         origin = f"adopted at {caller()}" if self._debug else "adopted"
-        terms = self._terms(limits, timeouts, origin, secured)
+        settings = self._settings(limits, timeouts, origin, secured)
         sockaddr = sock.getpeername()
         protocol = make_protocol(factory)
         if tls is not None:
             made = protocol
-            protocol = newcomer_of(factory)(self, lambda: made, self._tls_failed)
+            protocol = pending_handshake_of(factory)(self, lambda: made, self._tls_failed)
         sock.setblocking(False)
         set_no_delay(sock)
-        connection = self._connection_type(self, sock, protocol, terms, sockaddr)
+        connection = self._connection_type(settings, sock, protocol, sockaddr)
         self.counters.connected += 1
         try:
-            connection.open()
+            open_connection(connection)
         except OSError as exc:
             self._count_gone(None, exc)
             raise
@@ -314,19 +326,20 @@ class Reactor(Loop):
         if not isinstance(exc, ConnectionAborted):
             self.report(exc, "a TLS handshake")
 
-    def _terms(
+    def _settings(
         self, limits: Limits | None, timeouts: Timeouts | None, origin: str, tls: Tls | None = None
-    ) -> Terms:
-        return Terms(
-            limits or Limits(),
-            timeouts or Timeouts(),
-            self._watch,
-            origin,
-            None,
-            self._count_gone,
-            self._connection_type,
-            self._bios,
-            tls,
+    ) -> Settings:
+        return Settings(
+            loop=self,
+            reactor=self,
+            limits=limits or Limits(),
+            timeouts=timeouts or Timeouts(),
+            monitor=self._monitor,
+            origin=origin,
+            listener=None,
+            on_gone=self._count_gone,
+            bios=self._bios,
+            tls=tls,
         )
 
     def listeners(self) -> list[Listener]:
@@ -411,18 +424,21 @@ class Reactor(Loop):
     def _recover(self) -> None:
         super()._recover()
         for connection in self.connections():
-            connection.recover()
+            recover(connection)
         for lingering in lingering_of(self.registry):
             lingering.recover()
-        here = Counter((sock.owner, sock.site) for sock in self._open_sockets())
+        here = Counter(self._open_sockets())
         for listener in self.listeners():
             listener.recover(Counter({site: n for (owner, site), n in here.items() if owner is listener}))
         self._gone = self.counters.accepted + self.counters.connected - here.total()
-        self._watch.recover()
+        self._monitor.recover()
 
-    def _open_sockets(self) -> set[Connection | Linger]:
-        """Return what has a socket, or has not been told that it is closed."""
-        return {*self.connections(), *lingering_of(self.registry), *untold_of(self)}
+    def _open_sockets(self) -> Iterator[tuple[Listener | None, bytes | None]]:
+        """Yield the listener and client prefix of each socket that is open, or whose end is not known to all."""
+        for connection in {*self.connections(), *unnotified_of(self)}:
+            yield connection.listener, prefix_of(connection)
+        for lingering in lingering_of(self.registry):
+            yield lingering.listener, lingering.prefix
 
     def _count_gone(self, site: bytes | None, reason: BaseException | None) -> None:
         self._gone += 1
@@ -432,8 +448,8 @@ class Reactor(Loop):
     def disown(self) -> None:
         """Let go of everything without touching what is shared with the parent process: this is a child."""
         sockets = [sock for connector in self._connectors for sock in connector.disown()]
-        sockets += [connection.disown() for connection in self.connections()]
-        sockets += [lingering.disown() for lingering in lingering_of(self.registry)]
+        sockets += [detach(connection) for connection in self.connections()]
+        sockets += [lingering.detach() for lingering in lingering_of(self.registry)]
         for listener in self.listeners():
             sockets += listener.disown()
         self._inherited = sockets

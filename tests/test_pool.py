@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from reactor import ConnectionAborted, IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts, WriteTimeout
+from reactor.connection.connection import activity
 from reactor.pool import Pool
 from tests.helpers import DEADLINE, connect, spin
 
@@ -180,9 +181,9 @@ def test_bytes_put_the_idle_timeout_off(reactor, serve):
     with connect(reactor, address) as client:
         spin(reactor, reactor.connections)
         (connection,) = reactor.connections()
-        before = connection.last_active
+        before = activity(connection)
         client.sendall(b"x")
-        spin(reactor, lambda: heard and connection.last_active > before)
+        spin(reactor, lambda: heard and activity(connection) > before)
 
 
 def test_exception_is_reported_and_ends_the_connection(reactor, serve, errors):

@@ -23,6 +23,7 @@ from reactor import (
     UsageError,
     WriteTimeout,
 )
+from reactor.connection.connection import activity
 from reactor.errors import TLSError, TLSHandshakeError, TLSHandshakeTimeout, TLSTruncated
 from reactor.loop.selector import default_selector
 from reactor.pool import BlockingSocket, BlockingTLSSocket, Pool
@@ -442,7 +443,7 @@ def test_idle_timeout_begins_after_the_handshake(certificates):
             context = certificates.client()
             with run(reactor, lambda: context.wrap_socket(plain, server_hostname="localhost")) as client:
                 (connection,) = reactor.connections()
-                spin(reactor, lambda: connection.last_active == clock())
+                spin(reactor, lambda: activity(connection) == clock())
                 clock.advance(4)
                 reactor.run_once(0)
                 reactor.run_once(0)
@@ -496,9 +497,9 @@ def test_bytes_put_the_idle_timeout_off(reactor, serve, certificates):
     with client:
         spin(reactor, reactor.connections)
         (connection,) = reactor.connections()
-        before = connection.last_active
+        before = activity(connection)
         client.sendall(b"x")
-        spin(reactor, lambda: heard and connection.last_active > before)
+        spin(reactor, lambda: heard and activity(connection) > before)
 
 
 @pytest.mark.parametrize("break_off", ["end", "garbage"])

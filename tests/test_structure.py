@@ -14,7 +14,7 @@ ACROSS = {
     "compat": {"test_stdlib"},
     "connecting": {"test_reconnect"},
     "connection": {
-        "test_asyncio_protocol", "test_chunks", "test_faults", "test_machine", "test_secured_limits",
+        "test_asyncio_protocol", "test_chunks", "test_deadline_monitor", "test_faults", "test_machine", "test_secured_limits",
     },
     "loop": {"test_fork"},
     "streams": {"test_together"},

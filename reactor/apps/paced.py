@@ -43,7 +43,7 @@ class PacedProtocol(FramedProtocol):
             return
         self._waiting = True
         self.pause_writing()
-        loop = self.connection.get_extra_info("reactor")
+        loop = self.connection.reactor
         if delay:
             loop.call_later(delay, self._go_on)
         else:
@@ -66,6 +66,6 @@ class PacedProtocol(FramedProtocol):
         try:
             self.resume_writing()
         except Exception as exc:
-            loop = self.connection.get_extra_info("reactor")
+            loop = self.connection.reactor
             loop.report(exc, f"{type(self).__qualname__}.handle", self.connection)
             self.connection.abort(exc)

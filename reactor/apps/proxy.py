@@ -73,7 +73,7 @@ class Proxy(_Side):
         """Connect to the target."""
         self.connection = connection
         connection.pause_reading()
-        reactor = connection.get_extra_info("reactor")
+        reactor = connection.reactor
         self._connector = reactor.connect(self._target, lambda: _Target(self), on_failure=self._refused)
 
     def _refused(self, exc: ConnectError) -> None:

@@ -24,10 +24,9 @@ from reactor.address import Address, encode_host
 from reactor.apps import APPS, App
 from reactor.connection.connection import Connection
 from reactor.errors import AddressError, ConnectError, ListenError, TLSContextError, UsageError
-from reactor.listening.listener import Factory
 from reactor.loop.log import BackgroundLog, LineFormatter, printable
 from reactor.options import Limits, Timeouts
-from reactor.protocol import Protocol
+from reactor.protocol import Factory, Protocol
 from reactor.reactor import Reactor
 from reactor.tls import check_alpn, client_context, server_context
 

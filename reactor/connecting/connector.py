@@ -15,17 +15,17 @@ import attrs
 
 from reactor.address import Address
 from reactor.connecting.happy_eyeballs import Place, Race, interleave
-from reactor.connection.connection import Connection
-from reactor.connection.linger import give_back
-from reactor.connection.secured import newcomer_of
-from reactor.connection.settings import Terms
+from reactor.connection.closing import close_quietly
+from reactor.connection.connection import Connection, fail, open_connection
+from reactor.connection.handshake import pending_handshake_of
+from reactor.connection.interface import make_protocol
+from reactor.connection.settings import Settings
 from reactor.errors import ConnectError, ConnectTimeout, TLSHandshakeError, TLSHandshakeTimeout, UsageError
-from reactor.listening.listener import Factory
 from reactor.loop.loop import Loop
 from reactor.loop.timers import Handle
 from reactor.loop.workers import Workers
 from reactor.options import Reconnect
-from reactor.protocol import make_protocol
+from reactor.protocol import Factory
 
 __all__ = ["Connector", "ConnectorState", "FailureHandler"]
 
@@ -66,7 +66,8 @@ class Connector:
         address: Address,
         factory: Factory,
         *,
-        terms: Terms,
+        settings: Settings,
+        connection_type: type[Connection],
         timeout: float,
         local_address: Address | None,
         on_failure: FailureHandler | None,
@@ -76,8 +77,9 @@ class Connector:
         self._loop = loop
         self._address = address
         self._factory = factory
-        self._terms = terms
-        self._count_gone = terms.on_gone
+        self._settings = settings
+        self._connection_type = connection_type
+        self._count_gone = settings.on_gone
         self._timeout = timeout
         self._local_address = local_address
         self._on_failure = on_failure
@@ -175,29 +177,29 @@ class Connector:
     def _connected(self, sock: socket.socket, sockaddr: Any) -> None:
         self._race = None
         self._made += 1
-        terms = self._terms
+        settings = self._settings
         if self._reconnect is not None:
-            terms = attrs.evolve(terms, on_gone=partial(self._gone, self._made))
+            settings = attrs.evolve(settings, on_gone=partial(self._gone, self._made))
         try:
-            if terms.tls is None:
+            if settings.tls is None:
                 protocol = self._arrive()
             else:
-                newcomer = newcomer_of(self._factory)
-                protocol = newcomer(self, self._arrive, partial(self._tls_failed, self._made, sockaddr))
+                pending = pending_handshake_of(self._factory)
+                protocol = pending(self, self._arrive, partial(self._tls_failed, self._made, sockaddr))
         except Exception as exc:
-            give_back(sock)
+            close_quietly(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         self._loop.counters.connected += 1
-        connection = terms.connection_type(self._loop, sock, protocol, terms, sockaddr)
+        connection = self._connection_type(settings, sock, protocol, sockaddr)
         self._connection = weakref.ref(connection)
-        if terms.tls is not None:
+        if settings.tls is not None:
             self._handshaking = connection
         try:
-            connection.open()
+            open_connection(connection)
         except OSError as exc:
             self._handshaking = None
-            give_back(sock)
+            close_quietly(sock)
             self._count_gone(None, exc)
             self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), exc)])
 
@@ -229,7 +231,7 @@ class Connector:
     def _time_out(self) -> None:
         if self._handshaking is not None:
             self._timed_out = True
-            self._handshaking.fail(TLSHandshakeTimeout("the TLS handshake was not done"))
+            fail(self._handshaking, TLSHandshakeTimeout("the TLS handshake was not done"))
             return
         assert self._race is not None
         self._fail(ConnectTimeout, self._race.outcome())

@@ -14,7 +14,7 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from reactor.address import Address
-from reactor.connection.linger import give_back
+from reactor.connection.closing import close_quietly
 from reactor.listening.listener import set_no_delay
 from reactor.loop.loop import Loop
 from reactor.loop.registry import EVENT_WRITE
@@ -127,7 +127,7 @@ class _Attempt:
                 sock.bind(self._source(local_address))
             problem = sock.connect_ex(self.sockaddr)
             if problem in _IN_PROGRESS:
-                self._loop.registry.register(sock.fileno(), EVENT_WRITE, self)
+                self._loop.registry.register(sock.fileno(), EVENT_WRITE, _Attempt.on_event, self)
                 return True
         except OSError as exc:
             self._fail(exc)
@@ -154,7 +154,7 @@ class _Attempt:
         """Close the socket, if it is here still."""
         sock = self._take()
         if sock is not None:
-            give_back(sock)
+            close_quietly(sock)
 
     def _answered(self, problem: int) -> bool:
         if problem:
@@ -171,6 +171,6 @@ class _Attempt:
 
     def _take(self) -> socket.socket | None:
         sock, self.sock = self.sock, None
-        if sock is not None and self._loop.registry.handler_of(sock.fileno()) is self:
+        if sock is not None and self._loop.registry.owner_of(sock.fileno()) is self:
             self._loop.registry.unregister(sock.fileno())
         return sock

@@ -1,6 +1,11 @@
-"""One connection: receive, and the ways to end it. How it sends is in `sender`.
+"""One connection: receive, send, deadlines, and the ways to end.
 
-The selector reports the socket, `on_event` reads once and hands the bytes to the protocol.
+The loop reports the socket, `_on_event` reads once and hands the bytes to the protocol. `write` sends, or
+gathers what the tick's end sends: `flush_connections`. The other steps are in the modules beside this one: what
+the bytes go through is in `channel` and `secure_channel`, what the kernel did not take in `send_queue`, what a
+deadline is in `deadlines`, what ends a socket in `closing`. The table of states is in `state`.
+
+The functions at the end are for the packages above; users have the methods.
 """
 
 from __future__ import annotations
@@ -8,84 +13,106 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from selectors import EVENT_READ, EVENT_WRITE
-from typing import Any
+from typing import IO, Any
 
 import attrs
 
-from reactor.address import Address, pack_sockaddr, site_of, unpack_sockaddr
-from reactor.connection.deadlines import ERROR_LOOK, Timed
-from reactor.connection.intake import RECV_SIZE, Intake
-from reactor.connection.linger import Linger, end_direction, is_quiet, release
+from reactor.address import Address, client_prefix, pack_sockaddr, unpack_sockaddr
+from reactor.connection.buffers import PIECE_OVERHEAD, FilePart
+from reactor.connection.channel import CLEAR, RECV_SIZE, Channel, LimitedChannel
+from reactor.connection.closing import (
+    Linger,
+    is_quiet,
+    release,
+    reset_on_close,
+    shut_down_writing,
+)
+from reactor.connection.deadlines import Deadline, first_passed
+from reactor.connection.interface import AnyProtocol, check_protocol, takes_buffers
 from reactor.connection.rates import TokenBucket
-from reactor.connection.secured import Secured
-from reactor.connection.sender import SHUT, Closing, Outbound
-from reactor.connection.settings import Terms
+from reactor.connection.secure_channel import BlockingHandshake, SecureChannel
+from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE, Closing, Sending, SendQueue
+from reactor.connection.settings import Settings
 from reactor.connection.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
 from reactor.errors import (
+    CloseTimeout,
     ConnectionAborted,
+    IdleTimeout,
+    ReactorError,
+    ReadTimeout,
+    SlowConsumer,
     TLSError,
     TLSHandshakeTimeout,
     TLSTruncated,
     UsageError,
+    WriteTimeout,
     cause_of,
 )
 from reactor.loop.loop import Loop
-from reactor.loop.registry import ERRORS, EventHandler, Registry
-from reactor.loop.timers import Bucket
-from reactor.options import seconds
-from reactor.protocol import AnyProtocol, check_protocol
-from reactor.tls.secure_socket import TLS_FACTS, Incomplete, SecureSocket, Tls, bare
+from reactor.loop.registry import ERRORS, Registry
+from reactor.loop.timers import Bucket, round_up
+from reactor.options import Timeouts, seconds
+from reactor.tls.secure_socket import Incomplete, SecureSocket, Tls
 
-__all__ = ["Connection", "connection_of", "connections_of", "untold_of"]
+__all__ = [
+    "Connection", "activity", "begin_blocking_handshake", "begin_handshake", "check_deadlines", "connections_of",
+    "detach", "fail", "flush_connections", "loop_of", "may_end", "note_activity", "open_connection", "prefix_of",
+    "recover", "unnotified_of",
+]  # fmt: skip
+
+#: In `set_timeouts`: leave it as it is.
+_KEEP: Any = object()
+
+#: Seconds between looks at a connection of which the selector is asked nothing, and would not report a reset.
+ERROR_LOOK = 0.5
+
+# Reads before a deadline ends a connection: a receive buffer of 4 MiB. A flooding peer is not read for ever.
+_LAST_READS = 64
 
 # Callbacks of the protocol after which a connection has nothing left to do.
 _LEAVE_NOTHING_HALF_DONE = ("data_received", "buffer_updated", "pause_writing", "resume_writing")
 
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)
+_IDLE, _GATHERED, _QUEUED, _SHUT = Sending.IDLE, Sending.GATHERED, Sending.QUEUED, Sending.SHUT
 
 
-@attrs.define(eq=False, repr=False, init=False)
-class Connection(Timed):
-    """A connected stream socket, with the protocol that it serves.
+@attrs.define(eq=False, repr=False)
+class Connection:
+    """A connected stream socket with the protocol that it serves.
 
     Made by `Reactor.listen`, `connect` and `adopt`, and handed to `connection_made`. Its methods have
     the names and the meaning of asyncio's transports; they are called on the thread that drives the
     reactor. None of them raises for what the peer does: that reaches `connection_lost`, once.
     """
 
-    _loop: Loop
-    _sock: socket.socket | SecureSocket
-    _protocol: Any
-    _terms: Terms
-    _peer: bytes | str | None
-    _state: State
-    # None: nothing. Bytes: the one piece gathered in this tick. Outbound: more, or what the kernel left;
-    # always, when a rate is to be kept. Or `SHUT`.
-    _out: bytes | Outbound | None
-    _reading: bool
-    last_active: float
-    # Since when, and for how many seconds at most, the peer owes something; None when it does not.
-    _owed: tuple[float, float] | None
-    bucket: Bucket | None
+    # What it is made of.
+    _settings: Settings
+    _sock: Any  # a socket, or a `SecureSocket` from the beginning of a TLS handshake on
+    _protocol: Any  # None after `connection_lost`
+    _peer: bytes | str | None = attrs.field(converter=pack_sockaddr)  # its socket address, packed
+    _state: State = attrs.field(default=State.OPENING, init=False)
 
-    def __init__(
-        self, loop: Loop, sock: socket.socket, protocol: Any, terms: Terms, sockaddr: Any = None
-    ) -> None:
+    # Receiving.
+    _channel: Channel = attrs.field(default=CLEAR, init=False)
+    _reading: bool = attrs.field(default=True, init=False)  # not `pause_reading`
+
+    # Sending.
+    _sending: Sending = attrs.field(default=Sending.IDLE, init=False)
+    _piece: bytes = attrs.field(default=b"", init=False)  # while GATHERED
+    _queue: SendQueue | None = attrs.field(default=None, init=False)  # while QUEUED
+
+    # Deadlines.
+    _last_active: float = attrs.field(init=False)  # the last byte in either direction, in the clock's seconds
+    _owed: tuple[float, float] | None = attrs.field(
+        default=None, init=False
+    )  # the read deadline: start, seconds
+    _bucket: Bucket | None = attrs.field(default=None, init=False)  # the deadline monitor's
+
+    def __attrs_post_init__(self) -> None:
+        loop = self._settings.loop
         loop.touch()
-        self._loop = loop
-        self._sock = sock
-        self._terms = terms
-        self._peer = pack_sockaddr(sockaddr)
-        self._state = State.OPENING
-        self._out = None
-        self._reading = True
-        self._owed = None
-        self.bucket = None
-        self.last_active = loop.now
-        self._protocol = protocol
+        self._last_active = loop.now
 
     def __repr__(self) -> str:
         peer = self.get_extra_info("peername")
@@ -93,52 +120,220 @@ class Connection(Timed):
         protocol = "" if self._protocol is None else f", {type(self._protocol).__name__}"
         return f"<Connection{where} {self._state.value}{protocol}>"
 
-    def open(self) -> None:
-        """Watch the socket, which must not block, and tell the protocol. Called once, by the maker.
-
-        Raises OSError if the selector does not take the socket, which is then still the maker's.
-        """
-        try:
-            self._loop.registry.register(self._sock.fileno(), EVENT_READ, self._handler())
-            if self._terms.tls is None:
-                self._made()
-            else:
-                self._protocol.begin_tls(self, self._terms.tls, self._made)
-        except Exception:
-            raise
-        except BaseException:
-            self.break_off()
-            raise
+    # Opening
 
     def _made(self) -> None:
-        limits, timeouts = self._terms.limits, self._terms.timeouts
+        settings = self._settings
+        limits, timeouts, now = settings.limits, settings.timeouts, settings.loop.now
         called = None
         try:
             self._move(Event.MADE)
             if limits.write_rate is not None:
-                self._out = queue = Outbound(self._loop.now)
-                queue.rate = TokenBucket(limits.write_rate, self._loop.now)
+                queue = self._queued()
+                queue.rate = TokenBucket(limits.write_rate, now)
             if timeouts.read is not None:
-                self._owed = (self._loop.now, timeouts.read)
+                self._owed = (now, timeouts.read)
             if timeouts.idle is not None or timeouts.read is not None:
-                self._look_later()
+                self._watch_deadlines()
             self._protocol.connection_made(called := self)
         except Exception as exc:
-            self._broke(exc, "connection_made")
+            self._callback_failed(exc, "connection_made")
         except BaseException:
-            if called is None and self._terms.tls is None:
+            if called is None and settings.tls is None:
                 self._protocol = None  # nothing has been said to it, and nothing will be
-            self.break_off()
+            self._break_off()
             raise
 
-    def _handler(self) -> EventHandler:
-        if self._terms.limits.read_rate is not None:
-            return Intake(self, self._read_bucket())
-        return self if hasattr(self._protocol, "data_received") else Intake(self, None)
+    def _limited_channel(self) -> LimitedChannel:
+        return LimitedChannel(self._read_bucket(), buffered=takes_buffers(self._protocol))
 
     def _read_bucket(self) -> TokenBucket | None:
-        rate = self._terms.limits.read_rate
-        return None if rate is None else TokenBucket(rate, self._loop.now)
+        rate = self._settings.limits.read_rate
+        return None if rate is None else TokenBucket(rate, self._settings.loop.now)
+
+    def _event_method(self) -> Callable[[Connection, int], None]:
+        """Return what the loop calls for this channel."""
+        if self._channel is CLEAR:
+            return Connection._on_event
+        if isinstance(self._channel, SecureChannel):
+            return Connection._on_secure_event
+        if isinstance(self._channel, BlockingHandshake):
+            return Connection._on_blocking_handshake
+        return Connection._on_limited_event
+
+    def _set_channel(self, channel: Channel) -> None:
+        self._channel = channel
+        self._settings.loop.registry.replace(self._sock.fileno(), self._event_method(), self)
+
+    def _move(self, event: Event) -> None:
+        self._state = after(self._state, event)
+        if self._sending is _IDLE and self._state not in WRITABLE:
+            self._sending = _SHUT
+
+    # Receiving
+
+    def _on_event(self, events: int, limit: int = RECV_SIZE) -> None:
+        """Read once, `limit` bytes at most, or send what is queued, or both. Called by the loop."""
+        if events != 1:  # EVENT_READ, whose name would cost a look-up for each message
+            self._on_other_event(events)
+            return
+        try:
+            try:
+                data = self._sock.recv(limit)
+            except Incomplete:
+                self._last_active = self._settings.loop.now
+                return
+            except (BlockingIOError, InterruptedError):
+                return  # not readable after all: select(2), "Bugs"
+            except OSError as exc:
+                self._fail(exc)
+                return
+            if data:
+                loop = self._settings.loop
+                loop.bytes_received += len(data)
+                self._last_active = loop.now
+                self._protocol.data_received(data)
+            else:
+                self._receive_eof()
+        except Exception as exc:
+            self._callback_failed(exc, "data_received")
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+
+    def _on_other_event(self, events: int) -> None:
+        if events == ERRORS:
+            self._check_error()
+            return
+        if events & EVENT_READ:
+            self._on_event(EVENT_READ)
+        self._on_writable()
+
+    def _on_writable(self) -> None:
+        if self._queue is not None and self._queue.armed:
+            self._flush(self._queue)
+
+    def _on_limited_event(self, events: int) -> None:
+        """Read as a `LimitedChannel` says, or send what is queued, or both. Called by the loop."""
+        try:
+            if events & EVENT_READ:
+                self._receive()
+            if events & ~EVENT_READ:
+                self._on_other_event(events & ~EVENT_READ)
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+
+    def _receive(self) -> None:
+        """Read once, as many bytes as the rate allows."""
+        channel, loop = self._channel, self._settings.loop
+        rate = channel.rate
+        if rate is None:
+            self._receive_up_to(RECV_SIZE)
+            return
+        limit = min(rate.available(loop.now), RECV_SIZE - 1)  # all of it may become more, over TLS
+        before = loop.bytes_received
+        if limit:
+            self._receive_up_to(limit)
+        rate.take(loop.bytes_received - before)
+        if not rate.available(loop.now):
+            self._hold(True)
+            loop.call_later(rate.wait(), self._hold, False)
+
+    def _hold(self, held: bool) -> None:
+        try:
+            if isinstance(self._channel, LimitedChannel):
+                self._channel.held = held
+            if not self.is_closing():
+                self._update_interest()
+        except BaseException:
+            self._break_off()
+            raise
+
+    def _receive_up_to(self, limit: int) -> None:
+        if self._channel.buffered:
+            self._receive_into(limit)
+        else:
+            self._on_event(EVENT_READ, limit)
+
+    def _receive_into(self, limit: int) -> None:
+        """Read once into the protocol's buffer, `limit` bytes at most."""
+        try:
+            buffer = self._protocol.get_buffer(limit)
+            if not len(buffer):
+                raise UsageError("get_buffer returned an empty buffer: return at least one byte")
+        except Exception as exc:
+            self._callback_failed(exc, "get_buffer")
+            return
+        loop = self._settings.loop
+        try:
+            nbytes = self._sock.recv_into(buffer if len(buffer) <= limit else memoryview(buffer)[:limit])
+        except Incomplete:
+            self._last_active = loop.now
+            return
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as exc:
+            self._fail(exc)
+            return
+        except (TypeError, ValueError) as exc:  # nothing can be written to it
+            self._callback_failed(exc, "get_buffer")
+            return
+        if not nbytes:
+            self._receive_eof()
+            return
+        loop.bytes_received += nbytes
+        self._last_active = loop.now
+        try:
+            self._protocol.buffer_updated(nbytes)
+        except Exception as exc:
+            self._callback_failed(exc, "buffer_updated")
+
+    def _receive_eof(self) -> None:
+        self._move(Event.PEER_EOF)
+        self._update_interest()
+        if self._state in ENDED:
+            return
+        both_ended = self._state is State.ENDING
+        try:
+            keep = self._protocol.eof_received()
+        except Exception as exc:
+            self._callback_failed(exc, "eof_received")
+            return
+        if both_ended and self._state is State.ENDING:
+            self._begin_close(self._settings.timeouts.close, None)
+        elif self._state is State.READ_CLOSED and not keep:
+            self.close()
+
+    def _update_interest(self) -> None:
+        """Ask the selector for the events that this connection waits for now."""
+        channel, queue, loop = self._channel, self._queue, self._settings.loop
+        events = EVENT_READ if self.is_reading() else 0
+        if queue is not None and queue.armed:
+            events |= EVENT_WRITE
+        events = channel.interest(events)
+        try:
+            loop.registry.modify(self._sock.fileno(), events or ERRORS)
+        except OSError as exc:
+            self._fail(exc)
+            return
+        except BaseException:
+            loop.unsure = True
+            raise
+        if channel.has_input() and self.is_reading() and not channel.held:
+            loop.call_soon(self._deliver)
+        if not (events or channel.held or loop.registry.reports_errors):
+            self._watch(loop.now, ERROR_LOOK)
+
+    def _check_error(self) -> None:
+        """End the connection if the socket has an error: a reset, while nothing is read or sent."""
+        try:
+            number = self._channel.bare(self._sock).getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        except OSError as exc:
+            self._fail(exc)
+            return
+        if number:
+            self._fail(OSError(number, os.strerror(number)))
 
     # TLS
 
@@ -150,180 +345,384 @@ class Connection(Timed):
         server_hostname: str | None = None,
         early: bytes = b"",
     ) -> None:
-        """Go on over TLS from here; `handshake_completed` is called when both sides have come to terms.
+        """Go on over TLS from here; `handshake_completed` is called when the handshake is done.
 
-        What was written before leaves in clear first; what is written from now on waits for the handshake.
-        server_side: None says yes for a connection that was accepted. server_hostname: whose certificate a
-            client expects; needed unless the context does not check it.
+        What was written before is sent in clear first; what is written from now on waits for the handshake.
+        server_side: None: as a server if the connection was accepted. server_hostname: the name for which a
+            client expects a certificate; needed unless the context does not check it.
         early: bytes that came after the request to upgrade. They belong to the handshake: anything else that
             somebody put there in clear is no handshake, and ends the connection (CVE-2011-0411).
         A handshake that fails, or takes longer than `Timeouts.handshake`, ends the connection with
         `TLSHandshakeError`. Raises UsageError where TLS is on already, or a direction has ended, and for a
         context that does not fit.
         """
-        self._loop.check_process()
-        if self._state is not State.OPEN or isinstance(self._sock, SecureSocket):
+        settings = self._settings
+        settings.loop.check_process()
+        if self._state is not State.OPEN or isinstance(self._channel, SecureChannel):
             raise UsageError("start_tls needs a connection in clear of which no direction has ended")
-        server = self._terms.owner is not None if server_side is None else server_side
-        tls = Tls(context, self._terms.bios, server, server_hostname)
+        server = settings.listener is not None if server_side is None else server_side
+        tls = Tls(context, settings.bios, server, server_hostname)
         try:
-            self._secure(tls, early, self._secured)
+            self._begin_handshake(tls, early, self._handshake_completed)
         except Exception:
             raise
         except BaseException:
-            self.break_off()
+            self._break_off()
             raise
 
-    def _secure(self, tls: Tls, early: bytes, on_established: Callable[[], None]) -> None:
-        assert not isinstance(self._sock, SecureSocket)
-        queue = None if self._out is None else self._queue()
+    def _begin_handshake(self, tls: Tls, early: bytes, on_established: Callable[[], None]) -> None:
+        queue = None if self._sending is _IDLE else self._queued()
         try:
             ahead = b"" if queue is None else queue.take()
         except ValueError as exc:
             raise UsageError("start_tls has to wait until the file is sent") from exc
-        self._sock = sock = tls.secure(self._sock, self._loop.time, ahead)
-        handler = Secured(self, self._read_bucket(), sock, on_established)
-        self._loop.registry.replace(sock.fileno(), handler)
+        self._sock = sock = tls.secure(self._sock, self._settings.loop.time, ahead)
+        bucket, buffered = self._read_bucket(), takes_buffers(self._protocol)
+        self._set_channel(SecureChannel(sock, bucket, on_established, buffered=buffered))
         if queue is not None:
             self._emptied(queue)
             self._check_low_water(queue)
-        self._look_later()
-        handler.begin(early)
+        self._watch_deadlines()
+        if early or not sock.ssl.server_side:
+            self._go_on_with_handshake(lambda: sock.go_on(early))
+        if self._state is not State.OPENING:
+            self._attend()  # in clear it may have waited for something else
 
-    def _secured(self) -> None:
-        if isinstance(self._out, Outbound):
-            self._out.since = self._loop.now  # before, the peer was offered nothing of it
-        self._look_later()
+    def _handshake_completed(self) -> None:
+        if self._queue is not None:
+            self._queue.since = self._settings.loop.now  # before, the peer was offered nothing of it
+        self._watch_deadlines()
         completed = getattr(self._protocol, "handshake_completed", None)
         try:
             if completed is not None:
                 completed()
         except Exception as exc:
-            self._broke(exc, "handshake_completed")
+            self._callback_failed(exc, "handshake_completed")
 
-    def _move(self, event: Event) -> None:
-        self._state = after(self._state, event)
-        if self._out is None and self._state not in WRITABLE:
-            self._out = SHUT
-
-    # The byte's way
-
-    def on_event(self, events: int, most: int = RECV_SIZE) -> None:
-        """Read once, `most` bytes at most, or send what is queued, or both. The loop's call."""
-        if events != 1:  # EVENT_READ, whose name would cost a look-up for each message
-            if events == ERRORS:
-                self._check_error()
-                return
-            if events & EVENT_READ:
-                self.on_event(EVENT_READ)
-            if isinstance(self._out, Outbound) and self._out.armed:
-                self._flush(self._out)
-            return
+    def _on_secure_event(self, events: int) -> None:
+        """Go on with the handshake; after it read, or send, or both. Called by the loop."""
+        channel, sock = self._channel, self._sock
         try:
-            try:
-                data = self._sock.recv(most)
-            except Incomplete:
-                self.last_active = self._loop.now
-                return
-            except (BlockingIOError, InterruptedError):
-                return  # not readable after all: select(2), "Bugs"
-            except OSError as exc:
-                self.fail(exc)
-                return
-            if data:
-                loop = self._loop
-                loop.bytes_received += len(data)
-                self.last_active = loop.now
-                self._protocol.data_received(data)
+            if events == EVENT_READ and not (sock.unusual or channel.buffered or channel.rate):
+                self._on_event(EVENT_READ)
+                if sock.unusual:
+                    self._attend()
+            elif events == ERRORS:
+                self._check_error()
+            elif sock.established:
+                self._on_secure_bytes(events, sock)
             else:
-                self._receive_eof()
-        except Exception as exc:
-            self._broke(exc, "data_received")
+                if events & EVENT_WRITE:
+                    self._try(sock.flush)
+                    self._watch_deadlines()  # with the last clear byte the handshake's time begins
+                    self._attend()
+                if events & EVENT_READ:
+                    self._go_on_with_handshake(sock.handshake)
         except BaseException as exc:
             self._interrupted(exc)
             raise
 
-    # Receiving, off the straight way
+    def _on_secure_bytes(self, events: int, sock: SecureSocket) -> None:
+        if events & EVENT_READ:
+            if sock.stalled:
+                self._try(sock.take_in)
+                if not sock.stalled:
+                    self._on_writable()
+            if self.is_reading():
+                self._receive()
+        if events & EVENT_WRITE:
+            self._try(sock.flush)
+            self._on_writable()
+        self._attend()
 
-    def receive_into(self, most: int) -> None:
-        """Read once into the protocol's buffer, `most` bytes at most. The loop's call."""
-        try:
-            buffer = self._protocol.get_buffer(most)
-            if not len(buffer):
-                raise UsageError("get_buffer returned an empty buffer: return at least one byte")
-        except Exception as exc:
-            self._broke(exc, "get_buffer")
-            return
-        try:
-            nbytes = self._sock.recv_into(buffer if len(buffer) <= most else memoryview(buffer)[:most])
-        except Incomplete:
-            self.last_active = self._loop.now
-            return
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as exc:
-            self.fail(exc)
-            return
-        except (TypeError, ValueError) as exc:  # nothing can be written to it
-            self._broke(exc, "get_buffer")
-            return
-        if not nbytes:
-            self._receive_eof()
-            return
-        self._loop.bytes_received += nbytes
-        self.last_active = self._loop.now
-        try:
-            self._protocol.buffer_updated(nbytes)
-        except Exception as exc:
-            self._broke(exc, "buffer_updated")
+    def _attend(self) -> None:
+        """Handle what TLS has that no selector knows of, and ask for the events that are waited for then."""
+        self._deliver()
+        self._sock.look_again()
+        if self._state not in ENDED:
+            self._update_interest()
 
-    def _receive_eof(self) -> None:
-        self._move(Event.PEER_EOF)
-        self._update_interest()
-        if self._state in ENDED:
-            return
-        both_ended = self._state is State.ENDING
-        try:
-            keep = self._protocol.eof_received()
-        except Exception as exc:
-            self._broke(exc, "eof_received")
-            return
-        if both_ended and self._state is State.ENDING:
-            self._finish(self._terms.timeouts.close)
-        elif self._state is State.READ_CLOSED and not keep:
-            self.close()
+    def _deliver(self) -> None:
+        """Read what is decrypted already."""
+        while self._channel.has_input() and self.is_reading() and not self._channel.held:
+            self._receive()
 
-    def _update_interest(self) -> None:
-        registry, fd = self._loop.registry, self._sock.fileno()
-        events = EVENT_READ if self.is_reading() else 0
-        if isinstance(self._out, Outbound) and self._out.armed:
-            events |= EVENT_WRITE
-        handler = registry.handler_of(fd)
-        if isinstance(handler, Intake):
-            events = handler.interest(events)
+    def _go_on_with_handshake(self, step: Callable[[], bool]) -> None:
+        assert isinstance(self._channel, SecureChannel)
         try:
-            registry.modify(fd, events or ERRORS)
-        except OSError as exc:
-            self.fail(exc)
-            return
+            if self._try(step):
+                self._last_active = self._settings.loop.now
+                self._channel.on_established()
+                self._attend()
+            elif self._channel.has_output():
+                self._attend()
         except BaseException:
-            self._loop.unsure = True
+            self.abort()  # an interrupt: the handshake can't be gone on with, nor told twice
             raise
-        held = isinstance(handler, Intake) and handler.held  # it will be read again soon
-        if not (events or held or registry.reports_errors):
-            self._terms.watch.add(self, self._loop.now, ERROR_LOOK)
 
-    def _check_error(self) -> None:
-        """End the connection if the socket has an error: a reset, while nothing is read or sent."""
+    def _try(self, step: Callable[[], object]) -> object:
+        """Return what `step()` returns; None if it would block, or has failed and ended the connection."""
         try:
-            number = bare(self._sock).getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            return step()
+        except (BlockingIOError, InterruptedError):
+            return None
         except OSError as exc:
-            self.fail(exc)
-            return
-        if number:
-            self.fail(OSError(number, os.strerror(number)))
+            self._fail(exc)
+            return None
 
-    # Ending
+    def _on_blocking_handshake(self, events: int) -> None:
+        """Go on with the handshake of a `BlockingHandshake`. Called by the loop."""
+        channel = self._channel
+        assert isinstance(channel, BlockingHandshake)
+        try:
+            if self._try(channel.step):
+                self._last_active = self._settings.loop.now
+                self._set_channel(CLEAR)
+                self._made()
+            elif self._state not in ENDED:
+                self._update_interest()
+        except BaseException:
+            self.abort()  # an interrupt: the handshake can't be gone on with, nor told twice
+            raise
+
+    # Sending
+
+    def write(self, data: bytes | bytearray | memoryview) -> bool:
+        """Send `data` after all that was written before; never blocks.
+
+        A bytearray or memoryview is copied, and may be changed afterwards.
+        Returns False once more than the high-water mark is queued, and when the connection is closing
+        or closed, where `data` is dropped. A small piece that waits for the tick's end counts as
+        queued when the kernel has refused it. Raises TypeError for anything else than bytes, UsageError
+        after `write_eof`.
+        """
+        sending = self._sending
+        if sending is _IDLE:
+            if type(data) is bytes and data:
+                loop = self._settings.loop
+                outbox = loop.outbox
+                if outbox is not None and len(data) <= GATHER_LIMIT:
+                    self._piece = data
+                    self._sending = _GATHERED
+                    outbox.append(self)
+                    return True
+                return self._send(loop, data)
+        elif sending is _QUEUED and type(data) is bytes:
+            queue = self._queue
+            if 0 < len(data) <= queue.room:  # type: ignore[union-attr]
+                queue.room -= len(data) + PIECE_OVERHEAD  # type: ignore[union-attr]
+                queue.size += len(data)  # type: ignore[union-attr]
+                queue.pieces.append(data)  # type: ignore[union-attr]
+                return True
+        return self.writelines((data,))
+
+    def _send(self, loop: Loop, data: bytes) -> bool:
+        if loop.outbox is None:
+            loop.touch()
+        try:
+            try:
+                sent = self._sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                return self._keep(data, 0)
+            except OSError as exc:
+                self._fail(exc)
+                return False
+            self._last_active = loop.now
+            loop.bytes_sent += sent
+            return sent == len(data) or self._keep(data, sent)
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+
+    def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> bool:
+        """Send the pieces one after the other, in one system call if the kernel takes them; as `write`."""
+        return self._add([_frozen(piece) for piece in pieces])
+
+    def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> bool:
+        """Send bytes of `file` after all that was written before, without reading them into memory.
+
+        file: a file of the file system, opened for reading as binary and unbuffered or not, but not read
+            from any more: it is the connection's now, which closes it when it was sent, or dropped.
+        offset: in the file, of the first byte. count: bytes; None for all that follow.
+        Returns as `write` does; what is left of the file counts as queued, but not under
+        `Limits.max_write_buffer`. If the file turns out to be shorter when it is sent, the connection is
+        aborted. Raises ValueError if it is shorter now, UsageError after `write_eof`; the file is the
+        caller's then. See sendfile(2).
+        """
+        size = os.fstat(file.fileno()).st_size
+        wanted = max(0, size - offset) if count is None else count
+        if offset < 0 or wanted < 0 or offset + wanted > size:
+            raise ValueError(f"the file has {size} bytes, and not {wanted} from {offset} on")
+        accepted = self._add([FilePart(file, offset, wanted)])
+        if not wanted or self._state not in WRITABLE:
+            file.close()
+        return accepted
+
+    def _add(self, pieces: Sequence[bytes | FilePart]) -> bool:
+        if self._state not in WRITABLE:
+            if self._state is State.WRITE_CLOSED:
+                raise UsageError("write after write_eof: our direction has ended")
+            self._drop(sum(map(len, pieces)))
+            return False
+        queue, limits = self._queued(), self._settings.limits
+        limit = limits.max_write_buffer
+        if limit is not None and queue.size > limit and queue.in_memory() > limit:
+            self.abort(SlowConsumer(f"{queue.size} bytes queued, and max_write_buffer is {limit}"))
+            return False
+        for piece in pieces:
+            queue.append(piece)
+        if queue.is_waiting():
+            queue.join_small()
+        else:
+            outbox = self._settings.loop.outbox
+            room = min(GATHER_QUEUE, limits.high_water) - queue.size
+            if outbox is None or room < 0:
+                self._flush(queue)
+            else:
+                queue.room = room
+                outbox.append(self)
+        return self._check_high_water()
+
+    def _drop(self, nbytes: int) -> None:
+        loop = self._settings.loop
+        loop.check_process()
+        loop.counters.dropped_writes += 1
+
+    def _queued(self) -> SendQueue:
+        """Return the queue; if there is none, a new one with the piece that was gathered."""
+        queue = self._queue
+        if queue is None:
+            queue = self._queue = SendQueue(self._settings.loop.now)
+            if self._sending is _GATHERED:
+                queue.append(self._piece)
+                self._piece = b""
+            self._sending = _QUEUED
+        return queue
+
+    def _keep(self, data: bytes, sent: int) -> bool:
+        """Queue what the kernel did not take of `data`."""
+        queue = self._queued()
+        queue.append(data)
+        queue.advance(sent)
+        self._arm(queue)
+        return self._check_high_water()
+
+    def _arm(self, queue: SendQueue) -> None:
+        queue.armed = True
+        queue.since = self._settings.loop.now
+        self._update_interest()
+        if queue.armed:
+            self._watch_deadlines()
+
+    def _disarm(self, queue: SendQueue) -> None:
+        if queue.armed:
+            queue.armed = False
+            self._update_interest()
+
+    def _flush(self, queue: SendQueue) -> None:
+        loop = self._settings.loop
+        try:
+            queue.room = 0
+            loop.touch()
+            queue.join_small()
+            before = queue.size
+            try:
+                queue.offer(self._sock, self._channel, loop.now)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as exc:
+                self._fail(exc)
+                return
+            finally:
+                if queue.size < before:
+                    self._last_active = loop.now
+                    loop.bytes_sent += before - queue.size
+            if not queue.size:
+                self._emptied(queue)
+            elif queue.rate is not None and not queue.rate.available(loop.now):
+                self._throttle(queue, queue.rate)
+            elif not queue.armed:
+                self._arm(queue)
+            self._check_low_water(queue)
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+
+    def _throttle(self, queue: SendQueue, rate: TokenBucket) -> None:
+        queue.throttled = True
+        self._disarm(queue)
+        self._settings.loop.call_later(rate.wait(), self._unthrottle, queue)
+
+    def _unthrottle(self, queue: SendQueue) -> None:
+        queue.throttled = False
+        if self._queue is queue:
+            self._flush(queue)
+
+    def _emptied(self, queue: SendQueue) -> None:
+        if queue.rate is None:
+            self._queue = None
+            self._sending = _IDLE
+        self._disarm(queue)
+        if self._state not in WRITABLE:
+            self._write_side_done(queue.closing)
+
+    def _check_high_water(self) -> bool:
+        queue = self._queue
+        if queue is None or queue.size <= self._settings.limits.high_water:
+            return self._state in WRITABLE
+        if not queue.paused:
+            queue.paused = True
+            try:
+                self._protocol.pause_writing()
+            except Exception as exc:
+                self._callback_failed(exc, "pause_writing")
+        return False
+
+    def _check_low_water(self, queue: SendQueue) -> None:
+        # After `write_eof` too: a protocol may have stopped reading until it is called.
+        open_ = self._state in WRITABLE or self._state is State.WRITE_CLOSED
+        if queue.paused and queue.size <= self._settings.limits.low_water and open_:
+            queue.paused = False
+            try:
+                self._protocol.resume_writing()
+            except Exception as exc:
+                self._callback_failed(exc, "resume_writing")
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set this connection's water marks, in bytes; asyncio's rules for what is left out.
+
+        high: None is four times `low`, or what the listener's limits say. low: None is a quarter of
+        `high`. What is queued already pauses or resumes the protocol at once. Raises ValueError if low
+        is above high, high above `Limits.max_write_buffer`, or one is negative.
+        """
+        settings = self._settings
+        settings.loop.check_process()
+        limits = settings.limits
+        if high is None:
+            high = limits.high_water if low is None else 4 * low
+        limits = attrs.evolve(limits, high_water=high, low_water=high // 4 if low is None else low)
+        self._settings = attrs.evolve(settings, limits=limits)
+        if self._queue is not None and self._state in WRITABLE:
+            self._queue.room = 0
+            self._check_high_water()
+            if self._queue is not None:
+                self._check_low_water(self._queue)
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return the low and the high water mark, in bytes."""
+        return self._settings.limits.low_water, self._settings.limits.high_water
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes were written and not taken by the kernel."""
+        if self._queue is not None:
+            return self._queue.size
+        return len(self._piece) if self._sending is _GATHERED else 0
+
+    def is_paused(self) -> bool:
+        """Return whether `pause_writing` was called, and `resume_writing` was not."""
+        return self._queue is not None and self._queue.paused
+
+    # Ending: `closing` shows the way
 
     def write_eof(self) -> None:
         """Send our end of file after what was written; the peer may go on sending.
@@ -331,32 +730,32 @@ class Connection(Timed):
         More than once, or when closing or closed, does nothing. Raises UsageError unless `can_write_eof`.
         """
         if self._state not in WRITABLE:
-            self._loop.check_process()
+            self._settings.loop.check_process()
             return
         if not self.can_write_eof():
             raise UsageError("this TLS connection can't end one direction alone: close it")
         try:
             self._move(Event.WRITE_EOF)
             if self._state is State.ENDING:
-                self._finish(self._terms.timeouts.close)
-            elif self._out is SHUT:
-                self._drained(SHUT)
+                self._begin_close(self._settings.timeouts.close, None)
+            elif self._sending is _SHUT:
+                self._write_side_done(None)
             else:
-                self._flush(self._queue())
+                self._flush(self._queued())
         except BaseException:
-            self.break_off()
+            self._break_off()
             raise
 
     def can_write_eof(self) -> bool:
-        """Return whether the directions can be closed one by one: not before TLS 1.3, RFC 8446, 6.1."""
-        return not isinstance(self._sock, SecureSocket) or self._sock.ssl.version() == "TLSv1.3"
+        """Return whether the directions can be ended one by one: over TLS since 1.3, RFC 8446, 6.1."""
+        return self._channel.can_end_one_direction()
 
     def close(self, timeout: float | None = None, *, reason: BaseException | None = None) -> None:
         """Send what is queued, then close; nothing more is received.
 
         timeout: seconds that the peer has to take it; None for `Timeouts.close`, infinity for as long as it
             takes. Then the connection ends with `CloseTimeout`.
-        reason: what `connection_lost` is told when all is sent; None for a clean end.
+        reason: what `connection_lost` is given when all is sent; None for a clean end.
         `connection_lost` comes later, never from inside this call. When the connection is closing or
         closed it does nothing.
 
@@ -367,16 +766,16 @@ class Connection(Timed):
         if timeout is not None:
             timeout = seconds("timeout", timeout, zero=True)
         if self._state in ENDED or self._state in CLOSES:
-            self._loop.check_process()
+            self._settings.loop.check_process()
             return
         if self._state is State.OPENING:
-            self.fail(ConnectionAborted("closed during the TLS handshake") if reason is None else reason)
+            self._fail(ConnectionAborted("closed during the TLS handshake") if reason is None else reason)
             return
         try:
             self._move(Event.CLOSE)
-            self._finish(self._terms.timeouts.close if timeout is None else timeout, reason)
+            self._begin_close(self._settings.timeouts.close if timeout is None else timeout, reason)
         except BaseException:
-            self.break_off()
+            self._break_off()
             raise
 
     def abort(self, exc: BaseException | None = None) -> None:
@@ -385,104 +784,106 @@ class Connection(Timed):
         exc: the reason that `connection_lost` is given; None for `ConnectionAborted`.
         """
         if self._state in ENDED:
-            self._loop.check_process()
+            self._settings.loop.check_process()
             return
         reason = ConnectionAborted("aborted by this side") if exc is None else exc
         try:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            reset_on_close(self._sock)
         except OSError as problem:
             reason.add_note(f"closed without a reset: {problem}")
-        self._cut(reason)
-
-    def fail(self, exc: BaseException) -> None:
-        """End the connection for the reason `exc`; what is queued is dropped."""
-        if self._state in ENDED:
-            return
-        if isinstance(exc, TLSError) and not isinstance(exc, TLSTruncated | TLSHandshakeTimeout):
-            self._part(Closing(self._loop.time(), self._terms.timeouts.close, exc))  # with an alert
-        else:
-            self._cut(exc)
+        self._close_now(reason)
 
     def is_closing(self) -> bool:
         """Return whether the connection is closing or closed."""
         return self._state in CLOSES or self._state in ENDED
 
-    def _finish(self, timeout: float, reason: BaseException | None = None) -> None:
-        closing = Closing(self._loop.time(), timeout, reason)
-        if self._out is SHUT:
-            if self._has_ended_tls():
-                self._end(closing)
-                return
-            self._out = Outbound(self._loop.now)
-        queue = self._queue()
-        queue.closing = closing
-        if not (queue.armed or queue.throttled):
-            self._flush(queue)
+    def _fail(self, exc: BaseException) -> None:
+        """End the connection for the reason `exc`; what is queued is dropped."""
+        if self._state in ENDED:
+            return
+        if isinstance(exc, TLSError) and not isinstance(exc, TLSTruncated | TLSHandshakeTimeout):
+            self._linger(
+                Closing(self._settings.loop.time(), self._settings.timeouts.close, exc)
+            )  # with an alert
+        else:
+            self._close_now(exc)
+
+    def _callback_failed(self, exc: Exception, callback: str) -> None:
+        name = f"{type(self._protocol).__qualname__}.{callback}"
+        self._settings.loop.report(exc, name, self)
+        self.abort(exc)  # half an answer must not look whole
+
+    def _begin_close(self, timeout: float, reason: BaseException | None) -> None:
+        closing = Closing(self._settings.loop.time(), timeout, reason)
+        if self._sending is _SHUT:
+            self._write_side_done(closing)
+        else:
+            queue = self._queued()
+            queue.closing = closing
+            if not queue.is_waiting():
+                self._flush(queue)
         if self._state in CLOSES:
             self._update_interest()
-            self._terms.watch.add(self, closing.start, timeout)
+            self._watch(closing.start, timeout)
 
-    def _has_ended_tls(self) -> bool:
-        return not isinstance(self._sock, SecureSocket) or self._sock.end()
-
-    def _drained(self, queue: Outbound) -> None:
-        if not self._has_ended_tls():
-            self._out = queue = Outbound(self._loop.now) if queue is SHUT else queue
+    def _write_side_done(self, closing: Closing | None) -> None:
+        """All that was written is sent: end our direction, then the connection if it is closing."""
+        self._sending, self._queue = _SHUT, None
+        if not self._channel.end():  # TLS's close_notify is on its way
+            queue = self._queued()
+            queue.closing = closing
             self._arm(queue)
-            return
-        self._out = SHUT
-        if self._state is State.WRITE_CLOSED:
+        elif self._state is State.WRITE_CLOSED:
             try:
-                end_direction(bare(self._sock))
+                shut_down_writing(self._channel.bare(self._sock))
             except OSError as exc:
-                self.fail(exc)
+                self._fail(exc)
         elif self._state in CLOSES:
-            self._end(queue.closing or Closing(self._loop.time(), self._terms.timeouts.close, None))
+            closing = closing or Closing(self._settings.loop.time(), self._settings.timeouts.close, None)
+            if self._state is State.ENDING:
+                self._close_now(closing.reason)
+            else:
+                self._linger(closing)
 
-    def _end(self, closing: Closing) -> None:
-        if self._state is State.ENDING:
-            self._cut(closing.reason)
-        else:
-            self._part(closing)
-
-    def _part(self, closing: Closing) -> None:
-        sock = self._sock.detach() if isinstance(self._sock, SecureSocket) else self._sock
+    def _linger(self, closing: Closing) -> None:
+        """End our direction, and leave the socket to a `Linger`."""
+        settings = self._settings
+        sock = self._channel.detach(self._sock)
         try:
-            end_direction(sock)
-            self._loop.registry.modify(sock.fileno(), EVENT_READ)
+            shut_down_writing(sock)
+            settings.loop.registry.modify(sock.fileno(), EVENT_READ)
         except OSError as exc:
-            self._cut(closing.reason or exc)
+            self._close_now(closing.reason or exc)
             return
         try:
-            self._leave(closing.reason)
-            Linger(self._loop, sock, self._terms, site_of(self._peer), closing.start, closing.timeout)
-            self._loop.post_notice(self._tell, closing.reason, False)
+            self._teardown(closing.reason)
+            Linger(settings, sock, client_prefix(self._peer), closing.start, closing.timeout)
+            settings.loop.post_notice(self._notify_lost, closing.reason, False)
         except BaseException:
             self._complete_end(closing.reason)
             raise
 
-    def _broke(self, exc: Exception, callback: str) -> None:
-        self._loop.report(exc, f"{type(self._protocol).__qualname__}.{callback}", self)
-        self.abort(exc)  # half an answer must not look whole
-
-    def _cut(self, reason: BaseException | None) -> None:
+    def _close_now(self, reason: BaseException | None) -> None:
+        """Close the socket."""
         try:
-            self._leave(reason)
-            release(self._loop, self._sock)
-            self._loop.post_notice(self._tell, reason, True)
+            self._teardown(reason)
+            release(self._settings.loop, self._sock)
+            self._settings.loop.post_notice(self._notify_lost, reason, True)
         except BaseException:
             self._complete_end(reason)
             raise
 
-    def _leave(self, reason: BaseException | None) -> None:
-        if isinstance(self._out, Outbound):
-            self._out.drop()
-        self._out = None
+    def _teardown(self, reason: BaseException | None) -> None:
+        """Give up everything but the socket."""
+        if self._queue is not None:
+            self._queue.drop()
+        self._queue, self._piece, self._sending = None, b"", _SHUT
         self._move(Event.CUT)
-        self._terms.watch.discard(self)
-        self._loop.counters.closed[cause_of(reason)] += 1
+        self._settings.monitor.discard(self, self._bucket)
+        self._settings.loop.counters.closed[cause_of(reason)] += 1
 
-    def _tell(self, reason: BaseException | None, gone: bool) -> None:
+    def _notify_lost(self, reason: BaseException | None, closed: bool) -> None:
+        """Call `connection_lost`. closed: the socket is closed, and not left to a `Linger`."""
         if self._state is State.LOST:
             return  # an interrupt came at the end of the first call
         protocol, called = self._protocol, False
@@ -491,112 +892,168 @@ class Connection(Timed):
                 if protocol is not None:
                     protocol.connection_lost((called := True) and reason)
             except Exception as exc:
-                self._loop.report(exc, f"{type(protocol).__qualname__}.connection_lost", self)
-            self._told(reason, gone)
+                self._settings.loop.report(exc, f"{type(protocol).__qualname__}.connection_lost", self)
+            self._protocol = None
+            self._move(Event.TOLD)
+            if closed:
+                self._settings.on_gone(client_prefix(self._peer), reason)
         except BaseException:
             if called:
-                self._protocol = None  # it is not told again; the rest is done when this is run again
+                self._protocol = None  # it is not called again; the rest is done when this is run again
             raise
 
-    def _told(self, reason: BaseException | None, gone: bool) -> None:
-        self._protocol = None
-        self._move(Event.TOLD)
-        if gone:
-            self._terms.on_gone(site_of(self._peer), reason)
+    # Interrupts: KeyboardInterrupt and the like, anywhere
 
     def _complete_end(self, reason: BaseException | None) -> None:
-        """Do what an interrupt has left of `_cut` and `_part`."""
+        """Do what an interrupt has left of `_close_now` and `_linger`."""
+        loop = self._settings.loop
         if self._state not in ENDED:
-            self._leave(reason)
-        self._terms.watch.discard(self)
-        fd = self._sock.fileno()
-        handler = None if fd < 0 else self._loop.registry.handler_of(fd)
-        lingers = handler is not None and connection_of(handler) is None
+            self._teardown(reason)
+        self._settings.monitor.discard(self, self._bucket)
+        lingers = isinstance(loop.registry.owner_of(self._sock.fileno()), Linger)
         if not lingers:
-            release(self._loop, self._sock)
-        if not any(getattr(callback, "__self__", None) is self for callback, _ in self._loop.notices_due()):
-            self._loop.post_notice(self._tell, reason, not lingers)
+            release(loop, self._sock)
+        if not any(getattr(callback, "__self__", None) is self for callback, _ in loop.notices_due()):
+            loop.post_notice(self._notify_lost, reason, not lingers)
 
     def _interrupted(self, exc: BaseException) -> None:
-        """See to it that nothing is left half done, when KeyboardInterrupt or the like passes.
+        """Leave nothing half done, when KeyboardInterrupt or the like passes.
 
         If it comes out of the protocol, what was received has been handed over, and all is as it was.
         """
-        self._loop.unsure = True
+        self._settings.loop.unsure = True
         methods = (getattr(self._protocol, name, None) for name in _LEAVE_NOTHING_HALF_DONE)
         handed_over = {getattr(method, "__code__", None) for method in methods}
         at = exc.__traceback__
         while at is not None and at.tb_frame.f_code not in handed_over:
             at = at.tb_next
         if at is None or self._state not in READABLE:
-            self.break_off()
+            self._break_off()
 
-    def break_off(self) -> None:
+    def _break_off(self) -> None:
         """End the connection: an interrupt came in the middle of a step that can't be gone on with."""
-        self._loop.unsure = True
-        if self._state is State.OPENING and self._terms.tls is None:
-            self._protocol = None  # it has not been told that there is a connection
+        self._settings.loop.unsure = True
+        if self._state is State.OPENING and self._settings.tls is None:
+            self._protocol = None  # `connection_made` was not called
         if self._state not in ENDED:
             self.abort(ConnectionAborted("an interrupt came in the middle of what it did"))
 
-    def recover(self) -> None:
-        """Have the connection moved by its events and deadlines again, after an interrupt anywhere."""
-        if self._state is State.OPENING and self._terms.tls is None:
-            self.break_off()
+    # Deadlines
+
+    def get_timeouts(self) -> Timeouts:
+        """Return this connection's timeouts."""
+        return self._settings.timeouts
+
+    def set_timeouts(
+        self,
+        *,
+        idle: float | None = _KEEP,
+        read: float | None = _KEEP,
+        write: float | None = _KEEP,
+        close: float = _KEEP,
+    ) -> None:
+        """Change this connection's timeouts, in seconds, None for none; what is left out stays.
+
+        read: the read deadline: the connection ends with `ReadTimeout` unless this method is called with
+            `read` again within so many seconds. None: the peer owes no message.
+        idle, write, close: as in `Timeouts`.
+        Raises ValueError, naming the argument, for a number that is not positive, and TypeError for what is
+        no number; then nothing is changed.
+        """
+        settings = self._settings
+        settings.loop.check_process()
+        new = {"idle": idle, "write": write, "close": close}
+        changed: dict[str, Any] = {name: value for name, value in new.items() if value is not _KEEP}
+        if changed:
+            settings = attrs.evolve(settings, timeouts=attrs.evolve(settings.timeouts, **changed))
+        if read is not _KEEP:
+            self._owe(None if read is None else seconds("read", read))
+        if changed:
+            self._settings = settings
+            if self._state not in ENDED:
+                self._watch_deadlines()
+
+    def _owe(self, timeout: float | None) -> None:
+        if timeout is None:
+            self._owed = None
+            return
+        self._owed = start, _ = self._settings.loop.time(), timeout
+        if self._state in READABLE:
+            self._watch(start, timeout)
+
+    def _watch(self, start: float, timeout: float) -> None:
+        """Check the deadlines once `timeout` seconds from `start` have passed, if not before."""
+        self._watch_at(round_up(start + timeout, timeout))
+
+    def _watch_at(self, when: float) -> None:
+        self._bucket = self._settings.monitor.add(self, self._bucket, when)
+
+    def _watch_deadlines(self) -> None:
+        for start, timeout, _, _ in self._deadlines():
+            self._watch(start, timeout)
+
+    def _check_deadlines(self, now: float) -> None:
+        if self._is_unwatched():
+            self._check_error()
+        lag_since = self._settings.loop.tick_times.longest_since
+        passed, again = first_passed(self._deadlines(), now, lag_since)
+        if passed is not None:
+            self._look_once_more()
+            passed, again = first_passed(self._deadlines(), now, lag_since)
         if self._state in ENDED:
             return
-        self._terms.watch.discard(self)
-        self._look_later()
-        self._update_interest()
-        out, outbox = self._out, self._loop.outbox
-        if outbox is not None and out is not None and not self._waits_to_send(out):
-            outbox.append(self)
+        if passed is not None:
+            self._time_out(passed)
+            return
+        if self._is_unwatched():
+            again = min(again, round_up(now + ERROR_LOOK, ERROR_LOOK))
+        self._watch_at(again)
 
-    @property
-    def owner(self) -> Any:
-        """The listener that accepted it, or None."""
-        return self._terms.owner
+    def _deadlines(self) -> Iterator[Deadline]:
+        timeouts, queue = self._settings.timeouts, self._queue
+        handshake = self._channel.handshake_deadline(timeouts)
+        if handshake is not None:
+            yield handshake
+        else:
+            if timeouts.idle is not None:
+                message = "no byte in either direction for {:g} s"
+                yield Deadline(self._last_active, timeouts.idle, IdleTimeout, message)
+            if self._owed is not None and self._state in READABLE:
+                yield Deadline(*self._owed, ReadTimeout, "the peer did not send what it owes within {:g} s")
+            if queue is not None and queue.armed and timeouts.write is not None:
+                message = f"the peer took none of {queue.size} queued bytes for {{:g}} s"
+                yield Deadline(queue.since, timeouts.write, WriteTimeout, message)
+        if queue is not None and queue.closing is not None:
+            message = f"{queue.size} bytes not taken in the {{:g}} s that close gave them"
+            yield Deadline(queue.closing.start, queue.closing.timeout, CloseTimeout, message)
 
-    @property
-    def site(self) -> bytes | None:
-        """What tells the peer's site from others'; None if that is not counted."""
-        return site_of(self._peer)
+    def _look_once_more(self) -> None:
+        """Receive what the kernel holds, and offer it what is queued, before a deadline ends the connection.
 
-    def _waits_to_send(self, out: bytes | Outbound) -> bool:
-        return isinstance(out, Outbound) and (not out.size or out.armed or out.throttled)
-
-    def disown(self) -> socket.socket:
-        """Come to an end without a word, and return the socket: this is a child process of its owner's."""
-        if isinstance(self._out, Outbound):
-            self._out.drop()
-        self._out = SHUT
-        self._move(Event.FORKED)
-        return bare(self._sock)
-
-    def _dropped(self, nbytes: int) -> None:
-        self._loop.check_process()
-        self._loop.counters.dropped_writes += 1
-
-    # For a drain
-
-    def may_end(self) -> bool:
-        """Return whether nothing is under way, as far as this side can know. For a drain.
-
-        There is no unread input, and nothing queued; the peer owes no message; and the protocol, if it
-        has a method `draining`, does not say that it is busy.
+        After a long callback, or when the process was stopped, the peer may have done all that it owes.
         """
-        if isinstance(self._sock, SecureSocket) and (self._sock.in_record or not self._sock.established):
-            return False
-        if (self._owed is not None and self._state in READABLE) or self.get_write_buffer_size():
-            return False
-        draining = getattr(self._protocol, "draining", None)
-        try:
-            if draining is not None and draining():
-                return False
-        except Exception as exc:
-            self._broke(exc, "draining")
-            return False
-        return self._state not in READABLE or is_quiet(self._sock)
+        registry, sock = self._settings.loop.registry, self._channel.bare(self._sock)
+        for _ in range(_LAST_READS):
+            if not self._waits_for(EVENT_READ) or is_quiet(sock):
+                break
+            registry.dispatch(sock.fileno(), EVENT_READ)
+        if self._waits_for(EVENT_WRITE):
+            registry.dispatch(sock.fileno(), EVENT_WRITE)
+
+    def _is_unwatched(self) -> bool:
+        return self._state not in ENDED and not self._interest()
+
+    def _waits_for(self, event: int) -> bool:
+        return self._state not in ENDED and bool(self._interest() & event)
+
+    def _interest(self) -> int:
+        return self._settings.loop.registry.interest(self._sock.fileno())
+
+    def _time_out(self, exc: ReactorError) -> None:
+        if self.get_write_buffer_size() or self._channel.has_output():
+            self.abort(exc)  # what is queued can't be delivered, and must not seem to be
+        else:
+            self._fail(exc)
 
     # Flow control
 
@@ -613,7 +1070,7 @@ class Connection(Timed):
         return self._reading and self._state in READABLE
 
     def _set_reading(self, reading: bool) -> None:
-        self._loop.check_process()
+        self._settings.loop.check_process()
         if self._reading is not reading:
             self._reading = reading
             if self._state not in ENDED:
@@ -621,72 +1078,235 @@ class Connection(Timed):
 
     # Facts
 
+    @property
+    def reactor(self) -> Any:
+        """The `Reactor` that drives the connection."""
+        return self._settings.reactor
+
+    @property
+    def listener(self) -> Any:
+        """The `Listener` that accepted the connection; None for another."""
+        return self._settings.listener
+
     def get_protocol(self) -> Any:
         """Return the protocol; None after `connection_lost`."""
         return self._protocol
 
     def set_protocol(self, protocol: AnyProtocol) -> None:
-        """Hand all further calls to `protocol`, which is not told of `connection_made`.
+        """Hand all further calls to `protocol`, whose `connection_made` is not called.
 
         Raises TypeError for what is no protocol: it has neither `data_received` nor `get_buffer`.
         """
         check_protocol(protocol, "set_protocol was given")
-        self._loop.check_process()
+        self._settings.loop.check_process()
         self._protocol = protocol
         if self._state in ENDED:
             return
-        handler = self._loop.registry.handler_of(self._sock.fileno())
-        if isinstance(handler, Secured):
-            handler.look_at_protocol()
-        elif self._terms.limits.read_rate is None:
-            self._loop.registry.replace(self._sock.fileno(), self._handler())
+        channel = self._channel
+        if isinstance(channel, LimitedChannel) and (channel.rate or type(channel) is not LimitedChannel):
+            channel.buffered = takes_buffers(protocol)
+        elif takes_buffers(protocol) or channel is not CLEAR:
+            self._set_channel(self._limited_channel() if takes_buffers(protocol) else CLEAR)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return a fact about the connection, or `default` where it is not known.
 
         "peername": the peer's socket address; known to the end, even after a reset.
         "sockname": our own; while the socket is open. "socket": the socket itself, not to be read,
-        written or closed. "reactor": the `Reactor` whose it is. "listener": the `Listener` that accepted
-        it, or None. "origin": where it comes from, in words. Over TLS also "ssl_object", "sslcontext",
-        "cipher", "alpn_protocol", "peercert" (as `ssl.SSLSocket.getpeercert` returns it) and "sni": the host
-        name that the client asked for.
+        written or closed. "reactor" and "listener": as the attributes. "origin": where the connection comes
+        from, in words. Over TLS also "ssl_object", "sslcontext", "cipher", "alpn_protocol", "peercert" (as
+        `ssl.SSLSocket.getpeercert` returns it) and "sni": the host name that the client asked for.
         """
-        terms = self._terms
-        if isinstance(self._sock, SecureSocket) and name in TLS_FACTS:
-            try:
-                fact = TLS_FACTS[name](self._sock)
-            except ValueError:
-                return default  # the handshake is not done
-            return default if fact is None else fact
-        facts = {
-            "socket": bare(self._sock), "reactor": self._loop, "listener": terms.owner, "origin": terms.origin
-        }  # fmt: skip
-        if name in facts:
-            return facts[name]
-        if name == "peername":
-            return default if self._peer is None else unpack_sockaddr(self._peer)
-        if name == "sockname" and self._state not in ENDED:
-            return self._sock.getsockname()
-        return default
+        fact: Any = None
+        match name:
+            case "peername":
+                fact = None if self._peer is None else unpack_sockaddr(self._peer)
+            case "sockname":
+                fact = None if self._state in ENDED else self._sock.getsockname()
+            case "socket":
+                fact = self._channel.bare(self._sock)
+            case "reactor" | "listener" | "origin":
+                fact = getattr(self._settings, name)
+            case _:
+                fact = self._channel.fact(name)
+        return default if fact is None else fact
+
+
+def _frozen(piece: bytes | bytearray | memoryview) -> bytes:
+    if type(piece) is bytes:
+        return piece
+    if isinstance(piece, (bytes, bytearray, memoryview)):
+        return bytes(piece)
+    raise TypeError(f"write takes bytes, bytearray or memoryview, not {type(piece).__name__}")
+
+
+# For the loop
+
+
+def flush_connections(outbox: list[Connection], now: float) -> int:
+    """Send what the callbacks of a tick have written on these connections.
+
+    now: the tick's time, in the clock's seconds. Returns the bytes that went out at the first try.
+    One function for all of them, because a call for each costs as much as what gathering saves.
+    """
+    total = 0
+    connection = outbox[0]
+    try:
+        for connection in outbox:
+            if connection._sending is _GATHERED:
+                piece = connection._piece
+                try:
+                    connection._sending = _IDLE  # first: an interrupt comes when it has been sent
+                    connection._piece = b""
+                    sent = connection._sock.send(piece)
+                except (BlockingIOError, InterruptedError):
+                    connection._keep(piece, 0)
+                    continue
+                except OSError as exc:
+                    connection._fail(exc)
+                    continue
+                connection._last_active = now
+                total += sent
+                if sent != len(piece):
+                    connection._keep(piece, sent)
+            elif (queue := connection._queue) is not None:
+                queue.room = 0
+                if queue.size and not queue.is_waiting():
+                    connection._flush(queue)
+    except BaseException as exc:
+        connection._interrupted(exc)
+        raise
+    return total
+
+
+def check_deadlines(member: Connection | Linger, now: float) -> None:
+    """End `member` if one of its deadlines has passed at `now`, else watch it further. For the monitor."""
+    if isinstance(member, Linger):
+        member.close()
+    else:
+        member._check_deadlines(now)
+
+
+# For listeners, connectors and the reactor
+
+
+def open_connection(connection: Connection) -> None:
+    """Register the socket, which must not block, and call `connection_made`, or begin the TLS handshake.
+
+    Raises OSError if the selector does not take the socket, which is then still the caller's.
+    """
+    settings, protocol = connection._settings, connection._protocol
+    if settings.limits.read_rate is not None or takes_buffers(protocol):
+        connection._channel = connection._limited_channel()
+    try:
+        on_event = connection._event_method()
+        settings.loop.registry.register(connection._sock.fileno(), EVENT_READ, on_event, connection)
+        if settings.tls is None:
+            connection._made()
+        else:
+            protocol.begin_tls(connection, settings.tls, connection._made)
+    except Exception:
+        raise
+    except BaseException:
+        connection._break_off()
+        raise
+
+
+def begin_handshake(
+    connection: Connection, tls: Tls, early: bytes, on_established: Callable[[], None]
+) -> None:
+    """Begin a TLS handshake, and call `on_established` when it is done. early: received bytes of it."""
+    connection._begin_handshake(tls, early, on_established)
+
+
+def begin_blocking_handshake(connection: Connection, sock: ssl.SSLSocket) -> None:
+    """Begin the handshake of `sock`, a duplicate that must not block; `connection_made` is called at its end."""
+    connection._set_channel(BlockingHandshake(sock, connection._last_active))
+    connection._watch_deadlines()
+    if not sock.server_side:
+        connection._on_blocking_handshake(EVENT_WRITE)
+
+
+def fail(connection: Connection, exc: BaseException) -> None:
+    """End the connection for the reason `exc`; what is queued is dropped."""
+    connection._fail(exc)
+
+
+def recover(connection: Connection) -> None:
+    """Have the connection moved by its events and deadlines again, after an interrupt anywhere."""
+    settings = connection._settings
+    if connection._state is State.OPENING and settings.tls is None:
+        connection._break_off()
+    if connection._state in ENDED:
+        return
+    connection._watch_deadlines()
+    connection._update_interest()
+    queue, outbox = connection._queue, settings.loop.outbox
+    unsent = connection._sending is _GATHERED if queue is None else queue.size and not queue.is_waiting()
+    if outbox is not None and unsent:
+        outbox.append(connection)
+
+
+def detach(connection: Connection) -> socket.socket:
+    """Detach after fork: stop using kernel objects shared with the parent. Returns the socket, to be closed."""
+    if connection._queue is not None:
+        connection._queue.drop()
+    connection._queue, connection._sending = None, _SHUT
+    connection._move(Event.FORKED)
+    sock: socket.socket = connection._channel.bare(connection._sock)
+    return sock
+
+
+def may_end(connection: Connection) -> bool:
+    """Return whether nothing is under way, as far as this side can know. For a drain.
+
+    There is no unread input, and nothing queued; the peer owes no message; and the protocol, if it
+    has a method `draining`, does not say that it is busy.
+    """
+    if connection._channel.is_busy() or connection.get_write_buffer_size():
+        return False
+    if connection._owed is not None and connection._state in READABLE:
+        return False
+    draining = getattr(connection._protocol, "draining", None)
+    try:
+        if draining is not None and draining():
+            return False
+    except Exception as exc:
+        connection._callback_failed(exc, "draining")
+        return False
+    return connection._state not in READABLE or is_quiet(connection._sock)
+
+
+def loop_of(connection: Connection) -> Loop:
+    """Return the loop that drives the connection."""
+    return connection._settings.loop
+
+
+def prefix_of(connection: Connection) -> bytes | None:
+    """Return the client prefix by which its peer is counted, or None."""
+    return client_prefix(connection._peer)
+
+
+def activity(connection: Connection) -> float:
+    """Return when the last byte passed in either direction, in the clock's seconds."""
+    return connection._last_active
+
+
+def note_activity(connection: Connection, now: float) -> None:
+    """Count the idle timeout from `now`: a byte has passed that the connection did not see. From any thread."""
+    connection._last_active = now
 
 
 def connections_of(registry: Registry) -> list[Connection]:
     """Return the connections that are registered, in the order of their descriptors."""
-    return [found for found in map(connection_of, registry.handlers()) if found is not None]
+    return [owner for owner in registry.owned() if isinstance(owner, Connection)]
 
 
-def untold_of(loop: Loop) -> set[Connection]:
-    """Return the connections that have closed their sockets and not yet told their protocols."""
+def unnotified_of(loop: Loop) -> set[Connection]:
+    """Return the connections that have closed their sockets, and whose `connection_lost` is still due."""
     found = set()
     for callback, args in loop.notices_due():
         connection = getattr(callback, "__self__", None)
         if isinstance(connection, Connection) and connection._state is not State.LOST and args[1]:
             found.add(connection)
     return found
-
-
-def connection_of(handler: EventHandler) -> Connection | None:
-    """Return the connection that a registered handler stands for, or None if it is something else."""
-    if isinstance(handler, Intake):
-        return handler.connection
-    return handler if isinstance(handler, Connection) else None

@@ -1,176 +1,117 @@
-"""The deadlines of a connection: how long it may be silent, owe a message, take nothing, or close."""
+"""Deadlines: the monitor that looks at connections when one may have passed, and the search for it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from selectors import EVENT_READ, EVENT_WRITE
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-import attrs
+from reactor.errors import ReactorError
+from reactor.loop.loop import Loop
+from reactor.loop.timers import Bucket, Handle, Wheel, round_up
 
-from reactor.connection.linger import is_quiet
-from reactor.connection.sender import Outbound, Sender
-from reactor.connection.state import ENDED, READABLE, State
-from reactor.errors import (
-    CloseTimeout,
-    IdleTimeout,
-    ReactorError,
-    ReadTimeout,
-    TLSHandshakeTimeout,
-    WriteTimeout,
-)
-from reactor.loop.timers import round_up
-from reactor.options import Timeouts, seconds
-from reactor.tls.secure_socket import SecureSocket, bare
+__all__ = ["CHECKS_AT_ONCE", "Deadline", "DeadlineMonitor", "first_passed"]
 
-__all__ = ["ERROR_LOOK", "Timed"]
+#: Connections that are looked at in one go; a tick has two at most, as timer and as callback.
+CHECKS_AT_ONCE = 256
 
-#: In `set_timeouts`: leave it as it is.
-_KEEP: Any = object()
-
-#: Seconds between looks at a connection of which the selector is asked nothing, and would not report a reset.
-ERROR_LOOK = 0.5
-
-# Reads before a deadline ends a connection: a receive buffer of 4 MiB. A flooding peer is not read for ever.
-_LAST_READS = 64
+# Seconds after which the others wait for the next tick.
+_LONGEST_SWEEP = 0.01
 
 
-class Timed(Sender):
-    """A sender that ends when one of its deadlines has passed; the fields are the connection's."""
+class Deadline(NamedTuple):
+    """The error that ends a connection `timeout` seconds after `start`.
 
-    __slots__ = ("_owed",)
+    start: in the clock's seconds. error, message: the exception's type and text, in which `{:g}` stands for
+    the timeout.
+    """
 
-    # Since when, and for how many seconds at most, the peer owes something; None when it does not.
-    _owed: tuple[float, float] | None
+    start: float
+    timeout: float
+    error: type[ReactorError]
+    message: str
 
-    def get_timeouts(self) -> Timeouts:
-        """Return this connection's timeouts."""
-        return self._terms.timeouts
 
-    def set_timeouts(
-        self,
-        *,
-        idle: float | None = _KEEP,
-        read: float | None = _KEEP,
-        write: float | None = _KEEP,
-        close: float = _KEEP,
-    ) -> None:
-        """Change this connection's timeouts, in seconds, None for none; what is left out stays.
+def first_passed(
+    deadlines: Iterable[Deadline], now: float, lag_since: Callable[[float], float]
+) -> tuple[ReactorError | None, float]:
+    """Return the error of a deadline that has passed at `now`, or None, and when to look again.
 
-        read: the peer owes a message from now on, and the connection ends with `ReadTimeout` if the next
-            call of this method with `read` is later than that. None: it owes nothing.
-        idle, write, close: as in `Timeouts`.
-        Raises ValueError, naming the argument, for a number that is not positive, and TypeError for what is
-        no number; then nothing is changed.
+    lag_since: returns the seconds by which a time since `start` may have been read too early: a tick's
+        events all bear the time of its beginning. A deadline is put off by as much, and never early.
+    """
+    again = math.inf
+    for start, timeout, error, message in deadlines:
+        due = start + timeout
+        if due <= now:
+            due += lag_since(start)
+        if due <= now:
+            return error(message.format(timeout)), now
+        again = min(again, round_up(due, timeout))
+    return None, again
+
+
+class DeadlineMonitor:
+    """Calls a function for each member when one of its deadlines may have passed.
+
+    check: called as `check(member, now)`; it adds the member again if there is more to wait for.
+
+    One timer serves all members, and putting a deadline off costs nothing: a member is looked at when its
+    earliest possible deadline comes, and then moves on.
+    """
+
+    def __init__(self, loop: Loop, check: Callable[[Any, float], object]) -> None:
+        self._loop = loop
+        self._check = check
+        self._wheel: Wheel[Any] = Wheel()
+        self._timer: Handle | None = None
+        self._due = 0.0
+
+    def add(self, member: Any, bucket: Bucket | None, when: float) -> Bucket | None:
+        """Check `member` at `when`, if not before; in the clock's seconds, infinity for never.
+
+        bucket: what the last call for this member returned, or None. Returns what is to be given to the next.
+        `when` should come from `round_up`, so that many have one in common.
         """
-        self._loop.check_process()
-        new = {"idle": idle, "write": write, "close": close}
-        changed: dict[str, Any] = {name: value for name, value in new.items() if value is not _KEEP}
-        terms = self._terms
-        if changed:
-            terms = attrs.evolve(terms, timeouts=attrs.evolve(terms.timeouts, **changed))
-        if read is not _KEEP:
-            self._owe(None if read is None else seconds("read", read))
-        if changed:
-            self._terms = terms
-            if self._state not in ENDED:
-                self._look_later()
+        if when == math.inf:
+            return bucket
+        bucket = self._wheel.add(member, when, bucket)
+        if self._timer is None or when < self._due:
+            self._schedule()
+        return bucket
 
-    def _owe(self, timeout: float | None) -> None:
-        if timeout is None:
-            self._owed = None
+    def discard(self, member: Any, bucket: Bucket | None) -> None:
+        """Check `member` no more."""
+        if bucket is None:
             return
-        start = self._loop.time()
-        self._owed = (start, timeout)
-        if self._state in READABLE:
-            self._terms.watch.add(self, start, timeout)
+        bucket.discard(member)
+        if not bucket and bucket.due == self._due:
+            self._schedule()
 
-    def check_deadlines(self, now: float) -> float | None:
-        """End the connection if a deadline has passed; else return when to look again. The watch's call."""
-        if self._is_unwatched():
-            self._check_error()
-        passed, again = self._first_deadline(now)
-        if passed is not None:
-            self._last_look()
-            passed, again = self._first_deadline(now)
-        if self._state in ENDED:
-            return None
-        if passed is not None:
-            self._time_out(passed)
-            return None
-        if self._is_unwatched():
-            again = min(again, round_up(now + ERROR_LOOK, ERROR_LOOK))
-        return None if again == math.inf else again
+    def recover(self) -> None:
+        """Schedule anew, after an interrupt anywhere."""
+        self._wheel.recover()
+        self._schedule()
 
-    def _first_deadline(self, now: float) -> tuple[ReactorError | None, float]:
-        """Return the error of a deadline that has passed, or None, and when to look again."""
-        again = math.inf
-        for start, timeout, kind, message in self._deadlines():
-            due = start + timeout
-            if due <= now:
-                due += self._loop.tick_times.longest_since(start)
-            if due <= now:
-                return kind(message.format(timeout)), now
-            again = min(again, round_up(due, timeout))
-        return None, again
-
-    def _last_look(self) -> None:
-        """Receive what the kernel holds, and offer it what is queued, before a deadline ends the connection.
-
-        After a long callback, or when the process was stopped, the peer may have done all that it owes.
-        """
-        for _ in range(_LAST_READS):
-            if not self._is_watched_for(EVENT_READ) or is_quiet(bare(self._sock)):
-                break
-            self._dispatch(EVENT_READ)
-        if self._is_watched_for(EVENT_WRITE):
-            self._dispatch(EVENT_WRITE)
-
-    def _is_unwatched(self) -> bool:
-        return self._state not in ENDED and not self._loop.registry.interest(self._sock.fileno())
-
-    def _is_watched_for(self, event: int) -> bool:
-        return self._state not in ENDED and bool(self._loop.registry.interest(self._sock.fileno()) & event)
-
-    def _dispatch(self, event: int) -> None:
-        handler = self._loop.registry.handler_of(self._sock.fileno())
-        assert handler is not None
-        handler.on_event(event)
-
-    def _deadlines(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:
-        timeouts, out, sock = self._terms.timeouts, self._out, self._sock
-        shaking = "the TLS handshake was not done within {:g} s"
-        if self._state is State.OPENING and not isinstance(sock, SecureSocket):  # the protocol does it
-            yield self.last_active, timeouts.handshake, TLSHandshakeTimeout, shaking
-        elif not isinstance(sock, SecureSocket) or sock.established:
-            yield from self._deadlines_of_data()
-        elif not sock.clear_left:
-            yield sock.since, timeouts.handshake, TLSHandshakeTimeout, shaking
-        elif timeouts.write is not None:
-            message = "the peer took none of what was written before start_tls for {:g} s"
-            yield sock.since, timeouts.write, WriteTimeout, message
-        if isinstance(out, Outbound) and out.closing is not None:
-            message = f"{out.size} bytes not taken in the {{:g}} s that close gave them"
-            yield out.closing.start, out.closing.timeout, CloseTimeout, message
-
-    def _deadlines_of_data(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:
-        timeouts, out = self._terms.timeouts, self._out
-        if timeouts.idle is not None:
-            yield self.last_active, timeouts.idle, IdleTimeout, "no byte in either direction for {:g} s"
-        if self._owed is not None and self._state in READABLE:
-            yield *self._owed, ReadTimeout, "the peer did not send what it owes within {:g} s"
-        if isinstance(out, Outbound) and out.armed and timeouts.write is not None:
-            message = f"the peer took none of {out.size} queued bytes for {{:g}} s"
-            yield out.since, timeouts.write, WriteTimeout, message
-
-    def _look_later(self) -> None:
-        for start, timeout, _, _ in self._deadlines():
-            self._terms.watch.add(self, start, timeout)
-
-    def _time_out(self, exc: ReactorError) -> None:
-        sock = self._sock
-        if self.get_write_buffer_size() or (isinstance(sock, SecureSocket) and sock.has_output()):
-            self.abort(exc)  # what is queued can't be delivered, and must not seem to be
+    def _schedule(self) -> None:
+        due = self._wheel.next_due()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is None:
+            return
+        self._due = due
+        if due <= self._loop.now:
+            self._timer = self._loop.call_soon(self._sweep)  # the rest, a slice at a time
         else:
-            self.fail(exc)
+            self._timer = self._loop.call_at(due, self._sweep)
+
+    def _sweep(self) -> None:
+        now = self._loop.now
+        try:
+            for member in self._wheel.take_due(now, CHECKS_AT_ONCE):
+                self._check(member, now)
+                if self._loop.time() - now > _LONGEST_SWEEP:
+                    break
+        finally:
+            self._schedule()

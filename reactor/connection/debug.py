@@ -1,4 +1,4 @@
-"""Debug mode: a connection that tells of what its user does wrong."""
+"""Debug mode: a connection that warns of wrong calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("reactor")
 def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: DebugConnection, *args: Any, **kwargs: Any) -> Any:
-        self._loop.check_thread(f"Connection.{method.__name__}")
+        self._settings.loop.check_thread(f"Connection.{method.__name__}")
         return method(self, *args, **kwargs)
 
     return call
@@ -41,6 +41,6 @@ class DebugConnection(Connection):
     set_protocol = _checked(Connection.set_protocol)
     set_timeouts = _checked(Connection.set_timeouts)
 
-    def _dropped(self, nbytes: int) -> None:
-        super()._dropped(nbytes)
+    def _drop(self, nbytes: int) -> None:
+        super()._drop(nbytes)
         log.warning("%d bytes written to %s after its end, at %s", nbytes, self, caller())

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from reactor.connection.connection import Connection
-from reactor.connection.linger import Linger
+from reactor.connection.closing import Linger
+from reactor.connection.connection import Connection, activity, may_end
 from reactor.errors import DrainTimeout
 from reactor.loop.loop import Loop
 
@@ -72,7 +72,7 @@ class Drain:
 
     def admitted(self, connection: Connection) -> None:
         """`connection` came out of the backlog: it has its chance to speak before it counts as idle."""
-        self._silent_since[connection] = connection.last_active
+        self._silent_since[connection] = activity(connection)
 
     def ended(self, reason: BaseException | None) -> None:
         """A connection was given back, and told `reason`."""
@@ -125,9 +125,9 @@ class Drain:
         self._ask()
 
     def _is_idle(self, connection: Connection) -> bool:
-        if connection.last_active == self._silent_since.get(connection) and connection.is_reading():
+        if activity(connection) == self._silent_since.get(connection) and connection.is_reading():
             return False
-        return connection.may_end()
+        return may_end(connection)
 
     def _time_out(self) -> None:
         for connection in self._connections():

@@ -15,11 +15,13 @@ from typing import Any
 
 import attrs
 
-from reactor.address import Address, pack_sockaddr, site_of
-from reactor.connection.connection import Connection, connections_of
-from reactor.connection.linger import Linger, give_back, lingering_of
-from reactor.connection.secured import newcomer_of
-from reactor.connection.settings import Terms, Watch
+from reactor.address import Address, client_prefix, pack_sockaddr
+from reactor.connection.closing import Linger, close_quietly, lingering_of
+from reactor.connection.connection import Connection, connections_of, open_connection
+from reactor.connection.deadlines import DeadlineMonitor
+from reactor.connection.handshake import pending_handshake_of
+from reactor.connection.interface import make_protocol
+from reactor.connection.settings import Settings
 from reactor.errors import (
     ACCEPT_AGAIN,
     ACCEPT_EXHAUSTED,
@@ -33,13 +35,12 @@ from reactor.loop.loop import Loop
 from reactor.loop.registry import EVENT_READ
 from reactor.loop.timers import Handle
 from reactor.options import Limits, Timeouts, check_callable, seconds
-from reactor.protocol import AnyProtocol, make_protocol
+from reactor.protocol import Factory
 from reactor.tls.secure_socket import Bios, Tls
 
-__all__ = ["AcceptErrorHandler", "Factory", "Listener", "TLSErrorHandler", "set_no_delay"]
+__all__ = ["AcceptErrorHandler", "Listener", "TLSErrorHandler", "set_no_delay"]
 
 #: Makes the protocol of a new connection.
-Factory = Callable[[], AnyProtocol]
 
 #: Is told of a TLS handshake that failed.
 TLSErrorHandler = Callable[[TLSHandshakeError], object]
@@ -70,7 +71,7 @@ class Listener:
         *,
         limits: Limits,
         timeouts: Timeouts,
-        watch: Watch,
+        monitor: DeadlineMonitor,
         connection_type: type[Connection],
         on_gone: Callable[[bytes | None, BaseException | None], object],
         on_accept_error: AcceptErrorHandler | None,
@@ -85,6 +86,7 @@ class Listener:
         self._factory = factory
         self._limits = limits
         self._on_gone = on_gone
+        self._connection_type = connection_type
         self._on_accept_error = on_accept_error
         self._on_tls_error = on_tls_error
         self._sockets = sockets
@@ -104,11 +106,22 @@ class Listener:
         try:
             self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in sockets)
             origin = f"accepted on {', '.join(map(str, self.addresses))}"
-            self._terms = Terms(limits, timeouts, watch, origin, self, self._gone, connection_type, bios, tls)
+            self._settings = Settings(
+                loop=loop,
+                reactor=loop,
+                limits=limits,
+                timeouts=timeouts,
+                monitor=monitor,
+                origin=origin,
+                listener=self,
+                on_gone=self._gone,
+                bios=bios,
+                tls=tls,
+            )
             if limits.when_full == "refuse":
                 self._reserve = loop.system.reserve()
             for sock in self._sockets:
-                loop.registry.register(sock.fileno(), EVENT_READ, _Acceptor(self, sock))
+                loop.registry.register(sock.fileno(), EVENT_READ, _Acceptor.on_event, _Acceptor(self, sock))
         except OSError:
             self.close()
             raise
@@ -132,7 +145,7 @@ class Listener:
         Raises UsageError for a context of the client's side.
         """
         self._loop.check_process()
-        self._terms = attrs.evolve(self._terms, tls=Tls(context, self._terms.bios, server_side=True))
+        self._settings = attrs.evolve(self._settings, tls=Tls(context, self._settings.bios, server_side=True))
 
     def close(self) -> None:
         """Accept no more, and remove the file of a Unix socket. Open connections go on.
@@ -193,10 +206,10 @@ class Listener:
 
     def _own_connections(self) -> list[Connection]:
         everyone = connections_of(self._loop.registry)
-        return [connection for connection in everyone if connection.get_extra_info("listener") is self]
+        return [connection for connection in everyone if connection.listener is self]
 
     def _own_lingering(self) -> list[Linger]:
-        return [lingering for lingering in lingering_of(self._loop.registry) if lingering.owner is self]
+        return [lingering for lingering in lingering_of(self._loop.registry) if lingering.listener is self]
 
     def _tell_drained(self, report: Drained) -> None:
         logging.getLogger("reactor").info("%s drained: %s", self, report)
@@ -237,7 +250,7 @@ class Listener:
 
     def _admit(self, sock: socket.socket, sockaddr: Any) -> None:
         limits = self._limits
-        site = None if limits.max_per_ip is None else site_of(pack_sockaddr(sockaddr))
+        site = None if limits.max_per_ip is None else client_prefix(pack_sockaddr(sockaddr))
         if limits.max_connections is not None and self.connections >= limits.max_connections:
             self._refuse(sock, "max_connections")
             return
@@ -245,13 +258,13 @@ class Listener:
             self._refuse(sock, "max_per_ip")
             return
         try:
-            if self._terms.tls is None:
+            if self._settings.tls is None:
                 protocol = make_protocol(self._factory)
             else:
-                newcomer = newcomer_of(self._factory)
-                protocol = newcomer(self, self._factory, partial(self._tls_failed, sockaddr))
+                pending = pending_handshake_of(self._factory)
+                protocol = pending(self, self._factory, partial(self._tls_failed, sockaddr))
         except Exception as exc:
-            give_back(sock)
+            close_quietly(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         try:
@@ -264,10 +277,10 @@ class Listener:
             sock.setblocking(False)
             if sys.platform != "linux":
                 set_no_delay(sock)  # inherited from the listening socket on Linux only
-            connection = self._terms.connection_type(self._loop, sock, protocol, self._terms, sockaddr)
-            connection.open()
+            connection = self._connection_type(self._settings, sock, protocol, sockaddr)
+            open_connection(connection)
         except OSError as exc:
-            give_back(sock)
+            close_quietly(sock)
             self._gone(site, exc)
             self._loop.report(exc, f"accepting on {self}")
             return
@@ -288,7 +301,7 @@ class Listener:
 
     def _refuse(self, sock: socket.socket, reason: str) -> None:
         self._loop.counters.refused[reason] += 1
-        give_back(sock)
+        close_quietly(sock)
 
     def _gone(self, site: bytes | None, reason: BaseException | None) -> None:
         self.connections -= 1
@@ -389,9 +402,9 @@ class Listener:
 
     def _close_socket(self, sock: socket.socket) -> None:
         self._sockets.remove(sock)
-        if self._loop.registry.handler_of(sock.fileno()) is not None:
+        if self._loop.registry.owner_of(sock.fileno()) is not None:
             self._loop.registry.unregister(sock.fileno())
-        give_back(sock)
+        close_quietly(sock)
         if not self._sockets:
             self._give_up()
         if self._drain is not None:

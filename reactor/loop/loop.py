@@ -102,7 +102,7 @@ class Loop(Callbacks):
                 undo.callback(self.registry.close)
             self._wakeup = Wakeup(self._ready.append, self.system.socketpair())
             undo.callback(self._wakeup.close)
-            self.registry.register(self._wakeup.fileno(), EVENT_READ, self._wakeup)
+            self.registry.register(self._wakeup.fileno(), EVENT_READ, Wakeup.on_event, self._wakeup)
             undo.pop_all()
         self._signals = Signals(self.call_soon_threadsafe, self._wakeup)
         _loops.add(self)
@@ -287,7 +287,7 @@ class Loop(Callbacks):
         alarm = new_alarm(self._forget_alarm)
         if alarm is not None:
             try:
-                self.registry.register(alarm.fileno(), EVENT_READ, alarm)
+                self.registry.register(alarm.fileno(), EVENT_READ, Alarm.on_event, alarm)
             except BaseException:
                 alarm.close()
                 raise
@@ -338,18 +338,22 @@ class Loop(Callbacks):
         self.now = self._clock()
         end = None if budget is None else self.now + budget
 
-        if self._slow_callback is not None or end is not None:
-            handled = self._dispatch_timed(events, end)
-        else:
-            handlers = registry.by_fd
-            for fd, ready in events:
-                if stale and fd in stale:
-                    continue
-                if ready == 1:  # EVENT_READ, whose name would cost a look-up for each message
-                    handlers[fd].on_event(1)  # type: ignore[union-attr]
-                elif asked := registry.fold(fd, ready):
-                    handlers[fd].on_event(asked)  # type: ignore[union-attr]
-            handled = len(events)
+        timed = end is not None or self._slow_callback is not None
+        if timed:
+            self._lap = self.now
+        on_events, owners = registry.on_events, registry.owners
+        handled = len(events)
+        for fd, ready in events:
+            if stale and fd in stale:
+                continue
+            if ready != 1 and not (ready := registry.fold(fd, ready)):
+                continue
+            owner = owners[fd]
+            on_events[fd](owner, ready)
+            if timed and self._end_event(owner, end):
+                handled = 1 + [number for number, _ in events].index(fd)
+                registry.leftover = events[handled:] + registry.leftover
+                break
         if self.outbox:
             self._flush_outbox()
 
@@ -369,34 +373,13 @@ class Loop(Callbacks):
             self._end_lap(SENDING, ended)
         return handled
 
-    def _dispatch_timed(self, events: list[tuple[int, int]], end: float | None) -> int:
-        # One reading of the clock for each event. What ends before `limit` was not slow.
-        registry, clock = self.registry, self._clock
-        handlers, stale = registry.by_fd, registry.stale
-        slow = _NEVER if self._slow_callback is None else self._slow_callback
-        before = self.now
-        limit = before + slow
-        handled = 0
-        for fd, ready in events:
-            handled += 1
-            if stale and fd in stale:
-                continue
-            handler = handlers[fd]
-            if ready == 1:
-                handler.on_event(1)  # type: ignore[union-attr]
-            elif asked := registry.fold(fd, ready):
-                handler.on_event(asked)  # type: ignore[union-attr]
-            ended = clock()
-            if ended > limit:
-                self._lap = before
-                self._end_lap(repr(handler), ended)
-                limit = ended + slow
-            before = ended
-            if end is not None and ended >= end:
-                registry.leftover = events[handled:] + registry.leftover
-                break
-        self._lap = before
-        return handled
+    def _end_event(self, owner: Any, end: float | None) -> bool:
+        """Warn if the event of `owner` took long; return whether the clock has reached `end`."""
+        now = self._clock()
+        if self._slow_callback is not None and now - self._lap > self._slow_callback:
+            self._end_lap(repr(owner), now)
+        self._lap = now
+        return end is not None and now >= end
 
     def _flush_outbox(self) -> None:
         outbox, self.outbox = self.outbox or [], []

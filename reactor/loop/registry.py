@@ -1,4 +1,4 @@
-"""The registry: which descriptor is watched for what, and who is told."""
+"""The registry: for each descriptor, the events that are waited for and the function that handles them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from typing import Any, Protocol
 from reactor.errors import UsageError
 from reactor.loop.selector import ERRORS, FlatSelector, poll_of
 
-__all__ = ["ERRORS", "EVENT_READ", "EVENT_WRITE", "EventHandler", "FileDescriptorLike", "Registry"]
+__all__ = ["ERRORS", "EVENT_READ", "EVENT_WRITE", "FileDescriptorLike", "OnEvent", "Registry"]
 
-
-class EventHandler(Protocol):
-    """What a descriptor is registered with."""
-
-    def on_event(self, events: int) -> None:
-        """Handle EVENT_READ, EVENT_WRITE or both, or ERRORS. Raises only KeyboardInterrupt and the like."""
+#: Handles EVENT_READ, EVENT_WRITE or both, or ERRORS: `on_event(owner, events)`, with the owner that the
+#: descriptor was registered with. Raises only KeyboardInterrupt and the like.
+OnEvent = Callable[[Any, int], None]
 
 
 class HasFileno(Protocol):
@@ -27,11 +24,14 @@ FileDescriptorLike = int | HasFileno
 
 
 class Registry:
-    """One table, by descriptor, over one selector.
+    """One table, by descriptor, over one selector: a function and its owner for each, as in Redis's `ae.c`.
+
+    A method taken from its class and the instance beside it: a bound method would take 64 bytes of each
+    connection, and `owner.on_event` would have to be a name that users of a connection see.
 
     selector: what waits; closed with the registry.
 
-    by_fd: the handler of each descriptor, or None.
+    on_events: the function of each descriptor. owners: its first argument, or None for a free descriptor.
     poll: takes a timeout in seconds (None: for ever) and the most events that are wanted, and returns
         pairs of a descriptor and what `fold` understands; more than the most from some selectors.
     fold: turns what `poll` says of a descriptor into EVENT_READ and EVENT_WRITE that are asked for.
@@ -44,7 +44,8 @@ class Registry:
 
     def __init__(self, selector: BaseSelector) -> None:
         self.selector = selector
-        self.by_fd: list[EventHandler | None] = []
+        self.on_events: list[OnEvent] = []
+        self.owners: list[Any] = []
         self.stale: set[int] = set()
         self.leftover: list[tuple[int, int]] = []
         self._interest = bytearray()
@@ -57,31 +58,33 @@ class Registry:
         self.leftover = events[most:]
         return events[:most]
 
-    def register(self, fd: int, events: int, handler: EventHandler) -> None:
-        """Call `handler.on_event` when `fd` is ready for `events`; the handler owns the descriptor.
+    def register(self, fd: int, events: int, on_event: OnEvent, owner: Any) -> None:
+        """Call `on_event(owner, events)` when `fd` is ready for `events`. The owner owns the descriptor.
 
         Raises OSError for a descriptor that can't be waited for, as a regular file.
         """
-        if fd >= len(self.by_fd):
-            more = max(fd + 1, len(self.by_fd) * 2, 64) - len(self.by_fd)
-            self.by_fd.extend([None] * more)
+        if fd >= len(self.owners):
+            more = max(fd + 1, len(self.owners) * 2, 64) - len(self.owners)
+            self.on_events.extend([_ignore] * more)
             self._interest.extend(bytes(more))
-        elif self.by_fd[fd] is not None:
+            self.owners.extend([None] * more)
+        elif self.owners[fd] is not None:
             # Its owner closed it without a word, and the kernel has given out the number again.
             self.unregister(fd)
-        self.by_fd[fd] = handler
+        self.replace(fd, on_event, owner)
         try:
             self.modify(fd, events)
         except (OSError, ValueError):
-            self.by_fd[fd] = None
+            self.owners[fd] = None
             raise
 
-    def replace(self, fd: int, handler: EventHandler) -> None:
-        """Have `handler` called for `fd` from now on, in the place of the one that was registered."""
-        self.by_fd[fd] = handler
+    def replace(self, fd: int, on_event: OnEvent, owner: Any) -> None:
+        """Call `on_event(owner, events)` for `fd` from now on, instead of what was registered."""
+        self.on_events[fd] = on_event
+        self.owners[fd] = owner
 
     def modify(self, fd: int, events: int) -> None:
-        """Wait for other `events` of `fd`; none leave it with its handler but off the selector.
+        """Wait for other `events` of `fd`; none leave it with its owner but off the selector.
 
         An event that this batch of the poll still holds for what is no longer asked for, or was not
         yet, is dropped: selectors are level-triggered, and the next poll tells what is true then.
@@ -120,15 +123,15 @@ class Registry:
             raise
 
     def unregister(self, fd: int) -> None:
-        """Forget `fd` and its handler. To be called before the descriptor is closed."""
+        """Forget `fd` and its owner. To be called before the descriptor is closed."""
         self.modify(fd, 0)
-        self.by_fd[fd] = None
+        self.owners[fd] = None
 
     def recover(self) -> None:
         """Have the selector watch what is asked for here, after an interrupt in the middle of a change."""
         self._unsure = False
-        for fd, handler in enumerate(self.by_fd):
-            events = self._interest[fd] = 0 if handler is None else self._interest[fd]
+        for fd, owner in enumerate(self.owners):
+            events = self._interest[fd] = 0 if owner is None else self._interest[fd]
             try:
                 self._force(fd, events)
             except OSError:
@@ -147,13 +150,17 @@ class Registry:
         """Return the events that `fd` is watched for."""
         return self._interest[fd]
 
-    def handler_of(self, fd: int) -> EventHandler | None:
-        """Return what `fd` is registered with, or None."""
-        return self.by_fd[fd] if 0 <= fd < len(self.by_fd) else None
+    def owner_of(self, fd: int) -> Any:
+        """Return the owner that `fd` is registered with, or None."""
+        return self.owners[fd] if 0 <= fd < len(self.owners) else None
 
-    def handlers(self) -> list[EventHandler]:
-        """Return every registered handler, in the order of descriptors."""
-        return [handler for handler in self.by_fd if handler is not None]
+    def owned(self) -> list[Any]:
+        """Return the owners of all descriptors, in the order of descriptors."""
+        return [owner for owner in self.owners if owner is not None]
+
+    def dispatch(self, fd: int, events: int) -> None:
+        """Handle `events` of `fd` now, as if the selector had reported them."""
+        self.on_events[fd](self.owners[fd], events)
 
     def watch(
         self,
@@ -165,9 +172,9 @@ class Registry:
     ) -> None:
         """Have `call` run `callback(*args)` when `fileobj` is ready for `event`."""
         fd = _descriptor(fileobj)
-        watch = self.handler_of(fd)
+        watch = self.owner_of(fd)
         if watch is None:
-            self.register(fd, event, _Watch(call, event, callback, args))
+            self.register(fd, event, _Watch.on_event, _Watch(call, event, callback, args))
         elif isinstance(watch, _Watch):
             watch.callbacks[event] = (callback, args)
             self.modify(fd, watch.events())
@@ -177,7 +184,7 @@ class Registry:
     def unwatch(self, fileobj: FileDescriptorLike, event: int) -> bool:
         """Undo `watch` for one event; return whether there was something to undo."""
         fd = _descriptor(fileobj)
-        watch = self.handler_of(fd)
+        watch = self.owner_of(fd)
         if not isinstance(watch, _Watch) or event not in watch.callbacks:
             return False
         del watch.callbacks[event]
@@ -188,17 +195,19 @@ class Registry:
         return True
 
     def disown(self, refuse: Callable[[], None]) -> None:
-        """Have `refuse` called in the place of every handler and of waiting: this is a child process.
+        """Call `refuse` instead of every function and of waiting: this is a child process.
 
         The selector is left as it is, because what it has in the kernel belongs to the parent.
         """
-        self.by_fd[:] = [_Refusal(refuse)] * len(self.by_fd)
+        self.on_events[:] = [_Refusal.on_event] * len(self.owners)
+        self.owners[:] = [_Refusal(refuse)] * len(self.owners)
         self.leftover = []
         self.poll = _Refusal(refuse).poll
 
     def close(self) -> None:
         """Forget every descriptor, and close the selector."""
-        self.by_fd.clear()
+        self.on_events.clear()
+        self.owners.clear()
         self._interest.clear()
         self.leftover = []
         self.selector.close()
@@ -241,6 +250,10 @@ class _Refusal:
     def poll(self, timeout: float | None, most: int) -> list[tuple[int, int]]:
         self._refuse()
         return []
+
+
+def _ignore(owner: Any, events: int) -> None:
+    """Stand where nothing is registered."""
 
 
 def _descriptor(fileobj: FileDescriptorLike) -> int:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-__all__ = ["Bucket", "Handle", "TickTimes", "TimerHandle", "TimerHeap", "Wheel", "WheelMember", "round_up"]
+__all__ = ["Bucket", "Handle", "TickTimes", "TimerHandle", "TimerHeap", "Wheel", "round_up"]
 
 
 class Handle:
@@ -147,13 +147,7 @@ class Bucket(set[Any]):
         self.due = due
 
 
-class WheelMember(Protocol):
-    """What a wheel holds: `bucket`, where it is, is the wheel's."""
-
-    bucket: Bucket | None
-
-
-Member = TypeVar("Member", bound=WheelMember)
+Member = TypeVar("Member")
 
 
 class Wheel(Generic[Member]):
@@ -173,25 +167,21 @@ class Wheel(Generic[Member]):
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
-    def add(self, member: Member, when: float) -> None:
-        """Have `member` looked at at `when`, if it isn't before."""
-        bucket = member.bucket
+    def add(self, member: Member, when: float, bucket: Bucket | None = None) -> Bucket:
+        """Look at `member` at `when`, or earlier if it is in a bucket that comes up before.
+
+        bucket: the one that it is in, or None. Returns the one that it is in now, which the caller keeps.
+        """
         if bucket is not None:
-            if bucket.due <= when:
-                return
+            if bucket.due <= when and member in bucket:
+                return bucket
             bucket.discard(member)
         bucket = self._buckets.get(when)
         if bucket is None:
             bucket = self._buckets[when] = Bucket(when)
             heapq.heappush(self._dues, when)
-        member.bucket = bucket
         bucket.add(member)
-
-    def discard(self, member: Member) -> None:
-        """Take `member` out, if it is there."""
-        bucket, member.bucket = member.bucket, None
-        if bucket is not None:
-            bucket.discard(member)
+        return bucket
 
     def recover(self) -> None:
         """Make whole what an interrupt in the middle of `add` or `next_due` has left."""
@@ -211,7 +201,6 @@ class Wheel(Generic[Member]):
         """Take out and yield members whose time is `now` or before, `most` of them at most."""
         while most and (due := self.next_due()) is not None and due <= now:
             member = self._buckets[due].pop()
-            member.bucket = None
             most -= 1
             yield member
 

@@ -302,7 +302,7 @@ class Stream(Protocol):
 
     def reactor(self) -> Reactor:
         """Return the reactor that drives its tasks."""
-        return self.connection.get_extra_info("reactor")  # type: ignore[no-any-return]
+        return self.connection.reactor  # type: ignore[no-any-return]
 
     def is_lost(self) -> bool:
         """Return whether the connection has ended."""

@@ -11,11 +11,11 @@ from typing import Any, NoReturn, ParamSpec, Self, TypeVar, TypeVarTuple
 from reactor.connection.connection import Connection
 from reactor.connection.debug import DebugConnection
 from reactor.errors import UsageError
-from reactor.listening.listener import Factory
 from reactor.loop.futures import AwaitableFuture
 from reactor.loop.loop import ErrorHandler
 from reactor.loop.registry import FileDescriptorLike
 from reactor.options import Limits, Timeouts
+from reactor.protocol import Factory
 from reactor.reactor import Reactor
 from reactor.testing.clock import ManualClock
 from reactor.testing.drive import drive, settle, wait
@@ -38,8 +38,8 @@ class MemoryConnection(Connection):
 
     __slots__ = ("_kernel_end",)
 
-    def __init__(self, loop: Any, sock: Any, *args: Any) -> None:
-        super().__init__(loop, sock, *args)
+    def __init__(self, settings: Any, sock: Any, *args: Any) -> None:
+        super().__init__(settings, sock, *args)
         self._kernel_end = sock.end
         self._kernel_end.owner = self
 

@@ -62,7 +62,7 @@ class FaultyPeer(Recorder):
 
     def _wait(self) -> None:
         # By way of the callbacks, which come after the timers: each piece goes out in a tick of its own.
-        reactor = self.connection.get_extra_info("reactor")
+        reactor = self.connection.reactor
         reactor.call_later(self._delay, reactor.call_soon, self._go_on)
 
     def _go_on(self) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import BufferedProtocol, Limits, Reactor
-from reactor.connection.intake import RECV_SIZE
-from reactor.connection.sender import GATHER_MOST, GATHER_QUEUE
+from reactor.connection.channel import RECV_SIZE
+from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE
 from reactor.testing import Errors, Recorder
 from tests.helpers import ScriptedSocket, examples, spin
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 STREAM = random.Random(9092).randbytes(1 << 22)
 
 HIGH, LOW = 40_000, 10_000  # water marks that are no other border
-BORDERS = [0, LOW, HIGH, GATHER_MOST, GATHER_QUEUE, RECV_SIZE, 200 * 1024]
+BORDERS = [0, LOW, HIGH, GATHER_LIMIT, GATHER_QUEUE, RECV_SIZE, 200 * 1024]
 AROUND = st.integers(-2, 2)
 NEAR_BORDERS = st.builds(lambda at, by: max(0, at + by), st.sampled_from(BORDERS), AROUND)
 SIZES = st.one_of(st.integers(0, 300), NEAR_BORDERS)
@@ -118,7 +118,7 @@ class Writer(Recorder):
         )
         if self.connection.is_closing():
             assert taken is False, f"{write.method} took bytes on a closing connection"
-        elif queued > max(high, GATHER_MOST):
+        elif queued > max(high, GATHER_LIMIT):
             assert taken is False, f"{write.method}: True with {queued} queued, {high} allowed"
         elif queued <= high:
             assert taken is True, f"{write.method}: False with {queued} queued, {high} allowed"

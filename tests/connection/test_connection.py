@@ -862,7 +862,7 @@ def test_repr_names_the_peer(reactor):
 
 
 def test_without_sendmsg_pieces_are_joined_or_sent_one_by_one(reactor, monkeypatch):
-    monkeypatch.setattr("reactor.connection.sender._HAS_SENDMSG", False)
+    monkeypatch.setattr("reactor.connection.send_queue._HAS_SENDMSG", False)
     connection, peer, sock = scripted(reactor, Recorder())
     in_tick(reactor, lambda: [connection.write(b"ab"), connection.write(b"cd")])
     assert sock.calls == ["send"]

@@ -24,8 +24,9 @@ from hypothesis.stateful import (
 )
 
 from reactor import BufferedProtocol, Limits, Protocol, Reactor, Timeouts
-from reactor.connection.linger import lingering_of
-from reactor.connection.sender import GATHER_MOST
+from reactor.connection.closing import lingering_of
+from reactor.connection.connection import activity
+from reactor.connection.send_queue import GATHER_LIMIT, Sending
 from reactor.errors import (
     CloseTimeout,
     ConnectionAborted,
@@ -50,7 +51,7 @@ SMALL_BUFFERS = [
 ]
 CLOSE_TIMEOUT = 30.0
 LATE = 1 / 16  # part of a timeout that its end may come later
-SIZES = st.sampled_from([0, 1, 100, GATHER_MOST, GATHER_MOST + 1, 16384, 70_000, 600_000])
+SIZES = st.sampled_from([0, 1, 100, GATHER_LIMIT, GATHER_LIMIT + 1, 16384, 70_000, 600_000])
 
 
 @attrs.frozen
@@ -205,7 +206,7 @@ class Served:
         if isinstance(exc, CloseTimeout):
             assert now >= self.deadline, "close timed out early"
         elif isinstance(exc, IdleTimeout):
-            assert now >= self.connection.last_active + self.timeouts.idle, "idle timed out early"
+            assert now >= activity(self.connection) + self.timeouts.idle, "idle timed out early"
         elif isinstance(exc, ReadTimeout):
             assert self.owed_by is None or now >= self.owed_by, "read timed out early"
         elif isinstance(exc, WriteTimeout):
@@ -226,7 +227,7 @@ class Served:
         assert now < self.deadline + LATE * 5 * CLOSE_TIMEOUT, "close went on after its deadline"
         if self.timeouts.idle is not None:
             late = self.timeouts.idle * (1 + LATE)
-            assert now <= self.connection.last_active + late, "idle after its deadline"
+            assert now <= activity(self.connection) + late, "idle after its deadline"
         if self.owed_by is not None and not self.at_end and not self.closing:
             assert now <= self.owed_by + LATE * self.timeouts.read, "read after its deadline"
 
@@ -275,7 +276,7 @@ class Served:
             return
         if self.listener is not None and self.listener.cap is not None:
             before = conn.get_write_buffer_size()
-            if before > self.listener.cap and type(conn._out) is not bytes:
+            if before > self.listener.cap and conn._sending is not Sending.GATHERED:
                 self.too_slow = self.link.lossy = True
                 assert conn.writelines([data]) is False, "written over the hard cap"
                 assert conn.is_closing()
@@ -290,7 +291,7 @@ class Served:
         queued = conn.get_write_buffer_size()
         high = conn.get_write_buffer_limits()[1]
         allowed = {queued <= high}
-        if high < queued <= GATHER_MOST:
+        if high < queued <= GATHER_LIMIT:
             allowed = {True, False}  # gathered, and told of only if the kernel does not take it
         if "pause_writing" in self.names[told:]:
             allowed |= {False}  # what it did may have sent the rest
@@ -739,7 +740,7 @@ class ReactorMachine(RuleBasedStateMachine):
     @invariant()
     def listeners_count_their_connections(self):
         for door in self.all_doors:
-            lingering = sum(one.owner is door.listener for one in lingering_of(self.reactor.registry))
+            lingering = sum(one.listener is door.listener for one in lingering_of(self.reactor.registry))
             told = [protocol for protocol in door.served if protocol.lost]
             clean = [protocol for protocol in told if protocol.reason is None]
             held = door.listener.connections - (len(door.served) - len(told))

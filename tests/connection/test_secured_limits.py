@@ -22,7 +22,7 @@ from reactor.errors import ConnectError, TLSHandshakeError, TLSHandshakeTimeout
 from reactor.framed import FramedProtocol
 from reactor.framing import Lines
 from reactor.testing import Errors, ManualClock, Recorder
-from tests.connection.test_secured import Greeter, Peer, established, secured
+from tests.connection.test_secure_channel import Greeter, Peer, established, secured
 from tests.helpers import pair, spin
 
 

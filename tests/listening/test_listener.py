@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from reactor import AddressError, ConnectionAborted, Limits, ListenError, Reactor, UsageError
-from reactor.connection.linger import lingering_of
+from reactor.connection.closing import lingering_of
 from reactor.testing import ManualClock, Recorder
 from tests.helpers import DEADLINE, Echo, connect, spin
 
@@ -241,7 +241,7 @@ class Scripted:
 
 
 def script(listener, *errors):
-    (handler,) = {listener._loop.registry.handler_of(sock.fileno()) for sock in listener._sockets}
+    (handler,) = {listener._loop.registry.owner_of(sock.fileno()) for sock in listener._sockets}
     handler._sock = Scripted(handler._sock, list(errors))
     listener._sockets[:] = [handler._sock]
     return handler._sock
@@ -402,7 +402,7 @@ def test_listener_that_was_closed_gets_no_reserve_again(factory, monkeypatch, de
 
 
 def test_descriptor_of_a_closed_listener_can_be_listened_on_again(reactor, factory):
-    before = list(reactor.registry.handlers())
+    before = list(reactor.registry.owned())
     for _ in range(3):
         listener = reactor.listen("127.0.0.1:0", factory)
         with connect(reactor, listener.addresses[0]) as client:
@@ -410,7 +410,7 @@ def test_descriptor_of_a_closed_listener_can_be_listened_on_again(reactor, facto
             spin(reactor, lambda: factory.made and factory.made[-1].received)
         spin(reactor, lambda: factory.made[-1].lost)
         listener.close()
-    assert list(reactor.registry.handlers()) == before
+    assert list(reactor.registry.owned()) == before
 
 
 def test_on_accept_error_may_make_room(reactor, factory, caplog):

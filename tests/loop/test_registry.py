@@ -38,32 +38,32 @@ def watched(registry, sock):
 
 def test_no_interest_is_not_registered(registry, sock):
     handler = Handler()
-    registry.register(sock.fileno(), EVENT_READ, handler)
+    registry.register(sock.fileno(), EVENT_READ, Handler.on_event, handler)
     registry.modify(sock.fileno(), 0)
     assert watched(registry, sock) == 0
-    assert registry.handler_of(sock.fileno()) is handler
+    assert registry.owner_of(sock.fileno()) is handler
     registry.modify(sock.fileno(), EVENT_READ | EVENT_WRITE)
     registry.modify(sock.fileno(), EVENT_WRITE)
     assert watched(registry, sock) == EVENT_WRITE
     registry.unregister(sock.fileno())
     assert watched(registry, sock) == 0
-    assert registry.handlers() == []
+    assert registry.owned() == []
 
 
 def test_unknown_descriptors_have_no_handler(registry):
-    assert registry.handler_of(-1) is None
-    assert registry.handler_of(10**6) is None
+    assert registry.owner_of(-1) is None
+    assert registry.owner_of(10**6) is None
 
 
 def test_number_that_was_reused_belongs_to_its_new_owner(registry, sock):
-    registry.register(sock.fileno(), EVENT_READ, Handler())
+    registry.register(sock.fileno(), EVENT_READ, Handler.on_event, Handler())
     number = sock.fileno()
     sock.close()
     new, other = socket.socketpair()  # the kernel gives out the lowest free number
     assert new.fileno() == number
     mine = Handler()
-    registry.register(number, EVENT_READ, mine)
-    assert registry.handler_of(number) is mine
+    registry.register(number, EVENT_READ, Handler.on_event, mine)
+    assert registry.owner_of(number) is mine
     other.send(b"x")
     assert [fd for fd, _ in registry.poll(1, 10)] == [number]
     registry.unregister(number)
@@ -77,15 +77,15 @@ def test_refused_descriptor_leaves_nothing(registry, sock, monkeypatch):
 
     monkeypatch.setattr(registry.selector, "register", refuse)
     with pytest.raises(OSError, match="full"):
-        registry.register(sock.fileno(), EVENT_READ, Handler())
-    assert registry.handlers() == []
+        registry.register(sock.fileno(), EVENT_READ, Handler.on_event, Handler())
+    assert registry.owned() == []
     monkeypatch.undo()
-    registry.register(sock.fileno(), EVENT_READ, Handler())
+    registry.register(sock.fileno(), EVENT_READ, Handler.on_event, Handler())
 
 
 @pytest.mark.parametrize("dropped", [True, False])
 def test_refused_change_leaves_the_descriptor_off_the_selector(registry, sock, monkeypatch, dropped):
-    registry.register(sock.fileno(), EVENT_READ, Handler())
+    registry.register(sock.fileno(), EVENT_READ, Handler.on_event, Handler())
     unregister = registry.selector.unregister
 
     def refuse(fd, events, data=None):
@@ -101,7 +101,7 @@ def test_refused_change_leaves_the_descriptor_off_the_selector(registry, sock, m
 
 
 def test_stale_is_what_was_taken_away_or_is_new(registry, sock):
-    registry.register(sock.fileno(), EVENT_READ, Handler())
+    registry.register(sock.fileno(), EVENT_READ, Handler.on_event, Handler())
     assert sock.fileno() in registry.stale
     registry.stale.clear()
     registry.modify(sock.fileno(), EVENT_READ | EVENT_WRITE)

@@ -133,9 +133,18 @@ def test_handle_is_taken_once():
 
 
 class Member:
-    def __init__(self, due=0.0):
-        self.due = due
+    """Keeps the bucket that the wheel has put it in, as its callers do."""
+
+    def __init__(self, wheel):
+        self.wheel = wheel
         self.bucket = None
+
+    def add(self, when):
+        self.bucket = self.wheel.add(self, when, self.bucket)
+
+    def discard(self):
+        if self.bucket is not None:
+            self.bucket.discard(self)
 
 
 @given(start=st.floats(min_value=0), timeout=st.floats(min_value=0, exclude_min=True))
@@ -168,7 +177,7 @@ def test_rounded_times_of_many_are_few():
 )
 def test_wheel_looks_at_each_member_by_its_time_and_not_before_its_bucket(steps):
     wheel = Wheel()
-    members = [Member() for _ in range(6)]
+    members = [Member(wheel) for _ in range(6)]
     inside = {}  # the time by which each is to be looked at
     now = 0.0
     for action, number, seconds, most in steps:
@@ -176,41 +185,41 @@ def test_wheel_looks_at_each_member_by_its_time_and_not_before_its_bucket(steps)
         if action == "add":
             due = round_up(now + seconds, 10)
             inside[member] = min(due, inside.get(member, due))
-            wheel.add(member, due)
+            member.add(due)
         elif action == "put off":
             if member in inside:
-                wheel.add(member, inside[member] + seconds)
+                member.add(inside[member] + seconds)
         elif action == "discard":
             inside.pop(member, None)
-            wheel.discard(member)
+            member.discard()
         else:
             now += seconds
             taken = list(wheel.take_due(now, most))
             assert len(taken) == min(most, sum(due <= now for due in inside.values()))
             for member in taken:
                 assert inside.pop(member) <= now
-                assert member.bucket is None
         assert len(wheel) == len(inside)
         assert wheel.next_due() == (min(inside.values()) if inside else None)
 
 
 def test_member_is_looked_at_when_its_time_has_come_and_not_only_when_it_is_past():
-    wheel, member = Wheel(), Member()
-    wheel.add(member, 1.0)
+    wheel = Wheel()
+    member = Member(wheel)
+    member.add(1.0)
     assert list(wheel.take_due(0.999, 10)) == []
     assert list(wheel.take_due(1.0, 10)) == [member]
 
 
 def test_members_may_leave_while_others_are_taken():
     wheel = Wheel()
-    members = [Member() for _ in range(4)]
+    members = [Member(wheel) for _ in range(4)]
     for member in members:
-        wheel.add(member, 1)
+        member.add(1)
     taken = []
     for member in wheel.take_due(2, 10):
         taken.append(member)
         for other in members:
-            wheel.discard(other)
+            other.discard()
     assert len(taken) == 1
     assert len(wheel) == 0
     assert wheel.next_due() is None
@@ -218,10 +227,10 @@ def test_members_may_leave_while_others_are_taken():
 
 def test_coming_and_going_leaves_no_buckets_behind():
     wheel = Wheel()
-    member = Member()
+    member = Member(wheel)
     for _ in range(10_000):
-        wheel.add(member, 5)
-        wheel.discard(member)
+        member.add(5)
+        member.discard()
     assert len(wheel._dues) == len(wheel._buckets) == 1
     assert wheel.next_due() is None
     assert not wheel._dues

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from reactor import Limits, Protocol, Reactor, Timeouts
-from reactor.connection.linger import is_quiet, lingering_of
+from reactor.connection.closing import is_quiet, lingering_of
 from reactor.testing import ManualClock, Recorder
 from tests.helpers import DEADLINE, Echo, ScriptedSocket, connect, pair, spin
 
@@ -218,10 +218,10 @@ def test_delivered_is_what_the_peer_s_kernel_has_and_nothing_is_unread(reactor, 
             def refuse(*args):
                 raise OSError(errno.EINVAL, "no such request")
 
-            patched.setattr("reactor.connection.linger.fcntl.ioctl", refuse)
+            patched.setattr("reactor.connection.closing.fcntl.ioctl", refuse)
             assert lingering.is_delivered() is False
         with monkeypatch.context() as patched:
-            patched.setattr("reactor.connection.linger._SENT_AND_UNCONFIRMED", None)
+            patched.setattr("reactor.connection.closing._SENT_AND_UNCONFIRMED", None)
             assert lingering.is_delivered() is False
         client.send(b"x")
         while lingering.is_delivered():  # no tick: it would drop what has come

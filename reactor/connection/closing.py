@@ -1,8 +1,15 @@
-"""What stays of a connection that was closed while its peer may still be sending.
+"""Closing: how a connection ends, from `close` to `connection_lost`.
 
 close(2) on a socket with unread input resets it, and a reset takes with it what the kernel has not
 delivered: the answer that was just written (RFC 9112, 9.6). So our direction is shut down, and input is
-dropped until the peer ends its own, or the time is up.
+discarded until the peer ends its own, or the time is up: a lingering close.
+
+The way, in `Connection`:
+
+    close -> what is queued is sent -> write_side_done -> linger    -> connection_lost
+    abort, or an error                                 -> close_now -> connection_lost
+
+`connection_lost` is called in the next tick. This module has what these steps do with the socket.
 """
 
 from __future__ import annotations
@@ -10,16 +17,19 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 import sys
 from typing import Any
 
-from reactor.connection.settings import Terms
+from reactor.connection.settings import Settings
 from reactor.loop.loop import Loop
 from reactor.loop.registry import Registry
-from reactor.loop.timers import Bucket
-from reactor.tls.secure_socket import SecureSocket, bare
+from reactor.loop.timers import Bucket, round_up
+from reactor.tls.secure_socket import bare
 
-__all__ = ["Linger", "end_direction", "give_back", "is_quiet", "lingering_of", "release"]
+__all__ = [
+    "Linger", "close_quietly", "is_quiet", "lingering_of", "release", "reset_on_close", "shut_down_writing",
+]  # fmt: skip
 
 if sys.platform == "linux":
     import fcntl
@@ -29,16 +39,13 @@ if sys.platform == "linux":
 else:
     _SENT_AND_UNCONFIRMED = None
 
-# Bytes dropped in one go.
+# Bytes discarded in one go.
 _RECV_SIZE = 64 * 1024
 
-
-def lingering_of(registry: Registry) -> list[Linger]:
-    """Return what lingers there, in the order of the descriptors."""
-    return [handler for handler in registry.handlers() if isinstance(handler, Linger)]
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)
 
 
-def end_direction(sock: socket.socket) -> None:
+def shut_down_writing(sock: socket.socket) -> None:
     """Send our end of file on `sock`; nothing more if it was sent before.
 
     When both sides have ended theirs, the kernel calls the socket not connected, as it does after a
@@ -54,22 +61,30 @@ def end_direction(sock: socket.socket) -> None:
             raise OSError(reason, os.strerror(reason)) from exc
 
 
-def release(loop: Loop, sock: socket.socket | SecureSocket) -> None:
+def reset_on_close(sock: Any) -> None:
+    """Make close(2) reset the connection and drop what the kernel has not delivered. Raises OSError."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+
+def release(loop: Loop, sock: Any) -> None:
     """Take `sock` off the selector, then close it, unless that is done already."""
     if sock.fileno() >= 0:
         loop.registry.unregister(sock.fileno())
-        give_back(sock)
+        close_quietly(sock)
 
 
-def give_back(sock: socket.socket | SecureSocket) -> None:
-    """Close `sock`, whatever the kernel says to it."""
+def close_quietly(sock: Any) -> None:
+    """Close `sock`, whatever error the kernel reports: the descriptor is given back all the same.
+
+    See close(2), "Dealing with error returns from close()".
+    """
     try:
         sock.close()
     except OSError:
-        pass  # the descriptor is given back all the same: close(2), "Dealing with error returns"
+        pass
 
 
-def is_quiet(sock: socket.socket | SecureSocket) -> bool:
+def is_quiet(sock: Any) -> bool:
     """Return whether there is nothing to be read of `sock` now: no byte, no end of file, no error."""
     try:
         sock.recv(1, socket.MSG_PEEK)
@@ -81,36 +96,32 @@ def is_quiet(sock: socket.socket | SecureSocket) -> bool:
 
 
 class Linger:
-    """A registered socket whose input is read and dropped until its end.
+    """A lingering close: input is discarded until the peer's end of file or a timeout, then the socket closed.
 
-    site: of its peer. start, timeout: it is closed anyway `timeout` seconds after `start`, by the clock.
+    prefix: `client_prefix` of the peer. start, timeout: the socket is closed anyway `timeout` seconds after
+    `start`, by the clock.
     """
 
-    __slots__ = ("_loop", "_site", "_sock", "_terms", "bucket")
+    __slots__ = ("_bucket", "_settings", "_sock", "prefix")
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, terms: Terms, site: bytes | None, start: float, timeout: float
+        self, settings: Settings, sock: socket.socket, prefix: bytes | None, start: float, timeout: float
     ) -> None:
-        self.bucket: Bucket | None = None
-        self._loop = loop
+        self._settings = settings
         self._sock = sock
-        self._terms = terms
-        self._site = site
-        loop.registry.replace(sock.fileno(), self)
-        terms.watch.add(self, start, timeout)
+        self.prefix = prefix
+        settings.loop.registry.replace(sock.fileno(), Linger.on_event, self)
+        self._bucket: Bucket | None = settings.monitor.add(
+            self, None, round_up(start + timeout, timeout)
+        )
 
     @property
-    def site(self) -> bytes | None:
-        """What tells the peer's site from others'; None if that is not counted."""
-        return self._site
-
-    @property
-    def owner(self) -> Any:
+    def listener(self) -> Any:
         """The listener that the connection came from, or None."""
-        return self._terms.owner
+        return self._settings.listener
 
     def on_event(self, events: int) -> None:
-        """Drop what has come; at its end, close. The loop's call."""
+        """Discard input; close at its end. Called by the loop."""
         try:
             data = self._sock.recv(_RECV_SIZE)
         except (BlockingIOError, InterruptedError):
@@ -127,7 +138,7 @@ class Linger:
         goes on sending: tcp(7), SIOCOUTQ. False where the platform can't tell.
         """
         if _SENT_AND_UNCONFIRMED is None or not isinstance(bare(self._sock), socket.socket):
-            return False  # nothing can tell
+            return False
         if not is_quiet(self._sock):
             return False
         unconfirmed = bytearray(4)
@@ -137,24 +148,24 @@ class Linger:
             return False
         return not any(unconfirmed)
 
-    def check_deadlines(self, now: float) -> float | None:
-        """Close: the time is up."""
-        self.close()
-        return None
-
     def close(self) -> None:
         """Close the socket now, if it is not closed already."""
         if self._sock.fileno() < 0:
             return
-        release(self._loop, self._sock)
-        self._terms.watch.discard(self)
-        self._terms.on_gone(self._site, None)
+        release(self._settings.loop, self._sock)
+        self._settings.monitor.discard(self, self._bucket)
+        self._settings.on_gone(self.prefix, None)
 
     def recover(self) -> None:
         """Close the socket, if an interrupt in `close` has left it where no event comes."""
-        if not self._loop.registry.interest(self._sock.fileno()):
+        if not self._settings.loop.registry.interest(self._sock.fileno()):
             self.close()
 
-    def disown(self) -> socket.socket:
-        """Return the socket: this is a child process, which may do nothing but close it."""
+    def detach(self) -> socket.socket:
+        """Return the socket: this is a forked child, which may do nothing but close it."""
         return self._sock
+
+
+def lingering_of(registry: Registry) -> list[Linger]:
+    """Return the lingering closes, in the order of their descriptors."""
+    return [owner for owner in registry.owned() if isinstance(owner, Linger)]
