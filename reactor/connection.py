@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import struct
 from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
@@ -27,7 +26,7 @@ from reactor.errors import (
     cause_of,
 )
 from reactor.intake import RECV_SIZE, Intake
-from reactor.linger import Linger, end_direction, is_quiet, release
+from reactor.linger import RESET, Linger, end_direction, is_quiet, release
 from reactor.loop import Loop
 from reactor.protocol import AnyProtocol, check_protocol
 from reactor.rates import TokenBucket
@@ -43,8 +42,6 @@ __all__ = ["Connection", "connection_of", "connections_of", "untold_of"]
 
 # Callbacks of the protocol after which a connection has nothing left to do.
 _LEAVE_NOTHING_HALF_DONE = ("data_received", "buffer_updated", "pause_writing", "resume_writing")
-
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)
 
 
 @attrs.define(eq=False, repr=False, init=False)
@@ -389,7 +386,7 @@ class Connection(Timed):
             return
         reason = ConnectionAborted("aborted by this side") if exc is None else exc
         try:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         except OSError as problem:
             reason.add_note(f"closed without a reset: {problem}")
         self._cut(reason)

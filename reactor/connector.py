@@ -16,7 +16,7 @@ import attrs
 from reactor.address import Address
 from reactor.connection import Connection
 from reactor.errors import ConnectError, ConnectTimeout, TLSHandshakeError, TLSHandshakeTimeout, UsageError
-from reactor.linger import give_back
+from reactor.linger import reset
 from reactor.listener import Factory
 from reactor.loop import Loop
 from reactor.options import Reconnect
@@ -185,7 +185,7 @@ class Connector:
                 newcomer = newcomer_of(self._factory)
                 protocol = newcomer(self, self._arrive, partial(self._tls_failed, self._made, sockaddr))
         except Exception as exc:
-            give_back(sock)
+            reset(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         self._loop.counters.connected += 1
@@ -197,7 +197,7 @@ class Connector:
             connection.open()
         except OSError as exc:
             self._handshaking = None
-            give_back(sock)
+            reset(sock)
             self._count_gone(None, exc)
             self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), exc)])
 

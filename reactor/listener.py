@@ -27,7 +27,7 @@ from reactor.errors import (
     TLSHandshakeError,
     UsageError,
 )
-from reactor.linger import Linger, give_back, lingering_of
+from reactor.linger import Linger, give_back, lingering_of, reset
 from reactor.loop import Loop
 from reactor.options import Limits, Timeouts
 from reactor.protocol import AnyProtocol, make_protocol
@@ -252,7 +252,7 @@ class Listener:
                 newcomer = newcomer_of(self._factory)
                 protocol = newcomer(self, self._factory, partial(self._tls_failed, sockaddr))
         except Exception as exc:
-            give_back(sock)
+            reset(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         try:
@@ -268,7 +268,7 @@ class Listener:
             connection = self._terms.connection_type(self._loop, sock, protocol, self._terms, sockaddr)
             connection.open()
         except OSError as exc:
-            give_back(sock)
+            reset(sock)
             self._gone(site, exc)
             self._loop.report(exc, f"accepting on {self}")
             return

@@ -280,17 +280,19 @@ def test_local_address(reactor, recorder):
     assert recorder.connection.get_extra_info("sockname")[0] == "127.0.0.5"
 
 
-def test_factory_that_raises_is_reported(reactor, errors, descriptors):
+def test_factory_that_raises_is_reported_and_the_peer_sees_a_reset(reactor, errors, descriptors):
     problem = RuntimeError("mine")
+    server = Echo()
 
     def factory():
         raise problem
 
-    listener = reactor.listen("127.0.0.1:0", Echo)
+    listener = reactor.listen("127.0.0.1:0", lambda: server)
     reactor.connect(listener.addresses[0], factory)
     spin(reactor, lambda: errors.seen)
     assert errors.take()[0] is problem
-    spin(reactor, lambda: not reactor.connections())
+    spin(reactor, lambda: server.lost)
+    assert isinstance(server.reason, ConnectionResetError)
     listener.close()
 
 
