@@ -312,15 +312,17 @@ class Connector:
     def _failed(self, error: ConnectError) -> None:
         self._end_round()
         failures = self._failures + 1
-        last = self._reconnect is None or failures == self._reconnect.attempts
+        attempts = None if self._reconnect is None else self._reconnect.attempts
+        last = self._reconnect is None or (attempts is not None and failures >= attempts)
         delay = 0.0 if last else self._spread_delay()
         if self._phase is Phase.DONE:
             return
-        self._failures, self._untold = failures, error
+        self._untold = error
         if last:
             self._move(Event.GAVE_UP)
         else:
             self._wait(Event.FAILED, delay)
+        self._failures = failures
         self._tell()
 
     def _tell(self) -> None:
