@@ -265,6 +265,7 @@ class Reactor(Loop):
         )
         self._connectors = [known for known in self._connectors if not known.is_done()]
         self._connectors.append(connector)
+        connector.begin()
         return connector
 
     def adopt(
@@ -414,6 +415,8 @@ class Reactor(Loop):
             connection.recover()
         for lingering in lingering_of(self.registry):
             lingering.recover()
+        for connector in self._connectors:
+            connector.recover()
         here = Counter((sock.owner, sock.site) for sock in self._open_sockets())
         for listener in self.listeners():
             listener.recover(Counter({site: n for (owner, site), n in here.items() if owner is listener}))

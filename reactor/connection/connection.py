@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import struct
 from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
@@ -18,7 +17,7 @@ import attrs
 from reactor.address import Address, pack_sockaddr, site_of, unpack_sockaddr
 from reactor.connection.deadlines import ERROR_LOOK, Timed
 from reactor.connection.intake import RECV_SIZE, Intake
-from reactor.connection.linger import Linger, end_direction, is_quiet, release
+from reactor.connection.linger import RESET, Linger, end_direction, is_quiet, release
 from reactor.connection.rates import TokenBucket
 from reactor.connection.secured import Secured
 from reactor.connection.sender import SHUT, Closing, Outbound
@@ -43,8 +42,6 @@ __all__ = ["Connection", "connection_of", "connections_of", "untold_of"]
 
 # Callbacks of the protocol after which a connection has nothing left to do.
 _LEAVE_NOTHING_HALF_DONE = ("data_received", "buffer_updated", "pause_writing", "resume_writing")
-
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)
 
 
 @attrs.define(eq=False, repr=False, init=False)
@@ -389,7 +386,7 @@ class Connection(Timed):
             return
         reason = ConnectionAborted("aborted by this side") if exc is None else exc
         try:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         except OSError as problem:
             reason.add_note(f"closed without a reset: {problem}")
         self._cut(reason)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 import sys
 from typing import Any
 
@@ -19,7 +20,7 @@ from reactor.loop.registry import Registry
 from reactor.loop.timers import Bucket
 from reactor.tls.secure_socket import SecureSocket, bare
 
-__all__ = ["Linger", "end_direction", "give_back", "is_quiet", "lingering_of", "release"]
+__all__ = ["RESET", "Linger", "end_direction", "give_back", "is_quiet", "lingering_of", "release", "reset"]
 
 if sys.platform == "linux":
     import fcntl
@@ -28,6 +29,9 @@ if sys.platform == "linux":
     _SENT_AND_UNCONFIRMED: int | None = termios.TIOCOUTQ  # SIOCOUTQ is another name for it
 else:
     _SENT_AND_UNCONFIRMED = None
+
+#: SO_LINGER with no time: close(2) sends a reset, socket(7).
+RESET = struct.pack("ii", 1, 0)
 
 # Bytes dropped in one go.
 _RECV_SIZE = 64 * 1024
@@ -67,6 +71,15 @@ def give_back(sock: socket.socket | SecureSocket) -> None:
         sock.close()
     except OSError:
         pass  # the descriptor is given back all the same: close(2), "Dealing with error returns"
+
+
+def reset(sock: socket.socket) -> None:
+    """Close `sock` with a reset, as `Connection.abort` does, so that no peer takes it for a clean end."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    except OSError:
+        pass  # some systems refuse it when the peer has reset the connection first
+    give_back(sock)
 
 
 def is_quiet(sock: socket.socket | SecureSocket) -> bool:

@@ -245,6 +245,8 @@ class Newcomer(Protocol):
             connection.get_extra_info("reactor").report(exc, f"the protocol factory of {self._owner}")
             connection.abort(exc)
             return
+        if connection.is_closing():
+            return  # the factory has given it up, as a connector's `cancel` does
         called = None
         try:
             connection.set_protocol(protocol)

@@ -17,7 +17,7 @@ import attrs
 
 from reactor.address import Address, pack_sockaddr, site_of
 from reactor.connection.connection import Connection, connections_of
-from reactor.connection.linger import Linger, give_back, lingering_of
+from reactor.connection.linger import Linger, give_back, lingering_of, reset
 from reactor.connection.secured import newcomer_of
 from reactor.connection.settings import Terms, Watch
 from reactor.errors import (
@@ -251,7 +251,7 @@ class Listener:
                 newcomer = newcomer_of(self._factory)
                 protocol = newcomer(self, self._factory, partial(self._tls_failed, sockaddr))
         except Exception as exc:
-            give_back(sock)
+            reset(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         try:
@@ -267,7 +267,7 @@ class Listener:
             connection = self._terms.connection_type(self._loop, sock, protocol, self._terms, sockaddr)
             connection.open()
         except OSError as exc:
-            give_back(sock)
+            reset(sock)
             self._gone(site, exc)
             self._loop.report(exc, f"accepting on {self}")
             return

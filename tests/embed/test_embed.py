@@ -140,6 +140,7 @@ def fail():
 def test_call_returns_or_raises_what_the_function_does(loop):
     with nested_in(loop) as reactor:
         assert run(loop, in_asyncio.call(reactor, pow, 2, 3)) == 8
+        assert run(loop, in_asyncio.call(reactor, int, "11", base=2)) == 3
         with pytest.raises(LookupError, match="mine"):
             run(loop, in_asyncio.call(reactor, fail))
 
@@ -192,7 +193,7 @@ def test_loop_that_can_not_watch_descriptors_says_what_can_be_used(loop, monkeyp
 
 
 def test_without_timers_in_the_descriptor_the_host_is_asked_for_them(loop, monkeypatch):
-    monkeypatch.setattr("reactor.loop.loop.new_alarm", lambda on_alarm: None)
+    monkeypatch.setattr("reactor.loop.loop.loop.new_alarm", lambda on_alarm: None)
 
     async def main(reactor):
         assert not reactor.timers_in_fileno()
@@ -293,7 +294,7 @@ def test_no_callback_of_a_guest_runs_in_the_helper(loop):
 
 
 def test_guest_without_timers_in_the_descriptor(loop, monkeypatch):
-    monkeypatch.setattr("reactor.loop.loop.new_alarm", lambda on_alarm: None)
+    monkeypatch.setattr("reactor.loop.loop.loop.new_alarm", lambda on_alarm: None)
 
     async def main():
         over = asyncio.get_running_loop().create_future()

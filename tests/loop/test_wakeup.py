@@ -17,7 +17,7 @@ def wakeup():
 
 
 def run(handle):
-    callback, args = handle.take()
+    callback, args = handle.pending()
     callback(*args)
 
 
