@@ -111,6 +111,9 @@ class Connection(Timed):
             raise
 
     def _made(self) -> None:
+        if self.is_closing():
+            self._secured()
+            return
         limits, timeouts = self._terms.limits, self._terms.timeouts
         called = None
         try:
@@ -194,6 +197,8 @@ class Connection(Timed):
         if isinstance(self._out, Outbound):
             self._out.since = self._loop.now  # before, the peer was offered nothing of it
         self._look_later()
+        if self.is_closing():
+            return  # meanwhile; the close_notify can be sent now
         completed = getattr(self._protocol, "handshake_completed", None)
         try:
             if completed is not None:
@@ -362,6 +367,8 @@ class Connection(Timed):
 
         Our direction is ended first, and the socket kept for the rest of that time until the peer ends
         its own, so that its unread input can't turn the close into a reset that cuts off what was sent.
+        Over TLS a close_notify goes before that (RFC 8446, 6.1). In a handshake of which the peer's side may
+        be done already, ours is done first, within the same time.
         Raises ValueError for a timeout below 0 or NaN, TypeError for one that is no number.
         """
         if timeout is not None:
@@ -370,8 +377,10 @@ class Connection(Timed):
             self._loop.check_process()
             return
         if self._state is State.OPENING:
-            self.fail(ConnectionAborted("closed during the TLS handshake") if reason is None else reason)
-            return
+            reason = ConnectionAborted("closed during the TLS handshake") if reason is None else reason
+            if not (isinstance(self._sock, SecureSocket) and self._sock.is_half_done()):
+                self.fail(reason)
+                return
         try:
             self._move(Event.CLOSE)
             self._finish(self._terms.timeouts.close if timeout is None else timeout, reason)
