@@ -621,9 +621,6 @@ class Connection(Timed):
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`, and call the protocol's `reading_resumed`, if it has that method."""
-        if not self._reading_stopped & _PAUSED:
-            self._loop.check_process()
-            return
         self._stop_reading(self._reading_stopped & ~_PAUSED)
         resumed = getattr(self._protocol, "reading_resumed", None)
         if resumed is not None:
@@ -647,9 +644,13 @@ class Connection(Timed):
 
     def _stop_reading(self, stopped: int) -> None:
         self._loop.check_process()
-        before, self._reading_stopped = self._reading_stopped, stopped
-        if bool(before) is not bool(stopped) and self._state not in ENDED:
-            self._update_interest()
+        try:
+            before, self._reading_stopped = self._reading_stopped, stopped
+            if bool(before) is not bool(stopped) and self._state not in ENDED:
+                self._update_interest()
+        except BaseException:
+            self._loop.unsure = True
+            raise
 
     # Facts
 
