@@ -421,6 +421,10 @@ class Reactor(Loop):
         for listener in self.listeners():
             listener.recover(Counter({site: n for (owner, site), n in here.items() if owner is listener}))
         self._gone = self.counters.accepted + self.counters.connected - here.total()
+        if self._drain_on is not None:
+            for listener in self.listeners():
+                listener.start_drain(self._drain_on.admitted)
+            self._drain_on.recover()
         self._watch.recover()
 
     def _open_sockets(self) -> set[Connection | Linger]:

@@ -6,60 +6,16 @@ import os
 import socket
 import ssl
 import struct
-import sys
 import warnings
 
 import pytest
 
-import reactor as package
 from reactor import Limits, Protocol, Reactor, Reconnect, Timeouts
 from reactor.testing import ManualClock
+from tests.tracing import Interrupt, failures
 
-ROOT = os.path.dirname(package.__file__)
 ROUNDS = 400  # steps of the scenario after which something is stuck
 BULK = bytes(range(256)) * 4096
-
-
-class Interrupt(BaseException):
-    """What comes."""
-
-
-class Tracer:
-    """Counts the lines of the package that are run; raises an `Interrupt` at the one that is asked for, once.
-
-    at: a line, as file name and number, and how many times it was run before; None counts only.
-    """
-
-    def __init__(self, at=None):
-        self.at = at
-        self.seen = {}
-        self.done = False
-
-    def __call__(self, frame, event, arg):
-        name = frame.f_code.co_filename
-        if not name.startswith(ROOT) or f"{os.sep}testing{os.sep}" in name:
-            return None
-        return self.line
-
-    def line(self, frame, event, arg):
-        if event == "line":
-            place = frame.f_code.co_filename, frame.f_lineno
-            count = self.seen[place] = self.seen.get(place, 0) + 1
-            if self.at == (place, count) and not self.done:
-                self.done = True
-                raise Interrupt(f"{place[0]}:{place[1]}")
-        return self.line
-
-    def run(self, call, *args):
-        """Call under the trace."""
-        before = sys.gettrace()  # coverage's
-        sys.settrace(self)
-        try:
-            call(*args)
-        except Interrupt:
-            pass
-        finally:
-            sys.settrace(before)
 
 
 class Served(Protocol):
@@ -253,16 +209,6 @@ def scenario(tracer, server_context, client_context):
     assert len(os.listdir("/proc/self/fd")) <= before + 1  # what an interrupt has taken from its owner
 
 
-def places(server_context, client_context):
-    """Return the lines that the scenario runs, each with the first and the last time."""
-    tracer = Tracer()
-    scenario(tracer, server_context, client_context)
-    for place, count in sorted(tracer.seen.items()):
-        times = {1, count}
-        for time in sorted(times):
-            yield place, time
-
-
 class Client(Protocol):
     """Keeps its calls; says hello, and closes when it is answered."""
 
@@ -366,29 +312,14 @@ def connecting(tracer, server_context, client_context):
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
-def connector_places(*contexts):
-    """Return the lines of connecting that the scenario runs, each with the last time."""
-    tracer = Tracer()
-    connecting(tracer, *contexts)
-    files = {"connector.py", "connector_state.py", "race.py"}
-    for place, count in sorted(tracer.seen.items()):
-        if os.path.basename(place[0]) in files:
-            yield place, count
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("secured", [False, True])
 def test_interrupt_at_any_line_of_a_connector(certificates, secured):
     contexts = (certificates.server(), certificates.client()) if secured else (None, None)
-    failures = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # a socket that an interrupt took from its owner
-        for place, count in connector_places(*contexts):
-            try:
-                connecting(Tracer((place, count)), *contexts)
-            except Exception as exc:
-                failures.append(f"{place[0].removeprefix(ROOT)}:{place[1]} #{count}: {exc!r:.300}")
-    assert not failures, f"{len(failures)} of them:\n" + "\n".join(failures[:40])
+        failed = failures(lambda tracer: connecting(tracer, *contexts), folder="connecting")
+    assert not failed, f"{len(failed)} of them:\n" + "\n".join(failed[:40])
 
 
 @pytest.mark.slow
@@ -396,18 +327,12 @@ def test_interrupt_at_any_line_of_a_connector(certificates, secured):
 def test_interrupt_at_any_line(certificates, secured):
     server_context = certificates.server() if secured else None
     client_context = certificates.client() if secured else None
-    failures = []
     gc.disable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # a socket that an interrupt took from its owner
-            for number, (place, count) in enumerate(places(server_context, client_context)):
-                try:
-                    scenario(Tracer((place, count)), server_context, client_context)
-                except BaseException as exc:
-                    failures.append(f"{place[0].removeprefix(ROOT)}:{place[1]} #{count}: {exc!r:.200}")
-                if not number % 50:
-                    gc.collect()
+            failed = failures(lambda tracer: scenario(tracer, server_context, client_context))
+            gc.collect()
     finally:
         gc.enable()
-    assert not failures, f"{len(failures)} of them:\n" + "\n".join(failures[:40])
+    assert not failed, f"{len(failed)} of them:\n" + "\n".join(failed[:40])

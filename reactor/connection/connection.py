@@ -43,6 +43,12 @@ __all__ = ["Connection", "connection_of", "connections_of", "untold_of"]
 # Callbacks of the protocol after which a connection has nothing left to do.
 _LEAVE_NOTHING_HALF_DONE = ("data_received", "buffer_updated", "pause_writing", "resume_writing")
 
+# Who has stopped reading: `pause_reading`, and `hold_reading`.
+_PAUSED, _HELD = 1, 2
+
+# After the peer's end of file too: what came before may wait.
+_WANTS_INPUT = READABLE | WRITABLE
+
 
 @attrs.define(eq=False, repr=False, init=False)
 class Connection(Timed):
@@ -62,7 +68,7 @@ class Connection(Timed):
     # None: nothing. Bytes: the one piece gathered in this tick. Outbound: more, or what the kernel left;
     # always, when a rate is to be kept. Or `SHUT`.
     _out: bytes | Outbound | None
-    _reading: bool
+    _reading_stopped: int  # who has: nobody, or the sum of these two
     last_active: float
     # Since when, and for how many seconds at most, the peer owes something; None when it does not.
     _owed: tuple[float, float] | None
@@ -78,7 +84,7 @@ class Connection(Timed):
         self._peer = pack_sockaddr(sockaddr)
         self._state = State.OPENING
         self._out = None
-        self._reading = True
+        self._reading_stopped = 0
         self._owed = None
         self.bucket = None
         self.last_active = loop.now
@@ -108,6 +114,9 @@ class Connection(Timed):
             raise
 
     def _made(self) -> None:
+        if self.is_closing():
+            self._secured()
+            return
         limits, timeouts = self._terms.limits, self._terms.timeouts
         called = None
         try:
@@ -191,6 +200,8 @@ class Connection(Timed):
         if isinstance(self._out, Outbound):
             self._out.since = self._loop.now  # before, the peer was offered nothing of it
         self._look_later()
+        if self.is_closing():
+            return  # meanwhile; the close_notify can be sent now
         completed = getattr(self._protocol, "handshake_completed", None)
         try:
             if completed is not None:
@@ -359,6 +370,8 @@ class Connection(Timed):
 
         Our direction is ended first, and the socket kept for the rest of that time until the peer ends
         its own, so that its unread input can't turn the close into a reset that cuts off what was sent.
+        Over TLS a close_notify goes before that (RFC 8446, 6.1). In a handshake of which the peer's side may
+        be done already, ours is done first, within the same time.
         Raises ValueError for a timeout below 0 or NaN, TypeError for one that is no number.
         """
         if timeout is not None:
@@ -367,8 +380,10 @@ class Connection(Timed):
             self._loop.check_process()
             return
         if self._state is State.OPENING:
-            self.fail(ConnectionAborted("closed during the TLS handshake") if reason is None else reason)
-            return
+            reason = ConnectionAborted("closed during the TLS handshake") if reason is None else reason
+            if not (isinstance(self._sock, SecureSocket) and self._sock.is_half_done()):
+                self.fail(reason)
+                return
         try:
             self._move(Event.CLOSE)
             self._finish(self._terms.timeouts.close if timeout is None else timeout, reason)
@@ -599,22 +614,40 @@ class Connection(Timed):
 
     def pause_reading(self) -> None:
         """Call `data_received` no more until `resume_reading`; the kernel then holds the peer back."""
-        self._set_reading(False)
+        self._stop_reading(self._reading_stopped | _PAUSED)
 
     def resume_reading(self) -> None:
-        """Undo `pause_reading`."""
-        self._set_reading(True)
+        """Undo `pause_reading`, and call the protocol's `reading_resumed`, if it has that method."""
+        self._stop_reading(self._reading_stopped & ~_PAUSED)
+        resumed = getattr(self._protocol, "reading_resumed", None)
+        if resumed is not None:
+            resumed()
+
+    def hold_reading(self, held: bool) -> None:
+        """Read nothing while `held`, whatever `resume_reading` says.
+
+        For a protocol that has still to hand on what it has received, and leaves `pause_reading` to others.
+        """
+        stopped = self._reading_stopped
+        self._stop_reading(stopped | _HELD if held else stopped & ~_HELD)
 
     def is_reading(self) -> bool:
         """Return whether bytes of the peer would be received now."""
-        return self._reading and self._state in READABLE
+        return not self._reading_stopped and self._state in READABLE
 
-    def _set_reading(self, reading: bool) -> None:
+    def wants_input(self) -> bool:
+        """Return whether what was received is to be handed on: not after `pause_reading` or `close`."""
+        return self._state in _WANTS_INPUT and not self._reading_stopped & _PAUSED
+
+    def _stop_reading(self, stopped: int) -> None:
         self._loop.check_process()
-        if self._reading is not reading:
-            self._reading = reading
-            if self._state not in ENDED:
+        try:
+            before, self._reading_stopped = self._reading_stopped, stopped
+            if bool(before) is not bool(stopped) and self._state not in ENDED:
                 self._update_interest()
+        except BaseException:
+            self._loop.unsure = True
+            raise
 
     # Facts
 
@@ -628,7 +661,7 @@ class Connection(Timed):
         Raises TypeError for what is no protocol: it has neither `data_received` nor `get_buffer`.
         """
         check_protocol(protocol, "set_protocol was given")
-        self._loop.check_process()
+        self.hold_reading(False)
         self._protocol = protocol
         if self._state in ENDED:
             return

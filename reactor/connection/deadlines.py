@@ -152,6 +152,8 @@ class Timed(Sender):
             yield sock.since, timeouts.write, WriteTimeout, message
         if isinstance(out, Outbound) and out.closing is not None:
             message = f"{out.size} bytes not taken in the {{:g}} s that close gave them"
+            if not out.size and isinstance(sock, SecureSocket) and not sock.established:
+                message = "the TLS handshake was not done in the {:g} s that close gave it"
             yield out.closing.start, out.closing.timeout, CloseTimeout, message
 
     def _deadlines_of_data(self) -> Iterator[tuple[float, float, type[ReactorError], str]]:

@@ -75,8 +75,9 @@ class Secured(Intake):
                 if events & EVENT_WRITE:
                     self._do(sock.flush)
                     self.connection._look_later()  # with the last clear byte the handshake's time begins
+                    self.connection.on_event(EVENT_WRITE)  # it may be all that `close` waits for
                     self._attend()
-                if events & EVENT_READ:
+                if events & EVENT_READ and self.connection._state not in ENDED:
                     self._shake(sock.handshake)
         except BaseException as exc:
             self.connection._interrupted(exc)

@@ -183,7 +183,8 @@ class Listener:
 
         admitted: is told of each connection.
         """
-        self._tell_admitted.append(admitted)
+        if admitted not in self._tell_admitted:
+            self._tell_admitted.append(admitted)
         if not self._left_in_backlog:
             # Linux holds one more than it is told: listen(2).
             self._left_in_backlog = dict.fromkeys(self._sockets, self._backlog + 1)
@@ -365,6 +366,9 @@ class Listener:
         self._watch(0 if self._holds else EVENT_READ)
         for sock in self._sockets:
             self._look_again(sock)
+        if self._drain is not None and not self._drain.is_done():
+            self.start_drain(self._drain.admitted)
+            self._drain.recover()
 
     def _hold(self, why: str) -> None:
         if not self._holds:
