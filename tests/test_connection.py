@@ -134,7 +134,9 @@ def test_write_outside_of_a_tick_is_sent_at_once(connection, peer):
 
 def test_small_writes_of_a_tick_leave_in_one_system_call(reactor, recorder):
     connection, peer, sock = scripted(reactor, recorder)
-    in_tick(reactor, lambda: [connection.write(b"%d " % i) for i in range(16)])
+    taken = []
+    in_tick(reactor, lambda: taken.extend(connection.write(b"%d " % i) for i in range(16)))
+    assert taken == [True] * 16
     assert sock.calls == ["send"]
     assert peer.recv(100) == b"".join(b"%d " % i for i in range(16))
     peer.close()
@@ -541,6 +543,23 @@ def test_not_ready_after_all_loses_nothing(reactor, error):
     assert drain(reactor, peer, 3) == b"123"
     connection.write(b"4")
     assert drain(reactor, peer, 1) == b"4"
+    peer.close()
+
+
+@pytest.mark.parametrize("taken", [BlockingIOError(), InterruptedError(), 2])
+@pytest.mark.parametrize("outside", [True, False])
+def test_what_the_kernel_leaves_of_a_write_follows(reactor, recorder, taken, outside):
+    connection, peer, _ = scripted(reactor, recorder, send=[taken])
+    results = []
+    if outside:
+        results.append(connection.write(b"hello"))
+    else:
+        in_tick(reactor, lambda: results.append(connection.write(b"hello")))
+    assert results == [True]
+    assert connection.get_write_buffer_size() == (3 if taken == 2 else 5)
+    assert drain(reactor, peer, 5) == b"hello"
+    assert connection.get_write_buffer_size() == 0
+    assert reactor.stats().bytes_sent == 5
     peer.close()
 
 

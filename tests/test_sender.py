@@ -221,6 +221,23 @@ def test_protocol_is_paused_only_for_what_the_kernel_has_refused(sizes, high, ta
         assert flow(recorder) == ["pause_writing"] * (left > high)
 
 
+def test_callback_that_writes_byte_by_byte_holds_little(reactor, recorder):
+    """What is gathered leaves before the callback ends, when the pieces take as much as one large write."""
+    connection, peer = pair(reactor, recorder)
+    held = []
+
+    def burst():
+        for _ in range(10_000):
+            connection.write(b"x")
+            held.append(connection.get_write_buffer_size())
+
+    reactor.call_soon(burst)
+    reactor.run_once(0)
+    assert 100 < max(held) < 5000
+    assert receive(reactor, peer) == 10_000
+    peer.close()
+
+
 class Taking(ScriptedSocket):
     """A socket that takes so many bytes, and then no more."""
 
