@@ -142,6 +142,25 @@ def test_idle_timeout_is_never_early_and_a_tenth_late_at_most(timeout, start, qu
         peer.close()
 
 
+@pytest.mark.parametrize("queued", [False, True])
+def test_deadline_ends_with_a_reset_only_if_something_is_queued(timed, clock, recorder, queued):
+    """Half an answer must not look whole, and a peer that was only silent is no reason for an error."""
+    listener = timed.listen("127.0.0.1:0", lambda: recorder, timeouts=Timeouts(idle=10))
+    with connect(timed, listener.addresses[0]) as client:
+        spin(timed, timed.connections)
+        if queued:
+            recorder.connection.write(bytes(32 << 20))
+        let(timed, clock, 12)
+        assert isinstance(recorder.reason, IdleTimeout)
+        assert str(recorder.reason) == "no byte in either direction for 10 s"
+        if queued:
+            with pytest.raises(ConnectionResetError):
+                while client.recv(1 << 20):
+                    pass
+        else:
+            assert client.recv(1) == b""
+
+
 def reset(client):
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
