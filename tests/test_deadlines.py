@@ -226,6 +226,18 @@ def test_hung_up_and_half_closed_costs_no_wake_ups(reactor, recorder):
     connection.abort()
 
 
+@pytest.mark.parametrize("timeouts", [Timeouts(idle=1), Timeouts(read=1)])
+def test_paused_connection_is_given_nothing_more_before_its_deadline(timed, clock, recorder, timeouts):
+    """What the kernel holds is read before a deadline ends a connection, but not while reading is paused."""
+    connection, peer = pair(timed, recorder, timeouts=timeouts)
+    connection.pause_reading()
+    peer.send(b"unread")
+    let(timed, clock, 1.2)
+    assert recorder.names == ["connection_made", "connection_lost"]
+    assert isinstance(recorder.reason, IdleTimeout if timeouts.idle else ReadTimeout)
+    peer.close()
+
+
 class Busy(Recorder):
     """Answers what it gets, in callbacks that take time; `busy` says how much each of them takes, in turn."""
 
