@@ -180,6 +180,10 @@ def test_reset_is_noticed_while_nothing_is_read_or_sent(timed, clock, half_close
     else:
         recorder.connection.pause_reading()
     assert sum(timed.run_once(0) for _ in range(100)) == 0
+    for _ in range(4):
+        let(timed, clock, 0.6)
+        wait = timed.next_timeout()
+        assert wait is None or wait > 0
     reset(client)
     clock.advance(0.9)
     assert sum(timed.run_once(0) for _ in range(100)) <= 3
