@@ -672,6 +672,44 @@ def test_close_uses_the_listener_s_timeout(timed, clock, recorder):
     peer.close()
 
 
+def test_close_within_no_time_ends_with_the_next_tick(timed, recorder):
+    connection, peer = pair(timed, recorder)
+    connection.write(b"x" * BIG)
+    connection.close(timeout=0)
+    timed.run_once(0)
+    timed.run_once(0)
+    assert isinstance(recorder.reason, CloseTimeout)
+    peer.close()
+
+
+@pytest.mark.parametrize("first", ["close", "write_eof"])
+def test_close_timeout_given_at_the_end_of_file_holds(timed, clock, first):
+    class Ending(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            if first == "close":
+                self.connection.close(timeout=2)
+            else:
+                self.connection.write_eof()
+
+    ending = Ending()
+    connection, peer = pair(timed, ending, timeouts=Timeouts(close=8))
+    connection.write(b"x" * BIG)
+    peer.shutdown(socket.SHUT_WR)
+    timed.run_once(0)
+    seconds = 2 if first == "close" else 8
+    clock.advance(seconds - 0.1)
+    timed.run_once(0)
+    timed.run_once(0)
+    assert not ending.lost
+    clock.advance(0.8)
+    timed.run_once(0)
+    timed.run_once(0)
+    assert isinstance(ending.reason, CloseTimeout)
+    assert f"{seconds} s" in str(ending.reason)
+    peer.close()
+
+
 def test_idle_connection_ends_neither_early_nor_late(timed, clock, recorder):
     _, peer = pair(timed, recorder, timeouts=Timeouts(idle=10))
     clock.advance(9.99)
