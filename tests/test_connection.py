@@ -906,6 +906,9 @@ def test_facts(connection, reactor):
     assert connection.get_extra_info("sockname") == ""
     assert connection.get_extra_info("socket").fileno() >= 0
     assert connection.get_extra_info("no such fact", 1) == 1
+    for fact in ("ssl_object", "sslcontext", "cipher", "alpn_protocol", "peercert", "sni"):
+        assert connection.get_extra_info(fact) is None
+        assert connection.get_extra_info(fact, "in clear") == "in clear"
     assert repr(connection) == "<Connection open, Recorder>"
 
 
