@@ -58,7 +58,7 @@ class Outbound(OutboundBuffer):
 
     armed: EVENT_WRITE is asked for; else the connection is in the loop's outbox, or throttled.
     throttled: a timer will go on, because `Limits.write_rate` allows no more now.
-    room: bytes that may be gathered still, until the tick ends.
+    room: bytes that may be gathered still, until the tick ends, counted with what the pieces take.
     paused: the protocol was told to pause.
     since: when the peer last took something of it, or when it last was empty.
     closing: what `close` was called with; None before.
@@ -175,7 +175,8 @@ class Sender(ABC):
             queue.append(piece)
         if not (queue.armed or queue.throttled):
             outbox = self._loop.outbox
-            room = min(GATHER_QUEUE, self._terms.limits.high_water) - queue.size
+            held = queue.size + PIECE_OVERHEAD * len(queue.pieces)
+            room = min(GATHER_QUEUE, self._terms.limits.high_water) - held
             if outbox is None or room < 0:
                 self._flush(queue)
             else:
