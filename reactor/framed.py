@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from operator import length_hint
 
 from reactor.connection.connection import Connection, fail
 from reactor.errors import FramingError, TLSHandshakeError, UsageError
@@ -18,7 +19,9 @@ class FramedProtocol(Protocol):
 
     framer: decodes what comes and encodes what is sent; its own for each connection.
 
-    A peer that does not take its answers is not read from, and the frames of it that were decoded wait.
+    A peer that does not take its answers is not read from, and the frames of it that were decoded wait. So
+    they do from `Connection.pause_reading` to `resume_reading`, and beyond `frames_per_tick` of them. What
+    waits is handed over before the peer's end of file and the end of a drain; `close` and `abort` drop it.
     When its bytes are no frames, or a frame is too long, the frames before are handed over, what they were
     answered is sent, and the connection ends with the `FramingError` as its reason.
 
@@ -38,7 +41,14 @@ class FramedProtocol(Protocol):
                     self.send(b"%d bytes stored" % len(frame))
     """
 
-    __slots__ = ("_frames", "_handing_over", "_paused", "_problem", "_upgrading", "connection", "framer")
+    __slots__ = (
+        "_at_end", "_frames", "_handing_over", "_paused", "_problem", "_scheduled", "_upgrading",
+        "connection", "framer",
+    )  # fmt: skip
+
+    #: Frames of a connection that are handed over in one go. Then other connections have their turn, and what
+    #: is left waits for the next tick; nothing is read from the peer meanwhile.
+    frames_per_tick = 1000  # a millisecond's worth
 
     #: Whether `set_framer` may be called. Frames are then decoded one at a time, which takes a little longer.
     framer_changes = False
@@ -52,6 +62,8 @@ class FramedProtocol(Protocol):
         self._paused = False
         self._handing_over = False
         self._upgrading = False
+        self._scheduled = False  # `_go_on` runs in the next tick
+        self._at_end = False  # of the input, which has come
 
     def connection_made(self, connection: Connection) -> None:
         """Keep the connection; call it first where it is overridden."""
@@ -80,8 +92,9 @@ class FramedProtocol(Protocol):
         self.framer = framer
         if self._handing_over or self._frames is not None:
             return  # what has come behind is decoded when it is its turn
-        if self._paused:
+        if self._paused or not self.connection.wants_input():
             self._frames = self._decode(rest)
+            self.connection.hold_reading(True)
         else:
             self._hand_over(self._decode(rest))
 
@@ -104,6 +117,8 @@ class FramedProtocol(Protocol):
         except UsageError:
             self._frames = waiting
             raise
+        if waiting is not None:
+            self._go_on_later()
         if self._handing_over:
             self._upgrading = self._paused = True
         in_clear = next(waiting or iter(()), None) is not None
@@ -121,36 +136,86 @@ class FramedProtocol(Protocol):
             frames, self._problem = exc.frames, exc
         self._hand_over(iter(frames))
 
-    def eof_received(self) -> bool | None:
+    def eof_received(self) -> bool:
         """Hand over the frame that the end completes; then the connection is closed."""
-        self._hand_over(self._finish())
-        return None
+        self._at_end = True
+        frames = self._finish()
+        self._hand_over(frames if self.framer_changes else iter(list(frames)))
+        return self._frames is not None
 
     def pause_writing(self) -> None:
         """Read no more from a peer that does not take its answers."""
         self._paused = True
-        self.connection.pause_reading()
+        self.connection.hold_reading(True)
 
     def resume_writing(self) -> None:
         """Go on with the frames that wait, then with reading."""
         self._paused = False
-        frames, self._frames = self._frames, None
-        if frames is not None:
-            self._hand_over(frames)
-        if not self._paused:
-            self.connection.resume_reading()
+        if self._frames is None:
+            self.connection.hold_reading(False)
+        else:
+            self._go_on_later()
+
+    def reading_resumed(self) -> None:
+        """Go on with the frames that wait, in the next tick."""
+        if self._frames is not None:
+            self._go_on_later()
+
+    def draining(self) -> bool:
+        """Return whether frames wait: a drain has them handed over."""
+        return self._frames is not None
 
     def _hand_over(self, frames: Iterator[bytes]) -> None:
-        is_closing = self.connection.is_closing
-        for frame in frames:
-            self._handing_over = True
-            self.frame_received(frame)
+        wants_input, most = self.connection.wants_input, self.frames_per_tick
+        self._handing_over = True
+        try:
+            for number, frame in enumerate(frames, 1):
+                self.frame_received(frame)
+                if self._paused or number == most or not wants_input():
+                    self._hold(frames)
+                    break
+        except Exception:
+            raise
+        except BaseException:
+            self._hold(frames)  # an interrupt: the frames behind can be handed over
+            raise
+        finally:
             self._handing_over = False
-            if self._paused or is_closing():
-                self._hold(frames)
-                return
-        if self._problem is not None:
+        if self._problem is not None and self._frames is None:
             self.connection.close(reason=self._problem)
+
+    def _hold(self, frames: Iterator[bytes]) -> None:
+        if self._upgrading:
+            self._upgrading = self._paused = False
+            if next(frames, None) is not None or self.framer.take_rest() or self._problem is not None:
+                self._refuse_clear()
+        elif length_hint(frames, 1) and not self.connection.is_closing():
+            self._frames = frames
+            self.connection.hold_reading(True)
+            if not self._paused:
+                self._go_on_later()
+
+    def _go_on_later(self) -> None:
+        if not self._scheduled:
+            self.connection.get_extra_info("reactor").call_soon(self._go_on)
+            self._scheduled = True
+
+    def _go_on(self) -> None:
+        self._scheduled = False
+        connection = self.connection
+        if self._paused or (self._frames is not None and not connection.wants_input()):
+            return  # until `resume_writing` or `reading_resumed`
+        frames, self._frames = self._frames, None
+        try:
+            self._hand_over(frames or iter(()))
+        except Exception as exc:
+            reactor = connection.get_extra_info("reactor")
+            reactor.report(exc, f"{type(self).__qualname__}.frame_received", connection)
+            connection.abort(exc)
+        if self._frames is None and not self._paused:
+            connection.hold_reading(False)
+            if self._at_end:
+                connection.close()
 
     def _decode(self, data: bytes) -> Iterator[bytes]:
         """Decode one frame at a time, each with the framer that is in place then."""
@@ -174,14 +239,6 @@ class FramedProtocol(Protocol):
                 yield from framer.finish()
         except FramingError as exc:
             self._problem = exc
-
-    def _hold(self, frames: Iterator[bytes]) -> None:
-        if not self._upgrading:
-            self._frames = frames
-            return
-        self._upgrading = self._paused = False
-        if next(frames, None) is not None or self.framer.take_rest() or self._problem is not None:
-            self._refuse_clear()
 
     def _refuse_clear(self) -> None:
         fail(self.connection, TLSHandshakeError("something came in clear behind the request to upgrade"))

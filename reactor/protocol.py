@@ -11,7 +11,9 @@ inside another call of the same connection, but for `pause_writing`, which a `wr
 a change of the water marks calls for.
 
 A protocol may also have a method `draining()`: while a drain is on it is asked a few times a second, and
-returns True as long as it has something to finish. One that has none is asked nothing.
+returns True as long as it has something to finish. One that has none is asked nothing. And one that keeps
+what it has received, as `FramedProtocol` does, may have a method `reading_resumed()`, which
+`Connection.resume_reading` calls.
 
 The names and the order are those of asyncio's protocols (PEP 3156), so a class written for them that
 talks to nothing but its transport needs no change.

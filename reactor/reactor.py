@@ -277,6 +277,7 @@ class Reactor(Loop):
         )
         self._connectors = [known for known in self._connectors if not known.is_done()]
         self._connectors.append(connector)
+        connector.begin()
         return connector
 
     def adopt(
@@ -427,14 +428,20 @@ class Reactor(Loop):
             recover(connection)
         for lingering in lingering_of(self.registry):
             lingering.recover()
+        for connector in self._connectors:
+            connector.recover()
         here = Counter(self._open_sockets())
         for listener in self.listeners():
             listener.recover(Counter({site: n for (owner, site), n in here.items() if owner is listener}))
         self._gone = self.counters.accepted + self.counters.connected - here.total()
+        if self._drain_on is not None:
+            for listener in self.listeners():
+                listener.start_drain(self._drain_on.admitted)
+            self._drain_on.recover()
         self._monitor.recover()
 
     def _open_sockets(self) -> Iterator[tuple[Listener | None, bytes | None]]:
-        """Yield the listener and client prefix of each socket that is open, or whose end is not known to all."""
+        """Yield the listener and client prefix of each socket whose end has not been counted."""
         for connection in {*self.connections(), *unnotified_of(self)}:
             yield connection.listener, prefix_of(connection)
         for lingering in lingering_of(self.registry):

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor import Limits, Reactor
+from reactor import Limits, Protocol, Reactor
 from reactor.errors import FrameTooLong, IncompleteFrame, MalformedFrame, TLSHandshakeError, UsageError
 from reactor.framed import FramedProtocol
 from reactor.framing import Block, LengthPrefixed, Lines, Netstrings
+from reactor.testing import Errors, MemoryReactor, Recorder
 from tests.helpers import ScriptedSocket, pair, spin
 
 
@@ -295,14 +296,34 @@ def test_framers_that_change_take_turns_in_one_piece(requests):
     protocol = Store()
     protocol.connection_made(_Open())
     protocol.data_received(sent)
+    protocol.connection.run()
     assert protocol.frames == frames
 
 
 class _Open:
-    """As much of a connection as decoding asks for."""
+    """As much of a connection, and of its reactor, as decoding asks for."""
+
+    def __init__(self):
+        self.next = []
+
+    def wants_input(self):
+        return True
+
+    def hold_reading(self, held):
+        pass
 
     def is_closing(self):
         return False
+
+    def get_extra_info(self, name):
+        return self
+
+    def call_soon(self, callback):
+        self.next.append(callback)
+
+    def run(self):
+        while self.next:
+            self.next.pop()()
 
 
 @pytest.mark.parametrize(
@@ -358,6 +379,7 @@ def test_many_small_changes_in_one_piece_cost_linear_time():
     protocol = Store()
     protocol.connection_made(_Open())
     protocol.data_received(sent)
+    protocol.connection.run()
     assert len(protocol.frames) == len(frames)
 
 
@@ -407,3 +429,234 @@ def test_example_of_the_docstring_runs(reactor):
         peer.sendall(b"5\n1\n2\n30\n3\nabc")
         expected = b"5 bytes stored\n0 bytes stored\n3 bytes stored\n"
         assert receive(reactor, peer, lambda got: len(got) >= len(expected)) == expected
+
+
+# A few frames at once
+
+
+class Paced(FramedProtocol):
+    """Keeps its frames, and answers them."""
+
+    frames_per_tick = 3
+
+    def __init__(self):
+        super().__init__(Lines())
+        self.frames = []
+        self.reasons = []
+
+    def frame_received(self, frame):
+        self.frames.append(frame)
+        if frame == b"broken":
+            raise ValueError("broken")
+        self.send(frame)
+
+    def connection_lost(self, exc):
+        self.reasons.append(exc)
+
+
+class Changing(Paced):
+    """The same, one frame after the other."""
+
+    framer_changes = True
+
+
+def lines(count):
+    return b"".join(b"%d\n" % number for number in range(count))
+
+
+@pytest.mark.parametrize("kind", [Paced, Changing])
+def test_frames_are_handed_over_a_few_at_once(reactor, kind):
+    paced = kind()
+    connection, peer = pair(reactor, paced)
+    with peer:
+        peer.send(lines(20))
+        reactor.run_once(1)
+        while len(paced.frames) < 20:
+            before = len(paced.frames)
+            reactor.run_once(1)
+            assert len(paced.frames) - before <= 3
+            assert connection.is_reading() is not paced.draining()
+        spin(reactor, connection.is_reading)
+        assert b"".join(frame + b"\n" for frame in paced.frames) == lines(20)
+        assert not paced.draining()
+        assert reactor.next_timeout() != 0
+
+
+def test_another_peer_is_served_between(reactor):
+    busy, other = Paced(), Paced()
+    _, peer = pair(reactor, busy)
+    _, its_peer = pair(reactor, other)
+    with peer, its_peer:
+        peer.send(lines(10_000))
+        reactor.run_once(1)
+        its_peer.send(b"x\n")
+        for _ in range(3):
+            reactor.run_once(1)
+        assert other.frames == [b"x"]
+        assert len(busy.frames) < 20
+
+
+@pytest.mark.parametrize("kind", [Paced, Changing])
+@pytest.mark.parametrize("ending", [b"", b"the last, without its end"])
+def test_pause_reading_holds_the_frames_that_have_come_and_resume_reading_goes_on(reactor, kind, ending):
+    class Pausing(kind):
+        def frame_received(self, frame):
+            super().frame_received(frame)
+            if frame == b"1":
+                self.connection.pause_reading()
+
+    paced = Pausing()
+    connection, peer = pair(reactor, paced)
+    with peer:
+        peer.send(lines(20) + ending)
+        peer.shutdown(socket.SHUT_WR)
+        spin(reactor, lambda: len(paced.frames) == 2)
+        for _ in range(5):
+            reactor.run_once(0)
+        assert paced.frames == [b"0", b"1"]
+        assert reactor.next_timeout() != 0  # it rests
+        assert paced.draining()
+        connection.resume_reading()
+        assert paced.frames == [b"0", b"1"]
+        spin(reactor, lambda: paced.reasons)
+        assert b"".join(frame + b"\n" for frame in paced.frames) == lines(20) + (ending and ending + b"\n")
+        assert paced.reasons == [None]
+
+
+def test_back_pressure_does_not_undo_a_pause_and_a_resume_not_back_pressure():
+    class Big(Paced):
+        def frame_received(self, frame):
+            self.frames.append(frame)
+            self.connection.write(bytes(1_000_000))
+
+    with MemoryReactor() as memory:
+        big = Big()
+        server, client = memory.pair(lambda: big, Recorder)
+        client.pause_reading()
+        client.write(lines(5))
+        memory.settle()
+        assert len(big.frames) == 1
+        server.resume_reading()
+        server.pause_reading()
+        server.resume_reading()
+        memory.settle()
+        assert (len(big.frames), server.is_reading()) == (1, False)
+        server.pause_reading()
+        client.resume_reading()
+        memory.settle()
+        assert (len(big.frames), server.is_reading()) == (1, False)
+        server.resume_reading()
+        memory.settle()
+        assert (len(big.frames), server.is_reading()) == (5, True)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_frames_that_wait_are_handed_over_before_a_drain_ends_the_connection(paused):
+    with MemoryReactor() as memory:
+        paced = Paced()
+        server, client = memory.pair(lambda: paced, Recorder)
+        client.write(lines(20))
+        while not paced.frames:
+            memory.run_once(0)
+        assert 0 < len(paced.frames) < 20
+        if paused:
+            server.pause_reading()
+            memory.call_later(3, server.resume_reading)
+        reports = []
+        memory.drain(5, reports.append)
+        memory.advance(4.9)
+        assert client.get_protocol() is None
+        assert len(paced.frames) == 20
+        assert [report.aborted for report in reports] == [0]
+
+
+@pytest.mark.parametrize("position", [0, 10])
+def test_exception_in_a_later_tick_closes_the_connection_and_is_reported(position):
+    errors = Errors()
+    with MemoryReactor(on_error=errors) as memory:
+        paced = Paced()
+        _, client = memory.pair(lambda: paced, Protocol)
+        client.write(lines(position) + b"broken\n" + lines(10))
+        memory.settle()
+        assert str(errors.take()[0]) == "broken"
+        assert len(paced.frames) == position + 1
+        assert memory.connections() == []
+
+
+def test_peer_that_leaves_while_its_frames_wait():
+    errors = Errors()
+    with MemoryReactor(on_error=errors) as memory:
+        paced = Paced()
+        server, client = memory.pair(lambda: paced, Protocol)
+        client.write(lines(10))
+        memory.run_once(0)
+        server.abort()
+        memory.settle()
+        assert errors.seen == []
+        assert len(paced.frames) < 10
+        assert memory.connections() == []
+
+
+@pytest.mark.parametrize("position", [0, 2, 3, 7])
+def test_interrupt_in_a_frame_leaves_those_behind_it(reactor, position):
+    class Interrupted(Paced):
+        def frame_received(self, frame):
+            super().frame_received(frame)
+            if frame == b"%d" % position:
+                raise KeyboardInterrupt
+
+    paced = Interrupted()
+    _, peer = pair(reactor, paced)
+    with peer:
+        peer.send(lines(10))
+        with pytest.raises(KeyboardInterrupt):
+            spin(reactor, lambda: False)
+        assert paced.frames[-1] == b"%d" % position
+        spin(reactor, lambda: len(paced.frames) == 10)
+        assert receive(reactor, peer, lambda got: len(got) == 20) == lines(10)
+
+
+def test_another_protocol_reads_though_frames_of_the_one_before_wait(reactor):
+    paced, recorder = Paced(), Recorder()
+    connection, peer = pair(reactor, paced)
+    with peer:
+        peer.send(lines(3) + b"3\n")
+        spin(reactor, lambda: paced.frames)
+        connection.set_protocol(recorder)
+        peer.send(b"for the other")
+        spin(reactor, lambda: recorder.received == b"for the other")
+
+
+LINES = st.binary(max_size=4).filter(lambda line: b"\n" not in line and not line.endswith(b"\r"))
+
+
+@given(
+    frames=st.lists(LINES),
+    kind=st.sampled_from([Paced, Changing]),
+    pauses=st.sets(st.integers(0, 30)),
+    drains=st.booleans(),
+)
+def test_every_frame_is_handed_over_once_and_in_order_whatever_is_paused(frames, kind, pauses, drains):
+    """However it is cut, whenever reading is paused for a moment, and also when a drain begins meanwhile."""
+    data = b"".join(frame + b"\n" for frame in frames)
+
+    class Pausing(kind):
+        def frame_received(self, frame):
+            if len(self.frames) in pauses:
+                self.connection.pause_reading()
+                memory.call_later(1, self.connection.resume_reading)
+            super().frame_received(frame)
+
+    with MemoryReactor(seed=len(data), choppy=0.5) as memory:
+        paced, recorder = Pausing(), Recorder()
+        _, client = memory.pair(lambda: paced, lambda: recorder)
+        client.write(data)
+        client.write_eof()
+        if drains:
+            memory.run_once(0)
+            memory.drain(1000, lambda report: None)
+        memory.run_out()
+        assert paced.frames == frames
+        if not drains:  # which closes the client's end too
+            assert recorder.received == data
+            assert paced.reasons == [None]

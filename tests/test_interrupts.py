@@ -6,60 +6,16 @@ import os
 import socket
 import ssl
 import struct
-import sys
 import warnings
 
 import pytest
 
-import reactor as package
-from reactor import Limits, Protocol, Reactor, Timeouts
+from reactor import Limits, Protocol, Reactor, Reconnect, Timeouts
 from reactor.testing import ManualClock
+from tests.tracing import Interrupt, failures
 
-ROOT = os.path.dirname(package.__file__)
 ROUNDS = 400  # steps of the scenario after which something is stuck
 BULK = bytes(range(256)) * 4096
-
-
-class Interrupt(BaseException):
-    """What comes."""
-
-
-class Tracer:
-    """Counts the lines of the package that are run; raises an `Interrupt` at the one that is asked for, once.
-
-    at: a line, as file name and number, and how many times it was run before; None counts only.
-    """
-
-    def __init__(self, at=None):
-        self.at = at
-        self.seen = {}
-        self.done = False
-
-    def __call__(self, frame, event, arg):
-        name = frame.f_code.co_filename
-        if not name.startswith(ROOT) or f"{os.sep}testing{os.sep}" in name:
-            return None
-        return self.line
-
-    def line(self, frame, event, arg):
-        if event == "line":
-            place = frame.f_code.co_filename, frame.f_lineno
-            count = self.seen[place] = self.seen.get(place, 0) + 1
-            if self.at == (place, count) and not self.done:
-                self.done = True
-                raise Interrupt(f"{place[0]}:{place[1]}")
-        return self.line
-
-    def run(self, call, *args):
-        """Call under the trace."""
-        before = sys.gettrace()  # coverage's
-        sys.settrace(self)
-        try:
-            call(*args)
-        except Interrupt:
-            pass
-        finally:
-            sys.settrace(before)
 
 
 class Served(Protocol):
@@ -253,14 +209,117 @@ def scenario(tracer, server_context, client_context):
     assert len(os.listdir("/proc/self/fd")) <= before + 1  # what an interrupt has taken from its owner
 
 
-def places(server_context, client_context):
-    """Return the lines that the scenario runs, each with the first and the last time."""
-    tracer = Tracer()
-    scenario(tracer, server_context, client_context)
-    for place, count in sorted(tracer.seen.items()):
-        times = {1, count}
-        for time in sorted(times):
-            yield place, time
+class Client(Protocol):
+    """Keeps its calls; says hello, and closes when it is answered."""
+
+    def __init__(self, kept):
+        self.calls = []
+        kept.append(self)
+
+    def connection_made(self, connection):
+        self.calls.append("made")
+        self.connection = connection
+        connection.write(b"hello")
+
+    def data_received(self, data):
+        self.connection.close()
+
+    def connection_lost(self, exc):
+        self.calls.append("lost")
+
+
+class Attempt:
+    """One connector, what it made, and what it was told; None for one that an interrupt kept from being."""
+
+    def __init__(self, reactor, tracer, address, **options):
+        self.kept, self.failures = [], []
+        self.connector = None
+        tracer.run(self.begin, reactor, address, options)
+
+    def begin(self, reactor, address, options):
+        self.connector = reactor.connect(
+            address, lambda: Client(self.kept), on_failure=self.failures.append, **options
+        )
+
+    def told(self):
+        """Return how many of its protocols were told of a connection."""
+        return sum("made" in client.calls for client in self.kept)
+
+    def lost(self):
+        """Return how many of its protocols were told of an end."""
+        return sum("lost" in client.calls for client in self.kept)
+
+    def check(self):
+        for client in self.kept:
+            assert client.calls in ([], ["made"], ["made", "lost"]), client.calls
+
+
+def connecting(tracer, server_context, client_context):
+    """Drive connectors of each fate under the tracer, by a clock that never reaches a timeout of theirs."""
+    errors = []
+    before = len(os.listdir("/proc/self/fd"))
+    clock = ManualClock()
+    with (
+        Reactor(clock=clock) as serving,
+        Reactor(clock=clock, on_error=lambda *what: errors.append(what)) as reactor,
+        socket.socket() as closed,
+    ):
+        closed.bind(("127.0.0.1", 0))
+        refused = closed.getsockname()
+        kept, broken = [], set()
+        listener = serving.listen("127.0.0.1:0", lambda: Served(kept, broken), tls=server_context)
+        there = ("localhost" if client_context else "127.0.0.1", listener.addresses[0].port)
+        again = Reconnect(first=0.5, most=0.5, attempts=3, random=lambda: 1.0)
+        long = Timeouts(connect=1000)
+        once = Attempt(reactor, tracer, there, tls=client_context, timeouts=long)
+        often = Attempt(reactor, tracer, there, tls=client_context, timeouts=long, reconnect=again)
+        fails = Attempt(reactor, tracer, refused, timeouts=long)
+        fails_often = Attempt(reactor, tracer, refused, timeouts=long, reconnect=again)
+        late = Attempt(reactor, tracer, refused, timeouts=long, reconnect=Reconnect(first=900, most=900))
+        attempts = [each for each in (once, often, fails, fails_often) if each.connector is not None]
+
+        def done(each):
+            if each is often:
+                return each.lost() >= 3
+            if each is once:
+                return each.told() or each.failures
+            return each.connector.is_done()
+
+        for _ in range(ROUNDS):
+            clock.advance(0.05)
+            tracer.run(reactor.run_once, 0.0005)
+            serving.run_once(0)
+            if all(map(done, attempts)):
+                break
+        stuck = [(each.connector.state, each.kept, each.failures) for each in attempts if not done(each)]
+        assert stuck == []
+        for each in (often, late):
+            if each.connector is not None:
+                tracer.run(each.connector.cancel)
+                each.connector.cancel()
+                assert each.connector.is_done()
+        for _ in range(10):
+            clock.advance(0.05)
+            tracer.run(reactor.run_once, 0)
+            serving.run_once(0)
+        for each in attempts:
+            each.check()
+        assert once.told() <= 1
+        assert len(once.failures) <= 1
+        assert len(fails.failures) == (fails in attempts)
+        assert len(fails_often.failures) <= 4  # a round that an interrupt has ended is none that has failed
+    assert [what for what in errors if not isinstance(what[0], OSError)] == []
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("secured", [False, True])
+def test_interrupt_at_any_line_of_a_connector(certificates, secured):
+    contexts = (certificates.server(), certificates.client()) if secured else (None, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # a socket that an interrupt took from its owner
+        failed = failures(lambda tracer: connecting(tracer, *contexts), folder="connecting")
+    assert not failed, f"{len(failed)} of them:\n" + "\n".join(failed[:40])
 
 
 @pytest.mark.slow
@@ -268,18 +327,12 @@ def places(server_context, client_context):
 def test_interrupt_at_any_line(certificates, secured):
     server_context = certificates.server() if secured else None
     client_context = certificates.client() if secured else None
-    failures = []
     gc.disable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # a socket that an interrupt took from its owner
-            for number, (place, count) in enumerate(places(server_context, client_context)):
-                try:
-                    scenario(Tracer((place, count)), server_context, client_context)
-                except BaseException as exc:
-                    failures.append(f"{place[0].removeprefix(ROOT)}:{place[1]} #{count}: {exc!r:.200}")
-                if not number % 50:
-                    gc.collect()
+            failed = failures(lambda tracer: scenario(tracer, server_context, client_context))
+            gc.collect()
     finally:
         gc.enable()
-    assert not failures, f"{len(failures)} of them:\n" + "\n".join(failures[:40])
+    assert not failed, f"{len(failed)} of them:\n" + "\n".join(failed[:40])

@@ -14,13 +14,14 @@ ACROSS = {
     "compat": {"test_stdlib"},
     "connecting": {"test_reconnect"},
     "connection": {
-        "test_asyncio_protocol", "test_chunks", "test_deadline_monitor", "test_faults", "test_machine", "test_secured_limits",
+        "test_asyncio_protocol", "test_chunks", "test_deadline_monitor", "test_faults", "test_machine",
+        "test_secured_limits",
     },
     "loop": {"test_fork"},
     "streams": {"test_together"},
     "": {
-        "test_arguments", "test_conftest", "test_init", "test_interrupts", "test_pool_tls", "test_readme",
-        "test_seeds", "test_structure", "test_typing",
+        "test_arguments", "test_conftest", "test_init", "test_interrupts", "test_interrupts_calls",
+        "test_pool_tls", "test_promises", "test_readme", "test_seeds", "test_structure", "test_typing",
     },
 }  # fmt: skip
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import attrs
 
-from reactor.apps.paced import PacedProtocol
 from reactor.connection.connection import Connection
+from reactor.framed import FramedProtocol
 from reactor.framing import Lines
 
 __all__ = ["Hall", "Member"]
@@ -93,10 +93,10 @@ class Hall:
             if not member.connection.write(data) and not member.connection.is_closing():
                 behind = True
         if behind:
-            speaker.wait(SLOWED)
+            speaker.slow_down()
 
 
-class Member(PacedProtocol):
+class Member(FramedProtocol):
     """The protocol of a client. One that takes nothing for `PATIENCE` seconds is cut off; the room goes on.
 
     hall: where it is. name: its nickname, of the hall's giving. room: the one it is in.
@@ -104,7 +104,7 @@ class Member(PacedProtocol):
 
     __slots__ = ("hall", "name", "room")
 
-    FRAMES_AT_ONCE = 10  # each is written to the whole room
+    frames_per_tick = 10  # each is written to the whole room
 
     def __init__(self, hall: Hall) -> None:
         super().__init__(Lines(LINE_MOST, ending=b"\r\n"))
@@ -119,7 +119,7 @@ class Member(PacedProtocol):
         self.reply(f"* you are {self.name}; {HELP}")
         self.hall.enter(self, LOBBY)
 
-    def handle(self, frame: bytes) -> None:
+    def frame_received(self, frame: bytes) -> None:
         """Do what the line asks for, or say it to the room."""
         text = "".join(filter(str.isprintable, frame.decode("utf-8", "replace"))).strip()
         word, _, rest = text.partition(" ")
@@ -134,6 +134,13 @@ class Member(PacedProtocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell the room."""
         self.hall.go(self, "has left" if exc is None else "was disconnected")
+
+    def slow_down(self) -> None:
+        """Take nothing more of what this member says for `SLOWED` seconds."""
+        connection = self.connection
+        if not connection.is_closing():
+            connection.pause_reading()
+            connection.get_extra_info("reactor").call_later(SLOWED, connection.resume_reading)
 
     def reply(self, text: str) -> None:
         """Send `text` to this member alone."""

@@ -15,8 +15,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from reactor.apps.paced import PacedProtocol
 from reactor.connection.connection import Connection
+from reactor.framed import FramedProtocol
 from reactor.framing import Lines
 
 __all__ = ["Files"]
@@ -25,13 +25,15 @@ __all__ = ["Files"]
 NAME_MOST = 4096
 
 
-class Files(PacedProtocol):
+class Files(FramedProtocol):
     """Sends the files of a directory.
 
     root: the directory.
     """
 
     __slots__ = ("_root",)
+
+    frames_per_tick = 1
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         super().__init__(Lines(NAME_MOST))
@@ -42,7 +44,7 @@ class Files(PacedProtocol):
         super().connection_made(connection)
         connection.set_write_buffer_limits(high=0)
 
-    def handle(self, frame: bytes) -> None:
+    def frame_received(self, frame: bytes) -> None:
         """Answer a name."""
         *folders, name = frame.split(b"/")
         try:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from reactor.apps.paced import PacedProtocol
+from reactor.framed import FramedProtocol
 from reactor.framing import Lines
 
 __all__ = ["Upper"]
 
 
-class Upper(PacedProtocol):
+class Upper(FramedProtocol):
     """Upper-cases lines."""
 
     __slots__ = ()
 
-    FRAMES_AT_ONCE = 1000  # a millisecond's worth
-
     def __init__(self) -> None:
         super().__init__(Lines())
 
-    def handle(self, frame: bytes) -> None:
+    def frame_received(self, frame: bytes) -> None:
         """Answer a line."""
         self.send(frame.upper())

@@ -7,17 +7,17 @@ import logging
 import socket
 import weakref
 from collections.abc import Callable
-from enum import Enum
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import attrs
 
 from reactor.address import Address
-from reactor.connecting.happy_eyeballs import Place, Race, interleave
-from reactor.connection.closing import close_quietly
+from reactor.connecting.happy_eyeballs import Race, interleave
+from reactor.connecting.state import IN_ROUND, SHOWN, ConnectorState, Event, Phase, after
+from reactor.connection.closing import reset
 from reactor.connection.connection import Connection, fail, open_connection
-from reactor.connection.handshake import pending_handshake_of
+from reactor.connection.handshake import PendingHandshake, pending_handshake_of
 from reactor.connection.interface import make_protocol
 from reactor.connection.settings import Settings
 from reactor.errors import ConnectError, ConnectTimeout, TLSHandshakeError, TLSHandshakeTimeout, UsageError
@@ -29,18 +29,24 @@ from reactor.protocol import Factory
 
 __all__ = ["Connector", "ConnectorState", "FailureHandler"]
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
 #: Is given the one error of a round of attempts of which none succeeded.
 FailureHandler = Callable[[ConnectError], object]
 
 
-class ConnectorState(Enum):
-    """Where a connector is."""
+def _step(method: Callable[Concatenate[Connector, P], T]) -> Callable[Concatenate[Connector, P], T]:
+    """Have the connector know while `method` is at work, so that it knows after an interrupt in it."""
 
-    CONNECTING = "connecting"  # looks the name up, or tries its addresses
-    HANDSHAKING = "handshaking"  # over TLS
-    CONNECTED = "connected"
-    WAITING = "waiting"  # for the time of the next round of attempts
-    DONE = "done"  # cancelled, failed for the last time, or its one connection has ended
+    @wraps(method)
+    def step(self: Connector, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self._unfinished = True
+        result = method(self, *args, **kwargs)
+        self._unfinished = False
+        return result
+
+    return step
 
 
 class Connector:
@@ -86,20 +92,20 @@ class Connector:
         self._resolver = resolver
         self._reconnect = reconnect
         self._delay = 0.0 if reconnect is None else reconnect.first
+        self._phase = Phase.WAITING
+        self._unfinished = False  # a step is at work, or an interrupt has ended it
         self._failures = 0  # rounds in a row
-        self._connected_at: float | None = None
+        self._untold: ConnectError | None = None  # of the last round
         self._race: Race | None = None
         self._handshaking: Connection | None = None
         self._connection: weakref.ref[Connection] | None = None
+        self._connected_at = 0.0
+        self._made = 0  # connections, whose number tells which of them has ended
+        self._timer: Handle | None = None  # of the round's timeout, or the next round
         #: When the next round of attempts begins, in the reactor's `time()`; None unless it waits for it.
         self.next_attempt: float | None = None
-        self._made = 0  # connections, whose number tells which of them has ended
-        self._timed_out = False
-        self._done = False
         #: Whether a drain lets it go on: it belongs to a connection that may still be at work.
         self.outlasts_drain = False
-        self._timer: Handle
-        self._begin()
 
     def __repr__(self) -> str:
         return f"<Connector {self._address}>"
@@ -112,133 +118,190 @@ class Connector:
 
     @property
     def state(self) -> ConnectorState:
-        """Where it is."""
-        if self._handshaking is not None:
-            return ConnectorState.HANDSHAKING
-        if self._race is not None:
-            return ConnectorState.CONNECTING
+        """Where it is: connected as long as `connection` is open, be it cancelled meanwhile."""
         if self.connection is not None:
             return ConnectorState.CONNECTED
-        return ConnectorState.DONE if self._done else ConnectorState.WAITING
+        return ConnectorState.DONE if self.is_done() else SHOWN[self._phase]
+
+    def begin(self) -> None:
+        """Begin the first round. Called once, by the maker."""
+        try:
+            self._begin()
+        except BaseException:
+            self.cancel()
+            raise
 
     def cancel(self) -> None:
         """Give up, without a word, and don't connect again; a connection that was made stays open."""
         self._loop.check_process()
-        self._done = True
-        self._end_round()
+        try:
+            self._move(Event.CANCEL)
+            self._end_round()
+        except BaseException:
+            self._move(Event.CANCEL)
+            self._end_round()
+            raise
 
     def is_done(self) -> bool:
         """Return whether it has connected, failed or been cancelled.
 
         One that reconnects is done when it has failed for the last time, or been cancelled.
         """
-        return self._done
+        if self._phase is Phase.CONNECTED:
+            return self._reconnect is None
+        return self._phase is Phase.DONE
 
     def disown(self) -> list[socket.socket]:
         """Return the sockets under way: this is a child process, which may do nothing but close them."""
         return [] if self._race is None else self._race.sockets()
 
+    def _move(self, event: Event) -> None:
+        self._phase = after(self._phase, event)
+
     # A round: look up, try, and connect or fail
 
+    @_step
     def _begin(self) -> None:
+        self._move(Event.BEGIN)
+        self.next_attempt = self._connection = None
         self._timer = self._loop.call_later(self._timeout, self._time_out)
-        self.next_attempt = self._connected_at = None
-        self._timed_out = False
         self._race = race = Race(self._loop, self._local_address, self._connected, self._lost)
-        if self._address.family is None:
-            try:
-                self._resolver.submit(lambda: self._resolve(race))
-            except RuntimeError as exc:  # the system allows no thread
-                self._loop.call_soon(self._resolved, race, [], OSError(errno.EAGAIN, str(exc)))
-        else:
-            self._loop.call_soon(self._resolved, race, self._loop.system.resolve(self._address), None)
+        if self._address.family is not None:
+            race.answer = self._loop.system.resolve(self._address), None
+            self._loop.call_soon(self._resolved, race)
+            return
+        try:
+            self._resolver.submit(lambda: self._resolve(race))
+        except RuntimeError as exc:  # the system allows no thread
+            race.answer = [], OSError(errno.EAGAIN, str(exc))
+            self._loop.call_soon(self._resolved, race)
 
     def _resolve(self, race: Race) -> None:
         # On a thread of the resolver: getaddrinfo(3) may take seconds.
         if race is not self._race or self._loop.is_closed():
             return
         try:
-            places, problem = self._loop.system.resolve(self._address), None
+            race.answer = self._loop.system.resolve(self._address), None
         except OSError as exc:
-            places, problem = [], exc
+            race.answer = [], exc
         try:
-            self._loop.call_soon_threadsafe(self._resolved, race, places, problem)
+            self._loop.call_soon_threadsafe(self._resolved, race)
         except UsageError:
             pass  # closed meanwhile, and nobody waits for the answer
 
-    def _resolved(self, race: Race, places: list[Place], problem: OSError | None) -> None:
-        if race is not self._race:
+    @_step
+    def _resolved(self, race: Race) -> None:
+        if race is not self._race or self._phase is not Phase.RESOLVING or race.answer is None:
             return  # of a round that has ended
+        places, problem = race.answer
         if problem is not None:
             self._fail(ConnectError, [(str(self._address), problem)])
         else:
+            self._move(Event.RESOLVED)
             race.start(interleave(places))
 
+    @_step
     def _connected(self, sock: socket.socket, sockaddr: Any) -> None:
-        self._race = None
         self._made += 1
         settings = self._settings
         if self._reconnect is not None:
             settings = attrs.evolve(settings, on_gone=partial(self._gone, self._made))
         try:
             if settings.tls is None:
-                protocol = self._arrive()
+                protocol = make_protocol(self._factory)
             else:
                 pending = pending_handshake_of(self._factory)
                 protocol = pending(self, self._arrive, partial(self._tls_failed, self._made, sockaddr))
         except Exception as exc:
-            close_quietly(sock)
+            reset(sock)
+            self._factory_failed(exc)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
+        except BaseException:
+            reset(sock)
+            raise
+        if self._phase is Phase.DONE:  # the factory has cancelled it
+            reset(sock)
+            return
+        self._open(sock, protocol, settings, sockaddr)
+
+    def _open(self, sock: socket.socket, protocol: Any, settings: Settings, sockaddr: Any) -> None:
         self._loop.counters.connected += 1
         connection = self._connection_type(settings, sock, protocol, sockaddr)
-        self._connection = weakref.ref(connection)
-        if settings.tls is not None:
-            self._handshaking = connection
         try:
+            if settings.tls is None:
+                self._arrived(connection)
+            else:
+                self._handshaking = connection
+                self._move(Event.ANSWERED)
             open_connection(connection)
         except OSError as exc:
-            self._handshaking = None
-            close_quietly(sock)
+            self._handshaking = self._connection = None
+            reset(sock)
             self._count_gone(None, exc)
             self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), exc)])
+        except BaseException:
+            if sock.fileno() >= 0 and self._loop.registry.owner_of(sock.fileno()) is None:
+                self._handshaking = self._connection = None  # `open` has not begun
+                reset(sock)
+            raise
 
+    @_step
     def _arrive(self) -> Any:
-        """Return the protocol of the connection, which is there."""
-        self._handshaking = None
-        self._end_round()
-        self._done = self._reconnect is None
+        """Return the protocol of the connection whose handshake is done."""
+        assert self._handshaking is not None
         try:
             protocol = make_protocol(self._factory)
         except Exception as exc:
-            if self._reconnect is not None:
-                error = ConnectError(f"connected to {self._address}, and its factory raised {exc!r}")
-                error.__cause__ = exc
-                self._failed(error)
+            self._handshaking = None  # the pending handshake ends it, for this reason
+            self._factory_failed(exc)
             raise
-        self._connected_at = self._loop.time()
-        self._failures = 0
+        if self._phase is not Phase.DONE:  # the factory may have cancelled it
+            connection, self._handshaking = self._handshaking, None
+            self._arrived(connection)
         return protocol
 
-    def _tls_failed(self, number: int, sockaddr: Any, exc: BaseException) -> None:
-        if number != self._made or self._handshaking is None:
-            return  # given up by this side
-        self._handshaking = None
-        problem = exc if isinstance(exc, OSError) else TLSHandshakeError(str(exc))
-        kind = ConnectTimeout if self._timed_out else ConnectError
-        self._fail(kind, [(str(Address.from_sockaddr(sockaddr)), problem)])
+    def _arrived(self, connection: Connection) -> None:
+        self._end_round()
+        self._connection = weakref.ref(connection)
+        self._connected_at = self._loop.time()
+        self._failures = 0
+        self._move(Event.ARRIVED)
 
+    def _factory_failed(self, exc: Exception) -> None:
+        if self._phase is Phase.DONE:
+            return
+        if self._reconnect is None:  # the exception itself is reported, and is enough
+            self._end_round()
+            self._move(Event.GAVE_UP)
+            return
+        error = ConnectError(f"connected to {self._address}, and its factory raised {exc!r}")
+        error.__cause__ = exc
+        self._failed(error)
+
+    @_step
+    def _tls_failed(self, number: int, sockaddr: Any, exc: BaseException) -> None:
+        if number != self._made or self._phase is not Phase.HANDSHAKING:
+            return  # given up by this side
+        problem = exc if isinstance(exc, OSError) else TLSHandshakeError(str(exc))
+        self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), problem)])
+
+    @_step
     def _time_out(self) -> None:
         if self._handshaking is not None:
-            self._timed_out = True
-            fail(self._handshaking, TLSHandshakeTimeout("the TLS handshake was not done"))
-            return
-        assert self._race is not None
-        self._fail(ConnectTimeout, self._race.outcome())
+            where = Address.from_sockaddr(self._handshaking.get_extra_info("peername"))
+            problem = TLSHandshakeTimeout("the TLS handshake was not done")
+            fail(self._handshaking, problem)
+            self._fail(ConnectTimeout, [(str(where), problem)])
+        else:
+            self._fail(ConnectTimeout, self._outcome())
 
+    @_step
     def _lost(self) -> None:
-        assert self._race is not None
-        self._fail(ConnectError, self._race.outcome())
+        self._fail(ConnectError, self._outcome())
+
+    def _outcome(self) -> list[tuple[str, OSError]]:
+        return [] if self._race is None else self._race.outcome()
 
     def _fail(self, kind: type[ConnectError], attempts: list[tuple[str, OSError]]) -> None:
         target = str(self._address)
@@ -246,52 +309,134 @@ class Connector:
         tried = "; ".join(cause if where == target else f"{where}: {cause}" for where, cause in causes)
         late = f"no answer within {self._timeout:g} s" if kind is ConnectTimeout else ""
         why = "; ".join(filter(None, (late, tried))) or "the name has no address"
-        error = kind(f"cannot connect to {target}: {why}", tuple(attempts))
-        self._end_round()
-        self._failed(error)
+        self._failed(kind(f"cannot connect to {target}: {why}", tuple(attempts)))
 
     def _failed(self, error: ConnectError) -> None:
-        self._failures += 1
-        if self._reconnect is None or self._failures == self._reconnect.attempts:
-            self._done = True
-        self._wait()
-        if self._on_failure is not None:
-            self._loop.call(self._on_failure, error)
-        elif self._done:
+        self._end_round()
+        failures = self._failures + 1
+        attempts = None if self._reconnect is None else self._reconnect.attempts
+        last = self._reconnect is None or (attempts is not None and failures >= attempts)
+        delay = 0.0 if last else self._spread_delay()
+        if self._phase is Phase.DONE:
+            return
+        self._untold = error
+        if last:
+            self._move(Event.GAVE_UP)
+        else:
+            self._wait(Event.FAILED, delay)
+        self._failures = failures
+        self._tell()
+
+    def _tell(self) -> None:
+        error, called = self._untold, None
+        if error is None:
+            return
+        handler = self._report if self._on_failure is None else self._on_failure
+        try:
+            self._untold = None
+            handler(called := error)
+        except Exception as exc:
+            self._loop.report(exc, f"on_failure of {self}")
+        except BaseException:
+            if called is None:
+                self._untold = error  # an interrupt: nothing has been said
+            raise
+
+    def _report(self, error: ConnectError) -> None:
+        if self.is_done():
             self._loop.report(error, repr(self))
         else:
             key = ("connect", str(self._address))
             self._loop.log.log(logging.WARNING, key, "%s; it is tried again", error)
 
     def _end_round(self) -> None:
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self.next_attempt = None
-        race, self._race = self._race, None
-        if race is not None:
-            race.stop()
-        connection, self._handshaking = self._handshaking, None
-        if connection is not None:
-            connection.abort()
+        if self._race is not None:
+            self._race.stop()
+            self._race = None
+        if self._handshaking is not None:
+            self._handshaking.abort()
+            self._handshaking = None
 
     # The next round
 
-    def _wait(self) -> None:
-        if self._done or self._reconnect is None:
-            return
+    def _spread_delay(self) -> float:
+        assert self._reconnect is not None
         try:
-            delay = self._reconnect.spread(self._delay)
+            return self._reconnect.spread(self._delay)
         except Exception as exc:
             self._loop.report(exc, f"Reconnect.random of {self}")
-            delay = self._delay
+            return self._delay
+
+    def _wait(self, event: Event, delay: float) -> None:
+        assert self._reconnect is not None
+        self._move(event)
         self.next_attempt = self._loop.time() + delay
         self._timer = self._loop.call_at(self.next_attempt, self._begin)
         self._delay = min(2 * self._delay, self._reconnect.most)
 
     def _gone(self, number: int, site: bytes | None, reason: BaseException | None) -> None:
-        # The connection has ended. One that ended soon does not count as recovery.
         self._count_gone(site, reason)
-        if self._reconnect is None or self._connected_at is None or number != self._made:
-            return  # its handshake failed, which was told
+        if number == self._made and self._phase is Phase.CONNECTED:
+            self._connect_again()
+
+    def _connect_again(self) -> None:
+        """Wait for the next round: the connection has ended. One that ended soon is no recovery."""
+        assert self._reconnect is not None
         if self._loop.time() - self._connected_at >= self._delay:
             self._delay = self._reconnect.first
-        self._wait()
+        delay = self._spread_delay()
+        if self._phase is Phase.CONNECTED:
+            self._wait(Event.LOST, delay)
+
+    # After an interrupt
+
+    def recover(self) -> None:
+        """Go on after an interrupt anywhere; a round that was left half done begins anew."""
+        unfinished, self._unfinished = self._unfinished, False
+        if self._phase in IN_ROUND:
+            self._recover_round(unfinished)
+        elif self._phase is Phase.CONNECTED:
+            self._recover_connected(unfinished)
+        elif self._phase is Phase.DONE:
+            self._end_round()
+        elif not self._is_timed():
+            self._begin_at(self._loop.time() if self.next_attempt is None else self.next_attempt)
+        if self._untold is not None:
+            self._loop.call_soon(self._tell)
+
+    def _recover_round(self, unfinished: bool) -> None:
+        if self._phase is Phase.HANDSHAKING:
+            whole = self._handshaking is not None and not self._handshaking.is_closing()
+        else:
+            whole = self._race is not None and not self._race.is_broken()
+        if unfinished or not whole:
+            self._begin_anew()
+            return
+        if self._race is not None and self._phase is Phase.RESOLVING and self._race.answer is not None:
+            self._loop.call_soon(self._resolved, self._race)
+        if not self._is_timed():
+            self._timer = self._loop.call_soon(self._time_out)
+
+    def _recover_connected(self, unfinished: bool) -> None:
+        connection = None if self._connection is None else self._connection()
+        protocol = None if connection is None else connection.get_protocol()
+        if (unfinished and protocol is None) or isinstance(protocol, PendingHandshake):
+            self._begin_anew()  # the protocol has not been told of the connection, and won't be
+        elif protocol is None and self._reconnect is not None:
+            self._connect_again()
+
+    def _begin_anew(self) -> None:
+        self._end_round()
+        self._untold = None
+        self._move(Event.INTERRUPTED)
+        self._begin_at(self._loop.time())
+
+    def _begin_at(self, when: float) -> None:
+        self.next_attempt = when
+        self._timer = self._loop.call_at(when, self._begin)
+
+    def _is_timed(self) -> bool:
+        return self._timer is not None and not self._timer.cancelled()

@@ -45,6 +45,8 @@ class Race:
 
     local_address: where they come from; None leaves it to the kernel.
     on_won: is given the connected socket and its peer's address. on_lost: called when all have failed.
+
+    answer: what a look-up has found for it, or why it has found nothing; None before.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Race:
         self._on_lost = on_lost
         self._attempts: list[_Attempt] = []
         self._timer: Handle | None = None
+        self.answer: tuple[list[Place], OSError | None] | None = None
+        self.unfinished = False  # a step is at work, or an interrupt has ended it
 
     def start(self, places: Sequence[Place]) -> None:
         """Try `places`, in this order."""
@@ -69,6 +73,11 @@ class Race:
 
     def go_on(self) -> None:
         """Start the next attempt; if there is none, and none is under way, say so."""
+        self.unfinished = True
+        self._start_next()
+        self.unfinished = False
+
+    def _start_next(self) -> None:
         self._cancel_timer()
         while self._places:
             attempt = _Attempt(self._loop, self, *self._places.pop(0))
@@ -95,6 +104,13 @@ class Race:
     def sockets(self) -> list[socket.socket]:
         """Return the sockets of the attempts that are under way."""
         return [attempt.sock for attempt in self._attempts if attempt.sock is not None]
+
+    def is_broken(self) -> bool:
+        """Return whether an interrupt has left it where it may never end. Asked after `start`, or before."""
+        if self.unfinished:
+            return True
+        waits = self._timer is not None and not self._timer.cancelled()
+        return bool(self._places) and not waits
 
     def outcome(self) -> list[tuple[str, OSError]]:
         """Return each attempt's address and its error, in the order in which they were started."""
@@ -143,25 +159,30 @@ class _Attempt:
     def on_event(self, events: int) -> None:
         """It has succeeded or failed. The loop's call."""
         assert self.sock is not None
+        self._race.unfinished = True
         try:
             problem = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         except OSError as exc:
             problem = exc.errno or errno.EIO
         if not self._answered(problem):
             self._race.go_on()
+        self._race.unfinished = False
 
     def drop(self) -> None:
         """Close the socket, if it is here still."""
-        sock = self._take()
-        if sock is not None:
-            close_quietly(sock)
+        if self.sock is not None:
+            self._unregister(self.sock)
+            close_quietly(self.sock)
+            self.sock = None
 
     def _answered(self, problem: int) -> bool:
         if problem:
             self._fail(OSError(problem, os.strerror(problem)))
             return False
-        sock = self._take()
+        sock = self.sock
         assert sock is not None
+        self._unregister(sock)
+        self.sock = None
         self._race.won(sock, self.sockaddr)
         return True
 
@@ -169,8 +190,6 @@ class _Attempt:
         self.problem = exc
         self.drop()
 
-    def _take(self) -> socket.socket | None:
-        sock, self.sock = self.sock, None
-        if sock is not None and self._loop.registry.owner_of(sock.fileno()) is self:
+    def _unregister(self, sock: socket.socket) -> None:
+        if sock.fileno() >= 0 and self._loop.registry.owner_of(sock.fileno()) is self:
             self._loop.registry.unregister(sock.fileno())
-        return sock

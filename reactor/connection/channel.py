@@ -60,6 +60,10 @@ class Channel:
         """Return whether our direction can be ended while the peer's goes on."""
         return True
 
+    def is_half_done(self) -> bool:
+        """Return whether a handshake is under way of which the peer's side may be done."""
+        return False
+
     def end(self) -> bool:
         """Send what goes before our end of file; return whether the kernel has all of it."""
         return True

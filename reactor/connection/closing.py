@@ -28,7 +28,8 @@ from reactor.loop.timers import Bucket, round_up
 from reactor.tls.secure_socket import bare
 
 __all__ = [
-    "Linger", "close_quietly", "is_quiet", "lingering_of", "release", "reset_on_close", "shut_down_writing",
+    "Linger", "close_quietly", "is_quiet", "lingering_of", "release", "reset", "reset_on_close",
+    "shut_down_writing",
 ]  # fmt: skip
 
 if sys.platform == "linux":
@@ -84,6 +85,15 @@ def close_quietly(sock: Any) -> None:
         pass
 
 
+def reset(sock: Any) -> None:
+    """Close `sock` with a reset, as `Connection.abort` does, so that no peer takes it for a clean end."""
+    try:
+        reset_on_close(sock)
+    except OSError:
+        pass  # some systems refuse it when the peer has reset the connection first
+    close_quietly(sock)
+
+
 def is_quiet(sock: Any) -> bool:
     """Return whether there is nothing to be read of `sock` now: no byte, no end of file, no error."""
     try:
@@ -96,7 +106,7 @@ def is_quiet(sock: Any) -> bool:
 
 
 class Linger:
-    """A lingering close: input is discarded until the peer's end of file or a timeout, then the socket closed.
+    """A lingering close: discards input until the peer's end of file or a timeout, then closes the socket.
 
     prefix: `client_prefix` of the peer. start, timeout: the socket is closed anyway `timeout` seconds after
     `start`, by the clock.
@@ -110,10 +120,9 @@ class Linger:
         self._settings = settings
         self._sock = sock
         self.prefix = prefix
+        self._bucket: Bucket | None = None
         settings.loop.registry.replace(sock.fileno(), Linger.on_event, self)
-        self._bucket: Bucket | None = settings.monitor.add(
-            self, None, round_up(start + timeout, timeout)
-        )
+        self._bucket = settings.monitor.add(self, None, round_up(start + timeout, timeout))
 
     @property
     def listener(self) -> Any:

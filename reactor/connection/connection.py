@@ -1,9 +1,9 @@
 """One connection: receive, send, deadlines, and the ways to end.
 
 The loop reports the socket, `_on_event` reads once and hands the bytes to the protocol. `write` sends, or
-gathers what the tick's end sends: `flush_connections`. The other steps are in the modules beside this one: what
-the bytes go through is in `channel` and `secure_channel`, what the kernel did not take in `send_queue`, what a
-deadline is in `deadlines`, what ends a socket in `closing`. The table of states is in `state`.
+gathers what `flush_connections` sends at the tick's end. The modules beside this one have the other steps:
+`channel` and `secure_channel` what the bytes go through, `send_queue` what the kernel did not take,
+`deadlines` when a deadline has passed, `closing` the end of a socket, and `state` the table of states.
 
 The functions at the end are for the packages above; users have the methods.
 """
@@ -57,10 +57,16 @@ from reactor.options import Timeouts, seconds
 from reactor.tls.secure_socket import Incomplete, SecureSocket, Tls
 
 __all__ = [
-    "Connection", "activity", "begin_blocking_handshake", "begin_handshake", "check_deadlines", "connections_of",
-    "detach", "fail", "flush_connections", "loop_of", "may_end", "note_activity", "open_connection", "prefix_of",
-    "recover", "unnotified_of",
+    "Connection", "activity", "begin_blocking_handshake", "begin_handshake", "check_deadlines",
+    "connections_of", "detach", "fail", "flush_connections", "loop_of", "may_end", "note_activity",
+    "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
+
+# Who has stopped reading: `pause_reading`, and `hold_reading`.
+_PAUSED, _HELD = 1, 2
+
+# After the peer's end of file too: what came before may wait.
+_WANTS_INPUT = READABLE | WRITABLE
 
 #: In `set_timeouts`: leave it as it is.
 _KEEP: Any = object()
@@ -95,7 +101,7 @@ class Connection:
 
     # Receiving.
     _channel: Channel = attrs.field(default=CLEAR, init=False)
-    _reading: bool = attrs.field(default=True, init=False)  # not `pause_reading`
+    _reading_stopped: int = attrs.field(default=0, init=False)  # the sum of _PAUSED and _HELD
 
     # Sending.
     _sending: Sending = attrs.field(default=Sending.IDLE, init=False)
@@ -123,6 +129,9 @@ class Connection:
     # Opening
 
     def _made(self) -> None:
+        if self.is_closing():
+            self._handshake_completed()
+            return
         settings = self._settings
         limits, timeouts, now = settings.limits, settings.timeouts, settings.loop.now
         called = None
@@ -392,6 +401,8 @@ class Connection:
         if self._queue is not None:
             self._queue.since = self._settings.loop.now  # before, the peer was offered nothing of it
         self._watch_deadlines()
+        if self.is_closing():
+            return  # meanwhile; the close_notify can be sent now
         completed = getattr(self._protocol, "handshake_completed", None)
         try:
             if completed is not None:
@@ -415,8 +426,9 @@ class Connection:
                 if events & EVENT_WRITE:
                     self._try(sock.flush)
                     self._watch_deadlines()  # with the last clear byte the handshake's time begins
+                    self._on_writable()  # it may be all that `close` waits for
                     self._attend()
-                if events & EVENT_READ:
+                if events & EVENT_READ and self._state not in ENDED:
                     self._go_on_with_handshake(sock.handshake)
         except BaseException as exc:
             self._interrupted(exc)
@@ -575,7 +587,8 @@ class Connection:
             queue.join_small()
         else:
             outbox = self._settings.loop.outbox
-            room = min(GATHER_QUEUE, limits.high_water) - queue.size
+            held = queue.size + PIECE_OVERHEAD * len(queue.pieces)
+            room = min(GATHER_QUEUE, limits.high_water) - held
             if outbox is None or room < 0:
                 self._flush(queue)
             else:
@@ -761,6 +774,8 @@ class Connection:
 
         Our direction is ended first, and the socket kept for the rest of that time until the peer ends
         its own, so that its unread input can't turn the close into a reset that cuts off what was sent.
+        Over TLS a close_notify goes before that (RFC 8446, 6.1). In a handshake of which the peer's side may
+        be done already, ours is done first, within the same time.
         Raises ValueError for a timeout below 0 or NaN, TypeError for one that is no number.
         """
         if timeout is not None:
@@ -769,8 +784,10 @@ class Connection:
             self._settings.loop.check_process()
             return
         if self._state is State.OPENING:
-            self._fail(ConnectionAborted("closed during the TLS handshake") if reason is None else reason)
-            return
+            reason = ConnectionAborted("closed during the TLS handshake") if reason is None else reason
+            if not self._channel.is_half_done():
+                self._fail(reason)
+                return
         try:
             self._move(Event.CLOSE)
             self._begin_close(self._settings.timeouts.close if timeout is None else timeout, reason)
@@ -1025,6 +1042,8 @@ class Connection:
                 yield Deadline(queue.since, timeouts.write, WriteTimeout, message)
         if queue is not None and queue.closing is not None:
             message = f"{queue.size} bytes not taken in the {{:g}} s that close gave them"
+            if handshake is not None and not queue.size:
+                message = "the TLS handshake was not done in the {:g} s that close gave it"
             yield Deadline(queue.closing.start, queue.closing.timeout, CloseTimeout, message)
 
     def _look_once_more(self) -> None:
@@ -1059,22 +1078,40 @@ class Connection:
 
     def pause_reading(self) -> None:
         """Call `data_received` no more until `resume_reading`; the kernel then holds the peer back."""
-        self._set_reading(False)
+        self._stop_reading(self._reading_stopped | _PAUSED)
 
     def resume_reading(self) -> None:
-        """Undo `pause_reading`."""
-        self._set_reading(True)
+        """Undo `pause_reading`, and call the protocol's `reading_resumed`, if it has that method."""
+        self._stop_reading(self._reading_stopped & ~_PAUSED)
+        resumed = getattr(self._protocol, "reading_resumed", None)
+        if resumed is not None:
+            resumed()
+
+    def hold_reading(self, held: bool) -> None:
+        """Read nothing while `held`, whatever `resume_reading` says.
+
+        For a protocol that has still to hand on what it has received, and leaves `pause_reading` to others.
+        """
+        stopped = self._reading_stopped
+        self._stop_reading(stopped | _HELD if held else stopped & ~_HELD)
 
     def is_reading(self) -> bool:
         """Return whether bytes of the peer would be received now."""
-        return self._reading and self._state in READABLE
+        return not self._reading_stopped and self._state in READABLE
 
-    def _set_reading(self, reading: bool) -> None:
+    def wants_input(self) -> bool:
+        """Return whether what was received is to be handed on: not after `pause_reading` or `close`."""
+        return self._state in _WANTS_INPUT and not self._reading_stopped & _PAUSED
+
+    def _stop_reading(self, stopped: int) -> None:
         self._settings.loop.check_process()
-        if self._reading is not reading:
-            self._reading = reading
-            if self._state not in ENDED:
+        try:
+            before, self._reading_stopped = self._reading_stopped, stopped
+            if bool(before) is not bool(stopped) and self._state not in ENDED:
                 self._update_interest()
+        except BaseException:
+            self._settings.loop.unsure = True
+            raise
 
     # Facts
 
@@ -1098,7 +1135,7 @@ class Connection:
         Raises TypeError for what is no protocol: it has neither `data_received` nor `get_buffer`.
         """
         check_protocol(protocol, "set_protocol was given")
-        self._settings.loop.check_process()
+        self.hold_reading(False)
         self._protocol = protocol
         if self._state in ENDED:
             return
@@ -1220,7 +1257,7 @@ def begin_handshake(
 
 
 def begin_blocking_handshake(connection: Connection, sock: ssl.SSLSocket) -> None:
-    """Begin the handshake of `sock`, a duplicate that must not block; `connection_made` is called at its end."""
+    """Begin the handshake of `sock`, a non-blocking duplicate; `connection_made` comes at its end."""
     connection._set_channel(BlockingHandshake(sock, connection._last_active))
     connection._watch_deadlines()
     if not sock.server_side:
@@ -1248,7 +1285,7 @@ def recover(connection: Connection) -> None:
 
 
 def detach(connection: Connection) -> socket.socket:
-    """Detach after fork: stop using kernel objects shared with the parent. Returns the socket, to be closed."""
+    """Detach after fork: stop using kernel objects shared with the parent. Returns the socket."""
     if connection._queue is not None:
         connection._queue.drop()
     connection._queue, connection._sending = None, _SHUT
@@ -1293,7 +1330,7 @@ def activity(connection: Connection) -> float:
 
 
 def note_activity(connection: Connection, now: float) -> None:
-    """Count the idle timeout from `now`: a byte has passed that the connection did not see. From any thread."""
+    """Count the idle timeout from `now`: a byte has passed elsewhere. From any thread."""
     connection._last_active = now
 
 

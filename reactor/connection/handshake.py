@@ -18,7 +18,7 @@ PendingHandshakeFactory = Callable[
 
 
 def pending_handshake_of(factory: Callable[[], Any]) -> PendingHandshakeFactory:
-    """Return the class for the handshakes of a factory of protocols: its `pending_handshake`, if it has one."""
+    """Return what makes the pending handshakes of a factory: its `pending_handshake`, if it has one."""
     made: PendingHandshakeFactory = getattr(factory, "pending_handshake", PendingHandshake)
     return made
 
@@ -58,6 +58,8 @@ class PendingHandshake:
             connection.reactor.report(exc, f"the protocol factory of {self._owner}")
             connection.abort(exc)
             return
+        if connection.is_closing():
+            return  # the factory has given it up, as a connector's `cancel` does
         called = None
         try:
             connection.set_protocol(protocol)

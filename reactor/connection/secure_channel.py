@@ -40,7 +40,7 @@ class SecureChannel(LimitedChannel):
         self.on_established = on_established
 
     def interest(self, events: int) -> int:
-        """Return the events that TLS waits for: the handshake and key updates read whatever the connection does."""
+        """Return the events that TLS waits for: it reads for a handshake or a key update, and sends."""
         sock = self.sock
         events = super().interest(events)
         if sock.stalled or not sock.established:
@@ -78,6 +78,10 @@ class SecureChannel(LimitedChannel):
         """Return whether close_notify ends one direction alone: not before TLS 1.3, RFC 8446, 6.1."""
         return self.sock.ssl.version() == "TLSv1.3"
 
+    def is_half_done(self) -> bool:
+        """Return whether the handshake is under way, and the peer's side of it may be done."""
+        return self.sock.is_half_done()
+
     def end(self) -> bool:
         """Send our close_notify; return whether the kernel has it, and all that was encrypted before."""
         return self.sock.end()
@@ -99,7 +103,7 @@ class SecureChannel(LimitedChannel):
 
 
 class BlockingHandshake(LimitedChannel):
-    """The channel during the TLS handshake of an `ssl.SSLSocket` on a duplicate of the connection's descriptor.
+    """The channel during the handshake of an `ssl.SSLSocket` on a duplicate of the descriptor.
 
     sock: must not block. since: when the handshake began, in the clock's seconds.
     """

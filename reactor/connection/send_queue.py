@@ -46,7 +46,7 @@ class Sending(Enum):
 
 
 class Closing(NamedTuple):
-    """A call of `close`: its time, the seconds that it gives the peer, and the reason for `connection_lost`."""
+    """A call of `close`: when it was, the seconds for the peer, and the reason for `connection_lost`."""
 
     start: float
     timeout: float
@@ -58,7 +58,7 @@ class SendQueue(OutboundBuffer):
 
     armed: EVENT_WRITE is asked for; else the connection is in the loop's outbox, or throttled.
     throttled: a timer will go on, because `Limits.write_rate` allows no more now.
-    room: bytes that may still be gathered before the tick ends.
+    room: bytes that may still be gathered before the tick ends, counted with what the pieces take.
     paused: `pause_writing` was called, and `resume_writing` was not.
     since: when the peer last took some of it, or when it was last empty; in the clock's seconds.
     closing: the call of `close`, or None.

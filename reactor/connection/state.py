@@ -44,6 +44,7 @@ class Event(_Singletons):
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.OPENING, Event.MADE): State.OPEN,
+    (State.OPENING, Event.CLOSE): State.CLOSING,  # in a TLS handshake of which the peer's side may be done
     (State.OPENING, Event.CUT): State.CLOSED,
     (State.OPEN, Event.PEER_EOF): State.READ_CLOSED,
     (State.OPEN, Event.WRITE_EOF): State.WRITE_CLOSED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, ParamSpec, TypeVar
 
 from reactor.embed.attachment import BUDGET, Attachment
 from reactor.errors import UsageError
@@ -13,7 +13,7 @@ from reactor.reactor import Reactor
 __all__ = ["attach", "call", "complete"]
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
+P = ParamSpec("P")
 
 
 def attach(
@@ -39,9 +39,9 @@ def attach(
     return Attachment(reactor, budget, watch, call_later)
 
 
-async def call(reactor: Reactor, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-    """Return what `fn(*args)` returns or raises on the thread that drives `reactor`, whichever that is."""
-    return await asyncio.wrap_future(reactor.submit(fn, *args))
+async def call(reactor: Reactor, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what `fn(*args, **kwargs)` returns or raises on the thread that drives `reactor`."""
+    return await asyncio.wrap_future(reactor.submit(fn, *args, **kwargs))
 
 
 def complete(future: asyncio.Future[T], result: T | BaseException) -> None:

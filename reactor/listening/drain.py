@@ -66,9 +66,13 @@ class Drain:
         self._silent_since: dict[Connection, float] = {}
         self._to_ask = list(connections())
         self._pause = _FIRST_PAUSE
-        self._done = False
-        self._deadline = loop.call_later(timeout, self._time_out)
+        self._done = (
+            True  # until all is there: of one that an interrupt has left half made nothing is to come
+        )
+        self._due = loop.time() + timeout
+        self._deadline = loop.call_at(self._due, self._time_out)
         self._next = loop.call_soon(self._ask)
+        self._done = False
 
     def admitted(self, connection: Connection) -> None:
         """`connection` came out of the backlog: it has its chance to speak before it counts as idle."""
@@ -103,7 +107,21 @@ class Drain:
         self._next.cancel()
         self._silent_since.clear()
 
+    def is_done(self) -> bool:
+        """Return whether it has reported, or was cancelled."""
+        return self._done
+
+    def recover(self) -> None:
+        """Ask everybody again, after an interrupt anywhere before the report."""
+        self._done = False
+        self._deadline.cancel()
+        self._deadline = self._loop.call_at(self._due, self._time_out)
+        self._next.cancel()
+        self._next = self._loop.call_soon(self._ask_again)
+
     def _ask(self) -> None:
+        if self._done:
+            return
         for connection in self._to_ask[-_ASKED_AT_ONCE:]:
             if not connection.is_closing() and self._is_idle(connection):
                 self._idle += self._pause == _FIRST_PAUSE  # not been found busy before
@@ -130,6 +148,8 @@ class Drain:
         return may_end(connection)
 
     def _time_out(self) -> None:
+        if self._done:
+            return
         for connection in self._connections():
             connection.abort(DrainTimeout(f"still open after the {self._timeout:g} s of the drain"))
         self._stop_listening()

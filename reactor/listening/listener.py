@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from reactor.address import Address, client_prefix, pack_sockaddr
-from reactor.connection.closing import Linger, close_quietly, lingering_of
+from reactor.connection.closing import Linger, close_quietly, lingering_of, reset
 from reactor.connection.connection import Connection, connections_of, open_connection
 from reactor.connection.deadlines import DeadlineMonitor
 from reactor.connection.handshake import pending_handshake_of
@@ -196,7 +196,8 @@ class Listener:
 
         admitted: is told of each connection.
         """
-        self._tell_admitted.append(admitted)
+        if admitted not in self._tell_admitted:
+            self._tell_admitted.append(admitted)
         if not self._left_in_backlog:
             # Linux holds one more than it is told: listen(2).
             self._left_in_backlog = dict.fromkeys(self._sockets, self._backlog + 1)
@@ -264,7 +265,7 @@ class Listener:
                 pending = pending_handshake_of(self._factory)
                 protocol = pending(self, self._factory, partial(self._tls_failed, sockaddr))
         except Exception as exc:
-            close_quietly(sock)
+            reset(sock)
             self._loop.report(exc, f"the protocol factory of {self}")
             return
         try:
@@ -280,7 +281,7 @@ class Listener:
             connection = self._connection_type(self._settings, sock, protocol, sockaddr)
             open_connection(connection)
         except OSError as exc:
-            close_quietly(sock)
+            reset(sock)
             self._gone(site, exc)
             self._loop.report(exc, f"accepting on {self}")
             return
@@ -378,6 +379,9 @@ class Listener:
         self._watch(0 if self._holds else EVENT_READ)
         for sock in self._sockets:
             self._look_again(sock)
+        if self._drain is not None and not self._drain.is_done():
+            self.start_drain(self._drain.admitted)
+            self._drain.recover()
 
     def _hold(self, why: str) -> None:
         if not self._holds:

@@ -121,14 +121,16 @@ class Callbacks(ABC):
         A delay below 0 is none; an infinite one never passes.
         Raises TypeError if `delay` is not a number, ValueError if it is NaN.
         """
-        return self.call_at(self._clock() + number("delay", delay), callback, *args)
+        return self._set_timer(self._clock() + number("delay", delay), callback, args)
 
     def call_at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> TimerHandle:
         """Run `callback(*args)` when `time()` has reached `when`. Cancellable.
 
         Raises TypeError if `when` is not a number, ValueError if it is NaN.
         """
-        when = number("when", when)
+        return self._set_timer(number("when", when), callback, args)
+
+    def _set_timer(self, when: float, callback: Callable[..., object], args: tuple[Any, ...]) -> TimerHandle:
         check_callable("callback", callback)
         self._check_open()
         if self._debug:
@@ -237,7 +239,7 @@ class Callbacks(ABC):
             if pending is None:
                 return
             callback, args = pending
-            handle.take()
+            handle.clear()
             callback(*(called := args))
         except Exception as exc:
             self.report(exc, _name(callback))

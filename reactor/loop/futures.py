@@ -56,7 +56,8 @@ class Work(Handle):
 
     def cancel(self) -> None:
         """Drop the callback, and cancel the future if it is not done."""
-        if self.take() is not None:
+        if not self.cancelled():
+            self.clear()
             cancel(self.future)
 
 

@@ -515,7 +515,8 @@ class Loop(Callbacks):
         """Run `callback(*args)` on the loop when signal `signum` comes, until it is removed or closed.
 
         What handled the signal before is put back then. On the main thread only.
-        Raises UsageError on another thread, ValueError or OSError for a signal that can't be handled.
+        Raises TypeError for what is no signal's number, UsageError on another thread, ValueError or OSError
+        for a signal that can't be handled.
         """
         check_callable("callback", callback)
         self.check_lasting()

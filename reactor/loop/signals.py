@@ -11,6 +11,7 @@ import attrs
 
 from reactor.errors import UsageError
 from reactor.loop.wakeup import Wakeup
+from reactor.options import check_type
 
 __all__ = ["Signals"]
 
@@ -46,8 +47,10 @@ class Signals:
     def add(self, signum: int, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Run `callback(*args)` on the loop's thread when the signal comes, in the place of what did.
 
-        Raises UsageError off the main thread, ValueError or OSError for a signal that can't be handled.
+        Raises TypeError for what is no signal's number, UsageError off the main thread, ValueError or OSError
+        for a signal that can't be handled.
         """
+        check_type("signum", signum, int)
         if threading.current_thread() is not threading.main_thread():
             raise UsageError("signal handlers can only be set on the main thread: signal.signal's rule")
         known = self._handlers.get(signum)

@@ -24,8 +24,7 @@ class Handle:
 
     def cancel(self) -> None:
         """Drop the callback and its arguments at once. More than once, or after it ran, does nothing."""
-        self._callback = None
-        self._args = ()
+        self.clear()
 
     def cancelled(self) -> bool:
         """Return whether there is nothing left to run: it was cancelled, or it ran."""
@@ -39,18 +38,13 @@ class Handle:
         return None if self._callback is None else (self._callback, self._args)
 
     def put_back(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        """Undo `take`: an interrupt came before the callback was called."""
+        """Undo `clear`: an interrupt came before the callback was called."""
         self._callback, self._args = callback, args
 
-    def take(self) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
-        """Return the callback with its arguments and forget both; None when there is nothing to run."""
-        callback = self._callback
-        if callback is None:
-            return None
-        args = self._args
+    def clear(self) -> None:
+        """Forget the callback and its arguments: it is about to run."""
         self._callback = None
         self._args = ()
-        return callback, args
 
 
 class TimerHandle(Handle):

@@ -174,6 +174,13 @@ class MemoryNetwork(Network):
         _raise(problems)
 
 
+class _Paired(MemorySocket):
+    """A socket that knows its peer though that has reset it already."""
+
+    def getpeername(self) -> Any:
+        return self.end.peername
+
+
 class MemoryReactor(Reactor):
     """A reactor on a network in memory, by itself or with others; nothing real is opened.
 
@@ -253,12 +260,14 @@ class MemoryReactor(Reactor):
         """Connect two protocols in memory, and return both ends: the server's, then the client's.
 
         There is no listener and no handshake. limits, timeouts: the server's; the client has the defaults.
+        The server's protocol is told first. If it ends its connection at once, both ends are returned all the
+        same, and the client learns of it as from any peer.
         """
         listening = ListeningEndpoint(self.network, buffers=self.network.buffers)
         far = self.network.connect(listening)
         near = MemorySocket(self.network, listening.accept())
         server = self._adopt_memory(near, factory, limits=limits, timeouts=timeouts)
-        client = self._adopt_memory(MemorySocket(self.network, far), peer_factory)
+        client = self._adopt_memory(_Paired(self.network, far), peer_factory)
         return server, client
 
     def _adopt_memory(self, sock: Any, factory: Factory, **terms: Any) -> MemoryConnection:

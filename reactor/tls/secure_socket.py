@@ -481,7 +481,12 @@ class SecureSocket:
     # Ending, and what else a socket has
 
     def end(self) -> bool:
-        """Send our close_notify; return whether the kernel has it, and all that was encrypted before."""
+        """Send our close_notify; return whether the kernel has it, and all that was encrypted before.
+
+        In the handshake there is none to send: OpenSSL refuses. Once the cipher is chosen, the peer may have
+        all it needs to be done with its side, and would take an end without it for a truncation. Then False
+        is returned until ours is done too.
+        """
         try:
             if self.established and not self._notified:
                 self._notified = True
@@ -491,7 +496,11 @@ class SecureSocket:
         except BaseException as exc:
             self._clean_up(exc)
             raise
-        return not self._output
+        return not self._output and not self.is_half_done()
+
+    def is_half_done(self) -> bool:
+        """Return whether the handshake is under way, and the peer's side of it may be done."""
+        return not self.established and self.ssl.cipher() is not None
 
     def close(self) -> None:
         """Close the socket, without a word to the peer."""

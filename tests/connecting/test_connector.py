@@ -8,7 +8,17 @@ import threading
 
 import pytest
 
-from reactor import Address, AddressError, ConnectError, ConnectTimeout, Reactor, Timeouts
+from reactor import (
+    Address,
+    AddressError,
+    ConnectError,
+    ConnectorState,
+    ConnectTimeout,
+    Reactor,
+    Reconnect,
+    Timeouts,
+    TLSTruncated,
+)
 from reactor.testing import ManualClock, Recorder
 from tests.helpers import DEADLINE, Echo, silent_address, spin
 
@@ -280,17 +290,19 @@ def test_local_address(reactor, recorder):
     assert recorder.connection.get_extra_info("sockname")[0] == "127.0.0.5"
 
 
-def test_factory_that_raises_is_reported(reactor, errors, descriptors):
+def test_factory_that_raises_is_reported_and_the_peer_sees_a_reset(reactor, errors, descriptors):
     problem = RuntimeError("mine")
+    server = Echo()
 
     def factory():
         raise problem
 
-    listener = reactor.listen("127.0.0.1:0", Echo)
+    listener = reactor.listen("127.0.0.1:0", lambda: server)
     reactor.connect(listener.addresses[0], factory)
     spin(reactor, lambda: errors.seen)
     assert errors.take()[0] is problem
-    spin(reactor, lambda: not reactor.connections())
+    spin(reactor, lambda: server.lost)
+    assert isinstance(server.reason, ConnectionResetError)
     listener.close()
 
 
@@ -305,6 +317,84 @@ def test_selector_that_refuses_the_connection_is_a_failed_attempt(reactor, failu
     reactor.run_once(0)
     monkeypatch.undo()
     assert "No more watches" in str(failures[0])
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("secured", [False, True])
+def test_factory_that_cancels_its_connector_gets_no_connection(
+    reactor, certificates, failures, descriptors, secured, again
+):
+    made, server = [], Echo()
+
+    def factory():
+        connector.cancel()
+        made.append(Recorder())
+        return made[-1]
+
+    listener = reactor.listen("127.0.0.1:0", lambda: server, tls=certificates.server() if secured else None)
+    connector = reactor.connect(
+        ("localhost", listener.addresses[0].port),
+        factory,
+        tls=certificates.client() if secured else None,
+        reconnect=Reconnect(first=0.001) if again else None,
+        on_failure=failures.append,
+    )
+    spin(reactor, lambda: made and server.calls)
+    spin(reactor, lambda: not reactor.connections())
+    assert isinstance(server.reason, TLSTruncated if secured else ConnectionResetError)
+    assert made[0].calls == []
+    assert len(made) == 1
+    assert failures == []
+    assert connector.state is ConnectorState.DONE
+    assert reactor.next_timeout() is None
+    listener.close()
+
+
+@pytest.mark.parametrize("where", ["on_failure", "random"])
+def test_cancel_while_a_failure_is_told_ends_it(reactor, failures, closed_port, where):
+    def cancel(*args):
+        connector.cancel()
+        failures.append(where)
+        return 1.0
+
+    connector = reactor.connect(
+        f"127.0.0.1:{closed_port}",
+        Recorder,
+        on_failure=cancel if where == "on_failure" else failures.append,
+        reconnect=Reconnect(first=0.001, random=cancel if where == "random" else lambda: 1.0),
+    )
+    spin(reactor, lambda: failures)
+    assert failures == [where]
+    assert connector.state is ConnectorState.DONE
+    assert reactor.next_timeout() is None
+
+
+def test_newcomer_that_cannot_be_made_is_a_factory_that_raises(reactor, errors, certificates, descriptors):
+    class Factory:
+        def __call__(self):
+            raise AssertionError("it is not come to")
+
+        def pending_handshake(self, *args):
+            raise LookupError("none today")
+
+    server = Echo()
+    listener = reactor.listen("127.0.0.1:0", lambda: server)
+    connector = reactor.connect(listener.addresses[0], Factory(), tls=certificates.client())
+    spin(reactor, lambda: errors.seen)
+    assert isinstance(errors.take()[0], LookupError)
+    assert connector.state is ConnectorState.DONE
+    assert reactor.next_timeout() is None
+    spin(reactor, lambda: server.lost)
+    listener.close()
+
+
+def test_connection_is_not_shown_before_its_handshake_is_done(reactor, certificates):
+    listener = reactor.listen("127.0.0.1:0", Recorder)  # it never answers in TLS
+    connector = reactor.connect(listener.addresses[0], Recorder, tls=certificates.client())
+    spin(reactor, lambda: connector.state is ConnectorState.HANDSHAKING)
+    assert connector.connection is None
+    connector.cancel()
+    assert connector.state is ConnectorState.DONE
 
 
 @pytest.mark.parametrize("address", ["nonsense", "fd:3", ("127.0.0.1", -1), 7])

@@ -134,7 +134,9 @@ def test_write_outside_of_a_tick_is_sent_at_once(connection, peer):
 
 def test_small_writes_of_a_tick_leave_in_one_system_call(reactor, recorder):
     connection, peer, sock = scripted(reactor, recorder)
-    in_tick(reactor, lambda: [connection.write(b"%d " % i) for i in range(16)])
+    taken = []
+    in_tick(reactor, lambda: taken.extend(connection.write(b"%d " % i) for i in range(16)))
+    assert taken == [True] * 16
     assert sock.calls == ["send"]
     assert peer.recv(100) == b"".join(b"%d " % i for i in range(16))
     peer.close()
@@ -544,6 +546,23 @@ def test_not_ready_after_all_loses_nothing(reactor, error):
     peer.close()
 
 
+@pytest.mark.parametrize("taken", [BlockingIOError(), InterruptedError(), 2])
+@pytest.mark.parametrize("outside", [True, False])
+def test_what_the_kernel_leaves_of_a_write_follows(reactor, recorder, taken, outside):
+    connection, peer, _ = scripted(reactor, recorder, send=[taken])
+    results = []
+    if outside:
+        results.append(connection.write(b"hello"))
+    else:
+        in_tick(reactor, lambda: results.append(connection.write(b"hello")))
+    assert results == [True]
+    assert connection.get_write_buffer_size() == (3 if taken == 2 else 5)
+    assert drain(reactor, peer, 5) == b"hello"
+    assert connection.get_write_buffer_size() == 0
+    assert reactor.stats().bytes_sent == 5
+    peer.close()
+
+
 def test_peer_reset_while_writing(reactor, recorder):
     connection, peer = pair(reactor, recorder)
     connection.write(b"x" * BIG)
@@ -650,6 +669,44 @@ def test_close_uses_the_listener_s_timeout(timed, clock, recorder):
     timed.run_once(0)
     timed.run_once(0)
     assert isinstance(recorder.reason, CloseTimeout)
+    peer.close()
+
+
+def test_close_within_no_time_ends_with_the_next_tick(timed, recorder):
+    connection, peer = pair(timed, recorder)
+    connection.write(b"x" * BIG)
+    connection.close(timeout=0)
+    timed.run_once(0)
+    timed.run_once(0)
+    assert isinstance(recorder.reason, CloseTimeout)
+    peer.close()
+
+
+@pytest.mark.parametrize("first", ["close", "write_eof"])
+def test_close_timeout_given_at_the_end_of_file_holds(timed, clock, first):
+    class Ending(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            if first == "close":
+                self.connection.close(timeout=2)
+            else:
+                self.connection.write_eof()
+
+    ending = Ending()
+    connection, peer = pair(timed, ending, timeouts=Timeouts(close=8))
+    connection.write(b"x" * BIG)
+    peer.shutdown(socket.SHUT_WR)
+    timed.run_once(0)
+    seconds = 2 if first == "close" else 8
+    clock.advance(seconds - 0.1)
+    timed.run_once(0)
+    timed.run_once(0)
+    assert not ending.lost
+    clock.advance(0.8)
+    timed.run_once(0)
+    timed.run_once(0)
+    assert isinstance(ending.reason, CloseTimeout)
+    assert f"{seconds} s" in str(ending.reason)
     peer.close()
 
 
@@ -849,6 +906,9 @@ def test_facts(connection, reactor):
     assert connection.get_extra_info("sockname") == ""
     assert connection.get_extra_info("socket").fileno() >= 0
     assert connection.get_extra_info("no such fact", 1) == 1
+    for fact in ("ssl_object", "sslcontext", "cipher", "alpn_protocol", "peercert", "sni"):
+        assert connection.get_extra_info(fact) is None
+        assert connection.get_extra_info(fact, "in clear") == "in clear"
     assert repr(connection) == "<Connection open, Recorder>"
 
 

@@ -142,6 +142,25 @@ def test_idle_timeout_is_never_early_and_a_tenth_late_at_most(timeout, start, qu
         peer.close()
 
 
+@pytest.mark.parametrize("queued", [False, True])
+def test_deadline_ends_with_a_reset_only_if_something_is_queued(timed, clock, recorder, queued):
+    """Half an answer must not look whole, and a peer that was only silent is no reason for an error."""
+    listener = timed.listen("127.0.0.1:0", lambda: recorder, timeouts=Timeouts(idle=10))
+    with connect(timed, listener.addresses[0]) as client:
+        spin(timed, timed.connections)
+        if queued:
+            recorder.connection.write(bytes(32 << 20))
+        let(timed, clock, 12)
+        assert isinstance(recorder.reason, IdleTimeout)
+        assert str(recorder.reason) == "no byte in either direction for 10 s"
+        if queued:
+            with pytest.raises(ConnectionResetError):
+                while client.recv(1 << 20):
+                    pass
+        else:
+            assert client.recv(1) == b""
+
+
 def reset(client):
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
@@ -161,6 +180,10 @@ def test_reset_is_noticed_while_nothing_is_read_or_sent(timed, clock, half_close
     else:
         recorder.connection.pause_reading()
     assert sum(timed.run_once(0) for _ in range(100)) == 0
+    for _ in range(4):
+        let(timed, clock, 0.6)
+        wait = timed.next_timeout()
+        assert wait is None or wait > 0
     reset(client)
     clock.advance(0.9)
     assert sum(timed.run_once(0) for _ in range(100)) <= 3
@@ -205,6 +228,18 @@ def test_hung_up_and_half_closed_costs_no_wake_ups(reactor, recorder):
     spin(reactor, lambda: "eof_received" in recorder.names)
     assert sum(reactor.run_once(0) for _ in range(100)) <= 1
     connection.abort()
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(idle=1), Timeouts(read=1)])
+def test_paused_connection_is_given_nothing_more_before_its_deadline(timed, clock, recorder, timeouts):
+    """What the kernel holds is read before a deadline ends a connection, but not while reading is paused."""
+    connection, peer = pair(timed, recorder, timeouts=timeouts)
+    connection.pause_reading()
+    peer.send(b"unread")
+    let(timed, clock, 1.2)
+    assert recorder.names == ["connection_made", "connection_lost"]
+    assert isinstance(recorder.reason, IdleTimeout if timeouts.idle else ReadTimeout)
+    peer.close()
 
 
 class Busy(Recorder):

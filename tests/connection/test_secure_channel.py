@@ -27,7 +27,7 @@ from reactor import (
     Timeouts,
     UsageError,
 )
-from reactor.errors import TLSError, TLSHandshakeError, TLSHandshakeTimeout, TLSTruncated
+from reactor.errors import CloseTimeout, TLSError, TLSHandshakeError, TLSHandshakeTimeout, TLSTruncated
 from reactor.loop.selector import default_selector
 from reactor.pool import Pool
 from reactor.streams import handler
@@ -772,6 +772,83 @@ def test_closed_in_the_middle_of_an_upgrade(reactor, certificates):
         spin(reactor, lambda: protocol.lost)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("upgrade", [False, True])
+@pytest.mark.parametrize("steps", range(8))
+def test_close_in_a_handshake_is_no_truncation_for_a_peer_that_is_done(
+    certificates, errors, side, version, upgrade, steps
+):
+    """Whoever is done with its side gets a close_notify; who is not, sees the handshake fail."""
+    ours, theirs, server_side = side
+    for context in (ours, theirs):
+        context.maximum_version = version
+    protocol = Recorder()
+    begin = partial(upgraded, b"ready") if upgrade else secured
+    with (
+        Reactor(on_error=errors) as reactor,
+        begin(reactor, protocol, theirs, ours, server_side=server_side, wrap=lambda sock: sock) as made,
+    ):
+        connection, peer = made
+        turns = itertools.cycle([peer.put, partial(reactor.run_once, 0), peer.take])
+        for turn in itertools.islice(turns, 2 + steps):  # the peer's first bytes are there
+            turn()
+        for turn in itertools.islice(turns, 9):
+            if not connection.is_closing():
+                connection.close()
+            turn()
+        spin(reactor, lambda: peer.turn() and peer.ended and connection.get_protocol() is None)
+        if peer.established:
+            assert peer.ended == "close_notify"
+        if upgrade:
+            assert protocol.reason is None
+            assert peer.in_clear == b"ready"
+    assert errors.seen == []
+
+
+def test_half_done_handshake_is_waited_for_as_long_as_close_says(certificates, errors):
+    clock = ManualClock()
+    protocol = Recorder()
+    ours, theirs = certificates.server(), certificates.client()
+    with (
+        Reactor(clock=clock, on_error=errors) as reactor,
+        upgraded(b"", reactor, protocol, theirs, ours, server_side=True, wrap=lambda sock: sock) as made,
+    ):
+        connection, peer = made
+        spin(reactor, lambda: peer.take() or peer.established or peer.put())  # and does not say so
+        connection.close(timeout=3)
+        clock.advance(2.9)
+        reactor.run_once(0)
+        assert not protocol.lost
+        clock.advance(1)
+        spin(reactor, lambda: protocol.lost)
+        assert isinstance(protocol.reason, CloseTimeout)
+        assert str(protocol.reason) == "the TLS handshake was not done in the 3 s that close gave it"
+
+
+def test_nothing_is_called_but_connection_lost_after_close_in_a_handshake(reactor, certificates):
+    protocol = Upgrading(certificates.server(), server_side=True)
+    with upgrading(reactor, protocol, certificates.client()) as peer:
+        peer.sock.sendall(b"STARTTLS\r\n")
+        read_clear(reactor, peer, 7)
+        protocol.connection.close()
+        spin(reactor, lambda: peer.turn() and protocol.lost)
+        assert protocol.names == ["connection_made", "data_received", "connection_lost"]
+        assert peer.received == b"first over TLS"
+        assert peer.ended == "close_notify"
+
+
+def test_close_waits_for_what_is_in_clear_and_not_for_a_handshake_that_never_begins(reactor, certificates):
+    protocol = Recorder()
+    ours, theirs = certificates.server(), certificates.client()
+    with upgraded(BIG, reactor, protocol, theirs, ours, server_side=True, wrap=lambda sock: sock) as made:
+        connection, peer = made
+        connection.close()
+        spin(reactor, lambda: peer.take() or peer.ended)
+        assert peer.in_clear == BIG
+        spin(reactor, lambda: protocol.lost)
+        assert protocol.reason is None
+
+
 # Any cut of the bytes
 
 CUTS = st.lists(st.integers(1, 5000), max_size=60)
@@ -817,10 +894,7 @@ def test_bytes_arrive_however_the_records_are_cut(
             peer.take(next(cuts_out, 1 << 20))
             return True
 
-        def both_are_done():
-            return peer.established and protocol.calls and connection.get_extra_info("cipher")
-
-        spin(reactor, lambda: turn() and both_are_done(), deadline=5)
+        spin(reactor, lambda: turn() and peer.established and protocol.calls, deadline=5)
         for data in theirs:
             left = memoryview(data)
             while left:

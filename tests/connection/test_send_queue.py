@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor import Limits, Reactor, SlowConsumer, Timeouts, WriteTimeout
+from reactor import ConnectionAborted, Limits, Reactor, SlowConsumer, Timeouts, WriteTimeout
 from reactor.testing import ManualClock, Recorder
 from tests.helpers import ScriptedSocket, pair
 
@@ -219,6 +219,77 @@ def test_protocol_is_paused_only_for_what_the_kernel_has_refused(sizes, high, ta
         left = max(0, sum(sizes) - takes)
         assert connection.get_write_buffer_size() == left
         assert flow(recorder) == ["pause_writing"] * (left > high)
+
+
+def test_large_queue_lets_others_have_their_turn(reactor, recorder):
+    """The kernel would take all of it at once; other connections wait no longer than for a part."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connection = reactor.adopt(Taking(ours, 1 << 30), lambda: recorder)
+        left = [64 << 20]
+        connection.writelines([bytes(64 << 10)] * 1024)
+        while connection.get_write_buffer_size():
+            assert left[-1] - (8 << 20) <= connection.get_write_buffer_size() < left[-1]
+            left.append(connection.get_write_buffer_size())
+            reactor.run_once(0)
+        assert len(left) > 8
+        assert flow(recorder) == ["pause_writing", "resume_writing"]
+        connection.abort()
+
+
+@pytest.mark.parametrize("problem", [BlockingIOError(errno.EAGAIN, "full"), OSError(errno.EIO, "broken"), 1])
+def test_one_whose_send_fails_keeps_no_other_from_sending(reactor, problem):
+    ours, theirs = socket.socketpair()
+    recorders = [Recorder(), Recorder()]
+    connection = reactor.adopt(ScriptedSocket(ours, send=[problem]), lambda: recorders[0])
+    other, peer = pair(reactor, recorders[1])
+    with theirs, peer:
+        reactor.call_soon(connection.write, b"one")
+        reactor.call_soon(other.write, b"two")
+        reactor.run_once(0)
+        assert peer.recv(10) == b"two"
+        assert other.get_write_buffer_size() == 0
+        connection.abort()
+
+
+def test_rate_that_allows_nothing_costs_one_timer_whatever_is_written(recorder):
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        connection, peer = pair(reactor, recorder, limits=Limits(write_rate=1000))
+        connection.write(bytes(1000))
+        for _ in range(100):
+            connection.write(b"more")
+            reactor.call_soon(connection.write, b"and more")
+            reactor.run_once(0)
+        assert receive(reactor, peer) == 1000
+        assert connection.get_write_buffer_size() == 1200
+        clock.advance(0.5)
+        assert reactor.run_once(0) == 1
+        assert receive(reactor, peer) == 500
+        connection.abort()
+        clock.advance(10)
+        reactor.run_once(0)
+        reactor.run_once(0)
+        assert isinstance(recorder.reason, ConnectionAborted)
+        assert reactor.next_timeout() is None
+        peer.close()
+
+
+def test_callback_that_writes_byte_by_byte_holds_little(reactor, recorder):
+    """What is gathered leaves before the callback ends, when the pieces take as much as one large write."""
+    connection, peer = pair(reactor, recorder)
+    held = []
+
+    def burst():
+        for _ in range(10_000):
+            connection.write(b"x")
+            held.append(connection.get_write_buffer_size())
+
+    reactor.call_soon(burst)
+    reactor.run_once(0)
+    assert 100 < max(held) < 5000
+    assert receive(reactor, peer) == 10_000
+    peer.close()
 
 
 class Taking(ScriptedSocket):

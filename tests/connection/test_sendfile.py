@@ -64,6 +64,16 @@ def test_file_arrives_between_what_was_written_before_and_after(reactor, path):
         assert reactor.stats().bytes_sent == len(expected)
 
 
+@pytest.mark.parametrize("offset", [0, 1, len(CONTENT) - 1])
+def test_without_a_count_the_rest_of_the_file_is_sent(reactor, path, offset):
+    connection, peer = pair(reactor, Recorder())
+    with peer:
+        connection.sendfile(path.open("rb"), offset)
+        rest = CONTENT[offset:]
+        assert received(reactor, peer, lambda got: len(got) >= len(rest)) == rest
+        assert connection.get_write_buffer_size() == 0
+
+
 def test_small_file_does_not_pause(reactor, tmp_path):
     (tmp_path / "small").write_bytes(b"small")
     connection, peer = pair(reactor, Recorder())

@@ -140,6 +140,7 @@ def fail():
 def test_call_returns_or_raises_what_the_function_does(loop):
     with nested_in(loop) as reactor:
         assert run(loop, in_asyncio.call(reactor, pow, 2, 3)) == 8
+        assert run(loop, in_asyncio.call(reactor, int, "11", base=2)) == 3
         with pytest.raises(LookupError, match="mine"):
             run(loop, in_asyncio.call(reactor, fail))
 

@@ -188,7 +188,7 @@ def test_closed_listener_s_use_is_an_error(reactor, factory):
             use()
 
 
-def test_factory_that_raises_closes_the_newcomer_and_is_reported_once(reactor, errors):
+def test_factory_that_raises_resets_the_newcomer_and_is_reported_once(reactor, errors):
     problem = RuntimeError("mine")
 
     def factory():
@@ -197,12 +197,13 @@ def test_factory_that_raises_closes_the_newcomer_and_is_reported_once(reactor, e
     listener = reactor.listen("127.0.0.1:0", factory)
     with connect(reactor, listener.addresses[0]) as client:
         spin(reactor, lambda: errors.seen)
-        assert closed(client)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
     assert errors.take() == (problem, f"the protocol factory of {listener}", None)
     assert listener.connections == 0
 
 
-def test_selector_that_refuses_the_newcomer_closes_it(reactor, errors, factory, monkeypatch, caplog):
+def test_selector_that_refuses_the_newcomer_resets_it(reactor, errors, factory, monkeypatch, caplog):
     problem = OSError(errno.ENOSPC, "no more watches")
     listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(max_connections=1))
 
@@ -212,7 +213,8 @@ def test_selector_that_refuses_the_newcomer_closes_it(reactor, errors, factory, 
     monkeypatch.setattr(reactor.registry.selector, "register", refuse)
     with connect(reactor, listener.addresses[0]) as client:
         spin(reactor, lambda: errors.seen)
-        assert closed(client)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
     assert errors.take()[0] is problem
     assert listener.connections == 0
     # The listening socket itself was refused after the pause, and the listener tries again.

@@ -16,7 +16,8 @@ def fail():
 
 
 def run(work):
-    callback, args = work.take()
+    callback, args = work.pending()
+    work.clear()
     callback(*args)
 
 

@@ -29,7 +29,8 @@ class Timers:
     def advance(self, seconds):
         self.clock.advance(seconds)
         while (handle := self.heap.first_due(self.clock.now)) is not None:
-            callback, args = handle.take()
+            callback, args = handle.pending()
+            handle.clear()
             callback(*args)
 
 

@@ -201,3 +201,9 @@ def test_closed_on_another_thread_it_gives_the_signal_back(descriptors):
         assert signal.set_wakeup_fd(-1) == -1
     finally:
         signal.signal(SIGNUM, outer)
+
+
+@pytest.mark.parametrize("signum", ["SIGTERM", None, 15.0])
+def test_what_is_no_number_of_a_signal_is_refused(reactor, signum):
+    with pytest.raises(TypeError, match="signum must be of type int"):
+        reactor.add_signal_handler(signum, print)

@@ -105,6 +105,23 @@ def test_reasons(make_selector):
             client.close()
 
 
+def test_error_after_the_connection_has_ended_is_counted_and_is_not_its_reason(reactor, errors):
+    class Broken(Recorder):
+        def data_received(self, data):
+            peer.close()
+            self.connection.write(bytes(1 << 20))
+            raise ZeroDivisionError
+
+    broken = Broken()
+    _, peer = pair(reactor, broken)
+    peer.send(b"x")
+    spin(reactor, lambda: broken.lost)
+    assert isinstance(broken.reason, BrokenPipeError)
+    assert isinstance(errors.take()[0], ZeroDivisionError)
+    stats = reactor.stats()
+    assert (stats.closed, stats.handler_errors) == ({"EPIPE": 1}, 1)
+
+
 def test_writes_after_the_end_are_counted(reactor):
     connection, peer = pair(reactor, Recorder())
     connection.abort()

@@ -17,7 +17,8 @@ def wakeup():
 
 
 def run(handle):
-    callback, args = handle.take()
+    callback, args = handle.pending()
+    handle.clear()
     callback(*args)
 
 

@@ -75,7 +75,7 @@ class _Model:
     """What is known of a connection from outside, and the checks that only this needs.
 
     written: what was accepted for sending. reason: what connection_lost was told.
-    closing_at: when the connection began to close.
+    closing_at: when the connection began to close. breaks: whether it ends because a callback raised.
     """
 
     def __init__(self, world: World, door: Door, number: int) -> None:
@@ -98,6 +98,7 @@ class _Model:
         self.write_ended = False
         self.at_eof = False
         self.finished = False
+        self.breaks = False
         self.paused = False
         self.should_be_gone = False
 
@@ -180,6 +181,7 @@ class _Model:
         self.told("connection_lost", type(exc).__name__)
         self.reason = exc
         self.check(self.link.program.left or self.is_ours(exc), f"ended for {exc!r}, and the peer is there")
+        self.check(isinstance(exc, Broken) == self.breaks, f"ended for {exc!r}, and breaks: {self.breaks}")
         self.lost_at = self.world.clock.now
         self.door.live.discard(self)
         self.world.reasons[type(exc)] += 1
@@ -317,6 +319,9 @@ class _Model:
         self.connection.write_eof()
 
     def do_raise(self) -> None:
+        self.world.raised += 1
+        # An answer that could not be sent has ended the connection before, and that stays the reason.
+        self.breaks = not self.connection.is_closing()
         raise Broken
 
 

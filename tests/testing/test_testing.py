@@ -416,3 +416,19 @@ def test_what_is_left_in_memory_fails_the_test(pytester):
             "*AssertionError: the kernel complains: recv on a socket that would block*",
         ]
     )
+
+
+def test_pair_is_returned_though_the_server_aborts_at_once():
+    class Aborts(Recorder):
+        def connection_made(self, connection):
+            super().connection_made(connection)
+            connection.abort()
+
+    client = Recorder()
+    with MemoryReactor() as reactor:
+        near, far = reactor.pair(Aborts, lambda: client)
+        assert near.is_closing()
+        assert far.peer is near
+        reactor.settle()
+        assert client.names == ["connection_made", "connection_lost"]
+        assert isinstance(client.reason, ConnectionResetError)

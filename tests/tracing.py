@@ -1,0 +1,78 @@
+"""An interrupt at a line of the package that is chosen beforehand."""
+
+import gc
+import os
+import sys
+
+import reactor as package
+
+ROOT = os.path.dirname(package.__file__)
+
+
+class Interrupt(BaseException):
+    """What comes."""
+
+
+class Tracer:
+    """Counts the lines of the package that are run; raises an `Interrupt` at the one that is asked for, once.
+
+    at: a line, as file name and number, and how many times it was run before; None counts only.
+    """
+
+    def __init__(self, at=None):
+        self.at = at
+        self.seen = {}
+        self.done = False
+
+    def __call__(self, frame, event, arg):
+        name = frame.f_code.co_filename
+        if not name.startswith(ROOT) or f"{os.sep}testing{os.sep}" in name:
+            return None
+        return self.line
+
+    def line(self, frame, event, arg):
+        if event == "line":
+            place = frame.f_code.co_filename, frame.f_lineno
+            count = self.seen[place] = self.seen.get(place, 0) + 1
+            if self.at == (place, count) and not self.done:
+                self.done = True
+                raise Interrupt(f"{place[0]}:{place[1]}")
+        return self.line
+
+    def run(self, call, *args):
+        """Call under the trace."""
+        before = sys.gettrace()  # coverage's
+        sys.settrace(self)
+        try:
+            call(*args)
+        except Interrupt:
+            pass
+        finally:
+            sys.settrace(before)
+
+
+def places(scenario, folder=None):
+    """Return the lines that `scenario(tracer)` runs under the trace, each the first and the last time.
+
+    folder: only the lines of this package, the last time.
+    """
+    tracer = Tracer()
+    scenario(tracer)
+    if folder is None:
+        return [(place, time) for place, count in sorted(tracer.seen.items()) for time in sorted({1, count})]
+    return [
+        seen for seen in sorted(tracer.seen.items()) if seen[0][0].startswith(os.path.join(ROOT, folder, ""))
+    ]
+
+
+def failures(scenario, folder=None):
+    """Run `scenario(tracer)` once for each of its lines, with an interrupt there; return what failed."""
+    failed = []
+    for number, (place, time) in enumerate(places(scenario, folder)):
+        try:
+            scenario(Tracer((place, time)))
+        except BaseException as exc:
+            failed.append(f"{place[0].removeprefix(ROOT)}:{place[1]} #{time}: {exc!r:.200}")
+        if not number % 50:
+            gc.collect()  # not by itself: in a finalizer the interrupt would be swallowed
+    return failed
