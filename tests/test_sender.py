@@ -64,6 +64,19 @@ def test_one_write_may_be_larger_than_the_cap(reactor, recorder):
     peer.close()
 
 
+@pytest.mark.parametrize("how", ["write", "writelines"])
+def test_write_beyond_the_cap_says_that_it_took_nothing(reactor, recorder, how):
+    limits = Limits(high_water=1000, low_water=1000, max_write_buffer=1000)
+    connection, peer = pair(reactor, recorder, limits=limits)
+    connection.write(BIG)
+    result = connection.write(b"x") if how == "write" else connection.writelines([b"x"])
+    assert result is False
+    assert connection.is_closing()
+    reactor.run_once(0)
+    assert isinstance(recorder.reason, SlowConsumer)
+    peer.close()
+
+
 def test_no_cap(reactor, recorder):
     connection, peer = pair(reactor, recorder, limits=Limits(max_write_buffer=None))
     for _ in range(20):
