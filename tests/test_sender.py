@@ -288,6 +288,31 @@ def test_rate_that_allows_nothing_costs_one_timer_whatever_is_written(recorder):
         peer.close()
 
 
+def test_rate_that_allows_nothing_costs_no_wake_ups(make_selector, recorder):
+    """The socket was full, and could be written to now: nobody asks the selector for that."""
+    clock = ManualClock()
+    ours, peer = socket.socketpair()
+    peer.setblocking(False)
+    sock = ScriptedSocket(ours, send=[])
+    with Reactor(selector=make_selector(), clock=clock) as reactor:
+        connection = reactor.adopt(sock, lambda: recorder, limits=Limits(write_rate=1000))
+
+        def events():
+            return sum(reactor.run_once(0) for _ in range(20))
+
+        for size in (1500, 500):
+            sock.script["send"].append(BlockingIOError(errno.EAGAIN, "full"))
+            connection.write(bytes(size))
+            assert events() <= 3
+            clock.advance(0.6)
+            assert events() <= 3
+            assert len(peer.recv(4000)) == size
+            assert events() == 0
+            clock.advance(5)
+        connection.abort()
+        peer.close()
+
+
 def test_callback_that_writes_byte_by_byte_holds_little(reactor, recorder):
     """What is gathered leaves before the callback ends, when the pieces take as much as one large write."""
     connection, peer = pair(reactor, recorder)
