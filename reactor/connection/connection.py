@@ -521,8 +521,7 @@ class Connection(Timed):
         if self._state not in ENDED:
             self._leave(reason)
         self._terms.watch.discard(self)
-        fd = self._sock.fileno()
-        handler = None if fd < 0 else self._loop.registry.handler_of(fd)
+        handler = self._loop.registry.handler_of(self._sock.fileno())
         lingers = handler is not None and connection_of(handler) is None
         if not lingers:
             release(self._loop, self._sock)
