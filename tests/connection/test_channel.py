@@ -26,8 +26,8 @@ def seconds_until(reactor, clock, done, limit=100):
     """Return how long it takes by the manual clock until `done()`."""
     start = clock.now
     while not done():
-        while reactor.run_once(0):
-            pass
+        if reactor.run_once(0):
+            continue
         wait = reactor.next_timeout()
         assert clock.now - start < limit
         clock.advance(0.001 if wait is None else max(wait, 0.001))

@@ -64,6 +64,19 @@ def test_one_write_may_be_larger_than_the_cap(reactor, recorder):
     peer.close()
 
 
+@pytest.mark.parametrize("how", ["write", "writelines"])
+def test_write_beyond_the_cap_says_that_it_took_nothing(reactor, recorder, how):
+    limits = Limits(high_water=1000, low_water=1000, max_write_buffer=1000)
+    connection, peer = pair(reactor, recorder, limits=limits)
+    connection.write(BIG)
+    result = connection.write(b"x") if how == "write" else connection.writelines([b"x"])
+    assert result is False
+    assert connection.is_closing()
+    reactor.run_once(0)
+    assert isinstance(recorder.reason, SlowConsumer)
+    peer.close()
+
+
 def test_no_cap(reactor, recorder):
     connection, peer = pair(reactor, recorder, limits=Limits(max_write_buffer=None))
     for _ in range(20):
@@ -272,6 +285,31 @@ def test_rate_that_allows_nothing_costs_one_timer_whatever_is_written(recorder):
         reactor.run_once(0)
         assert isinstance(recorder.reason, ConnectionAborted)
         assert reactor.next_timeout() is None
+        peer.close()
+
+
+def test_rate_that_allows_nothing_costs_no_wake_ups(make_selector, recorder):
+    """The socket was full, and could be written to now: nobody asks the selector for that."""
+    clock = ManualClock()
+    ours, peer = socket.socketpair()
+    peer.setblocking(False)
+    sock = ScriptedSocket(ours, send=[])
+    with Reactor(selector=make_selector(), clock=clock) as reactor:
+        connection = reactor.adopt(sock, lambda: recorder, limits=Limits(write_rate=1000))
+
+        def events():
+            return sum(reactor.run_once(0) for _ in range(20))
+
+        for size in (1500, 500):
+            sock.script["send"].append(BlockingIOError(errno.EAGAIN, "full"))
+            connection.write(bytes(size))
+            assert events() <= 3
+            clock.advance(0.6)
+            assert events() <= 3
+            assert len(peer.recv(4000)) == size
+            assert events() == 0
+            clock.advance(5)
+        connection.abort()
         peer.close()
 
 
