@@ -96,7 +96,7 @@ class Connection:
     _settings: Settings
     _sock: Any  # a socket, or a `SecureSocket` from the beginning of a TLS handshake on
     _protocol: Any  # None after `connection_lost`
-    _peer: bytes | str | None = attrs.field(converter=pack_sockaddr)  # its socket address, packed
+    _peer: Any  # its socket address, packed: bytes, a path, or None
     _state: State = attrs.field(default=State.OPENING, init=False)
 
     # Receiving.
@@ -119,6 +119,7 @@ class Connection:
         loop = self._settings.loop
         loop.touch()
         self._last_active = loop.now
+        self._peer = pack_sockaddr(self._peer)  # no converter: attrs would wrap each assignment of a field
 
     def __repr__(self) -> str:
         peer = self.get_extra_info("peername")
