@@ -10,7 +10,6 @@ ROOT = Path(__file__).parent.parent
 
 #: Test files that are not of one module: of several together, of a whole program, or of the project.
 ACROSS = {
-    "cli": {"test_cli_tls"},
     "compat": {"test_stdlib"},
     "connecting": {"test_reconnect"},
     "connection": {
