@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import missing
+from bench.harness import missing
 
-#: Each benchmark is a module of this package, with `add_options` and `run`.
+#: Each benchmark is a module of `bench.cases`.
 BENCHMARKS = {
     "echo": "messages per second and CPU time for each: plain, with timeouts, beside idle connections",
     "idle": "memory for each idle connection, and the system calls of an idle loop",
@@ -49,10 +49,10 @@ def _run(words: list[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from bench.load import BrokenServerError, raise_descriptor_limit
-    from bench.measure import machine, pin_load
-    from bench.process import ChildFailedError
-    from bench.report import Report
+    from bench.harness.clients import BrokenServerError, raise_descriptor_limit
+    from bench.harness.measure import machine, pin_load
+    from bench.harness.process import ChildFailedError
+    from bench.harness.report import Report
 
     options = _parser().parse_args(words)
     needed = max(getattr(options, "connections", 0), getattr(options, "idle_connections", 0)) + 100
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="NAME")
     for name, told in BENCHMARKS.items():
-        benchmark = importlib.import_module(f"bench.{name}")
+        benchmark = importlib.import_module(f"bench.cases.{name}")
         command = commands.add_parser(name, help=told, description=benchmark.__doc__)
         command.set_defaults(benchmark=benchmark)
         command.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there")

@@ -1,4 +1,4 @@
-"""Loads as processes: `python -m bench.loads NAME PORT [NUMBER]`, with a name in `LOADS`.
+"""Loads as processes: `python -m bench.harness.loads NAME PORT [NUMBER]`, with a name in `LOADS`.
 
 They go on until standard input ends. Each line there is answered with a line of JSON: what was seen since
 the last one. The interactive peer is what measures; it runs before the floods, which share its core, and
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, Protocol
 
-from bench.load import raise_descriptor_limit, reset_at_close, run_first
+from bench.harness.clients import raise_descriptor_limit, reset_at_close, run_first
 
 __all__ = ["LOADS"]
 

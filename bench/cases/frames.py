@@ -12,12 +12,12 @@ from collections import defaultdict
 
 from rich.progress import Progress
 
-from bench.load import echo, exchange, open_connections
-from bench.loads import percentile
-from bench.measure import SERVER_CORE, core
-from bench.options import add_rounds, add_seconds
-from bench.process import child
-from bench.report import Report
+from bench.harness.clients import echo, exchange, open_connections
+from bench.harness.loads import percentile
+from bench.harness.measure import SERVER_CORE, core
+from bench.harness.options import add_rounds, add_seconds
+from bench.harness.process import child
+from bench.harness.report import Report
 
 __all__ = ["add_options", "run"]
 
@@ -45,7 +45,9 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
     rates: dict[str, list[float]] = defaultdict(list)
     for _ in progress.track(range(options.rounds), description=title):
         for kind, word in kinds.items():
-            with child(kind, "bench.programs", "reactor", "frames", core(SERVER_CORE), word) as process:
+            with child(
+                kind, "bench.harness.programs", "reactor", "frames", core(SERVER_CORE), word
+            ) as process:
                 port = int(process.line())
                 with open_connections(port, options.connections) as opened:
                     exchange(opened, echo(SIZE), 0.1)

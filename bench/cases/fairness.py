@@ -20,11 +20,11 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench.loads import percentile
-from bench.measure import loading, watched
-from bench.options import add_peers, add_rounds, add_seconds
-from bench.report import Report, ratio
-from bench.watched import KINDS, Plan
+from bench.harness.instrumented import KINDS, Plan
+from bench.harness.loads import percentile
+from bench.harness.measure import loading, watched
+from bench.harness.options import add_peers, add_rounds, add_seconds
+from bench.harness.report import Report, ratio
 
 __all__ = ["add_options", "run"]
 

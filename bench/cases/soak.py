@@ -17,12 +17,12 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench.measure import Watched, watched
-from bench.options import add_seconds
-from bench.peers import PEERS
-from bench.process import Child, child
-from bench.report import Report
-from bench.watched import Plan
+from bench.harness.instrumented import Plan
+from bench.harness.measure import Watched, watched
+from bench.harness.options import add_seconds
+from bench.harness.peers import PEERS
+from bench.harness.process import Child, child
+from bench.harness.report import Report
 
 __all__ = ["add_options", "run"]
 
@@ -91,7 +91,14 @@ def _peers(port: int, each: int) -> Iterator[dict[str, Child]]:
     with ExitStack() as stack:
         peers = {
             kind: stack.enter_context(
-                child(kind, "bench.peers", kind, str(port), str(_number(kind, each)), f"127.0.1.{number}")
+                child(
+                    kind,
+                    "bench.harness.peers",
+                    kind,
+                    str(port),
+                    str(_number(kind, each)),
+                    f"127.0.1.{number}",
+                )
             )
             for number, kind in enumerate(PEERS, start=1)
         }

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 
 from rich.progress import Progress
 
-from bench.compare import compare, talking
-from bench.load import echo, exchange, open_connections
-from bench.measure import serving
-from bench.options import add_peers, add_rounds, add_seconds
-from bench.programs import PROGRAMS
-from bench.report import Report
+from bench.harness.clients import echo, exchange, open_connections
+from bench.harness.compare import compare, talking
+from bench.harness.measure import serving
+from bench.harness.options import add_peers, add_rounds, add_seconds
+from bench.harness.programs import PROGRAMS
+from bench.harness.report import Report
 
 __all__ = ["add_options", "run"]
 

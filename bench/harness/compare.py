@@ -10,9 +10,9 @@ from typing import TypeVar
 import attrs
 from rich.progress import Progress
 
-from bench.load import exchange, open_connections
-from bench.measure import Server
-from bench.report import Report, ratio
+from bench.harness.clients import exchange, open_connections
+from bench.harness.measure import Server
+from bench.harness.report import Report, ratio
 
 __all__ = ["BYTES", "HANDSHAKES", "MESSAGES", "Measurement", "compare", "talking"]
 

@@ -1,4 +1,4 @@
-"""Servers that tell of themselves: `python -m bench.watched KIND PLAN CORE`.
+"""Servers that tell of themselves: `python -m bench.harness.instrumented KIND PLAN CORE`.
 
 KIND is reactor, asyncio or uvloop, PLAN a `Plan` as JSON. The protocols are the same objects for all three.
 The port is printed as a line. Each line on standard input is a question, answered with a line of JSON:
@@ -22,10 +22,10 @@ from typing import Any
 
 import attrs
 
-from bench import missing
-from bench.apps import APPS, Book
-from bench.load import raise_descriptor_limit, run_first
-from bench.servers import BACKLOG, announce, warm_up_allocator
+from bench.harness import missing
+from bench.harness.apps import APPS, Book
+from bench.harness.clients import raise_descriptor_limit, run_first
+from bench.harness.servers import BACKLOG, announce, warm_up_allocator
 
 __all__ = ["KINDS", "Plan"]
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import attrs
 
-from bench.process import Child, ChildFailedError, child
-from bench.watched import Plan
+from bench.harness.instrumented import Plan
+from bench.harness.process import Child, ChildFailedError, child
 
 __all__ = [
     "Server",
@@ -118,7 +118,7 @@ class Watched(Server):
     process: Child
 
     def tell(self) -> dict[str, Any]:
-        """Return what it has noted since it was asked last: a `bench.apps.Book`."""
+        """Return what it has noted since it was asked last: a `bench.harness.apps.Book`."""
         told: dict[str, Any] = self.process.ask("tell")
         return told
 
@@ -132,14 +132,14 @@ class Watched(Server):
 @contextmanager
 def running(kind: str, mode: str) -> Iterator[Server]:
     """Give a server of `kind` in `mode`, on a core of its own where there are two."""
-    with child(kind, "bench.servers", kind, mode, core(SERVER_CORE)) as process:
+    with child(kind, "bench.harness.servers", kind, mode, core(SERVER_CORE)) as process:
         yield Server(kind, int(process.line()), process.pid)
 
 
 @contextmanager
 def serving(kind: str, name: str, *words: str) -> Iterator[Server]:
-    """Give a server of `kind` that runs the program of this name, a key of `bench.programs.PROGRAMS`."""
-    with child(kind, "bench.programs", kind, name, core(SERVER_CORE), *words) as process:
+    """Run a server of `kind` with the program of this name, a key of `bench.harness.programs.PROGRAMS`."""
+    with child(kind, "bench.harness.programs", kind, name, core(SERVER_CORE), *words) as process:
         yield Server(kind, int(process.line()), process.pid)
 
 
@@ -147,15 +147,15 @@ def serving(kind: str, name: str, *words: str) -> Iterator[Server]:
 def watched(kind: str, plan: Plan) -> Iterator[Watched]:
     """Give a server of `kind` that does `plan` and tells of itself."""
     words = json.dumps(attrs.asdict(plan))
-    with child(kind, "bench.watched", kind, words, core(SERVER_CORE)) as process:
+    with child(kind, "bench.harness.instrumented", kind, words, core(SERVER_CORE)) as process:
         yield Watched(kind, int(process.line()), process.pid, process)
 
 
 @contextmanager
 def loading(server: Server, name: str, *numbers: float) -> Iterator[Child]:
-    """Give a load on `server`, a name in `bench.loads`, that has started."""
+    """Give a load on `server`, a name in `bench.harness.loads`, that has started."""
     words = map(str, (server.port, *numbers))
-    with child(name, "bench.loads", name, *words) as process:
+    with child(name, "bench.harness.loads", name, *words) as process:
         process.line()
         yield process
 

@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager, ExitStack
 
 from rich.progress import Progress
 
-from bench.compare import compare, talking
-from bench.load import echo, exchange, open_connections
-from bench.measure import SERVER_CORE, Server, core, running, serving
-from bench.options import add_rounds, add_seconds
-from bench.process import child
-from bench.report import Report, ratio
+from bench.harness.clients import echo, exchange, open_connections
+from bench.harness.compare import compare, talking
+from bench.harness.measure import SERVER_CORE, Server, core, running, serving
+from bench.harness.options import add_rounds, add_seconds
+from bench.harness.process import child
+from bench.harness.report import Report, ratio
 
 __all__ = ["add_options", "run"]
 
@@ -65,7 +65,7 @@ def _wakes(options: argparse.Namespace, report: Report, progress: Progress) -> N
     with ExitStack() as stack:
         children = {}
         for kind in LOOPS:
-            words = ("bench.programs", kind, "wakes", core(SERVER_CORE))
+            words = ("bench.harness.programs", kind, "wakes", core(SERVER_CORE))
             children[kind] = stack.enter_context(child(kind, *words))
             children[kind].line()
         for _ in progress.track(range(options.rounds), description=title):

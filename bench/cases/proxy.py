@@ -17,12 +17,12 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from bench.compare import BYTES, compare
-from bench.load import BrokenServerError
-from bench.measure import Server, put_on_core
-from bench.options import add_peers, add_rounds, add_seconds
-from bench.process import ChildFailedError, program
-from bench.report import Report
+from bench.harness.clients import BrokenServerError
+from bench.harness.compare import BYTES, compare
+from bench.harness.measure import Server, put_on_core
+from bench.harness.options import add_peers, add_rounds, add_seconds
+from bench.harness.process import ChildFailedError, program
+from bench.harness.report import Report
 
 __all__ = ["add_options", "run"]
 

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 
 from rich.progress import Progress
 
-from bench.compare import compare, talking
-from bench.load import echo, open_connections
-from bench.measure import running
-from bench.options import add_peers, add_rounds, add_seconds
-from bench.report import Report, ratio
-from bench.servers import SERVERS
+from bench.harness.clients import echo, open_connections
+from bench.harness.compare import compare, talking
+from bench.harness.measure import running
+from bench.harness.options import add_peers, add_rounds, add_seconds
+from bench.harness.report import Report, ratio
+from bench.harness.servers import SERVERS
 
 __all__ = ["add_options", "run"]
 

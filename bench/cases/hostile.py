@@ -15,10 +15,10 @@ from collections.abc import Callable
 import attrs
 from rich.progress import Progress
 
-from bench import attacks
-from bench.options import add_peers, add_rounds
-from bench.report import Report, ratio
-from bench.watched import KINDS
+from bench.harness import attacks
+from bench.harness.instrumented import KINDS
+from bench.harness.options import add_peers, add_rounds
+from bench.harness.report import Report, ratio
 
 __all__ = ["add_options", "run"]
 

@@ -1,11 +1,11 @@
-"""Servers of what is built on the loop: `python -m bench.programs KIND NAME CORE [WORD]`.
+"""Servers of what is built on the loop: `python -m bench.harness.programs KIND NAME CORE [WORD]`.
 
 NAME says what they do: streams (echo by a coroutine for each connection), lines (upper-cases each line, with
 a write for each), chat (each line to all, under the name of guest1), threads (echo by a thread for each
 connection), embed (echo, in the loop of the host that KIND says), frames (echo in steps; WORD is the budget
 of each, "none", or "clock", which times a busy wait before each), wakes (called by another thread), tls
 (echo; who begins with S is sent bytes without end, and what follows D is dropped; WORD is the folder of the
-certificate). Announces itself and ends as `bench.servers` do.
+certificate). Announces itself and ends as `bench.harness.servers` do.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from bench.load import run_first
-from bench.servers import BACKLOG, RECV_SIZE, announce, reactor_echo, run_on
+from bench.harness.clients import run_first
+from bench.harness.servers import BACKLOG, RECV_SIZE, announce, reactor_echo, run_on
 
 __all__ = ["PROGRAMS"]
 

@@ -8,11 +8,11 @@ from collections import defaultdict
 
 from rich.progress import Progress
 
-from bench.load import echo, exchange, open_connections
-from bench.measure import running
-from bench.options import add_peers, add_rounds
-from bench.report import Report
-from bench.servers import SERVERS
+from bench.harness.clients import echo, exchange, open_connections
+from bench.harness.measure import running
+from bench.harness.options import add_peers, add_rounds
+from bench.harness.report import Report
+from bench.harness.servers import SERVERS
 
 __all__ = ["add_options", "run"]
 

@@ -1,4 +1,4 @@
-"""The servers that are measured: `python -m bench.servers KIND MODE`.
+"""The servers that are measured: `python -m bench.harness.servers KIND MODE`.
 
 KIND is reactor, asyncio, uvloop, bare, or timed (this project with slow-callback detection on). MODE is plain
 (echo), timeout (echo with an idle timeout on every connection; the peers, which have none built in, cancel
@@ -18,8 +18,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bench import missing
-from bench.load import raise_descriptor_limit
+from bench.harness import missing
+from bench.harness.clients import raise_descriptor_limit
 
 IDLE_TIMEOUT = 60.0  # seconds; longer than a measurement, so that it is armed and never fires
 BACKLOG = 4096

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.load import BrokenServerError, open_connections
-from bench.measure import loading, watched
-from bench.watched import Plan
+from bench.harness.clients import BrokenServerError, open_connections
+from bench.harness.instrumented import Plan
+from bench.harness.measure import loading, watched
 
 __all__ = ["Attack", "due_at_once", "half_open", "loris", "never_reading", "paused", "starved"]
 

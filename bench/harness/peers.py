@@ -1,4 +1,4 @@
-"""Peers of every kind, good and bad: `python -m bench.peers KIND PORT NUMBER SOURCE`.
+"""Peers of every kind, good and bad: `python -m bench.harness.peers KIND PORT NUMBER SOURCE`.
 
 NUMBER threads of one kind visit the server from the address SOURCE, one connection after the other. When
 standard input ends they leave after the visit they are at, and what they saw is printed as a line of JSON.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import attrs
 
-from bench.load import reset_at_close
+from bench.harness.clients import reset_at_close
 
 __all__ = ["PEERS"]
 

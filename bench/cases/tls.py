@@ -18,12 +18,12 @@ from pathlib import Path
 import trustme
 from rich.progress import Progress
 
-from bench.compare import BYTES, HANDSHAKES, compare
-from bench.load import BrokenServerError, open_connections, reset_at_close
-from bench.measure import Server, serving
-from bench.options import add_peers, add_rounds, add_seconds
-from bench.programs import PROGRAMS
-from bench.report import Report, ratio
+from bench.harness.clients import BrokenServerError, open_connections, reset_at_close
+from bench.harness.compare import BYTES, HANDSHAKES, compare
+from bench.harness.measure import Server, serving
+from bench.harness.options import add_peers, add_rounds, add_seconds
+from bench.harness.programs import PROGRAMS
+from bench.harness.report import Report, ratio
 
 __all__ = ["add_options", "run"]
 

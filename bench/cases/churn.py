@@ -15,11 +15,11 @@ from contextlib import ExitStack
 
 from rich.progress import Progress
 
-from bench.load import connect_and_close
-from bench.measure import Watched, watched
-from bench.options import add_peers
-from bench.report import Report, ratio
-from bench.watched import KINDS, Plan
+from bench.harness.clients import connect_and_close
+from bench.harness.instrumented import KINDS, Plan
+from bench.harness.measure import Watched, watched
+from bench.harness.options import add_peers
+from bench.harness.report import Report, ratio
 
 __all__ = ["add_options", "run"]
 
