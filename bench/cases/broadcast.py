@@ -1,4 +1,4 @@
-"""Broadcast: what one member of a chat says goes to all of them."""
+"""Broadcast: the lines of one chat member, sent to all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WAIT = 10.0  # seconds that a server may take before it counts as broken
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser)
     add_seconds(parser)
     add_peers(parser, PROGRAMS["chat"])
@@ -42,9 +42,9 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
 
 
 def _measure(members: int, seconds: float, server: Server) -> tuple[float, float]:
-    """Say the next line when all have heard the one before."""
+    """Send the next line when every member has received the one before."""
     with open_connections(server.port, members) as room:
-        _say(room, room[-1])  # the last is let in after all others
+        _say(room, room[-1])  # the last is accepted after all others
         name = _say(room, room[0])
         for member in room:
             member.setblocking(False)
@@ -55,7 +55,7 @@ def _measure(members: int, seconds: float, server: Server) -> tuple[float, float
 
 
 def _say(room: list[socket.socket], speaker: socket.socket) -> bytes:
-    """Have `speaker` say something, and all hear it; return what the server puts before it, a name."""
+    """Send a line as `speaker` and receive it as every member; return the prefix with the name."""
     speaker.sendall(b"hear\r\n")
     for member in room:
         heard = b""

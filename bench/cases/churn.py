@@ -1,8 +1,8 @@
 """Churn: connections that come and go, with the server's garbage collector off, so that a cycle would show.
 
 The server's memory is taken at each tenth; what it has grown since the first is what a connection leaves
-behind. The tenths of all servers take turns. One connection of eight is closed in order, the others are
-reset, most of them before the server has accepted them.
+behind. The tenths of all servers are interleaved. One connection of eight is closed in order, the others
+are reset, mostly before the server has accepted them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from bench.harness.clients import connect_and_close
 from bench.harness.instrumented import KINDS, Plan
-from bench.harness.measure import Watched, watched
+from bench.harness.measure import Instrumented, instrumented
 from bench.harness.options import add_peers
 from bench.harness.report import Report, ratio
 
@@ -28,7 +28,7 @@ SETTLE = 0.05  # seconds until the server sleeps: the kernel adds up its CPU tim
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_peers(parser, KINDS)
     parser.add_argument("--times", type=int, default=1_000_000, metavar="N", help="connections for ours")
     parser.add_argument(
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
     costs: dict[str, list[float]] = defaultdict(list)
     memory: dict[str, list[int]] = defaultdict(list)
     with ExitStack() as stack:
-        servers = [stack.enter_context(watched(kind, Plan(collect=False))) for kind in options.servers]
+        servers = [stack.enter_context(instrumented(kind, Plan(collect=False))) for kind in options.servers]
         for _ in progress.track(range(TENTHS), description="connecting and closing"):
             for server in servers:
                 times = options.times if server.kind == "reactor" else options.peer_times
@@ -52,11 +52,11 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
                 memory[server.kind].append(server.anonymous_bytes())
     title = "connect and close, the garbage collector off"
     report.raw.append({"title": title, "rates": rates, "cpu_us_per_connection": costs, "memory": memory})
-    _tell_cost(report, title, rates, costs)
-    _tell_memory(report, options, memory)
+    _add_cost(report, title, rates, costs)
+    _add_memory(report, options, memory)
 
 
-def _measure(server: Watched, times: int) -> tuple[float, float]:
+def _measure(server: Instrumented, times: int) -> tuple[float, float]:
     """Return connections per second and CPU microseconds per connection."""
     before = server.cpu_seconds()
     took = connect_and_close(server.port, times)
@@ -64,7 +64,7 @@ def _measure(server: Watched, times: int) -> tuple[float, float]:
     return times / took, (server.cpu_seconds() - before) / times * 1e6
 
 
-def _tell_cost(
+def _add_cost(
     report: Report, title: str, rates: dict[str, list[float]], costs: dict[str, list[float]]
 ) -> None:
     table = report.table(title, ["server", "connects/s", "CPU µs/each", "our rate / its", "its CPU / ours"])
@@ -78,7 +78,7 @@ def _tell_cost(
         )
 
 
-def _tell_memory(report: Report, options: argparse.Namespace, memory: dict[str, list[int]]) -> None:
+def _add_memory(report: Report, options: argparse.Namespace, memory: dict[str, list[int]]) -> None:
     table = report.table(
         "the server's memory in KiB, and what it grew after the first tenth (asked: flat)",
         ["server", "times", "first tenth", "highest", "last", "grown", "B/time"],

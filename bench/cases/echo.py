@@ -25,7 +25,7 @@ ACTIVE_SIZE = 64  # bytes of their messages
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser)
     add_seconds(parser)
     add_peers(parser, SERVERS)
@@ -67,9 +67,9 @@ def _beside_idle(options: argparse.Namespace, report: Report, progress: Progress
             running(kind, "plain") as empty,
             open_connections(crowded.port, number),
         ):
-            for turn in range(options.rounds):
+            for index in range(options.rounds):
                 pair = [(crowded, with_idle), (empty, without)]
-                for server, rates in pair if turn % 2 else reversed(pair):
+                for server, rates in pair if index % 2 else reversed(pair):
                     rate, _ = measure(server)
                     rates[kind].append(rate)
     report.raw.append({"title": title, "with_idle": with_idle, "without_idle": without})

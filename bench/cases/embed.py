@@ -1,4 +1,4 @@
-"""Embedding: what the host's loop costs the reactor, and what an idle reactor costs the host."""
+"""Embedding: the cost of the host's loop to the reactor, and of an idle reactor to the host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOOPS = ("reactor", "asyncio", "uvloop")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser)
     add_seconds(parser)
     parser.add_argument("--connections", type=int, default=64, metavar="N")

@@ -1,4 +1,4 @@
-"""Frames: a host with 60 of them a second gives the reactor a budget in each, with more to do than fits.
+"""Frames: a host with 60 frames a second gives the reactor a budget in each, under more load than fits.
 
 All connections have a message in flight whenever a frame begins. Steps are timed where they are made. Beside
 them stands a step that only reads the clock for 2 ms: how much longer those take is the machine's doing.
@@ -25,7 +25,7 @@ SIZE = 64  # bytes of a message
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser)
     add_seconds(parser, 5.0)
     parser.add_argument("--connections", type=int, default=1000, metavar="N")
@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
-    """Measure with the budget, without, and what the machine alone does."""
+    """Measure with the budget, without it, and a busy wait alone."""
     budget = options.budget / 1000
     kinds = {
         f"budget of {options.budget:g} ms": str(budget),

@@ -1,8 +1,8 @@
-"""Hostile: what the server does under peers that mean no good, and without the descriptors that it needs.
+"""Hostile: the server under malicious peers, and without free descriptors.
 
-p99: round trips of an interactive peer, quiet and then. timer: the longest that a timer of 10 ms came late,
-which is the longest that anybody waited. The server and the interactive peer are real-time processes in
-these rows where that is allowed, so that other processes on their cores are not measured.
+p99: round trips of an interactive peer, before the attack and during it. timer: the longest delay of a
+timer of 10 ms, which is the longest delay of any peer. The server and the interactive peer are real-time
+processes in these rows where that is allowed, so that other processes on their cores are not measured.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Cell = Callable[[dict[str, list[float]]], str]
 
 @attrs.frozen
 class Row:
-    """An attack with its title, what its columns show, and whether the peers are attacked too."""
+    """An attack with its title, its columns, and whether the peers are attacked too."""
 
     attack: attacks.Attack
     title: str
@@ -37,7 +37,7 @@ class Row:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser, 3)
     add_peers(parser, KINDS)
     parser.add_argument(
@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--writes", type=int, default=1_000_000, metavar="N", help="of 1 KiB to a peer that never reads"
     )
     parser.add_argument(
-        "--watch-seconds", type=float, default=5.0, metavar="S", help="how long a server is watched"
+        "--watch-seconds", type=float, default=5.0, metavar="S", help="how long a server is observed"
     )
 
 
@@ -70,7 +70,7 @@ def _rows(text: str) -> list[str]:
 
 
 def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
-    """Measure row after row; within a row the servers take turns."""
+    """Measure row after row, the servers interleaved."""
     for name in options.rows:
         row = ROWS[name]
         title = row.title.format(**vars(options))
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
 
 
 def _cell(name: str, form: str, scale: float = 1.0) -> Cell:
-    """Return what writes the median of the figure `name`, or a dash where a server does not tell it."""
+    """Return a formatter of the median of the figure `name`: a dash for a server without it."""
     return lambda figures: form.format(statistics.median(figures[name]) * scale) if name in figures else "-"
 
 
@@ -97,7 +97,7 @@ def _ratio(name: str, other: str) -> Cell:
 
 _INTERACTIVE: dict[str, Cell] = {
     "p99 quiet, ms": _cell("quiet", "{:.2f}", 1e3),
-    "p99 then, ms": _cell("p99", "{:.2f}", 1e3),
+    "p99 attacked, ms": _cell("p99", "{:.2f}", 1e3),
     "ratio": _ratio("p99", "quiet"),
 }
 
@@ -109,11 +109,11 @@ _RESET: dict[str, Cell] = {
 ROWS = {
     "loris": Row(
         attacks.loris,
-        "{connections:,} connections that owe 16 B and send one each quarter of the {read_timeout:g} s they"
-        " have (asked: p99 within 2 times, at most a tenth late)",
+        "{connections:,} connections that owe 16 B in {read_timeout:g} s and send one each quarter of that"
+        " (asked: p99 within 2 times, a tenth late or less)",
         {
             "timed out": _cell("ended", "{:,.0f}"),
-            "late at most, of the timeout": _cell("late", "{:.3f}"),
+            "longest delay / timeout": _cell("late", "{:.3f}"),
             **_INTERACTIVE,
         },
         beside_peers=False,

@@ -1,4 +1,4 @@
-"""Idle: memory for each connection that says nothing, and the system calls of a loop that only waits."""
+"""Idle: memory for each idle connection, and the system calls of an idle loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["add_options", "run"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser)
     add_peers(parser, [kind for kind in SERVERS if kind != "timed"])
     parser.add_argument("--connections", type=int, default=15_000, metavar="N")

@@ -20,7 +20,7 @@ SIZE = 64  # bytes of a line, with its end
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser)
     add_seconds(parser)
     add_peers(parser, PROGRAMS["lines"])

@@ -27,7 +27,7 @@ from bench.harness.report import Report
 __all__ = ["add_options", "run"]
 
 CHUNK = 1 << 20  # bytes that are sent or dropped at once
-_WAIT = 10.0  # seconds until a forwarder listens, or moves its bytes, at most
+_WAIT = 10.0  # the limit of seconds until a forwarder listens and moves its bytes
 _HAPROXY = """\
 global
     nbthread 1
@@ -43,7 +43,7 @@ listen bench
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser)
     add_seconds(parser)
     add_peers(parser, FORWARDERS)
@@ -119,7 +119,7 @@ def _move(client: socket.socket, target: socket.socket, seconds: float) -> tuple
     return moved, took
 
 
-# The forwarders: the words of a command that forwards from one port of the loopback net to another
+# The forwarders: commands that forward from one port of the loopback net to another
 
 
 def _reactor(port: int, target: int, _: Path) -> list[str]:
@@ -144,7 +144,7 @@ FORWARDERS = {"reactor": _reactor, "socat": _socat, "haproxy": _haproxy}
 def _forwarding(kind: str, target: int) -> Iterator[Server]:
     with socket.socket() as held, tempfile.TemporaryDirectory() as folder:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))  # with SO_REUSEADDR a forwarder may listen there, and nobody is given it
+        held.bind(("127.0.0.1", 0))  # with SO_REUSEADDR a forwarder may listen there; the port is taken
         port = held.getsockname()[1]
         words = FORWARDERS[kind](port, target, Path(folder))
         if shutil.which(words[0]) is None:

@@ -1,4 +1,4 @@
-"""Soak: one server under peers of every kind, good and bad; at the end all must be as at the beginning.
+"""Soak: one server under peers of every kind, good and bad, must return to its initial state.
 
 The good peers look at every byte that comes back, the others stop reading, reset, send noise, say nothing,
 vanish, or are stopped with SIGSTOP for longer than every timeout of the server. What the server holds is
@@ -18,7 +18,7 @@ from typing import Any
 from rich.progress import Progress
 
 from bench.harness.instrumented import Plan
-from bench.harness.measure import Watched, watched
+from bench.harness.measure import Instrumented, instrumented
 from bench.harness.options import add_seconds
 from bench.harness.peers import PEERS
 from bench.harness.process import Child, child
@@ -27,7 +27,7 @@ from bench.harness.report import Report
 __all__ = ["add_options", "run"]
 
 TIMEOUTS = {"idle": 1.5, "read": 1.0, "write": 1.0, "close": 1.0}  # seconds
-CROWD = 6  # times as many peers that crowd as of another kind: twice as many as an address may have
+CROWD = 6  # times as many crowding peers as of another kind: twice the limit for an address
 SEND_BUFFER = 16 * 1024  # so small that the kernel often takes a part of what is sent
 WARM_UP = 3.0  # seconds
 STOP_EVERY = 3.5  # seconds from one SIGSTOP to the next
@@ -38,7 +38,7 @@ LOOK = 0.1  # seconds
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_seconds(parser, 60.0, "how long the peers come and go")
     parser.add_argument(
         "--each", type=int, default=4, metavar="N", help="connections of each kind of peer at once"
@@ -46,17 +46,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
-    """Let all peers come and go, and compare the server with what it was."""
-    with watched("reactor", _plan(options.each)) as server:
+    """Run all peers, and compare what the server holds before and after."""
+    with instrumented("reactor", _plan(options.each)) as server:
         before = _settled(server)
         _crew(server, options.each, min(WARM_UP, options.seconds), progress, "warming up")
         before["held"]["memory"] = _settled(server, before["held"])["held"]["memory"]
         seen, took = _crew(server, options.each, options.seconds, progress, "soaking")
         after = _settled(server, before["held"])
     report.raw.append({"peers": seen, "before": before, "after": after})
-    _tell_peers(report, seen, took)
-    _tell_held(report, before["held"], after["held"])
-    _tell_ends(report, after)
+    _add_peers(report, seen, took)
+    _add_held(report, before["held"], after["held"])
+    _add_ends(report, after)
 
 
 def _plan(each: int) -> Plan:
@@ -69,7 +69,7 @@ def _plan(each: int) -> Plan:
 
 
 def _crew(
-    server: Watched, each: int, seconds: float, progress: Progress, title: str
+    server: Instrumented, each: int, seconds: float, progress: Progress, title: str
 ) -> tuple[dict[str, Any], float]:
     with _peers(server.port, each) as peers:
         started = time.monotonic()
@@ -111,20 +111,20 @@ def _number(kind: str, each: int) -> int:
     return each * CROWD if kind == "crowd" else each
 
 
-def _settled(server: Watched, wanted: dict[str, int] | None = None) -> dict[str, dict[str, int]]:
-    """Return what the server tells once it has let go, as `wanted` says, or after `SETTLE` seconds."""
+def _settled(server: Instrumented, wanted: dict[str, int] | None = None) -> dict[str, dict[str, int]]:
+    """Return what the server holds once it is down to `wanted`, or after `SETTLE` seconds."""
     end = time.monotonic() + SETTLE
     while True:
-        told = server.left()
-        held = told["held"]
+        answer = server.held()
+        held = answer["held"]
         calm = wanted is None or all(held[name] <= wanted[name] for name in held)
         if calm or time.monotonic() > end:
             held["memory"] = server.anonymous_bytes()
-            return told
+            return answer
         time.sleep(LOOK)
 
 
-def _tell_peers(report: Report, seen: dict[str, Any], took: float) -> None:
+def _add_peers(report: Report, seen: dict[str, Any], took: float) -> None:
     table = report.table(
         f"{took:.0f} s of peers (cut off: the server ended the connection first)",
         ["peer", "visits", "messages", "MB out", "MB in", "cut off", "bytes lost"],
@@ -146,7 +146,7 @@ def _tell_peers(report: Report, seen: dict[str, Any], took: float) -> None:
             )
 
 
-def _tell_held(report: Report, before: dict[str, int], after: dict[str, int]) -> None:
+def _add_held(report: Report, before: dict[str, int], after: dict[str, int]) -> None:
     table = report.table("what the server holds", ["", "before", "after", ""])
     for name, was in before.items():
         back = after[name] - was <= (MEMORY_SLACK * was if name == "memory" else 0)
@@ -155,7 +155,7 @@ def _tell_held(report: Report, before: dict[str, int], after: dict[str, int]) ->
             report.failures.append(f"{name} did not come back: {was:,} before, {after[name]:,} after")
 
 
-def _tell_ends(report: Report, after: dict[str, dict[str, int]]) -> None:
+def _add_ends(report: Report, after: dict[str, dict[str, int]]) -> None:
     table = report.table("what the server counted, the first crew included", ["", "connections"])
     for what in ("ended", "refused"):
         for why, number in sorted(after[what].items()):

@@ -1,4 +1,4 @@
-"""Streams: echo by a coroutine for each connection, and what an idle one holds."""
+"""Streams: echo by a coroutine for each connection, and the memory of an idle one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZE = 1024  # bytes of their messages
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser)
     add_seconds(parser)
     add_peers(parser, PROGRAMS["streams"])

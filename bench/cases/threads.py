@@ -1,4 +1,4 @@
-"""Threads: echo by a thread for each connection, and thousands of connections that say nothing."""
+"""Threads: echo by a thread for each connection, and thousands of idle connections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SETTLE = 1.0  # seconds in which a busy server starts a thread, if it starts mo
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser)
     add_seconds(parser)
     add_peers(parser, PROGRAMS["threads"])

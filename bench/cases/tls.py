@@ -30,12 +30,12 @@ __all__ = ["add_options", "run"]
 ACTIVE = 64  # connections that talk
 SIZES = (64, 1024, 16384)  # bytes of their messages
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-_QUIET = 3.0  # seconds until idle connections have given up what they need for talking
+_QUIET = 3.0  # seconds until idle connections have freed their buffers
 _WAIT = 10.0  # seconds that a server may take before it counts as broken
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what this benchmark looks at."""
+    """Add the options of this benchmark."""
     add_rounds(parser)
     add_seconds(parser)
     add_peers(parser, PROGRAMS["tls"])

@@ -1,4 +1,4 @@
-"""What the benchmarks share: servers and loads as processes, clients, comparisons and reports."""
+"""The benchmarks' tools: servers and loads as processes, clients, comparisons and reports."""
 
 __all__ = ["missing"]
 

@@ -1,4 +1,4 @@
-"""What the watched servers do: protocols for all three kinds, and the book that they write in."""
+"""Protocols of the instrumented servers, for all three kinds, and the observations that they record."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import attrs
 
-__all__ = ["APPS", "Book"]
+__all__ = ["APPS", "Observations"]
 
 
 @attrs.define
-class Book:
-    """What the server has seen since it was asked last.
+class Observations:
+    """Observations since the last question.
 
     lost: connections that ended, by the name of their reason. latest_end: of those that timed out, the
     longest time from `connection_made` to `connection_lost`.
@@ -29,15 +29,15 @@ class Book:
     written: int = 0
 
     def take(self) -> dict[str, Any]:
-        """Return everything, and begin anew."""
-        told = attrs.asdict(self)
-        fresh = Book()
-        for name in told:
+        """Return all observations, and reset them."""
+        observed = attrs.asdict(self)
+        fresh = Observations()
+        for name in observed:
             setattr(self, name, getattr(fresh, name))
-        return told
+        return observed
 
     def timed(self, poll: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `poll` with the time between two of its calls noted: a tick without its wait."""
+        """Wrap `poll` to measure the time between two of its calls: a tick without its wait."""
         returned = time.perf_counter()
 
         def timing(*args: Any) -> Any:
@@ -51,7 +51,7 @@ class Book:
         return timing
 
     def watch_clock(self, loop: Any, period: float) -> None:
-        """Note from now on how late a timer of `period` seconds comes, by a clock that is not the loop's."""
+        """Record from now on how late a timer of `period` seconds is, by a clock that is not the loop's."""
 
         def tick(due: float) -> None:
             now = time.perf_counter()
@@ -62,56 +62,56 @@ class Book:
 
 
 class Echo:
-    """Sends back what comes, and takes no more while the peer takes nothing."""
+    """Sends back what it receives; reads nothing while writing is paused."""
 
-    __slots__ = ("book", "loop", "made", "transport")
+    __slots__ = ("loop", "made", "observations", "transport")
 
-    def __init__(self, book: Book, loop: Any) -> None:
-        self.book = book
+    def __init__(self, observations: Observations, loop: Any) -> None:
+        self.observations = observations
         self.loop = loop
 
     def connection_made(self, transport: Any) -> None:
-        """Keep the way back."""
+        """Keep the transport."""
         self.transport = transport
         self.made = time.perf_counter()
-        self.book.accepted += 1
+        self.observations.accepted += 1
 
     def data_received(self, data: bytes) -> None:
         """Send it back."""
         self.transport.write(data)
 
     def eof_received(self) -> bool | None:
-        """Let the connection close when everything has gone back."""
+        """Return None: the connection closes once everything is sent."""
 
     def pause_writing(self) -> None:
-        """Let the kernel hold the peer."""
+        """Stop reading."""
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Read again."""
         self.transport.resume_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Note why."""
-        self.book.lost[type(exc).__name__] += 1
+        """Record the reason."""
+        self.observations.lost[type(exc).__name__] += 1
         if isinstance(exc, TimeoutError):
-            self.book.latest_end = max(self.book.latest_end, time.perf_counter() - self.made)
+            self.observations.latest_end = max(self.observations.latest_end, time.perf_counter() - self.made)
 
 
 class Owing(Echo):
-    """As `Echo`; the peer owes some bytes to begin with, within `timeouts["read"]`."""
+    """As `Echo`; the read deadline covers the peer's first bytes: `OWED` within `timeouts["read"]`."""
 
     OWED = 16
 
     __slots__ = ("owed",)
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to count."""
+        """Start the count."""
         super().connection_made(transport)
         self.owed = self.OWED
 
     def data_received(self, data: bytes) -> None:
-        """Send it back; when nothing more is owed, the peer may take its time."""
+        """Send it back; end the read deadline after `OWED` bytes."""
         if self.owed > 0:
             self.owed -= len(data)
             if self.owed <= 0:
@@ -131,19 +131,19 @@ class Paused(Echo):
 
 
 class HalfOpen(Echo):
-    """Goes on when the peer's direction has ended."""
+    """Keeps its own direction open after the peer's end of file."""
 
     __slots__ = ()
 
     def eof_received(self) -> bool | None:
-        """Keep ours open."""
+        """Return True: the connection stays open."""
         return True
 
 
 class Spout(Echo):
-    """As `Echo`; but to whom sends a number it writes so many KiB, whether or not they are taken.
+    """As `Echo`; a number is answered with as many KiB, whether or not the peer reads them.
 
-    A slice of them in each tick, as a producer that has other things to do.
+    A slice in each tick, like a producer that has other work.
     """
 
     SLICE = 64
@@ -151,22 +151,22 @@ class Spout(Echo):
     __slots__ = ()
 
     def data_received(self, data: bytes) -> None:
-        """Begin to write, or send it back."""
+        """Write as asked, or echo."""
         if data.isdigit():
             self.spout(int(data))
         else:
             super().data_received(data)
 
     def spout(self, left: int) -> None:
-        """Write a slice, each piece bytes of its own."""
+        """Write a slice, each KiB a new bytes object."""
         for _ in range(min(left, self.SLICE)):
             self.transport.write(bytes(1024))
-        self.book.written += min(left, self.SLICE)
+        self.observations.written += min(left, self.SLICE)
         if left > self.SLICE:
             self.loop.call_soon(self.spout, left - self.SLICE)
 
     def pause_writing(self) -> None:
-        """Pay no heed."""
+        """Ignore it."""
 
 
 APPS: dict[str, type[Echo]] = {

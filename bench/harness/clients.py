@@ -1,6 +1,6 @@
-"""The load: clients that keep one message in flight on each connection.
+"""Clients that keep one message in flight on each connection.
 
-As little as Python can do for a message, a read and a write, so that the server is what is measured.
+They do as little as Python can for a message, a read and a write, so that the server is measured.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 _RESET = struct.pack("ii", 1, 0)
 _WAIT = 10.0  # seconds that a server may take to answer before it counts as broken
-_BATCH = 256  # connections that wait to be accepted at most: fewer than a listener's backlog
+_BATCH = 256  # the limit of connections in the accept queue: below the listener's backlog
 _IN_ORDER = 8  # of so many connections one is closed in order, and its port rests for a minute
 _sources = count()
 
@@ -46,20 +46,20 @@ def raise_descriptor_limit() -> int:
 
 
 def run_first() -> None:
-    """Run this process before all others on its core where that is allowed: their slices are not measured."""
+    """Make this process real-time (SCHED_FIFO) where that is allowed: other processes are not measured."""
     if hasattr(os, "sched_setscheduler"):
         with contextlib.suppress(PermissionError):
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
 
 
 def reset_at_close(connection: socket.socket) -> None:
-    """Have `connection` reset when it is closed."""
+    """Set SO_LINGER so that closing `connection` resets it."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 @contextmanager
 def open_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
-    """Give `number` connections to `port`; at the end they are reset, so that no port stays in TIME_WAIT.
+    """Open `number` connections to `port`, and reset them at the end, so that none stays in TIME_WAIT.
 
     Each set comes from another address of the loopback net, which has its own ports.
     """
@@ -131,7 +131,7 @@ def exchange(
 
 
 def connect_and_close(port: int, times: int) -> float:
-    """Connect and close `times` times, most with a reset, so that ports don't run out; return the seconds.
+    """Connect and close `times` times, seven of eight with a reset to spare ports; return the seconds.
 
     The last connection of each batch waits for an echo: all before it are accepted then.
     """

@@ -18,13 +18,13 @@ __all__ = ["BYTES", "HANDSHAKES", "MESSAGES", "Measurement", "compare", "talking
 
 T = TypeVar("T")
 
-#: Puts a server to work; returns how much in a second, and the CPU seconds for each.
+#: Loads a server; returns units per second, and CPU seconds per unit.
 Measurement = Callable[[Server], tuple[float, float]]
 
 
 @attrs.frozen
 class Unit:
-    """What is counted: the headings, and what figures in seconds are multiplied with."""
+    """A unit of measurement: the headings of its columns, and the factors for figures in seconds."""
 
     rate: str
     rate_factor: float
@@ -38,7 +38,7 @@ HANDSHAKES = Unit("handshakes/s", 1, "CPU µs/handshake", 1e6)
 
 
 def talking(connections: int, talk: tuple[bytes, bytes], seconds: float) -> Measurement:
-    """Return the measurement of so many connections with one message each in flight."""
+    """Return a measurement: `connections` with one message in flight on each."""
 
     def measure(server: Server) -> tuple[float, float]:
         with open_connections(server.port, connections) as opened:
@@ -67,9 +67,9 @@ def compare(
     costs: dict[str, list[float]] = defaultdict(list)
     kinds = list(subjects)
     for number in progress.track(range(rounds), description=title):
-        # The order turns with the rounds, so that none always follows the same one.
-        turn = number % len(kinds)
-        for kind in [*kinds[turn:], *kinds[:turn]]:
+        # The order rotates with the rounds, so that none always follows the same one.
+        first = number % len(kinds)
+        for kind in [*kinds[first:], *kinds[:first]]:
             rate, cost = measure(subjects[kind])
             rates[kind].append(rate)
             costs[kind].append(cost)

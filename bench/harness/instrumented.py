@@ -1,8 +1,8 @@
-"""Servers that tell of themselves: `python -m bench.harness.instrumented KIND PLAN CORE`.
+"""Servers that report what they observe: `python -m bench.harness.instrumented KIND PLAN CORE`.
 
 KIND is reactor, asyncio or uvloop, PLAN a `Plan` as JSON. The protocols are the same objects for all three.
 The port is printed as a line. Each line on standard input is a question, answered with a line of JSON:
-`tell` is answered with what has happened since the last one, `left` (reactor only) with what is there now.
+`observed` is answered with the observations since the last one, `held` (reactor only) with what is open now.
 The process ends when its standard input does.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 import attrs
 
 from bench.harness import missing
-from bench.harness.apps import APPS, Book
+from bench.harness.apps import APPS, Observations
 from bench.harness.clients import raise_descriptor_limit, run_first
 from bench.harness.servers import BACKLOG, announce, warm_up_allocator
 
@@ -32,12 +32,12 @@ __all__ = ["KINDS", "Plan"]
 
 @attrs.frozen
 class Plan:
-    """What a server does.
+    """The set-up of a server.
 
     app: a name in `APPS`. limits, timeouts: the fields of ours. For the peers, which have none, only
-    `timeouts["idle"]` is done, by a timer for each connection, as their users do.
-    timer: seconds between two calls of a repeating timer, whose lateness is noted. ticks: note how long
-    each tick took, without its wait. collect: leave the garbage collector on. descriptors: the limit of
+    `timeouts["idle"]` is set, by a timer for each connection, as their users do.
+    timer: seconds between two calls of a repeating timer that is measured. ticks: measure
+    each tick, without its wait. collect: leave the garbage collector on. descriptors: the limit of
     open files. first: run before all other processes on the core, where that is allowed.
     backlog: as listen(2) has it. send_buffer: the kernel's, for each connection (ours only).
     """
@@ -54,24 +54,24 @@ class Plan:
     send_buffer: int | None = None
 
 
-def serve_reactor(plan: Plan, book: Book) -> None:
+def serve_reactor(plan: Plan, observations: Observations) -> None:
     """Serve with this project."""
     from reactor import Connection, Limits, Reactor, Timeouts
 
     app = APPS[plan.app]
     with Reactor() as reactor:
         if plan.ticks:
-            reactor.registry.poll = book.timed(reactor.registry.poll)
+            reactor.registry.poll = observations.timed(reactor.registry.poll)
         listener = reactor.listen(
             "127.0.0.1:0",
-            lambda: app(book, reactor),
+            lambda: app(observations, reactor),
             limits=Limits(**plan.limits),  # type: ignore[arg-type]  # validated when made
             timeouts=Timeouts(**plan.timeouts),
             backlog=plan.backlog,
             options=_socket_options(plan),
         )
 
-        def left() -> dict[str, Any]:
+        def held() -> dict[str, Any]:
             gc.collect()
             stats = reactor.stats()
             ended = sum(stats.closed.values())
@@ -82,8 +82,8 @@ def serve_reactor(plan: Plan, book: Book) -> None:
                     "queued bytes": stats.queued_bytes,
                     "selector map": len(reactor.registry.selector.get_map()),
                     "connection objects": sum(isinstance(made, Connection) for made in gc.get_objects()),
-                    "accepted, and not ended": stats.accepted - ended,
-                    "ended, and not told": ended - sum(book.lost.values()),
+                    "accepted and not ended": stats.accepted - ended,
+                    "ended without connection_lost": ended - sum(observations.lost.values()),
                     "exceptions": stats.handler_errors,
                 },
                 "ended": dict(stats.closed),
@@ -91,7 +91,7 @@ def serve_reactor(plan: Plan, book: Book) -> None:
             }
 
         announce(listener.addresses[0].port or 0)
-        _attend(reactor, plan, book, {"tell": book.take, "left": left}, reactor.stop)
+        _attend(reactor, plan, observations, {"observed": observations.take, "held": held}, reactor.stop)
         reactor.run()
 
 
@@ -101,31 +101,31 @@ def _socket_options(plan: Plan) -> list[tuple[int, int, int]]:
     return [(socket.SOL_SOCKET, socket.SO_SNDBUF, plan.send_buffer)]  # accepted sockets inherit it
 
 
-def serve_asyncio(plan: Plan, book: Book) -> None:
+def serve_asyncio(plan: Plan, observations: Observations) -> None:
     """Serve with asyncio's own loop."""
     selector = selectors.DefaultSelector()
     if plan.ticks:
-        selector.select = book.timed(selector.select)  # type: ignore[method-assign]
+        selector.select = observations.timed(selector.select)  # type: ignore[method-assign]
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
-        runner.run(_serve_protocol(plan, book))
+        runner.run(_serve_protocol(plan, observations))
 
 
-def serve_uvloop(plan: Plan, book: Book) -> None:
+def serve_uvloop(plan: Plan, observations: Observations) -> None:
     """Serve with uvloop."""
     import uvloop
 
-    uvloop.run(_serve_protocol(plan, book))
+    uvloop.run(_serve_protocol(plan, observations))
 
 
-async def _serve_protocol(plan: Plan, book: Book) -> None:
+async def _serve_protocol(plan: Plan, observations: Observations) -> None:
     loop = asyncio.get_running_loop()
     app: Any = APPS[plan.app]
     if "idle" in plan.timeouts:
         app = _self_timed(app, loop, plan.timeouts["idle"])
-    server = await loop.create_server(lambda: app(book, loop), "127.0.0.1", 0, backlog=plan.backlog)
+    server = await loop.create_server(lambda: app(observations, loop), "127.0.0.1", 0, backlog=plan.backlog)
     announce(server.sockets[0].getsockname()[1])
     done = loop.create_future()
-    _attend(loop, plan, book, {"tell": book.take}, done.cancel)
+    _attend(loop, plan, observations, {"observed": observations.take}, done.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await done
 
@@ -153,7 +153,7 @@ def _self_timed(app: Any, loop: asyncio.AbstractEventLoop, idle: float) -> Any:
 def _attend(
     loop: Any,
     plan: Plan,
-    book: Book,
+    observations: Observations,
     answers: dict[str, Callable[[], dict[str, Any]]],
     stop: Callable[[], object],
 ) -> None:
@@ -168,14 +168,14 @@ def _attend(
 
     loop.add_reader(0, on_input)
     if plan.timer is not None:
-        book.watch_clock(loop, plan.timer)
+        observations.watch_clock(loop, plan.timer)
 
 
 KINDS = {"reactor": serve_reactor, "uvloop": serve_uvloop, "asyncio": serve_asyncio}
 
 
 def main() -> None:
-    """Run the server that the command line names."""
+    """Run the server named on the command line."""
     _, kind, plan, core = sys.argv
     if hasattr(os, "sched_setaffinity") and core != "any":
         os.sched_setaffinity(0, {int(core)})
@@ -189,7 +189,7 @@ def main() -> None:
         run_first()
     warm_up_allocator()
     try:
-        KINDS[kind](made, Book())
+        KINDS[kind](made, Observations())
     except ImportError as exc:
         sys.exit(missing(exc))
 

@@ -1,8 +1,8 @@
 """Loads as processes: `python -m bench.harness.loads NAME PORT [NUMBER]`, with a name in `LOADS`.
 
-They go on until standard input ends. Each line there is answered with a line of JSON: what was seen since
-the last one. The interactive peer is what measures; it runs before the floods, which share its core, and
-tells how late it was itself.
+They go on until standard input ends. Each line there is answered with a line of JSON: the figures since the
+last one. The interactive peer measures; it runs at a higher priority than the floods, which share its core,
+and reports how late it woke up itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Load(Protocol):
         """Do a few milliseconds of it."""
 
     def take(self) -> dict[str, float]:
-        """Return what was seen since the last call."""
+        """Return the figures since the last call."""
 
 
 class Interactive:
@@ -77,7 +77,7 @@ class Interactive:
             "messages": len(trips),
             "p50": statistics.median(trips),
             "p99": percentile(trips, 99),
-            "most": max(trips),
+            "max": max(trips),
             "own_p99": percentile(late, 99),
         }
 
@@ -122,7 +122,7 @@ class Connects:
         if not wanted:
             time.sleep(0.0005)
             return
-        # What could not be done in time is not made up for.
+        # Connects missed for lack of time are not made up for.
         self._due = max(self._due + wanted / _CONNECTS, now - _BURST / _CONNECTS)
         source = (f"127.0.2.{1 + next(self._sources) % 200}", 0)
         for number in range(wanted):
@@ -141,36 +141,36 @@ class Connects:
 
 
 class Loris:
-    """Connections that send a byte each `interval` milliseconds, and never all that they owe."""
+    """Connections that send a byte each `interval` milliseconds, and never a whole message."""
 
     def __init__(self, port: int, number: int, interval: int) -> None:
         self._every = interval / 1000 / number
         self._open: list[socket.socket] = []
         for _ in range(number):
             self._open.append(socket.create_connection(("127.0.0.1", port), timeout=_WAIT))
-        self._turn = 0
+        self._next = 0
         self._due = time.perf_counter()
 
     def step(self) -> None:
-        """Send to those whose turn it is."""
+        """Send a byte on each connection that is due."""
         time.sleep(0.002)
         now = time.perf_counter()
         while self._open and self._due < now:
             self._due += self._every
-            self._turn = (self._turn + 1) % len(self._open)
+            self._next = (self._next + 1) % len(self._open)
             try:
-                self._open[self._turn].send(b"x")
+                self._open[self._next].send(b"x")
             except OSError:
-                self._open.pop(self._turn).close()
-                self._turn = 0
+                self._open.pop(self._next).close()
+                self._next = 0
 
     def take(self) -> dict[str, float]:
-        """Return how many are open, as far as they know."""
+        """Return how many are open."""
         return {"open": len(self._open)}
 
 
 class Trying:
-    """Clients that want to be answered: each tries anew after half a second, and stays once it is served."""
+    """Clients that reconnect after half a second without an answer, and stay once they are served."""
 
     PATIENCE = 0.5
 
@@ -193,7 +193,7 @@ class Trying:
         self._waiting[connection] = time.perf_counter() + self.PATIENCE
 
     def step(self) -> None:
-        """See who was answered, and who is to try anew."""
+        """Keep the connections that were answered, and retry those that timed out."""
         for connection in select.select(list(self._waiting), [], [], 0.01)[0]:
             with contextlib.suppress(OSError):
                 if connection.recv(len(_MESSAGE)):
@@ -232,7 +232,7 @@ def percentile(values: Sequence[float], which: float) -> float:
 
 
 def main() -> None:
-    """Run the load that the command line names."""
+    """Run the load named on the command line."""
     _, name, port, *numbers = sys.argv
     raise_descriptor_limit()
     load: Load = LOADS[name](int(port), *map(int, numbers))

@@ -1,4 +1,4 @@
-"""Servers as processes: started, read out, and ended whatever happens."""
+"""Servers as processes: started, measured through /proc, and killed at the end in every case."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from bench.harness.instrumented import Plan
 from bench.harness.process import Child, ChildFailedError, child
 
 __all__ = [
+    "Instrumented",
     "Server",
-    "Watched",
     "core",
+    "instrumented",
     "loading",
     "machine",
     "pin_load",
     "put_on_core",
     "running",
     "serving",
-    "watched",
 ]
 
 SERVER_CORE = 0
@@ -40,7 +40,7 @@ LOAD_CORE = 1
 
 @attrs.frozen
 class Server:
-    """A running server: its kind, its port, and what the kernel knows of its process."""
+    """A running server: its kind, its port, and the kernel's figures for its process."""
 
     kind: str
     port: int
@@ -51,7 +51,7 @@ class Server:
         return time.clock_gettime(~self.pid << 3 | 2)  # as glibc makes one of a process id: CPUCLOCK_SCHED
 
     def waited_seconds(self) -> float:
-        """Return how long it was ready to run and another process had its core."""
+        """Return the seconds in which it was ready to run and another process had its core."""
         return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
 
     def anonymous_bytes(self) -> int:
@@ -59,14 +59,14 @@ class Server:
         for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Anonymous:"):
                 return int(line.split()[1]) * 1024
-        raise ChildFailedError("/proc does not tell the anonymous memory")
+        raise ChildFailedError("/proc has no figure for the anonymous memory")
 
     def peak_bytes(self) -> int:
-        """Return the most memory that it has had resident since `forget_peak`, in bytes."""
+        """Return the peak of its resident memory since `forget_peak`, in bytes."""
         return self._status("VmHWM") * 1024
 
     def forget_peak(self) -> None:
-        """Begin anew with `peak_bytes`: proc_pid_clear_refs(5)."""
+        """Reset `peak_bytes`: proc_pid_clear_refs(5)."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def threads(self) -> int:
@@ -94,10 +94,10 @@ class Server:
                 tracer.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
                 tracer.send_signal(signal.SIGINT)
-            _, told = tracer.communicate()
-        if f"Process {self.pid} attached" not in told:
-            raise ChildFailedError(f"strace could not attach to the server: {told.strip()}")
-        totals = re.search(r"^100\.00\s+\S+\s+\S+\s+(\d+).*\btotal$", told, re.MULTILINE)
+            _, output = tracer.communicate()
+        if f"Process {self.pid} attached" not in output:
+            raise ChildFailedError(f"strace could not attach to the server: {output.strip()}")
+        totals = re.search(r"^100\.00\s+\S+\s+\S+\s+(\d+).*\btotal$", output, re.MULTILINE)
         return int(totals[1]) if totals else 0, "strace"
 
     def sleeps(self) -> int:
@@ -108,30 +108,30 @@ class Server:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1])
-        raise ChildFailedError(f"/proc does not tell {name}")
+        raise ChildFailedError(f"/proc has no figure for {name}")
 
 
 @attrs.frozen
-class Watched(Server):
-    """A server that tells of itself."""
+class Instrumented(Server):
+    """A server that reports what it observes."""
 
     process: Child
 
-    def tell(self) -> dict[str, Any]:
-        """Return what it has noted since it was asked last: a `bench.harness.apps.Book`."""
-        told: dict[str, Any] = self.process.ask("tell")
-        return told
+    def observed(self) -> dict[str, Any]:
+        """Return its `bench.harness.apps.Observations` since the last call."""
+        observed: dict[str, Any] = self.process.ask("observed")
+        return observed
 
-    def left(self) -> dict[str, dict[str, int]]:
-        """Return what it holds now, and how its connections have ended and why newcomers were refused."""
-        told: dict[str, dict[str, int]] = self.process.ask("left")
-        told["held"]["descriptors"] = len(os.listdir(f"/proc/{self.pid}/fd"))
-        return told
+    def held(self) -> dict[str, dict[str, int]]:
+        """Return what it holds now, and the reasons for ended and refused connections with their numbers."""
+        answer: dict[str, dict[str, int]] = self.process.ask("held")
+        answer["held"]["descriptors"] = len(os.listdir(f"/proc/{self.pid}/fd"))
+        return answer
 
 
 @contextmanager
 def running(kind: str, mode: str) -> Iterator[Server]:
-    """Give a server of `kind` in `mode`, on a core of its own where there are two."""
+    """Run a server of `kind` in `mode`, on a core of its own where there are two."""
     with child(kind, "bench.harness.servers", kind, mode, core(SERVER_CORE)) as process:
         yield Server(kind, int(process.line()), process.pid)
 
@@ -144,16 +144,16 @@ def serving(kind: str, name: str, *words: str) -> Iterator[Server]:
 
 
 @contextmanager
-def watched(kind: str, plan: Plan) -> Iterator[Watched]:
-    """Give a server of `kind` that does `plan` and tells of itself."""
+def instrumented(kind: str, plan: Plan) -> Iterator[Instrumented]:
+    """Run an instrumented server of `kind`, set up by `plan`."""
     words = json.dumps(attrs.asdict(plan))
     with child(kind, "bench.harness.instrumented", kind, words, core(SERVER_CORE)) as process:
-        yield Watched(kind, int(process.line()), process.pid, process)
+        yield Instrumented(kind, int(process.line()), process.pid, process)
 
 
 @contextmanager
 def loading(server: Server, name: str, *numbers: float) -> Iterator[Child]:
-    """Give a load on `server`, a name in `bench.harness.loads`, that has started."""
+    """Run a load on `server`, a name in `bench.harness.loads`, and wait until it has started."""
     words = map(str, (server.port, *numbers))
     with child(name, "bench.harness.loads", name, *words) as process:
         process.line()
@@ -161,26 +161,26 @@ def loading(server: Server, name: str, *numbers: float) -> Iterator[Child]:
 
 
 def pin_load() -> None:
-    """Keep this process, the load, off the server's core."""
+    """Pin this process, the load, to a core that is not the server's."""
     if core(LOAD_CORE) != "any":
         os.sched_setaffinity(0, {LOAD_CORE})
 
 
 def put_on_core(pid: int) -> None:
-    """Have the process run on the servers' core."""
+    """Pin the process to the servers' core."""
     if core(SERVER_CORE) != "any":
         os.sched_setaffinity(pid, {SERVER_CORE})
 
 
 def core(number: int) -> str:
-    """Return the word that tells a server its core: "any" where there is only one."""
+    """Return the core for a server's command line: "any" where there is only one."""
     if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) > 1:
         return str(number)
     return "any"
 
 
 def machine(peers: list[str]) -> dict[str, str]:
-    """Return what the figures depend on: processor, cores, kernel, Python and the peers' versions."""
+    """Return the conditions of the figures: processor, cores, kernel, Python and the peers' versions."""
     names = {"uvloop": "uvloop", "trio": "trio", "reactor": "selectors-reactor"}
     versions = {kind: _version(names[kind]) for kind in peers if kind in names}
     return {

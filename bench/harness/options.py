@@ -1,4 +1,4 @@
-"""Options that several benchmarks have. Each adds those that it looks at."""
+"""Options that several benchmarks share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def add_rounds(parser: argparse.ArgumentParser, default: int = 9) -> None:
 
 
 def add_seconds(
-    parser: argparse.ArgumentParser, default: float = 1.0, told: str = "length of one measurement"
+    parser: argparse.ArgumentParser, default: float = 1.0, text: str = "length of one measurement"
 ) -> None:
     """Add `--seconds`."""
-    parser.add_argument("--seconds", type=float, default=default, metavar="S", help=told)
+    parser.add_argument("--seconds", type=float, default=default, metavar="S", help=text)
 
 
 def add_peers(parser: argparse.ArgumentParser, kinds: Collection[str]) -> None:
-    """Add `--peers`, which sets `servers`: this project, then those of `kinds` that are asked for."""
+    """Add `--peers`, which sets `servers`: this project, then the chosen ones of `kinds`."""
     beside = [kind for kind in kinds if kind != "reactor"]
     parser.add_argument(
         "--peers",

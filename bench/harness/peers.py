@@ -1,7 +1,7 @@
 """Peers of every kind, good and bad: `python -m bench.harness.peers KIND PORT NUMBER SOURCE`.
 
 NUMBER threads of one kind visit the server from the address SOURCE, one connection after the other. When
-standard input ends they leave after the visit they are at, and what they saw is printed as a line of JSON.
+standard input ends they leave after the visit they are at, and their counters are printed as a line of JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NOISE = random.randbytes(1 << 20)
 
 @attrs.define
 class Tally:
-    """What the peers of one kind saw.
+    """Counters of the peers of one kind.
 
     lost: bytes that came back wrong, or not at all on a connection that both sides closed in order.
     ended: connections that the server ended first. broken: connections of peers that keep the rules, which
@@ -163,13 +163,13 @@ def garbage(visitor: Visitor) -> None:
 
 
 def silent(visitor: Visitor) -> None:
-    """Say nothing, until the server has had enough."""
+    """Send nothing, until the server closes the connection."""
     with visitor.connect() as connection:
         visitor.wait_for_end(connection)
 
 
 def vanishing(visitor: Visitor) -> None:
-    """Connect and be gone: in order, with a reset, or leaving a message behind."""
+    """Connect and close at once: in order, with a reset, or with a message unread."""
     with visitor.connect() as connection:
         if random.random() < 0.5:
             reset_at_close(connection)
@@ -179,7 +179,7 @@ def vanishing(visitor: Visitor) -> None:
 
 
 def never_reading(visitor: Visitor) -> None:
-    """Send until nothing more is taken, read nothing, and stay until the server has had enough."""
+    """Send until the socket is full, read nothing, and stay until the server closes the connection."""
     with visitor.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         connection.settimeout(_SLICE)
@@ -195,7 +195,7 @@ def never_reading(visitor: Visitor) -> None:
 
 
 def crowding(visitor: Visitor) -> None:
-    """Come in greater numbers than an address may: some are served, the others turned away."""
+    """Open more connections than `max_per_ip` allows: some are served, the others refused."""
     with visitor.connect() as connection:
         try:
             for _ in range(5):
@@ -209,7 +209,7 @@ def crowding(visitor: Visitor) -> None:
 
 
 def dripping(visitor: Visitor) -> None:
-    """Send a byte now and then, and never what is owed."""
+    """Send a byte now and then, and never a whole message."""
     with visitor.connect() as connection:
         while not visitor.leaving.is_set():
             try:
@@ -253,8 +253,8 @@ PEERS: dict[str, tuple[str, Callable[[Visitor], None], bool]] = {
 }
 
 
-def _piece(least: int, most: int) -> bytes:
-    size = random.randint(least, most)
+def _piece(low: int, high: int) -> bytes:
+    size = random.randint(low, high)
     start = random.randint(0, len(_NOISE) - size)
     return _NOISE[start : start + size]
 
@@ -275,16 +275,16 @@ def _visit(visitor: Visitor, visit: Callable[[Visitor], None], keeps_rules: bool
 
 
 def _sum(tallies: list[Tally]) -> dict[str, int | str]:
-    told = [attrs.asdict(tally) for tally in tallies]
-    numbers = [name for name in told[0] if name != "why"]
+    counters = [attrs.asdict(tally) for tally in tallies]
+    numbers = [name for name in counters[0] if name != "why"]
     return {
-        **{name: sum(one[name] for one in told) for name in numbers},
-        "why": max(one["why"] for one in told),
+        **{name: sum(one[name] for one in counters) for name in numbers},
+        "why": max(one["why"] for one in counters),
     }
 
 
 def main() -> None:
-    """Send the peers that the command line names."""
+    """Run the peers named on the command line."""
     _, kind, port, number, source = sys.argv
     _, visit, keeps_rules = PEERS[kind]
     leaving = threading.Event()

@@ -1,4 +1,4 @@
-"""The benchmark's other processes: started, talked to by lines, and ended whatever happens."""
+"""Child processes that are asked by lines on standard input, and killed at the end in every case."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WAIT = 60.0  # seconds that an answer may take: a server may have 15,000 connec
 
 
 class ChildFailedError(Exception):
-    """A process of the benchmark did not start, or ended. The text is its last word."""
+    """A process of the benchmark did not start, or ended. The text is its last line."""
 
 
 @attrs.define
@@ -30,7 +30,7 @@ class Child:
     name: str
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
-    _told: bytes = b""
+    _output: bytes = b""
 
     @property
     def pid(self) -> int:
@@ -41,15 +41,15 @@ class Child:
         """Return the next line of its standard output. Raises ChildFailedError if none comes."""
         assert self.process.stdout is not None
         output = self.process.stdout.fileno()
-        while b"\n" not in self._told:
+        while b"\n" not in self._output:
             if not select.select([output], [], [], timeout)[0]:
                 raise ChildFailedError(f"{self.name} does not answer")
             more = os.read(output, 65536)
             if not more:
                 last = self.error_lines()[-1:]
                 raise ChildFailedError(f"{self.name}: {last[0] if last else 'it ended'}")
-            self._told += more
-        line, _, self._told = self._told.partition(b"\n")
+            self._output += more
+        line, _, self._output = self._output.partition(b"\n")
         return line.decode()
 
     def answer(self) -> Any:
@@ -62,11 +62,11 @@ class Child:
         try:
             os.write(self.process.stdin.fileno(), f"{word}\n".encode())
         except BrokenPipeError:
-            pass  # it has ended, and `line` tells why
+            pass  # it has ended, and `line` raises with the reason
         return self.answer()
 
     def dismiss(self) -> None:
-        """Close its standard input, the sign to come to an end."""
+        """Close its standard input, which ends it."""
         assert self.process.stdin is not None
         self.process.stdin.close()
 
@@ -80,14 +80,14 @@ class Child:
 
 @contextmanager
 def child(name: str, *words: str) -> Iterator[Child]:
-    """Give the process of `python -m WORDS`, as `program` does."""
+    """Run `python -m WORDS` as `program` does."""
     with program(name, sys.executable, "-m", *words) as process:
         yield process
 
 
 @contextmanager
 def program(name: str, *words: str) -> Iterator[Child]:
-    """Give the process of this command; it is killed at the end.
+    """Run this command, and kill it at the end.
 
     It has a process group of its own: Ctrl-C reaches the benchmark alone, which ends its children.
     """

@@ -1,10 +1,10 @@
-"""Servers of what is built on the loop: `python -m bench.harness.programs KIND NAME CORE [WORD]`.
+"""Servers built on the loop: `python -m bench.harness.programs KIND NAME CORE [WORD]`.
 
 NAME says what they do: streams (echo by a coroutine for each connection), lines (upper-cases each line, with
 a write for each), chat (each line to all, under the name of guest1), threads (echo by a thread for each
 connection), embed (echo, in the loop of the host that KIND says), frames (echo in steps; WORD is the budget
 of each, "none", or "clock", which times a busy wait before each), wakes (called by another thread), tls
-(echo; who begins with S is sent bytes without end, and what follows D is dropped; WORD is the folder of the
+(echo; a first byte S asks for bytes without end, D for input to be dropped; WORD is the folder of the
 certificate). Announces itself and ends as `bench.harness.servers` do.
 """
 
@@ -65,10 +65,10 @@ def _reactor_chat() -> None:
 async def _asyncio_serves(listen: Callable[[], Awaitable[Any]]) -> None:
     server = await listen()
     announce(server.sockets[0].getsockname()[1])
-    await _until_told()
+    await _until_stopped()
 
 
-async def _until_told() -> None:
+async def _until_stopped() -> None:
     import asyncio
 
     ended = asyncio.Event()
@@ -291,17 +291,17 @@ async def _guest_embed() -> None:
 async def _embedded(reactor: Any) -> None:
     listener = reactor.listen("127.0.0.1:0", reactor_echo(), backlog=BACKLOG)
     announce(listener.addresses[0].port)
-    await _until_told()
+    await _until_stopped()
 
 
 def _reactor_frames(budget: str) -> None:
-    """Serve echo within the frames of a game; asked, answer with the seconds of each step since."""
+    """Serve echo within the frames of a game; a line of input is answered with the seconds of each step."""
     from reactor import Reactor
 
     run_first()
     steps: list[float] = []
 
-    def tell() -> None:
+    def report() -> None:
         if sys.stdin.readline():
             sys.stdout.write(json.dumps(steps) + "\n")
             sys.stdout.flush()
@@ -320,7 +320,7 @@ def _reactor_frames(budget: str) -> None:
         step, then = (wait_busily, run) if budget == "clock" else (run, None)
         listener = reactor.listen("127.0.0.1:0", reactor_echo(), backlog=BACKLOG)
         announce(listener.addresses[0].port or 0)
-        reactor.add_reader(0, tell)
+        reactor.add_reader(0, report)
         due = time.perf_counter()
         while not reactor.is_closed():
             began = time.perf_counter()
@@ -333,7 +333,7 @@ def _reactor_frames(budget: str) -> None:
 
 
 def _wakes(loop: Any, run: Callable[[], object]) -> None:
-    """Have another thread wake `loop` over and over; tell the seconds from each call to its callback."""
+    """Wake `loop` from another thread over and over; print the seconds from each call to its callback."""
     took: list[float] = []
     came = threading.Event()
 
@@ -435,7 +435,7 @@ PROGRAMS: dict[str, dict[str, Callable[..., None]]] = {
 
 
 def main() -> None:
-    """Run the server that the command line names."""
+    """Run the server named on the command line."""
     _, kind, name, core, *words = sys.argv
     run_on(core, lambda: PROGRAMS[name][kind](*words))
 

@@ -1,4 +1,4 @@
-"""What a benchmark found: a table, and a file of every round."""
+"""Results: tables for the terminal, and a JSON file with every round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Report", "ratio"]
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median of the ratios of rounds: what was next to each other in time is compared."""
+    """Return the median of the ratios of each round: figures measured one after the other are compared."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
@@ -26,7 +26,7 @@ class Report:
     """Tables with a title each, and the raw rounds they come from.
 
     facts: the machine and the versions. rounds: how many, for the heading; None where there are none.
-    failures: what must not have happened, a line each.
+    failures: failed expectations, a line each.
     """
 
     facts: dict[str, str]

@@ -1,4 +1,4 @@
-"""The servers that are measured: `python -m bench.harness.servers KIND MODE`.
+"""Echo servers: `python -m bench.harness.servers KIND MODE`.
 
 KIND is reactor, asyncio, uvloop, bare, or timed (this project with slow-callback detection on). MODE is plain
 (echo), timeout (echo with an idle timeout on every connection; the peers, which have none built in, cancel
@@ -55,7 +55,7 @@ def serve_reactor(mode: str, slow_callback: float | None = None) -> None:
 
 
 def serve_timed(mode: str) -> None:
-    """Serve with this project, which looks out for slow callbacks."""
+    """Serve with this project and its detection of slow callbacks."""
     serve_reactor(mode, slow_callback=0.1)
 
 
@@ -155,7 +155,7 @@ def warm_up_allocator() -> None:
 
 
 def announce(port: int) -> None:
-    """Print the port, the sign that connections are accepted."""
+    """Print the port: connections are accepted from now on."""
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
 
@@ -182,7 +182,7 @@ def run_on(core: str, serve: Callable[[], None]) -> None:
 
 
 def main() -> None:
-    """Run the server that the command line names."""
+    """Run the server named on the command line."""
     _, kind, mode, core = sys.argv
     run_on(core, lambda: SERVERS[kind](mode))
 
