@@ -19,6 +19,7 @@ import os
 import socket
 import socketserver as standard
 import threading
+from collections.abc import Callable
 from functools import partial
 from socketserver import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from typing import Any
@@ -39,7 +40,7 @@ __all__ = [
     "UDPServer",
 ]
 
-#: Requests that are taken in one tick.
+#: The limit of requests in one tick.
 _BATCH = 64
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.01, 1.0
@@ -65,7 +66,7 @@ class BaseServer(standard.BaseServer):
 
         poll_interval: seconds between two calls of `service_actions`, where that was overridden.
         """
-        session = _Session(self)
+        session = _Session(self, self._has_room, 1 if self._listening_socket() is None else _BATCH)
         with Reactor(on_error=session.failed) as session.reactor:
             self._begin(session)
             try:
@@ -125,14 +126,19 @@ class BaseServer(standard.BaseServer):
 
 
 class _Session:
-    """One `serve_forever` on its way, on the thread that made it."""
+    """One running `serve_forever`, on the thread that called it.
+
+    has_room: returns whether the server may take another request. batch: the limit of requests in one tick.
+    """
 
     reactor: Reactor
 
-    def __init__(self, server: BaseServer) -> None:
+    def __init__(self, server: BaseServer, has_room: Callable[[], bool], batch: int) -> None:
         self.thread = threading.get_ident()
         self.ended = threading.Event()
         self._server: Any = server
+        self._has_room = has_room
+        self._batch = batch
         self._stopping = False
         self._paused = False  # nothing is accepted now: there is no room, or no descriptor
         self._backoff = _FIRST_BACKOFF
@@ -194,17 +200,16 @@ class _Session:
             self.reactor.call_later(_LOOK_AT_CHILDREN, self._look_at_child, pid)
 
     def _take(self) -> None:
-        batch = 1 if self._server._listening_socket() is None else _BATCH
-        for _ in range(batch):
+        for _ in range(self._batch):
             if self._stopping or not self._take_one():
                 return
 
     def _take_one(self) -> bool:
         """Take a request; return whether there may be another one now."""
         server = self._server
-        if not server._has_room():
+        if not self._has_room():
             self._pause()
-            if server._has_room():  # it was made before anybody could see that it is waited for
+            if self._has_room():  # it was made before anybody could see that it is waited for
                 self._resume()
             return False
         try:
