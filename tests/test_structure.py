@@ -18,8 +18,8 @@ ACROSS = {
     "loop": {"test_fork"},
     "streams": {"test_together"},
     "": {
-        "test_arguments", "test_conftest", "test_init", "test_interrupts", "test_pool_tls", "test_readme",
-        "test_seeds", "test_structure", "test_typing",
+        "test_arguments", "test_conftest", "test_init", "test_interrupts", "test_packaging", "test_pool_tls",
+        "test_readme", "test_seeds", "test_structure", "test_typing",
     },
 }  # fmt: skip
 

@@ -8,4 +8,5 @@ def missing(exc: ImportError) -> str:
 
     The benchmarks are in the checkout and the source archive, not in the wheel, so the mend is for those.
     """
-    return f"{exc.name} is missing: run pip install -e '.[bench]' in the directory that holds bench/"
+    package = (exc.name or str(exc)).partition(".")[0]
+    return f"{package} is missing: run pip install -e '.[bench]' in the directory that holds bench/"
