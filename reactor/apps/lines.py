@@ -1,4 +1,4 @@
-"""Lines: each line that a client sends comes back in upper case."""
+"""Lines: sends back each line in upper case."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["Upper"]
 
 
 class Upper(PacedProtocol):
-    """Upper-cases lines."""
+    """Sends back each line in upper case."""
 
     __slots__ = ()
 
-    FRAMES_AT_ONCE = 1000  # a millisecond's worth
+    FRAMES_AT_ONCE = 1000  # about a millisecond
 
     def __init__(self) -> None:
         super().__init__(Lines())
 
     def handle(self, frame: bytes) -> None:
-        """Answer a line."""
+        """Send the line back."""
         self.send(frame.upper())

@@ -1,4 +1,4 @@
-"""`PacedProtocol`: frames in small batches, so that one peer's burst does not hold up the others."""
+"""`PacedProtocol`: frames in small batches, so that one peer's burst does not delay the others."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["PacedProtocol"]
 
 
 class PacedProtocol(FramedProtocol):
-    """A `FramedProtocol` that handles a few frames at once, and the rest in the next ticks, a few in each.
+    """A `FramedProtocol` that handles a few frames in each tick.
 
-    Subclass it, set `FRAMES_AT_ONCE`, and define `handle`. While frames wait, nothing is read from the peer,
-    so that no more wait than one read has brought.
+    Subclass it, set `FRAMES_AT_ONCE`, and define `handle`. While frames wait, nothing is read from the peer:
+    the limit of waiting frames is what one read brings.
     """
 
     __slots__ = ("_left", "_waiting")
 
-    #: Frames that are handled before the other connections have their turn.
+    #: The limit of frames in one tick.
     FRAMES_AT_ONCE: ClassVar[int] = 1
 
     def __init__(self, framer: Framer) -> None:
@@ -28,29 +28,29 @@ class PacedProtocol(FramedProtocol):
         self._waiting = False
 
     def handle(self, frame: bytes) -> None:
-        """`frame` has come."""
+        """Handle `frame`; does nothing unless it is overridden."""
 
     def frame_received(self, frame: bytes) -> None:
-        """Handle the frame; after as many as are handled at once, let others have their turn."""
+        """Handle the frame; after `FRAMES_AT_ONCE` of them, wait for the next tick."""
         self.handle(frame)
         self._left -= 1
         if self._left <= 0:
             self.wait()
 
     def wait(self, delay: float = 0.0) -> None:
-        """Handle no further frame, and read nothing, for `delay` seconds; 0: until others had their turn."""
+        """Handle no further frame, and read nothing, for `delay` seconds; 0: until the next tick."""
         if self._waiting or self.connection.is_closing():
             return
         self._waiting = True
         self.pause_writing()
         loop = self.connection.get_extra_info("reactor")
         if delay:
-            loop.call_later(delay, self._go_on)
+            loop.call_later(delay, self._end_wait)
         else:
-            loop.call_soon(self._go_on)
+            loop.call_soon(self._end_wait)
 
     def resume_writing(self) -> None:
-        """Go on, unless it is not yet time."""
+        """Go on, unless `wait` has not ended."""
         if not self._waiting:
             super().resume_writing()
 
@@ -58,11 +58,11 @@ class PacedProtocol(FramedProtocol):
         """Return whether frames may wait: a drain lets them be handled."""
         return self._waiting
 
-    def _go_on(self) -> None:
+    def _end_wait(self) -> None:
         self._waiting = False
         self._left = self.FRAMES_AT_ONCE
         if self.connection.is_paused() or self.connection.is_closing():
-            return  # `resume_writing` comes when the peer has taken its answers
+            return  # `resume_writing` is called when the peer has read its answers
         try:
             self.resume_writing()
         except Exception as exc:

@@ -1,4 +1,4 @@
-"""What the commands share: types of argument values, common options, and the error that ends a command."""
+"""Types of argument values, options that the commands share, and the error that ends a command."""
 
 from __future__ import annotations
 

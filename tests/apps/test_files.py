@@ -1,4 +1,4 @@
-"""Files: what is below the root is sent, and nothing else is opened."""
+"""Files: files below the root are sent, and nothing else is opened."""
 
 import contextlib
 import os

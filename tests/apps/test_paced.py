@@ -1,4 +1,4 @@
-"""Frames in small batches: who sends many at once gets them all handled, and others their turn."""
+"""Frames in small batches: a burst is handled in full, and the other peers in between."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from tests.helpers import pair, spin
 
 
 class Paced(PacedProtocol):
-    """Remembers what it handled, and answers it."""
+    """Records each frame, and sends it back."""
 
     FRAMES_AT_ONCE = 3
 
