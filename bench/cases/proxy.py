@@ -1,4 +1,4 @@
-"""Proxy: one connection's bytes through a forwarder, as fast as it takes them, beside socat and haproxy."""
+"""Proxy: one connection's bytes through a forwarder, at its full speed, beside socat and haproxy."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ __all__ = ["add_options", "run"]
 
 TIMEOUTS = {"idle": 1.5, "read": 1.0, "write": 1.0, "close": 1.0}  # seconds
 CROWD = 6  # times as many crowding peers as of another kind: twice the limit for an address
-SEND_BUFFER = 16 * 1024  # so small that the kernel often takes a part of what is sent
+SEND_BUFFER = 16 * 1024  # so small that the kernel often accepts a part of what is sent
 WARM_UP = 3.0  # seconds
 STOP_EVERY = 3.5  # seconds from one SIGSTOP to the next
 STOP_FOR = 2.0  # seconds until the SIGCONT, longer than every timeout

@@ -25,7 +25,7 @@ class ChildFailedError(Exception):
 
 @attrs.define
 class Child:
-    """A running process; what it writes on standard error goes to `errors`, so that it never waits."""
+    """A running process; its standard error goes to the file `errors`, so that it never blocks."""
 
     name: str
     process: subprocess.Popen[bytes]

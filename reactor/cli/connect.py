@@ -129,7 +129,7 @@ def _client_context(options: argparse.Namespace) -> ssl.SSLContext | None:
 class _Terminal(Protocol):
     """Standard input to the peer, the peer to standard output.
 
-    Standard input may be a file, which no selector takes, so a thread reads it: one chunk at a time,
+    Standard input may be a file, which no selector accepts, so a thread reads it: one chunk at a time,
     the next when the last has been written and writing is not paused.
 
     on_end: called with the reason when the connection has ended; None for a clean end.

@@ -134,7 +134,7 @@ def test_name_is_free_again_when_its_member_has_left(enter):
     assert one.hear("now") == ["* guest1 is now guest2"]
 
 
-def test_crowd_is_not_told_of_each_who_comes_and_goes(monkeypatch, reactor, hall, enter):
+def test_joins_and_leaves_are_not_announced_above_the_limit(monkeypatch, reactor, hall, enter):
     monkeypatch.setattr("reactor.apps.chat.ROOM_LIMIT", 2)
     one, two = enter(), enter()
     one.hear("guest2 has joined")
@@ -196,7 +196,7 @@ def said(client, count, size):
     client.write(b"".join(f"{number:0{size}}\r\n".encode() for number in range(count)))
 
 
-def test_nobody_who_reads_is_cut_off_when_all_speak_at_once(memory, hall):
+def test_members_that_read_stay_connected_when_all_speak_at_once(memory, hall):
     clients = members(memory, hall, 60)
     for client in clients:
         said(client, 20, 1000)
@@ -215,7 +215,7 @@ def test_member_that_reads_slowly_hears_everything(memory, hall):
     slow.pause_reading()
     said(speaker, 1000, 1000)
     while len(heard(slow)) < 1000:
-        memory.advance(5)  # it takes what its kernel has room for, now and then
+        memory.advance(5)  # it reads now and then
         slow.resume_reading()
         memory.settle()
         slow.pause_reading()
@@ -225,7 +225,7 @@ def test_member_that_reads_slowly_hears_everything(memory, hall):
     assert len(heard(other)) == len(heard(speaker)) == 1000
 
 
-def test_member_that_takes_nothing_is_cut_off_and_does_not_stop_the_room(memory, hall):
+def test_member_that_reads_nothing_is_disconnected_and_does_not_stop_the_room(memory, hall):
     speaker, stuck, other = members(memory, hall, 3)
     stuck.pause_reading()
     said(speaker, 5000, 1000)
@@ -272,7 +272,7 @@ def test_flood_of_lines_does_not_stop_the_loop(reactor, hall, enter):
     assert other.received.count(b"guest1: x") < 200
 
 
-def test_member_that_has_said_goodbye_slows_nobody(memory, hall):
+def test_member_that_is_closing_slows_no_other(memory, hall):
     speaker, leaving, other = members(memory, hall, 3)
     leaving.pause_reading()
     said(speaker, 130, 1000)  # enough for the kernel's buffers and the first of ours

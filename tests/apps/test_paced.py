@@ -61,7 +61,7 @@ def test_another_peer_is_served_between(reactor):
         assert len(busy.handled) < 20
 
 
-def test_delay_is_kept_even_when_the_peer_takes_its_answers():
+def test_delay_holds_even_when_the_peer_reads_its_answers():
     class Slow(Paced):
         def handle(self, frame):
             super().handle(b"x" * 60_000)
@@ -78,7 +78,7 @@ def test_delay_is_kept_even_when_the_peer_takes_its_answers():
         assert len(slow.handled) == 3
 
 
-def test_peer_that_takes_no_answer_gets_no_more_of_them():
+def test_peer_that_reads_no_answer_gets_no_more_of_them():
     class Big(Paced):
         FRAMES_AT_ONCE = 1
 

@@ -76,7 +76,7 @@ def test_client_s_half_close_comes_even_before_the_target_has_answered(reactor):
 
 
 @pytest.mark.slow
-def test_side_that_takes_nothing_holds_the_other_back(reactor, target):
+def test_side_that_reads_nothing_pauses_the_other(reactor, target):
     limits = Limits(high_water=65536, low_water=0)
     proxy = reactor.listen("127.0.0.1:0", APPS["proxy"].start(target.addresses[0]), limits=limits)
     with connect(reactor, proxy.addresses[0]) as client:

@@ -64,7 +64,7 @@ def test_closed_standard_input_is_an_empty_one():
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
-def test_standard_error_that_takes_nothing_changes_neither_output_nor_status(redirection):
+def test_closed_or_full_standard_error_changes_neither_output_nor_status(redirection):
     assert connected(redirection) == (0, b"x", b"")
     with listening_socket() as (_, address):
         pass

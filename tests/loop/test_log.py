@@ -47,7 +47,7 @@ def lines(caplog):
     return [record.getMessage() for record in caplog.records]
 
 
-def test_what_repeats_is_counted_and_told_once_a_second(limited, timers, caplog):
+def test_repeats_are_counted_and_logged_once_a_second(limited, timers, caplog):
     for second in range(3):
         for number in range(1000):
             limited.log(logging.ERROR, "key", "failed: %d", number)
@@ -58,7 +58,7 @@ def test_what_repeats_is_counted_and_told_once_a_second(limited, timers, caplog)
     assert "and 1000 more" in lines(caplog)[2]
 
 
-def test_what_has_stopped_is_told_at_once_when_it_begins_anew(limited, timers, caplog):
+def test_record_after_a_pause_is_logged_at_once(limited, timers, caplog):
     limited.log(logging.ERROR, "key", "failed")
     timers.advance(1)
     assert len(timers.heap) == 0
