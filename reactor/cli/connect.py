@@ -174,11 +174,13 @@ class _Terminal(Protocol):
             while data:
                 self._may_read.wait()
                 self._may_read.clear()
-                data = _read(_STDIN)
+                try:
+                    data = _read(_STDIN)
+                except OSError as exc:
+                    problem = CommandFailed(f"cannot read standard input: {exc.strerror}")
+                    self._loop.call_soon_threadsafe(self._connection.abort, problem)
+                    return
                 self._loop.call_soon_threadsafe(self._send, data)
-        except OSError as exc:
-            problem = CommandFailed(f"cannot read standard input: {exc.strerror}")
-            self._loop.call_soon_threadsafe(self._connection.abort, problem)
         except UsageError:
             pass  # the connection has ended and the reactor is closed
 

@@ -1,11 +1,13 @@
 """`connect`: standard input and output, how it ends, and TLS with OpenSSL's server as the peer."""
 
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -108,6 +110,29 @@ def test_closed_standard_output_is_one_line_and_status_1():
 def test_full_disk_for_standard_output_is_one_line_and_status_1():
     message = b"python -m reactor: cannot write to standard output: No space left on device\n"
     assert connected(">/dev/full") == (1, b"", message)
+
+
+def test_input_that_fails_after_the_end_is_ignored(monkeypatch):
+    """The thread that reads it outlives the connection: its exception would be printed."""
+    problems = []
+    monkeypatch.setattr(threading, "excepthook", problems.append)
+    before = set(threading.enumerate())
+    terminal, program = pty.openpty()
+    standard_input = os.dup(0)
+    os.dup2(terminal, 0)
+    try:
+        with server("serve", "greet", "--listen", "127.0.0.1:0") as (_, address):
+            assert main(["connect", address]) == 0
+        started = set(threading.enumerate()) - before
+        assert started
+        os.close(program)  # the reader gets EIO
+        for thread in started:
+            thread.join(DEADLINE)
+        assert problems == []
+    finally:
+        os.dup2(standard_input, 0)
+        os.close(standard_input)
+        os.close(terminal)
 
 
 def test_non_blocking_input_is_waited_for():
