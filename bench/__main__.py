@@ -8,23 +8,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import missing
+from bench.harness import missing
 
-#: Each benchmark is a module of this package, with `add_options` and `run`.
+#: Each benchmark is a module of `bench.cases`.
 BENCHMARKS = {
     "echo": "messages per second and CPU time for each: plain, with timeouts, beside idle connections",
     "idle": "memory for each idle connection, and the system calls of an idle loop",
     "fairness": "how late a timer and an interactive peer are, quiet and under flood",
-    "hostile": "slow peers, timeouts due at once, peers that never read or reset, no descriptors",
-    "soak": "one server under peers of every kind: what it holds before and after, and bytes lost",
+    "hostile": "slow loris, timeouts due at once, peers that never read, resets, no free descriptors",
+    "soak": "one server under peers of every kind: resources held before and after, and bytes lost",
     "lines": "messages of 16 lines, each upper-cased and written by itself",
-    "streams": "echo by coroutines, and the memory of those that wait",
-    "broadcast": "one member of a chat is heard by 10,000",
+    "streams": "echo by coroutines, and the memory of idle ones",
+    "broadcast": "a chat room: one member's lines, sent to 10,000",
     "proxy": "one connection's bytes forwarded, beside socat and haproxy",
     "tls": "echo, bulk, memory and handshakes over TLS",
     "embed": "echo in the loop of a host, its idle cost, and wake-ups from another thread",
     "frames": "how long the steps of a game's frames are under load",
-    "threads": "echo by blocking handlers, and thousands of connections that say nothing",
+    "threads": "echo by blocking handlers, and thousands of idle connections",
     "churn": "connect and close: memory that grows, connections per second and CPU time for each",
 }
 
@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 failed, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
-        for name, told in BENCHMARKS.items():
-            sys.stdout.write(f"{name:10} {told}\n")
+        for name, summary in BENCHMARKS.items():
+            sys.stdout.write(f"{name:10} {summary}\n")
         return 0
     try:
         return _run(words)
@@ -49,10 +49,10 @@ def _run(words: list[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from bench.load import BrokenServerError, raise_descriptor_limit
-    from bench.measure import machine, pin_load
-    from bench.process import ChildFailedError
-    from bench.report import Report
+    from bench.harness.clients import BrokenServerError, raise_descriptor_limit
+    from bench.harness.measure import machine, pin_load
+    from bench.harness.process import ChildFailedError
+    from bench.harness.report import Report
 
     options = _parser().parse_args(words)
     needed = max(getattr(options, "connections", 0), getattr(options, "idle_connections", 0)) + 100
@@ -78,11 +78,13 @@ def _run(words: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Benchmarks beside asyncio, uvloop and a bare selectors loop."
+    )
     commands = parser.add_subparsers(required=True, metavar="NAME")
-    for name, told in BENCHMARKS.items():
-        benchmark = importlib.import_module(f"bench.{name}")
-        command = commands.add_parser(name, help=told, description=benchmark.__doc__)
+    for name, summary in BENCHMARKS.items():
+        benchmark = importlib.import_module(f"bench.cases.{name}")
+        command = commands.add_parser(name, help=summary, description=benchmark.__doc__)
         command.set_defaults(benchmark=benchmark)
         command.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures there")
         benchmark.add_options(command)

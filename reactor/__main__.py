@@ -1,4 +1,4 @@
-"""`python -m reactor`."""
+"""Run the command line: `python -m reactor`."""
 
 import sys
 

@@ -197,7 +197,7 @@ class FramedProtocol(Protocol):
 
     def _go_on_later(self) -> None:
         if not self._scheduled:
-            self.connection.get_extra_info("reactor").call_soon(self._go_on)
+            self.connection.reactor.call_soon(self._go_on)
             self._scheduled = True
 
     def _go_on(self) -> None:
@@ -209,7 +209,7 @@ class FramedProtocol(Protocol):
         try:
             self._hand_over(frames or iter(()))
         except Exception as exc:
-            reactor = connection.get_extra_info("reactor")
+            reactor = connection.reactor
             reactor.report(exc, f"{type(self).__qualname__}.frame_received", connection)
             connection.abort(exc)
         if self._frames is None and not self._paused:

@@ -306,6 +306,10 @@ class _Open:
     def __init__(self):
         self.next = []
 
+    @property
+    def reactor(self):
+        return self
+
     def wants_input(self):
         return True
 
@@ -314,9 +318,6 @@ class _Open:
 
     def is_closing(self):
         return False
-
-    def get_extra_info(self, name):
-        return self
 
     def call_soon(self, callback):
         self.next.append(callback)

@@ -21,3 +21,11 @@ def test_import_takes_nothing_but_attrs_and_the_standard_library():
     )
     assert foreign - set(bare.stdout.split()) == set()
     assert "asyncio" not in done.stdout.split()
+
+
+def test_import_loads_nothing_that_only_the_command_line_needs():
+    program = "import sys, reactor; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "reactor.loop.log" in loaded
+    assert loaded & {"argparse", "logging.handlers", "reactor.cli", "reactor.apps"} == set()

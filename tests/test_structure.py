@@ -10,7 +10,6 @@ ROOT = Path(__file__).parent.parent
 
 #: Test files that are not of one module: of several together, of a whole program, or of the project.
 ACROSS = {
-    "cli": {"test_cli_tls"},
     "compat": {"test_stdlib"},
     "connecting": {"test_reconnect"},
     "connection": {
@@ -21,7 +20,8 @@ ACROSS = {
     "streams": {"test_together"},
     "": {
         "test_arguments", "test_conftest", "test_init", "test_interrupts", "test_interrupts_calls",
-        "test_pool_tls", "test_promises", "test_readme", "test_seeds", "test_structure", "test_typing",
+        "test_packaging", "test_pool_tls", "test_promises", "test_readme", "test_seeds", "test_structure",
+        "test_typing",
     },
 }  # fmt: skip
 

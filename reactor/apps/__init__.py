@@ -1,4 +1,4 @@
-"""The programs behind `python -m reactor serve`: each is an example, and usable for real."""
+"""The servers that `python -m reactor serve` runs: each is an example, and usable for real."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["APPS", "App"]
 class App:
     """An app for the command line.
 
-    summary: what it does, for --help.
+    summary: its line in --help.
     start: returns the factory of the connections' protocols; called once for a server, with the value of
         `option` if there is one.
     option: the name of the command line's option that it needs, or None.
@@ -35,14 +35,14 @@ class App:
     option: str | None = None
 
 
-#: By the name that the command line knows.
+#: The apps by their name on the command line.
 APPS: dict[str, App] = {
     "echo": App("sends back what it receives", lambda: Echo),
     "discard": App("throws away what it receives", lambda: Discard),
     "greet": App("sends one line", lambda: Greet),
     "daytime": App("sends the date and the time", lambda: Daytime),
     "lines": App("sends back each line in upper case", lambda: Upper),
-    "chat": App("rooms where everybody hears everybody", Hall),
+    "chat": App("chat rooms with nicknames", Hall),
     "proxy": App("forwards to --to ADDRESS", lambda to: partial(Proxy, to), "to"),
     "files": App("sends the files of --root DIR", lambda root: partial(Files, root), "root"),
 }

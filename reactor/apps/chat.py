@@ -1,4 +1,4 @@
-"""Chat: lines to everybody in the same room, with nicknames."""
+"""Chat: each line is sent to all members of a room, under nicknames."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from reactor.framing import Lines
 
 __all__ = ["Hall", "Member"]
 
-#: Bytes of a line, and characters of a nickname or a room's name.
-LINE_MOST = 1024
-NAME_MOST = 20
+#: The limits of a line in bytes, and of a nickname or a room's name in characters.
+LINE_LIMIT = 1024
+NAME_LIMIT = 20
 
-#: Members of a room that are told who comes and goes, and listed by /who. In a larger room nobody is told:
-#: the notices of so many grow with the square of their number.
-CROWD = 100
+#: The limit of members up to which joins and leaves are announced, and of names that /who lists. The notices
+#: of a larger room would grow with the square of its members.
+ROOM_LIMIT = 100
 
-#: Seconds in which a member must take something of what is queued for it, or be cut off.
-PATIENCE = 30.0
+#: The write timeout: seconds in which a member must receive some of its queued lines, or be disconnected.
+WRITE_TIMEOUT = 30.0
 
-#: Seconds that a speaker waits after a line that somebody in the room has no room for: it slows down what is
-#: said, so that whoever reads gets it all, and does not stop it, so that nobody can hold up a room.
-SLOWED = 0.1
+#: Seconds for which a sender is not read from after a line that put a member above its high-water mark. It
+#: slows the sender down, so that members that read receive every line, and no member can stop a room.
+SLOWDOWN = 0.1
 
 LOBBY = "lobby"
 HELP = "/nick NAME, /join ROOM, /who, /quit; everything else is said to the room"
@@ -35,9 +35,9 @@ HELP = "/nick NAME, /join ROOM, /who, /quit; everything else is said to the room
 
 @attrs.define(eq=False)
 class Hall:
-    """All rooms of a server, and who is in them. Calling it makes a connection's protocol.
+    """The rooms and members of a server. It is the factory of the connections' protocols.
 
-    rooms: the members of each, in the order in which they came. names: who is called what, in lower case.
+    rooms: the members of each, in the order in which they joined. names: the members by nickname, casefolded.
     """
 
     rooms: dict[str, dict[Member, None]] = attrs.field(factory=dict)
@@ -45,14 +45,14 @@ class Hall:
     _numbers: count[int] = attrs.field(factory=lambda: count(1))
 
     def __call__(self) -> Member:
-        """Return the protocol of a newcomer."""
+        """Return the protocol of a new connection."""
         member = Member(self)
-        while not self.give_name(member, f"guest{next(self._numbers)}"):
-            pass  # somebody has taken a name that looks like one of these
+        while not self.set_name(member, f"guest{next(self._numbers)}"):
+            pass  # a member has chosen this name
         return member
 
-    def give_name(self, member: Member, name: str) -> bool:
-        """Call `member` so; return whether the name, whatever its case, was free."""
+    def set_name(self, member: Member, name: str) -> bool:
+        """Set the nickname of `member` if it is free, compared without case; return whether it was."""
         if self.names.setdefault(name.casefold(), member) is not member:
             return False
         if member.name.casefold() != name.casefold():
@@ -61,45 +61,45 @@ class Hall:
         return True
 
     def enter(self, member: Member, room: str) -> None:
-        """Let `member` into `room`, and tell everybody there."""
+        """Add `member` to `room`, and announce it there."""
         member.room = room
         members = self.rooms.setdefault(room, {})
         members[member] = None
         notice = f"* {member.name} has joined {room}"
-        if len(members) <= CROWD:
-            self.tell(room, notice, member)
+        if len(members) <= ROOM_LIMIT:
+            self.broadcast(room, notice, member)
         else:
             member.reply(notice)
 
     def leave(self, member: Member, why: str = "has left") -> None:
-        """Take `member` out of its room, and tell those who stay."""
+        """Remove `member` from its room, and announce it there."""
         members = self.rooms[member.room]
         del members[member]
         if not members:
             del self.rooms[member.room]
-        elif len(members) < CROWD:
-            self.tell(member.room, f"* {member.name} {why}", member)
+        elif len(members) < ROOM_LIMIT:
+            self.broadcast(member.room, f"* {member.name} {why}", member)
 
-    def go(self, member: Member, why: str) -> None:
-        """Take `member` out of the hall."""
+    def remove(self, member: Member, why: str) -> None:
+        """Remove a member whose connection has ended."""
         self.leave(member, why)
         del self.names[member.name.casefold()]
 
-    def tell(self, room: str, line: str, speaker: Member) -> None:
-        """Send `line` to everybody in `room`; slow `speaker` down if somebody there does not keep up."""
+    def broadcast(self, room: str, line: str, speaker: Member) -> None:
+        """Send `line` to all members of `room`; slow `speaker` down if one of them does not keep up."""
         data = f"{line}\r\n".encode()
-        behind = False
+        slow = False
         for member in self.rooms.get(room, ()):
             if not member.connection.write(data) and not member.connection.is_closing():
-                behind = True
-        if behind:
+                slow = True
+        if slow:
             speaker.slow_down()
 
 
 class Member(FramedProtocol):
-    """The protocol of a client. One that takes nothing for `PATIENCE` seconds is cut off; the room goes on.
+    """The protocol of a client, which is disconnected when it receives nothing for `WRITE_TIMEOUT` seconds.
 
-    hall: where it is. name: its nickname, of the hall's giving. room: the one it is in.
+    hall: its server's. name: its nickname, set by the hall. room: the name of its room.
     """
 
     __slots__ = ("hall", "name", "room")
@@ -107,20 +107,20 @@ class Member(FramedProtocol):
     frames_per_tick = 10  # each is written to the whole room
 
     def __init__(self, hall: Hall) -> None:
-        super().__init__(Lines(LINE_MOST, ending=b"\r\n"))
+        super().__init__(Lines(LINE_LIMIT, ending=b"\r\n"))
         self.hall = hall
         self.name = ""
         self.room = LOBBY
 
     def connection_made(self, connection: Connection) -> None:
-        """Say who is who, and enter the lobby."""
+        """Greet the member, and enter the lobby."""
         super().connection_made(connection)
-        connection.set_timeouts(write=PATIENCE)
+        connection.set_timeouts(write=WRITE_TIMEOUT)
         self.reply(f"* you are {self.name}; {HELP}")
         self.hall.enter(self, LOBBY)
 
     def frame_received(self, frame: bytes) -> None:
-        """Do what the line asks for, or say it to the room."""
+        """Run a command, or send the line to the room."""
         text = "".join(filter(str.isprintable, frame.decode("utf-8", "replace"))).strip()
         word, _, rest = text.partition(" ")
         command = self.COMMANDS.get(word)
@@ -129,18 +129,18 @@ class Member(FramedProtocol):
         elif text.startswith("/"):
             self.reply(f"* there is no {word}: {HELP}")
         elif text:
-            self.hall.tell(self.room, f"{self.name}: {text}", self)
+            self.hall.broadcast(self.room, f"{self.name}: {text}", self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Tell the room."""
-        self.hall.go(self, "has left" if exc is None else "was disconnected")
+        """Remove the member, and announce it."""
+        self.hall.remove(self, "has left" if exc is None else "was disconnected")
 
     def slow_down(self) -> None:
-        """Take nothing more of what this member says for `SLOWED` seconds."""
+        """Read nothing from this member for `SLOWDOWN` seconds."""
         connection = self.connection
         if not connection.is_closing():
             connection.pause_reading()
-            connection.get_extra_info("reactor").call_later(SLOWED, connection.resume_reading)
+            connection.reactor.call_later(SLOWDOWN, connection.resume_reading)
 
     def reply(self, text: str) -> None:
         """Send `text` to this member alone."""
@@ -149,23 +149,23 @@ class Member(FramedProtocol):
     def _nick(self, name: str) -> None:
         before = self.name
         if not _is_name(name):
-            self.reply(f"* a nickname has 1 to {NAME_MOST} letters, digits, - or _")
-        elif not self.hall.give_name(self, name):
+            self.reply(f"* a nickname has 1 to {NAME_LIMIT} letters, digits, - or _")
+        elif not self.hall.set_name(self, name):
             self.reply(f"* {name} is taken")
         else:
-            self.hall.tell(self.room, f"* {before} is now {name}", self)
+            self.hall.broadcast(self.room, f"* {before} is now {name}", self)
 
     def _join(self, room: str) -> None:
         if not _is_name(room):
-            self.reply(f"* a room's name has 1 to {NAME_MOST} letters, digits, - or _")
+            self.reply(f"* a room's name has 1 to {NAME_LIMIT} letters, digits, - or _")
         elif room != self.room:
             self.hall.leave(self, f"went to {room}")
             self.hall.enter(self, room)
 
     def _who(self, _: str) -> None:
         members = self.hall.rooms[self.room]
-        names = ", ".join(member.name for member in islice(members, CROWD))
-        more = f" and {len(members) - CROWD} more" if len(members) > CROWD else ""
+        names = ", ".join(member.name for member in islice(members, ROOM_LIMIT))
+        more = f" and {len(members) - ROOM_LIMIT} more" if len(members) > ROOM_LIMIT else ""
         self.reply(f"* in {self.room}: {names}{more}")
 
     def _quit(self, _: str) -> None:
@@ -181,4 +181,4 @@ class Member(FramedProtocol):
 
 
 def _is_name(text: str) -> bool:
-    return 0 < len(text) <= NAME_MOST and text.replace("-", "").replace("_", "").isalnum()
+    return 0 < len(text) <= NAME_LIMIT and text.replace("-", "").replace("_", "").isalnum()

@@ -1,4 +1,4 @@
-"""Daytime, RFC 867: every client gets the date and the time, and the connection is closed."""
+"""Daytime, RFC 867: sends the date and the time, and closes the connection."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class Daytime(Protocol):
     __slots__ = ()
 
     def connection_made(self, connection: Connection) -> None:
-        """Tell the time, and that this was all."""
+        """Send the time, and close."""
         connection.write(f"{datetime.now(UTC).isoformat(timespec='seconds')}\r\n".encode())
         connection.close()

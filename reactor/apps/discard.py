@@ -1,4 +1,4 @@
-"""Discard, RFC 863: what a client sends is thrown away."""
+"""Discard, RFC 863: drops what it receives."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ __all__ = ["Discard"]
 
 
 class Discard(Protocol):
-    """Receives, and does nothing with it."""
+    """Drops what it receives."""
 
     __slots__ = ()

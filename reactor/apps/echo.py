@@ -1,4 +1,4 @@
-"""Echo, RFC 862: what a client sends comes back."""
+"""Echo, RFC 862: sends back what it receives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Echo"]
 
 
 class Echo(Protocol):
-    """Sends back what it receives; a client that does not read is not read from."""
+    """Sends back what it receives; reads nothing while writing is paused."""
 
     __slots__ = ("_connection",)
 
@@ -18,13 +18,13 @@ class Echo(Protocol):
         self._connection = connection
 
     def data_received(self, data: bytes) -> None:
-        """Send it back."""
+        """Send `data` back."""
         self._connection.write(data)
 
     def pause_writing(self) -> None:
-        """Take no more from a client that does not take what it is sent."""
+        """Stop reading: the client does not read its answers."""
         self._connection.pause_reading()
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Read again."""
         self._connection.resume_reading()

@@ -2,10 +2,10 @@
 
 The answer is `ok SIZE` in a line of its own and then the bytes, or `error REASON`. A name that ends with `/`,
 or none, asks for the names in that directory, one a line. Nothing outside of the root is opened: not by `..`,
-not by an absolute name, and no symbolic link is followed, not even one that is put there meanwhile.
+not by an absolute name, and no symbolic link is followed, not even one created meanwhile.
 
-A client may send many names at once. They are answered one in a tick, and each when the client has taken the
-answer before: a client has one file open at most, and one listing in memory.
+A client may send many names at once. They are answered one in a tick, and each when the client has received
+the answer before: a client has no more than one file open, and one listing in memory.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from reactor.framing import Lines
 
 __all__ = ["Files"]
 
-#: Bytes of a name.
-NAME_MOST = 4096
+#: The limit of a name, in bytes.
+NAME_LIMIT = 4096
 
 
 class Files(FramedProtocol):
@@ -36,16 +36,16 @@ class Files(FramedProtocol):
     frames_per_tick = 1
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        super().__init__(Lines(NAME_MOST))
+        super().__init__(Lines(NAME_LIMIT))
         self._root = Path(root)
 
     def connection_made(self, connection: Connection) -> None:
-        """Have writing paused as long as any byte of an answer is queued."""
+        """Pause writing as long as any byte of an answer is queued."""
         super().connection_made(connection)
         connection.set_write_buffer_limits(high=0)
 
     def frame_received(self, frame: bytes) -> None:
-        """Answer a name."""
+        """Send the file or the listing of that name."""
         *folders, name = frame.split(b"/")
         try:
             folder = _enter(self._root, folders)

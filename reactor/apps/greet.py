@@ -1,4 +1,4 @@
-"""Greet: every client gets one line, and the connection is closed."""
+"""Greet: sends one line, and closes the connection."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class Greet(Protocol):
     __slots__ = ()
 
     def connection_made(self, connection: Connection) -> None:
-        """Greet, and say that this was all."""
+        """Send the line, and close."""
         connection.write(GREETING)
         connection.close()

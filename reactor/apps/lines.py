@@ -1,4 +1,4 @@
-"""Lines: each line that a client sends comes back in upper case."""
+"""Lines: sends back each line in upper case."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Upper"]
 
 
 class Upper(FramedProtocol):
-    """Upper-cases lines."""
+    """Sends back each line in upper case."""
 
     __slots__ = ()
 
@@ -17,5 +17,5 @@ class Upper(FramedProtocol):
         super().__init__(Lines())
 
     def frame_received(self, frame: bytes) -> None:
-        """Answer a line."""
+        """Send the line back."""
         self.send(frame.upper())

@@ -1,4 +1,4 @@
-"""Proxy: forwards each connection to another address, both ways, as fast as the slower end takes it."""
+"""Proxy: forwards each connection to another address, both ways, at the speed of the slower end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Proxy"]
 
 
 class _Side(Protocol):
-    """One of two connections: what it receives, and how it ends, goes to the other."""
+    """One of two joined connections: its input and its end go to the other."""
 
     __slots__ = ("connection", "other")
 
@@ -23,12 +23,12 @@ class _Side(Protocol):
         self.other = None
 
     def data_received(self, data: bytes) -> None:
-        """Pass it on."""
+        """Forward it."""
         if self.other is not None:
             self.other.write(data)
 
     def eof_received(self) -> bool:
-        """Pass the end on; the other direction goes on, unless TLS before 1.3 can't do that."""
+        """Forward the end of file; the other direction stays open, except on TLS before 1.3."""
         if self.other is None:
             return True
         if not self.other.can_write_eof():
@@ -38,17 +38,17 @@ class _Side(Protocol):
         return True
 
     def pause_writing(self) -> None:
-        """Hold back the side whose bytes this one does not take."""
+        """Stop reading from the other side."""
         if self.other is not None:
             self.other.pause_reading()
 
     def resume_writing(self) -> None:
-        """Let it go on."""
+        """Read from the other side again."""
         if self.other is not None:
             self.other.resume_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End the other side too: after what it was sent, or at once if this one broke."""
+        """Close the other side after its queued bytes, or abort it if this one has failed."""
         other, self.other = self.other, None
         if other is not None and exc is None:
             other.close()
@@ -57,7 +57,7 @@ class _Side(Protocol):
 
 
 class Proxy(_Side):
-    """The client's side. It is not read from until the target has answered.
+    """The client's side, which is not read from until the target is connected.
 
     target: the address to forward to.
     """
@@ -74,9 +74,9 @@ class Proxy(_Side):
         self.connection = connection
         connection.pause_reading()
         reactor = connection.reactor
-        self._connector = reactor.connect(self._target, lambda: _Target(self), on_failure=self._refused)
+        self._connector = reactor.connect(self._target, lambda: _Target(self), on_failure=self._target_failed)
 
-    def _refused(self, exc: ConnectError) -> None:
+    def _target_failed(self, exc: ConnectError) -> None:
         self.connection.abort(exc)
 
     def connection_lost(self, exc: BaseException | None) -> None:

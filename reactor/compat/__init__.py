@@ -1,1 +1,1 @@
-"""Modules of the standard library with the reactor under them."""
+"""Modules of the standard library, on the reactor."""

@@ -6,9 +6,9 @@ itself. What is documented there holds. What differs:
 - `serve_forever` waits without a poll; `shutdown` ends it at once, from any thread, a handler's own included.
   `service_actions` is called every `poll_interval` seconds if it was overridden, and after requests.
 - Out of descriptors or memory, accepting pauses for 10 ms, growing to 1 s, and goes on by itself.
-- `ThreadingMixIn` has at most `max_threads` threads; further requests wait for one, `max_waiting` of them,
-  and the others in the kernel's backlog. Threads are used again. `idle_timeout` frees those of silent peers.
-- `ForkingMixIn` accepts no more while `max_children` are at work, and does not block meanwhile; their ends
+- `ThreadingMixIn` has a limit of `max_threads` threads; further requests wait for one, `max_waiting` of them,
+  and the others in the accept queue. Threads are reused. `idle_timeout` frees those of silent peers.
+- `ForkingMixIn` accepts no more while `max_children` are at work, and does not block meanwhile; their exits
   are noticed at once.
 """
 
@@ -19,6 +19,7 @@ import os
 import socket
 import socketserver as standard
 import threading
+from collections.abc import Callable
 from functools import partial
 from socketserver import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from typing import Any
@@ -39,13 +40,13 @@ __all__ = [
     "UDPServer",
 ]
 
-#: Requests that are taken in one tick.
+#: The limit of requests in one tick.
 _BATCH = 64
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.01, 1.0
 
-# Seconds between looks at the children where the system can't tell of their ends.
-_LOOK_AT_CHILDREN = 0.1
+# Seconds between checks of the children where the system has no pidfd_open(2).
+_CHECK_CHILDREN = 0.1
 
 
 # Guards the few fields that several threads of a server share. They are class attributes to begin with, for a
@@ -65,7 +66,7 @@ class BaseServer(standard.BaseServer):
 
         poll_interval: seconds between two calls of `service_actions`, where that was overridden.
         """
-        session = _Session(self)
+        session = _Session(self, self._has_room, 1 if self._listening_socket() is None else _BATCH)
         with Reactor(on_error=session.failed) as session.reactor:
             self._begin(session)
             try:
@@ -74,10 +75,10 @@ class BaseServer(standard.BaseServer):
                 self._end(session)
 
     def shutdown(self) -> None:
-        """Let each `serve_forever` return after the request that it is handling, and wait for that.
+        """Stop each `serve_forever` after the request that it is handling, and wait for that.
 
         On a thread that is in `serve_forever` it does not wait. If none is, the next one returns at once;
-        where several threads serve, one that is still on its way there is not told.
+        where several threads serve, one that has not started yet is not stopped.
         """
         with _lock:
             sessions = self._sessions
@@ -119,25 +120,30 @@ class BaseServer(standard.BaseServer):
         return True
 
     def _make_room(self) -> None:
-        """Let those go on that found no room. From any thread."""
+        """Accept again where there was no room. From any thread."""
         for session in self._sessions:
             session.resume_soon()
 
 
 class _Session:
-    """One `serve_forever` on its way, on the thread that made it."""
+    """One running `serve_forever`, on the thread that called it.
+
+    has_room: returns whether the server may take another request. batch: the limit of requests in one tick.
+    """
 
     reactor: Reactor
 
-    def __init__(self, server: BaseServer) -> None:
+    def __init__(self, server: BaseServer, has_room: Callable[[], bool], batch: int) -> None:
         self.thread = threading.get_ident()
         self.ended = threading.Event()
         self._server: Any = server
+        self._has_room = has_room
+        self._batch = batch
         self._stopping = False
         self._paused = False  # nothing is accepted now: there is no room, or no descriptor
         self._backoff = _FIRST_BACKOFF
         self._problem: BaseException | None = None
-        self._children: set[int] = set()  # descriptors that tell of their ends
+        self._children: set[int] = set()  # their pidfds
 
     def run(self, poll_interval: float) -> None:
         """Serve until `stop`. What `service_actions` and the like raise comes out."""
@@ -154,7 +160,7 @@ class _Session:
             raise self._problem
 
     def stop(self) -> None:
-        """Let it return after the request at hand. From any thread."""
+        """End it after the current request. From any thread."""
         self._stopping = True
         self.reactor.stop()
 
@@ -170,14 +176,14 @@ class _Session:
         try:
             self.reactor.call_soon_threadsafe(self._resume)
         except UsageError:
-            pass  # it has ended meanwhile
+            pass  # its reactor is closed
 
     def watch_child(self, pid: int) -> None:
         """Call the server's `child_ended` when the child `pid` has ended."""
         try:
             ended = os.pidfd_open(pid)
         except (AttributeError, OSError):  # not Linux, or before 5.3
-            self._look_at_child(pid)
+            self._check_child(pid)
         else:
             self._children.add(ended)
             self.reactor.add_reader(ended, self._collect, ended)
@@ -188,23 +194,22 @@ class _Session:
         os.close(ended)
         self._server.child_ended()
 
-    def _look_at_child(self, pid: int) -> None:
+    def _check_child(self, pid: int) -> None:
         self._server.child_ended()
         if pid in self._server.active_children:
-            self.reactor.call_later(_LOOK_AT_CHILDREN, self._look_at_child, pid)
+            self.reactor.call_later(_CHECK_CHILDREN, self._check_child, pid)
 
     def _take(self) -> None:
-        batch = 1 if self._server._listening_socket() is None else _BATCH
-        for _ in range(batch):
+        for _ in range(self._batch):
             if self._stopping or not self._take_one():
                 return
 
     def _take_one(self) -> bool:
         """Take a request; return whether there may be another one now."""
         server = self._server
-        if not server._has_room():
+        if not self._has_room():
             self._pause()
-            if server._has_room():  # it was made before anybody could see that it is waited for
+            if self._has_room():  # there was room before the pause could be seen
                 self._resume()
             return False
         try:
@@ -234,9 +239,9 @@ class _Session:
             raise
 
     def _back_off(self, exc: OSError) -> None:
-        told = "cannot accept on %s: %s; next attempt in %g s"
+        message = "cannot accept on %s: %s; next attempt in %g s"
         key = ("accept", exc.errno)
-        self.reactor.log.log(logging.WARNING, key, told, self._server.server_address, exc, self._backoff)
+        self.reactor.log.log(logging.WARNING, key, message, self._server.server_address, exc, self._backoff)
         self._pause()
         self.reactor.call_later(self._backoff, self._resume)
         self._backoff = min(2 * self._backoff, _LAST_BACKOFF)
@@ -265,22 +270,22 @@ class UDPServer(TCPServer, standard.UDPServer):
 
 
 class _Threads(list[threading.Thread]):
-    """The threads of a server when it was asked for them."""
+    """A snapshot of a server's threads."""
 
     def join(self) -> None:
-        """Do nothing: the standard `server_close` calls it, and ours waits for them afterwards."""
+        """Do nothing: the standard `server_close` calls it, and ours joins the threads afterwards."""
 
 
 class ThreadingMixIn(standard.ThreadingMixIn):
     """As the standard one, with a bound on the threads.
 
-    max_threads: requests that are handled at once. When there are as many and another one comes, a warning
-        says so; the next warning comes after half of the threads have been free.
-    max_waiting: requests that were accepted and wait for a thread; more wait in the kernel's backlog.
+    max_threads: the limit of requests handled at once. A warning is logged when another one comes; the next
+        warning comes after half of the threads have been free.
+    max_waiting: the limit of accepted requests that wait for a thread; more wait in the accept queue.
     idle_timeout: the timeout of the sockets that handlers get, seconds; None for none. A `recv` that waits
         longer for the peer raises TimeoutError, as does a `sendall` that takes longer altogether; what the
         handler does not catch goes to `handle_error`. A handler that sets a timeout of its own has that one.
-        Sockets of datagrams are left alone.
+        Datagram sockets have none.
     `daemon_threads` and `block_on_close` are the standard ones.
     """
 
@@ -289,7 +294,7 @@ class ThreadingMixIn(standard.ThreadingMixIn):
     idle_timeout: float | None = None
 
     _workers: Workers | None = None
-    _told_busy = False
+    _busy_logged = False
 
     @property
     def _threads(self) -> _Threads:
@@ -308,8 +313,8 @@ class ThreadingMixIn(standard.ThreadingMixIn):
                 name, daemon = type(self).__name__, self.daemon_threads
                 self._workers = Workers(self.max_threads, name, daemon=daemon, on_done=self._done)
             workers = self._workers
-        if workers.unfinished() >= self.max_threads and not self._told_busy:
-            self._told_busy = True
+        if workers.unfinished() >= self.max_threads and not self._busy_logged:
+            self._busy_logged = True
             message = "%s: all %d threads are busy, requests wait: see max_threads and idle_timeout"
             logging.getLogger("reactor").warning(message, type(self).__name__, self.max_threads)
         workers.submit(partial(self.process_request_thread, request, client_address))
@@ -322,8 +327,8 @@ class ThreadingMixIn(standard.ThreadingMixIn):
             workers.close(None if self.block_on_close and not self.daemon_threads else 0)
 
     def _done(self) -> None:
-        if self._told_busy and self._busy() <= self.max_threads // 2:
-            self._told_busy = False
+        if self._busy_logged and self._busy() <= self.max_threads // 2:
+            self._busy_logged = False
         self._make_room()  # type: ignore[attr-defined]
 
     def _busy(self) -> int:
@@ -357,21 +362,21 @@ if hasattr(os, "fork"):
                     session.watch_child(pid)
 
         def collect_children(self, *, blocking: bool = False) -> None:
-            """Take note of the children that have ended; wait for all if `blocking`."""
+            """Reap the children that have exited; wait for all if `blocking`."""
             for pid in tuple(self.active_children or ()):
                 try:
                     ended, _ = os.waitpid(pid, 0 if blocking else os.WNOHANG)
                 except ChildProcessError:
-                    ended = pid  # somebody else has waited for it
+                    ended = pid  # it was reaped elsewhere
                 if ended:
                     assert self.active_children is not None
                     self.active_children.discard(pid)
 
         def service_actions(self) -> None:
-            """Do nothing: the ends of children are noticed when they come."""
+            """Do nothing: children are reaped when they exit."""
 
         def child_ended(self) -> None:
-            """Take note of it, and accept again if that was waited for."""
+            """Reap it, and accept again if there was no room."""
             self.collect_children()
             self._make_room()  # type: ignore[attr-defined]
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor.embed.attachment import BUDGET, Attachment
+from reactor.embed.extras import missing_host
 from reactor.reactor import Reactor
 
 try:
     from gi.repository import GLib
 except ImportError as exc:
-    raise ImportError("reactor.embed.glib needs PyGObject: pip install 'selectors-reactor[glib]'") from exc
+    raise missing_host("glib", "PyGObject") from exc
 
 __all__ = ["attach"]
 

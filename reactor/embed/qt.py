@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor.embed.attachment import BUDGET, Attachment
+from reactor.embed.extras import missing_host
 from reactor.reactor import Reactor
 
 __all__ = ["attach"]
@@ -48,4 +49,4 @@ def _core() -> Any:
             return importlib.import_module(f"{name}.QtCore")
         except ModuleNotFoundError:
             continue
-    raise ImportError("reactor.embed.qt needs PySide6 or PyQt6: pip install 'selectors-reactor[qt]'")
+    raise missing_host("qt", "PySide6 or PyQt6")

@@ -6,12 +6,13 @@ import math
 import threading
 
 from reactor.embed.attachment import BUDGET, check_attachable
+from reactor.embed.extras import missing_host
 from reactor.reactor import Reactor
 
 try:
     import trio
 except ImportError as exc:
-    raise ImportError("reactor.embed.trio needs trio: pip install 'selectors-reactor[trio]'") from exc
+    raise missing_host("trio", "trio") from exc
 
 __all__ = ["run"]
 

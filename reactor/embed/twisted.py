@@ -6,15 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor.embed.attachment import BUDGET, Attachment
+from reactor.embed.extras import missing_host
 from reactor.reactor import Reactor
 
 try:
     from twisted.internet.interfaces import IReadDescriptor
     from zope.interface import implementer
 except ImportError as exc:
-    raise ImportError(
-        "reactor.embed.twisted needs Twisted: pip install 'selectors-reactor[twisted]'"
-    ) from exc
+    raise missing_host("twisted", "Twisted") from exc
 
 __all__ = ["attach"]
 

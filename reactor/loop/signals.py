@@ -41,7 +41,7 @@ class Signals:
         self._schedule = schedule
         self._wakeup = wakeup
         self._orphaned = False
-        self._previous_wakeup_fd = -1
+        self.previous_wakeup_fd = -1
         self._handlers: dict[int, _Handler] = {}
 
     def add(self, signum: int, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -59,7 +59,7 @@ class Signals:
             return
         if not self._handlers:
             fd = self._wakeup.signal_fileno()
-            self._previous_wakeup_fd = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+            self.previous_wakeup_fd = signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
             _installed.append(self)
         try:
             previous = signal.signal(signum, self._on_signal)
@@ -74,9 +74,9 @@ class Signals:
         handler = self._handlers.pop(signum, None)
         if handler is None:
             return False
-        above = next((other for other in _installed if other._stands_on(signum, self)), None)
+        above = next((other for other in _installed if other.has_replaced(signum, self._on_signal)), None)
         if above is not None:
-            above._handlers[signum].previous = handler.previous
+            above.set_previous(signum, handler.previous)
         elif signal.getsignal(signum) == self._on_signal:
             # None: it was set from C, and can't be put back from Python.
             signal.signal(signum, signal.SIG_DFL if handler.previous is None else handler.previous)
@@ -97,18 +97,23 @@ class Signals:
             self.remove(signum)
         return True
 
-    def _stands_on(self, signum: int, other: Signals) -> bool:
+    def has_replaced(self, signum: int, previous: Callable[..., object]) -> bool:
+        """Return whether `previous` was the handler of the signal when ours was set."""
         handler = self._handlers.get(signum)
-        return handler is not None and handler.previous == other._on_signal
+        return handler is not None and handler.previous == previous
+
+    def set_previous(self, signum: int, previous: Any) -> None:
+        """Set what `remove` puts back for the signal."""
+        self._handlers[signum].previous = previous
 
     def _restore_wakeup_fd(self) -> None:
         _installed.remove(self)
         fd = self._wakeup.signal_fileno()
-        above = next((other for other in _installed if other._previous_wakeup_fd == fd), None)
+        above = next((other for other in _installed if other.previous_wakeup_fd == fd), None)
         if above is not None:
-            above._previous_wakeup_fd = self._previous_wakeup_fd
+            above.previous_wakeup_fd = self.previous_wakeup_fd
             return
-        found = signal.set_wakeup_fd(self._previous_wakeup_fd)
+        found = signal.set_wakeup_fd(self.previous_wakeup_fd)
         if found != fd:
             signal.set_wakeup_fd(found)  # somebody else's, who came after us
 

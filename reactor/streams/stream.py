@@ -75,7 +75,7 @@ class Stream(Protocol):
 
     __slots__ = (
         "_at", "_buffer", "_dependents", "_ended", "_fn", "_held", "_limit", "_lost", "_main",
-        "_paused", "_reader", "_reason", "_writers", "connection",
+        "_paused", "_reader", "_reason", "connection", "writers",
     )  # fmt: skip
 
     connection: Connection
@@ -91,7 +91,7 @@ class Stream(Protocol):
         self._held = False  # reading is paused, because nobody asks for what is there
         self._paused = False  # above the high-water mark
         self._reader: Task | None = None
-        self._writers: tuple[_Room, ...] = ()
+        self.writers: tuple[_Room, ...] = ()  # the waits for room in the queue, which enter themselves
         self._main: Task | None = None
         self._dependents: tuple[Task | Lease, ...] = ()
 
@@ -148,7 +148,7 @@ class Stream(Protocol):
         self._reason = exc
         self._buffer, self._at = b"", 0
         tasks = (each for each in self._dependents if isinstance(each, Task))
-        waiting = (self._reader, *(room.task for room in self._writers), self._main, *tasks)
+        waiting = (self._reader, *(room.task for room in self.writers), self._main, *tasks)
         for task in dict.fromkeys(waiting):
             if task is not None:
                 task.throw(self.closed())
@@ -436,7 +436,7 @@ class Stream(Protocol):
             self.connection.resume_reading()
 
     def _wake_writers(self) -> None:
-        for room in self._writers:
+        for room in self.writers:
             self.reactor().call_soon(room.wake)
 
 
@@ -468,9 +468,9 @@ class _Room(Wait):
 
     def park(self, task: Task) -> bool:
         """As `Place.park`."""
-        self._stream._writers = (*self._stream._writers, self)
+        self._stream.writers = (*self._stream.writers, self)
         return super().park(task)
 
     def unpark(self) -> None:
         """As `Place.unpark`."""
-        self._stream._writers = tuple(other for other in self._stream._writers if other is not self)
+        self._stream.writers = tuple(other for other in self._stream.writers if other is not self)

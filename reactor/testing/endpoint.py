@@ -205,7 +205,7 @@ class Endpoint:
         if not self.dead:
             self._die()
             if self.peer is not None:
-                self._send(self.peer.be_reset)
+                self.transmit(self.peer.be_reset)
 
     def pump(self) -> None:
         """Send what the peer's receive buffer has room for, then the FIN."""
@@ -214,12 +214,13 @@ class Endpoint:
             segment = bytes(self.sending[:size])
             del self.sending[:size]
             self._in_flight += size
-            self._send(partial(self._deliver, segment))
+            self.transmit(partial(self._deliver, segment))
         if self.ending and not self.ended and not self.sending and not self.dead:
             self.ended = True
-            self._send(self._deliver_fin)
+            self.transmit(self._deliver_fin)
 
-    def _send(self, arrive: Callable[[], object]) -> None:
+    def transmit(self, arrive: Callable[[], object]) -> None:
+        """Call `arrive` at the peer after the network's latency, in the order of the calls."""
         least, most = self.network.latency
         now = self.network.clock()
         if not most and self._arrival < now:  # nothing is under way, from when there was latency
@@ -254,7 +255,7 @@ class Endpoint:
     def start(self, find: Callable[[], ListeningEndpoint | None]) -> None:
         """Be on the way to what `find` finds when the SYN arrives."""
         self.connecting = True
-        self._send(partial(self._syn, find, self.network.clock() + CONNECT_TIMEOUT))
+        self.transmit(partial(self._syn, find, self.network.clock() + CONNECT_TIMEOUT))
 
     def start_in_vain(self, problem: int | None) -> None:
         """Be on the way to where a router's answer is `problem`; None: there is no answer."""
@@ -263,16 +264,16 @@ class Endpoint:
             until = self.network.clock() + CONNECT_TIMEOUT
             self.network.at(until, partial(self.fail, errno.ETIMEDOUT))  # nothing else can happen to it
         else:
-            self._send(partial(self.fail, problem))
+            self.transmit(partial(self.fail, problem))
 
     def _syn(self, find: Callable[[], ListeningEndpoint | None], until: float) -> None:
         if self.dead:
             return
         listening = find()
         if listening is None:
-            self._send(partial(self.fail, errno.ECONNREFUSED))
+            self.transmit(partial(self.fail, errno.ECONNREFUSED))
         elif not listening.is_full():
-            self.meet(listening)._send(partial(self._syn_ack, listening))
+            self.meet(listening).transmit(partial(self._syn_ack, listening))
         elif self.network.clock() < until:  # dropped, and sent again
             again = partial(self._arrive, partial(self._syn, find, until))
             self.network.at(self.network.clock() + _RETRANSMISSION, again)
@@ -296,7 +297,7 @@ class Endpoint:
     def _syn_ack(self, listening: ListeningEndpoint) -> None:
         if not self.dead:
             self.connecting = False
-            self._send(partial(self._ack, listening))
+            self.transmit(partial(self._ack, listening))
 
     def _ack(self, listening: ListeningEndpoint) -> None:
         if listening.closed:
@@ -319,7 +320,7 @@ class Endpoint:
         if self.dead:
             return
         if self.peer.orphan or self.peer.dead:
-            self.peer._refuse()
+            self.peer.refuse()
         else:
             self.peer.receiving += segment
 
@@ -327,10 +328,10 @@ class Endpoint:
         if not self.dead:
             self.peer.at_eof = True
 
-    def _refuse(self) -> None:
-        # Nobody is there to receive it: the reset takes what is still to be sent along, RFC 1122 4.2.2.13.
+    def refuse(self) -> None:
+        """Answer data that arrives after `close` with a reset, which drops queued data: RFC 1122 4.2.2.13."""
         self._die()
-        self._send(self.peer.be_reset)
+        self.transmit(self.peer.be_reset)
 
     def be_reset(self) -> None:
         """Be told by the peer, or by what stands between, that the connection is no more."""

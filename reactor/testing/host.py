@@ -41,7 +41,7 @@ class Host:
         shared: SO_REUSEPORT. both: an IPv6 socket that takes IPv4 too. Raises OSError as bind(2) does.
         """
         if isinstance(where, str):
-            if self._find(where) is not None:
+            if self.find(where) is not None:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             return where
         address = numeric(where[0] or "0.0.0.0")  # noqa: S104
@@ -95,11 +95,11 @@ class Host:
         elif host is None:
             end.start_in_vain(errno.EHOSTUNREACH)
         else:
-            end.start(lambda: host._find(target, where[1]))
+            end.start(lambda: host.find(target, where[1]))
         return errno.EINPROGRESS
 
     def _connect_to_path(self, end: Endpoint, path: str) -> int:
-        listening = self._find(path)
+        listening = self.find(path)
         if listening is None:
             return errno.ENOENT
         if listening.is_full():
@@ -113,7 +113,7 @@ class Host:
             return target
         return next((own for own in self.addresses or _DEFAULTS if (":" in own) is (":" in target)), None)
 
-    def _find(self, where: str, port: int | None = None) -> ListeningEndpoint | None:
+    def find(self, where: str, port: int | None = None) -> ListeningEndpoint | None:
         """Return what listens on a path, or an address and port; one of those that share it."""
         found = [
             known

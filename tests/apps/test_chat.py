@@ -1,4 +1,4 @@
-"""Chat: who hears what, and that a slow member does not stop the room."""
+"""Chat: which members receive which lines, and that a slow member does not stop the room."""
 
 import contextlib
 
@@ -15,7 +15,7 @@ class Guest:
     def __init__(self, reactor, hall):
         self.reactor = reactor
         self.connection, self.peer = pair(reactor, hall())
-        self.told = b""
+        self.received = b""
         self.closed = False
 
     def say(self, *lines):
@@ -23,15 +23,15 @@ class Guest:
 
     def hear(self, until):
         """Return the lines up to the first that contains `until`, and forget them."""
-        spin(self.reactor, lambda: self.receive() and until.encode() in self.told)
-        end = self.told.index(b"\n", self.told.index(until.encode())) + 1
-        lines, self.told = self.told[:end], self.told[end:]
+        spin(self.reactor, lambda: self.receive() and until.encode() in self.received)
+        end = self.received.index(b"\n", self.received.index(until.encode())) + 1
+        lines, self.received = self.received[:end], self.received[end:]
         return lines.decode().splitlines()
 
     def receive(self):
         with contextlib.suppress(BlockingIOError):
             more = self.peer.recv(1 << 16)
-            self.told += more
+            self.received += more
             self.closed = not more
         return True
 
@@ -112,7 +112,7 @@ def test_unknown_command_and_quit(reactor, enter):
     assert one.hear("there is no /dance")[0].startswith("* there is no /dance: /nick NAME")
     assert one.hear("bye") == ["* bye"]
     spin(reactor, lambda: one.receive() and one.closed)
-    assert one.told == b""
+    assert one.received == b""
 
 
 def test_name_that_looks_like_a_guest_s_is_not_given_twice(enter):
@@ -134,8 +134,8 @@ def test_name_is_free_again_when_its_member_has_left(enter):
     assert one.hear("now") == ["* guest1 is now guest2"]
 
 
-def test_crowd_is_not_told_of_each_who_comes_and_goes(monkeypatch, reactor, hall, enter):
-    monkeypatch.setattr("reactor.apps.chat.CROWD", 2)
+def test_joins_and_leaves_are_not_announced_above_the_limit(monkeypatch, reactor, hall, enter):
+    monkeypatch.setattr("reactor.apps.chat.ROOM_LIMIT", 2)
     one, two = enter(), enter()
     one.hear("guest2 has joined")
     three = enter()
@@ -166,7 +166,7 @@ def test_too_long_line_cuts_off_the_speaker_alone(reactor, hall, enter):
 
 @pytest.fixture
 def memory():
-    """A reactor in memory, whose time goes when it is told to."""
+    """A reactor in memory, with a manual clock."""
     errors = Errors()
     with MemoryReactor(on_error=errors) as memory:
         yield memory
@@ -174,7 +174,7 @@ def memory():
 
 
 def members(memory, hall, count):
-    """Return the clients' ends of `count` members, who have all entered."""
+    """Return the clients' ends of `count` members that have all joined."""
     clients = [memory.pair(hall, Recorder)[1] for _ in range(count)]
     memory.settle()
     for client in clients:
@@ -187,16 +187,16 @@ def heard(client):
 
 
 def queued(hall):
-    """Return the bytes that wait for all members."""
+    """Return the bytes queued for all members."""
     return sum(member.connection.get_write_buffer_size() for member in hall.names.values())
 
 
 def said(client, count, size):
-    """Let `client` say `count` lines of `size` characters."""
+    """Send `count` lines of `size` characters from `client`."""
     client.write(b"".join(f"{number:0{size}}\r\n".encode() for number in range(count)))
 
 
-def test_nobody_who_reads_is_cut_off_when_all_speak_at_once(memory, hall):
+def test_members_that_read_stay_connected_when_all_speak_at_once(memory, hall):
     clients = members(memory, hall, 60)
     for client in clients:
         said(client, 20, 1000)
@@ -215,7 +215,7 @@ def test_member_that_reads_slowly_hears_everything(memory, hall):
     slow.pause_reading()
     said(speaker, 1000, 1000)
     while len(heard(slow)) < 1000:
-        memory.advance(5)  # it takes what its kernel has room for, now and then
+        memory.advance(5)  # it reads now and then
         slow.resume_reading()
         memory.settle()
         slow.pause_reading()
@@ -225,7 +225,7 @@ def test_member_that_reads_slowly_hears_everything(memory, hall):
     assert len(heard(other)) == len(heard(speaker)) == 1000
 
 
-def test_member_that_takes_nothing_is_cut_off_and_does_not_stop_the_room(memory, hall):
+def test_member_that_reads_nothing_is_disconnected_and_does_not_stop_the_room(memory, hall):
     speaker, stuck, other = members(memory, hall, 3)
     stuck.pause_reading()
     said(speaker, 5000, 1000)
@@ -233,12 +233,12 @@ def test_member_that_takes_nothing_is_cut_off_and_does_not_stop_the_room(memory,
     before = len(heard(other))
     assert before >= 200  # the first 64 KiB at once, then ten a second
     assert memory.stats().closed == {}
-    most = 0
+    peak = 0
     for _ in range(30):
         memory.advance(1)
-        most = max(most, queued(hall))
+        peak = max(peak, queued(hall))
     assert memory.stats().closed == {"WriteTimeout": 1, "ECONNRESET": 1}  # both ends of the one that is stuck
-    assert most < 1 << 20
+    assert peak < 1 << 20
     memory.advance(1)
     assert [line for line in heard(other) if "guest2" in line] == ["* guest2 was disconnected"]
     assert len(heard(other)) == 5001
@@ -250,11 +250,11 @@ def test_members_that_all_take_nothing_are_cut_off_in_bounded_memory(memory, hal
     for client in speakers:
         client.pause_reading()
         said(client, 1000, 1000)
-    most = 0
+    peak = 0
     for _ in range(80):
         memory.advance(1)
-        most = max(most, queued(hall))
-    assert most < 2 << 20
+        peak = max(peak, queued(hall))
+    assert peak < 2 << 20
     assert memory.stats().closed["WriteTimeout"] == 10
     assert hall.names == {}
 
@@ -268,11 +268,11 @@ def test_flood_of_lines_does_not_stop_the_loop(reactor, hall, enter):
         reactor.run_once(0)
         loud.receive()
         other.receive()
-    assert b"* in lobby: guest1, guest2" in other.told
-    assert other.told.count(b"guest1: x") < 200
+    assert b"* in lobby: guest1, guest2" in other.received
+    assert other.received.count(b"guest1: x") < 200
 
 
-def test_member_that_has_said_goodbye_slows_nobody(memory, hall):
+def test_member_that_is_closing_slows_no_other(memory, hall):
     speaker, leaving, other = members(memory, hall, 3)
     leaving.pause_reading()
     said(speaker, 130, 1000)  # enough for the kernel's buffers and the first of ours

@@ -1,4 +1,4 @@
-"""Files: what is below the root is sent, and nothing else is opened."""
+"""Files: files below the root are sent, and nothing else is opened."""
 
 import contextlib
 import os
@@ -86,7 +86,7 @@ def test_nothing_outside_of_the_root_is_opened(ask, name):
     assert answer.startswith(b"error ")
 
 
-def test_what_is_no_file_is_told(ask, root):
+def test_name_of_no_file_is_an_error(ask, root):
     assert ask(b"pipe", b"sub", b"none", b"none/", b"a/b") == [
         b"error not a file",
         b"error not a file",
@@ -118,7 +118,7 @@ def test_client_that_asks_for_a_thousand_listings_does_not_stop_another(reactor,
 
 
 @pytest.mark.parametrize("name", ["a", "big"])
-def test_client_that_takes_nothing_has_one_file_open_and_one_answer_waiting(reactor, root, name):
+def test_client_that_reads_nothing_has_one_file_open_and_one_answer_queued(reactor, root, name):
     size = (root / name).stat().st_size
 
     def opened():

@@ -1,4 +1,4 @@
-"""Proxy: both directions, their ends, and what becomes of one side when the other breaks."""
+"""Proxy: both directions, end of file, and one side's failure ending the other."""
 
 import contextlib
 import socket
@@ -17,7 +17,7 @@ BIG = bytes(range(256)) * 4096 * 4  # 4 MiB
 
 @pytest.fixture
 def target(reactor):
-    """What the proxy forwards to, and the protocols of those that came."""
+    """The proxy's target, and the protocols of its connections."""
     served = []
 
     class Target(Recorder):
@@ -33,7 +33,7 @@ def target(reactor):
 
 @pytest.fixture
 def proxied(reactor, target):
-    """A client of the proxy, and what the target made of it."""
+    """A client of the proxy, and its connection at the target."""
     listener = reactor.listen("127.0.0.1:0", APPS["proxy"].start(target.addresses[0]))
     with connect(reactor, listener.addresses[0]) as client:
         spin(reactor, lambda: target.served)
@@ -76,7 +76,7 @@ def test_client_s_half_close_comes_even_before_the_target_has_answered(reactor):
 
 
 @pytest.mark.slow
-def test_side_that_takes_nothing_holds_the_other_back(reactor, target):
+def test_side_that_reads_nothing_pauses_the_other(reactor, target):
     limits = Limits(high_water=65536, low_water=0)
     proxy = reactor.listen("127.0.0.1:0", APPS["proxy"].start(target.addresses[0]), limits=limits)
     with connect(reactor, proxy.addresses[0]) as client:
@@ -93,7 +93,7 @@ def test_side_that_takes_nothing_holds_the_other_back(reactor, target):
             except BlockingIOError:
                 stuck += 1
             reactor.run_once(0)
-        assert rest, "everything was taken, though nobody reads it"
+        assert rest, "everything was accepted, though the peer does not read"
         assert reactor.stats().queued_bytes < 1 << 20
         served.connection.resume_reading()
         while rest:
@@ -126,9 +126,9 @@ def test_target_that_breaks_breaks_the_client_s_side(reactor, proxied):
 
 
 def test_target_that_refuses_ends_the_client(reactor):
-    nobody = reactor.listen("127.0.0.1:0", Protocol)
-    address = nobody.addresses[0]
-    nobody.close()
+    closed = reactor.listen("127.0.0.1:0", Protocol)
+    address = closed.addresses[0]
+    closed.close()
     proxy = reactor.listen("127.0.0.1:0", APPS["proxy"].start(address))
     with connect(reactor, proxy.addresses[0]) as client:
         spin(reactor, lambda: reactor.stats().closed)
@@ -145,4 +145,4 @@ def test_client_that_leaves_while_the_target_is_asked_is_forgotten(reactor):
         reactor.connections()[0].abort()
         reactor.run_once(0)
         assert reactor.stats().closed == {"ConnectionAborted": 1}
-        assert reactor.next_timeout() is None, "somebody still waits to connect"
+        assert reactor.next_timeout() is None, "a connect timer is left"

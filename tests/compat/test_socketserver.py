@@ -1,4 +1,4 @@
-"""`socketserver` on the reactor: what the standard module documents, and what is better here."""
+"""`socketserver` on the reactor: the standard module's documented behaviour, and the differences."""
 
 import contextlib
 import errno
@@ -135,8 +135,8 @@ def test_overridden_methods_are_called(descriptors):
         with socket.create_connection(server.server_address, timeout=DEADLINE) as refused:
             assert refused.recv(1) == b""
         assert talk(server.server_address) == b"Hello\n"
-    told = [call for call in calls if call != "get"]
-    assert told == ["verify", "shutdown", "close", "verify", "process", "finish", "shutdown", "close"]
+    hooks = [call for call in calls if call != "get"]
+    assert hooks == ["verify", "shutdown", "close", "verify", "process", "finish", "shutdown", "close"]
 
 
 @pytest.mark.parametrize("name", ["TCPServer", "ThreadingTCPServer"])
@@ -274,7 +274,7 @@ def test_threads_are_bounded_and_the_others_wait(descriptors):
 
 
 class Raising(socketserver.BaseRequestHandler):
-    """Raises what the server has for it."""
+    """Raises the server's exception."""
 
     def handle(self):
         raise self.server.problem
@@ -282,10 +282,10 @@ class Raising(socketserver.BaseRequestHandler):
 
 @pytest.fixture
 def hooked(monkeypatch):
-    """Return a list of what reaches `threading.excepthook`."""
-    told = []
-    monkeypatch.setattr(threading, "excepthook", told.append)
-    return told
+    """Return the list of calls of `threading.excepthook`."""
+    reported = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+    return reported
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
@@ -346,7 +346,7 @@ def test_handle_error_that_raises_on_the_server_s_thread_leaves_no_request_open(
 
 @pytest.fixture
 def no_threads(monkeypatch):
-    """Return a set of the beginnings of names of which no thread can be started."""
+    """Return a set of name prefixes: threads with such names can't be started."""
     refused, start = set(), threading.Thread.start
 
     def start_or_not(thread):
@@ -421,7 +421,7 @@ def test_threads_have_a_length_as_cpython_s_own_tests_ask_for(descriptors):
 
 
 def silent(stack, server, count):
-    """Return clients that say nothing."""
+    """Return silent clients."""
     return [stack.enter_context(socket.create_connection(server.server_address)) for _ in range(count)]
 
 
@@ -460,8 +460,8 @@ def test_one_line_says_that_all_threads_are_busy_each_time_that_it_comes_to_it(c
                 assert left.acquire(timeout=DEADLINE)
             for _ in range(4):
                 assert entered.acquire(timeout=DEADLINE)
-    told = "Server: all 2 threads are busy, requests wait: see max_threads and idle_timeout"
-    assert [record.getMessage() for record in caplog.records] == [told] * 2
+    message = "Server: all 2 threads are busy, requests wait: see max_threads and idle_timeout"
+    assert [record.getMessage() for record in caplog.records] == [message] * 2
 
 
 def test_idle_timeout_frees_a_thread_of_a_silent_peer(descriptors):

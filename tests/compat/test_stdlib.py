@@ -1,4 +1,4 @@
-"""Servers of the standard library on the reactor: their base is swapped, their clients are real."""
+"""Servers of the standard library on the reactor: the base class is replaced, the clients are real."""
 
 import contextlib
 import http.server
@@ -44,7 +44,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         super().__init__(*args, directory=self.root)
 
     def log_message(self, *args):
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.mark.parametrize("mixin", ["", "ThreadingMixIn", "ForkingMixIn"])
@@ -83,7 +83,7 @@ def test_wsgi_server(descriptors):
 
     class Handler(wsgiref.simple_server.WSGIRequestHandler):
         def log_message(self, *args):
-            """Say nothing."""
+            """Log nothing."""
 
     def app(environ, start_response):
         body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
@@ -101,7 +101,7 @@ def test_logging_config_listen(monkeypatch, descriptors):
     bound, known = [], threading.Event()
 
     class Receiver(socketserver.ThreadingTCPServer):
-        """Tells the port, which `listen` has no way to ask for."""
+        """Records the port, which `listen` does not return."""
 
         def server_activate(self):
             super().server_activate()

@@ -5,7 +5,6 @@ import contextlib
 import gc
 import math
 import os
-import re
 import shutil
 import signal
 import socket
@@ -443,15 +442,15 @@ def test_interrupt_in_a_callback_comes_out_of_the_host_and_it_goes_on(loop):
 
 
 @pytest.mark.parametrize(
-    ("module", "hidden", "told"),
+    ("module", "hidden", "package"),
     [
-        ("qt", "PySide6, PyQt6", r"reactor\.embed\.qt needs PySide6 or PyQt6: .*reactor\[qt\]"),
-        ("glib", "gi", r"reactor\.embed\.glib needs PyGObject: .*reactor\[glib\]"),
-        ("twisted", "twisted", r"reactor\.embed\.twisted needs Twisted: .*reactor\[twisted\]"),
-        ("trio", "trio", r"reactor\.embed\.trio needs trio: .*reactor\[trio\]"),
+        ("qt", "PySide6, PyQt6", "PySide6 or PyQt6"),
+        ("glib", "gi", "PyGObject"),
+        ("twisted", "twisted", "Twisted"),
+        ("trio", "trio", "trio"),
     ],
 )
-def test_missing_host_is_told_with_its_extra(module, hidden, told):
+def test_missing_host_is_reported_with_the_commands_that_install_it(module, hidden, package):
     program = textwrap.dedent(f"""
         import sys
         sys.modules |= dict.fromkeys({hidden.split(", ")!r})
@@ -467,7 +466,10 @@ def test_missing_host_is_told_with_its_extra(module, hidden, told):
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE
     )
     assert done.stderr == ""
-    assert re.fullmatch(told + "'", done.stdout.strip())
+    assert done.stdout == (
+        f"reactor.embed.{module} needs {package}: pip install 'selectors-reactor[{module}]', "
+        f"or in a checkout pip install -e '.[{module}]'\n"
+    )
 
 
 def test_thousand_lives_leave_nothing(descriptors):

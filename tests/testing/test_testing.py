@@ -273,8 +273,9 @@ def test_fixtures_come_by_themselves(pytester):
         from reactor.apps.echo import Echo
         from reactor.testing import Recorder
 
-        def test_blocking_client(reactor_server, tmp_path):
-            for address in ("127.0.0.1:0", f"unix:{tmp_path}/socket"):
+        def test_blocking_client(reactor_server, tmp_path, monkeypatch):
+            monkeypatch.chdir(tmp_path)  # its own path may be too long for a socket
+            for address in ("127.0.0.1:0", "unix:socket"):
                 server = reactor_server(Echo, address)
                 with server.connect() as client:
                     client.sendall(b"hello")

@@ -1,0 +1,91 @@
+"""Broadcast: the lines of one chat member, sent to all."""
+
+from __future__ import annotations
+
+import argparse
+import select
+import socket
+import time
+from contextlib import ExitStack
+from functools import partial
+
+from rich.progress import Progress
+
+from bench.harness.clients import BrokenServerError, open_connections
+from bench.harness.compare import Measurement, compare
+from bench.harness.measure import Server, serving
+from bench.harness.options import add_peers, add_rounds, add_seconds
+from bench.harness.programs import PROGRAMS
+from bench.harness.report import Report
+
+__all__ = ["add_options", "run"]
+
+SIZE = 256  # bytes that each member gets for each line
+_WAIT = 10.0  # seconds that a server may take before it counts as broken
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    add_rounds(parser)
+    add_seconds(parser)
+    add_peers(parser, PROGRAMS["chat"])
+    parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="members")
+
+
+def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+    """Measure."""
+    title = f"broadcast: a line of {SIZE} B from one of {options.connections:,} chat members to all of them"
+    measure: Measurement = partial(_measure, options.connections, options.seconds)
+    with ExitStack() as stack:
+        servers = {kind: stack.enter_context(serving(kind, "chat")) for kind in options.servers}
+        compare(report, progress, title, servers, options.rounds, measure)
+
+
+def _measure(members: int, seconds: float, server: Server) -> tuple[float, float]:
+    """Send the next line when every member has received the one before."""
+    with open_connections(server.port, members) as room:
+        _say(room, room[-1])  # the last is accepted after all others
+        name = _say(room, room[0])
+        for member in room:
+            member.setblocking(False)
+        before = server.cpu_seconds()
+        messages, took = _talk(room, b"x" * (SIZE - len(name) - 2) + b"\r\n", seconds)
+        cpu = server.cpu_seconds() - before
+    return messages / took, cpu / messages
+
+
+def _say(room: list[socket.socket], speaker: socket.socket) -> bytes:
+    """Send a line as `speaker` and receive it as every member; return the prefix with the name."""
+    speaker.sendall(b"hear\r\n")
+    for member in room:
+        heard = b""
+        while not heard.endswith(b": hear\r\n"):
+            more = member.recv(65536)
+            if not more:
+                raise BrokenServerError("the server closed a member's connection")
+            heard = heard[-SIZE:] + more
+    return heard.splitlines()[-1].removesuffix(b"hear")
+
+
+def _talk(room: list[socket.socket], line: bytes, seconds: float) -> tuple[int, float]:
+    messages = 0
+    with select.epoll() as poller:
+        receive = {}
+        for member in room:
+            poller.register(member, select.EPOLLIN)
+            receive[member.fileno()] = member.recv
+        started = time.perf_counter()
+        while (took := time.perf_counter() - started) < seconds:
+            room[0].send(line)
+            missing = SIZE * len(room)
+            while missing:
+                events = poller.poll(_WAIT)
+                if not events:
+                    raise BrokenServerError("not every member has heard the line")
+                for fd, _ in events:
+                    heard = len(receive[fd](65536))
+                    if not heard:
+                        raise BrokenServerError("the server closed a member's connection")
+                    missing -= heard
+            messages += len(room)
+    return messages, took

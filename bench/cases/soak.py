@@ -1,0 +1,162 @@
+"""Soak: one server under peers of every kind, good and bad, must return to its initial state.
+
+The good peers look at every byte that comes back, the others stop reading, reset, send noise, say nothing,
+vanish, or are stopped with SIGSTOP for longer than every timeout of the server. What the server holds is
+compared with what it held before the first connection; its memory with what it was after a first crew of all
+kinds had come and gone, because what is made once stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from rich.progress import Progress
+
+from bench.harness.instrumented import Plan
+from bench.harness.measure import Instrumented, instrumented
+from bench.harness.options import add_seconds
+from bench.harness.peers import PEERS
+from bench.harness.process import Child, child
+from bench.harness.report import Report
+
+__all__ = ["add_options", "run"]
+
+TIMEOUTS = {"idle": 1.5, "read": 1.0, "write": 1.0, "close": 1.0}  # seconds
+CROWD = 6  # times as many crowding peers as of another kind: twice the limit for an address
+SEND_BUFFER = 16 * 1024  # so small that the kernel often accepts a part of what is sent
+WARM_UP = 3.0  # seconds
+STOP_EVERY = 3.5  # seconds from one SIGSTOP to the next
+STOP_FOR = 2.0  # seconds until the SIGCONT, longer than every timeout
+SETTLE = 10.0  # seconds that the server has to let go of the last connections
+MEMORY_SLACK = 0.1  # growth that counts as none: the allocator keeps what it has had
+LOOK = 0.1  # seconds
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    add_seconds(parser, 60.0, "how long the peers come and go")
+    parser.add_argument(
+        "--each", type=int, default=4, metavar="N", help="connections of each kind of peer at once"
+    )
+
+
+def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+    """Run all peers, and compare what the server holds before and after."""
+    with instrumented("reactor", _plan(options.each)) as server:
+        before = _settled(server)
+        _crew(server, options.each, min(WARM_UP, options.seconds), progress, "warming up")
+        before["held"]["memory"] = _settled(server, before["held"])["held"]["memory"]
+        seen, took = _crew(server, options.each, options.seconds, progress, "soaking")
+        after = _settled(server, before["held"])
+    report.raw.append({"peers": seen, "before": before, "after": after})
+    _add_peers(report, seen, took)
+    _add_held(report, before["held"], after["held"])
+    _add_ends(report, after)
+
+
+def _plan(each: int) -> Plan:
+    return Plan(
+        app="owing",
+        limits={"max_connections": 1000, "max_per_ip": each * CROWD // 2, "when_full": "refuse"},
+        timeouts=TIMEOUTS,
+        send_buffer=SEND_BUFFER,
+    )
+
+
+def _crew(
+    server: Instrumented, each: int, seconds: float, progress: Progress, title: str
+) -> tuple[dict[str, Any], float]:
+    with _peers(server.port, each) as peers:
+        started = time.monotonic()
+        task = progress.add_task(title, total=seconds)
+        while (passed := time.monotonic() - started) < seconds:
+            progress.update(task, completed=passed)
+            stopped = passed % STOP_EVERY > STOP_EVERY - STOP_FOR
+            peers["stop"].process.send_signal(signal.SIGSTOP if stopped else signal.SIGCONT)
+            time.sleep(LOOK)
+        progress.remove_task(task)
+        peers["stop"].process.send_signal(signal.SIGCONT)
+        for peer in peers.values():
+            peer.dismiss()
+        return {kind: peer.answer() for kind, peer in peers.items()}, time.monotonic() - started
+
+
+@contextmanager
+def _peers(port: int, each: int) -> Iterator[dict[str, Child]]:
+    with ExitStack() as stack:
+        peers = {
+            kind: stack.enter_context(
+                child(
+                    kind,
+                    "bench.harness.peers",
+                    kind,
+                    str(port),
+                    str(_number(kind, each)),
+                    f"127.0.1.{number}",
+                )
+            )
+            for number, kind in enumerate(PEERS, start=1)
+        }
+        for peer in peers.values():
+            peer.line()  # it has started
+        yield peers
+
+
+def _number(kind: str, each: int) -> int:
+    return each * CROWD if kind == "crowd" else each
+
+
+def _settled(server: Instrumented, wanted: dict[str, int] | None = None) -> dict[str, dict[str, int]]:
+    """Return what the server holds once it is down to `wanted`, or after `SETTLE` seconds."""
+    end = time.monotonic() + SETTLE
+    while True:
+        answer = server.held()
+        held = answer["held"]
+        calm = wanted is None or all(held[name] <= wanted[name] for name in held)
+        if calm or time.monotonic() > end:
+            held["memory"] = server.anonymous_bytes()
+            return answer
+        time.sleep(LOOK)
+
+
+def _add_peers(report: Report, seen: dict[str, Any], took: float) -> None:
+    table = report.table(
+        f"{took:.0f} s of peers (cut off: the server ended the connection first)",
+        ["peer", "visits", "messages", "MB out", "MB in", "cut off", "bytes lost"],
+    )
+    for kind, (name, _, keeps_rules) in PEERS.items():
+        tally = seen[kind]
+        table.add_row(
+            name,
+            f"{tally['connections']:,}",
+            f"{tally['messages']:,}",
+            f"{tally['sent'] / 1e6:,.1f}",
+            f"{tally['received'] / 1e6:,.1f}",
+            f"{tally['broken' if keeps_rules else 'ended']:,}",
+            f"{tally['lost']:,}",
+        )
+        if tally["lost"] or tally["broken"]:
+            report.failures.append(
+                f"{name}: {tally['lost']} bytes lost, {tally['broken']} connections broken: {tally['why']}"
+            )
+
+
+def _add_held(report: Report, before: dict[str, int], after: dict[str, int]) -> None:
+    table = report.table("what the server holds", ["", "before", "after", ""])
+    for name, was in before.items():
+        back = after[name] - was <= (MEMORY_SLACK * was if name == "memory" else 0)
+        table.add_row(name, f"{was:,}", f"{after[name]:,}", "back" if back else "NOT BACK")
+        if not back:
+            report.failures.append(f"{name} did not come back: {was:,} before, {after[name]:,} after")
+
+
+def _add_ends(report: Report, after: dict[str, dict[str, int]]) -> None:
+    table = report.table("what the server counted, the first crew included", ["", "connections"])
+    for what in ("ended", "refused"):
+        for why, number in sorted(after[what].items()):
+            table.add_row(f"{what}: {why}", f"{number:,}")

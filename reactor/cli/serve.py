@@ -1,0 +1,260 @@
+"""`serve`: run an app on one or more addresses until a signal drains it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from reactor.address import Address
+from reactor.apps import APPS, App
+from reactor.cli.arguments import (
+    CommandFailed,
+    add_alpn,
+    add_log_level,
+    parse_address,
+    parse_count,
+    parse_seconds,
+)
+from reactor.errors import AddressError, ListenError, TLSContextError
+from reactor.options import Limits, Timeouts
+from reactor.protocol import Factory
+from reactor.reactor import Reactor
+from reactor.tls import server_context
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["add_arguments", "run"]
+
+log = logging.getLogger("reactor")
+
+DEFAULT_ADDRESS = "127.0.0.1:9092"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `serve` to its parser."""
+    parser.set_defaults(command=run)
+    parser.add_argument(
+        "app",
+        nargs="?",
+        type=_app,
+        default="echo",
+        metavar="APP",
+        help="; ".join(f"{name}: {app.summary}" for name, app in APPS.items())
+        + "; or module:factory, where factory() returns the protocol of a connection (default: echo)",
+    )
+    parser.add_argument(
+        "--to", type=parse_address, metavar="ADDRESS", help="the address that proxy forwards to"
+    )
+    parser.add_argument("--root", type=_directory, metavar="DIR", help="the directory that files serves")
+    parser.add_argument(
+        "--listen",
+        action="append",
+        type=parse_address,
+        metavar="ADDRESS",
+        help="HOST:PORT, [IPV6]:PORT, :PORT for every interface, unix:/path or fd:N; port 0 picks "
+        f"a free one; may be repeated (default: {DEFAULT_ADDRESS})",
+    )
+    parser.add_argument(
+        "--idle-timeout",
+        type=parse_seconds,
+        metavar="S",
+        help="close a connection after S seconds without a byte in either direction (default: never)",
+    )
+    parser.add_argument(
+        "--max-connections",
+        type=parse_count,
+        metavar="N",
+        help="connections open at once, for each --listen; more wait in the accept queue (default: no limit)",
+    )
+    parser.add_argument(
+        "--max-per-ip",
+        type=parse_count,
+        metavar="N",
+        help="connections open at once from one IPv4 address or IPv6 /64; more are closed at once "
+        "(default: no limit)",
+    )
+    parser.add_argument(
+        "--drain-timeout",
+        type=parse_seconds,
+        default=10.0,
+        metavar="S",
+        help="seconds that connections have to end after SIGINT or SIGTERM; a second signal ends the server "
+        "at once (default: %(default)g)",
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="speak TLS with this certificate chain (PEM)")
+    parser.add_argument(
+        "--tls-key",
+        metavar="FILE",
+        help="the private key, if it is not in the same file; SIGHUP reads both files again",
+    )
+    parser.add_argument(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="require a client certificate signed by one of these authorities (PEM)",
+    )
+    add_alpn(parser, "to accept")
+    add_log_level(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve until SIGINT or SIGTERM, then drain.
+
+    Raises CommandFailed for an address or file that failed and for a drain cut short by a second signal,
+    SystemExit for invalid arguments.
+    """
+    factory = _factory(options)
+    limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
+    timeouts = Timeouts(idle=options.idle_timeout)
+    try:
+        tls = _server_context(options)
+    except TLSContextError as exc:
+        raise CommandFailed(str(exc)) from exc
+    with Reactor() as loop:
+        for address in options.listen or [Address.parse(DEFAULT_ADDRESS)]:
+            try:
+                listener = loop.listen(address, factory, limits=limits, timeouts=timeouts, tls=tls)
+            except AddressError as exc:
+                options.error(str(exc))
+            except ListenError as exc:
+                raise CommandFailed(exc.strerror) from exc
+            for bound in listener.addresses:
+                log.info("listening on %s", bound)
+        if tls is not None and hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, _reload_tls, loop, options)
+        loop.run(signals={signal.SIGINT, signal.SIGTERM}, drain_timeout=options.drain_timeout)
+        left = len(loop.connections())
+        if left:
+            raise CommandFailed(f"stopped at once, with {left} connection{'s'[: left != 1]} still open")
+
+
+def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if options.tls_cert is None:
+        for option in ("tls_key", "tls_client_ca", "alpn"):
+            if getattr(options, option) is not None:
+                options.error(f"--{option.replace('_', '-')} needs --tls-cert")
+        return None
+    return server_context(
+        options.tls_cert, options.tls_key, client_ca=options.tls_client_ca, alpn=options.alpn or ()
+    )
+
+
+def _reload_tls(loop: Reactor, options: argparse.Namespace) -> None:
+    try:
+        context = _server_context(options)
+    except TLSContextError as exc:
+        log.warning("the old certificate stays: %s", exc)
+        return
+    assert context is not None
+    for listener in loop.listeners():
+        listener.replace_tls(context)
+    log.info("new connections get the certificate of %s", options.tls_cert)
+
+
+# Apps
+
+
+def _directory(text: str) -> str:
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a directory")
+    return text
+
+
+def _app(name: str) -> App:
+    known = APPS.get(name)
+    if known is not None:
+        return known
+    module_name, separator, path = name.partition(":")
+    if module_name.endswith(".py") or module_name.startswith(".") or os.sep in module_name:
+        raise argparse.ArgumentTypeError(_not_a_module(name, module_name, path))
+    if not (separator and module_name and path):
+        raise argparse.ArgumentTypeError(
+            f"there is no app {name!r}: choose {', '.join(APPS)}, or give module:factory"
+        )
+    factory = _import(name, module_name, path)
+    problem = _problem_of_factory(factory)
+    if problem is not None:
+        raise argparse.ArgumentTypeError(f"{name!r} {problem}")
+    summary = f"serves the protocols of {name}"
+    if isinstance(factory, type):
+        return App(summary, lambda: factory)
+    return App(summary, lambda: _checking(name, factory))
+
+
+def _not_a_module(name: str, file: str, path: str) -> str:
+    module = os.path.normpath(file).removesuffix(".py").replace(os.sep, ".")
+    importable = all(map(str.isidentifier, module.split(".")))
+    mend = f"{module}:{path or 'FACTORY'}" if importable else "module:factory"
+    return f"{name!r} names a file: name the module as Python imports it, {mend}"
+
+
+def _import(name: str, module_name: str, path: str) -> Any:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the installed command finds modules where `python -m` does
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (Exception, SystemExit) as exc:  # whatever the module raises is its author's to fix
+        raise argparse.ArgumentTypeError(f"cannot import {name!r}: {type(exc).__name__}: {exc}") from exc
+    return found
+
+
+def _problem_of_factory(factory: Any) -> str | None:
+    """Return why `factory` can't return a protocol; None if nothing shows that without calling it."""
+    if not callable(factory):
+        return f"is not a factory: it is a {type(factory).__name__}, which can't be called"
+    if inspect.iscoroutinefunction(factory):
+        return "is a coroutine function: a factory is a plain function or class"
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as exc:
+        return f"can't be called without arguments: {exc}"
+    except ValueError:
+        pass  # written in C, without a signature
+    if isinstance(factory, type) and not hasattr(factory, "__getattr__"):
+        missing = _missing_callback(factory)
+        if missing is not None:
+            return f"is not a protocol class: it has no {missing}; derive it from reactor.Protocol"
+    return None
+
+
+def _missing_callback(protocol: object) -> str | None:
+    """Return the name of a callback that a connection needs and `protocol` lacks."""
+    receive = "get_buffer" if hasattr(protocol, "buffer_updated") else "data_received"
+    needed = ("connection_made", receive, "eof_received", "connection_lost")
+    return next((name for name in needed if not hasattr(protocol, name)), None)
+
+
+def _checking(name: str, factory: Factory) -> Factory:
+    """Return a factory that raises TypeError if `factory` returns no protocol."""
+
+    def make() -> Any:
+        protocol = factory()
+        missing = _missing_callback(protocol)
+        if missing is not None:
+            kind = type(protocol).__name__
+            raise TypeError(f"{name} must return a protocol: it returned a {kind}, without {missing}")
+        return protocol
+
+    return make
+
+
+def _factory(options: argparse.Namespace) -> Factory:
+    app: App = options.app
+    needed = app.option
+    for option in ("to", "root"):
+        if getattr(options, option) is not None and option != needed:
+            options.error(f"--{option} is for the app {'proxy' if option == 'to' else 'files'}")
+    if needed is None:
+        return app.start()
+    value = getattr(options, needed)
+    if value is None:
+        options.error(f"this app needs --{needed}: it {app.summary}")
+    return app.start(value)

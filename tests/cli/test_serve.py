@@ -1,0 +1,447 @@
+"""`serve`: apps and factories, limits, signals and the drain; TLS with OpenSSL's client and curl."""
+
+import errno
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+from contextlib import contextmanager
+
+import pytest
+
+from reactor import ListenError, Reactor
+from reactor.cli.main import main
+from tests.cli.programs import (
+    client_of,
+    command,
+    listening_on,
+    listening_socket,
+    read_all,
+    server,
+    usage_error,
+)
+from tests.helpers import DEADLINE
+
+
+def test_echoes_by_default():
+    with server("--listen", "127.0.0.1:0") as (_, address), client_of(address) as client:
+        client.sendall(b"hi\n")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b"hi\n"
+
+
+def test_default_address_is_the_one_of_the_readme(monkeypatch, capfd):
+    """`listen` is replaced: the port may be in use."""
+
+    def refuse(self, address, *args, **options):
+        raise ListenError(errno.EADDRINUSE, f"not on {address}")
+
+    monkeypatch.setattr(Reactor, "listen", refuse)
+    assert main([]) == 1
+    assert capfd.readouterr().err == "reactor: not on 127.0.0.1:9092\n"
+
+
+@pytest.mark.parametrize(
+    ("app", "sent", "received"),
+    [("echo", b"abc", b"abc"), ("discard", b"abc", b""), ("greet", b"", b"Hello from reactor.\n")],
+)
+def test_apps(app, sent, received):
+    with server("serve", app, "--listen", "127.0.0.1:0") as (_, address), client_of(address) as client:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == received
+
+
+def test_several_addresses_each_get_their_line(tmp_path):
+    path = str(tmp_path / "s")
+    with server("--listen", "127.0.0.1:0", "--listen", f"unix:{path}") as (process, first):
+        assert listening_on(process) == f"unix:{path}"
+        for address in (first, f"unix:{path}"):
+            with client_of(address) as client:
+                client.sendall(b"x")
+                assert client.recv(1) == b"x"
+
+
+def test_serves_a_factory_of_a_module_in_the_working_directory(tmp_path):
+    (tmp_path / "shout.py").write_text(
+        "from reactor import Protocol\n"
+        "class Shout(Protocol):\n"
+        "    def connection_made(self, connection): self.connection = connection\n"
+        "    def data_received(self, data): self.connection.write(data.upper())\n"
+    )
+    words = ("serve", "shout:Shout", "--listen", "127.0.0.1:0")
+    with server(*words, cwd=tmp_path) as (_, address), client_of(address) as client:
+        client.sendall(b"hi")
+        assert client.recv(2) == b"HI"
+
+
+def test_inherited_descriptor():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        words = ("--listen", f"fd:{listening.fileno()}")
+        with server(*words, pass_fds=[listening.fileno()]) as (_, address), client_of(address) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+
+
+def test_idle_connection_is_closed():
+    words = ("--listen", "127.0.0.1:0", "--idle-timeout", "0.05")
+    with server(*words) as (_, address), client_of(address) as client:
+        assert client.recv(1) == b""
+
+
+def test_max_connections_leaves_the_next_in_the_accept_queue():
+    words = ("--listen", "127.0.0.1:0", "--max-connections", "1")
+    with server(*words) as (_, address), client_of(address) as first:
+        first.sendall(b"1")
+        assert first.recv(1) == b"1"
+        with client_of(address) as second:
+            second.sendall(b"2")
+            first.close()
+            assert second.recv(1) == b"2"
+
+
+def test_max_per_ip_closes_the_second_client():
+    words = ("--listen", "127.0.0.1:0", "--max-per-ip", "1")
+    with server(*words) as (_, address), client_of(address) as first:
+        first.sendall(b"1")
+        assert first.recv(1) == b"1"
+        with client_of(address) as second:
+            assert second.recv(1) == b""
+        first.sendall(b"2")
+        assert first.recv(1) == b"2"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signal_drains_and_exits_0(signum):
+    with server("--listen", "127.0.0.1:0") as (process, address), client_of(address) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        process.send_signal(signum)
+        assert client.recv(1) == b""
+        assert process.wait(DEADLINE) == 0
+        assert b"Traceback" not in process.stderr.read()
+
+
+@contextmanager
+def flood(tmp_path, *words):
+    """Run a server with more queued for its one client than the kernel buffers; the client does not read."""
+    (tmp_path / "flood.py").write_text(
+        "from reactor import Protocol\n"
+        "class Flood(Protocol):\n"
+        "    def connection_made(self, connection): connection.write(bytes(1 << 28))\n"
+    )
+    words = ("serve", "flood:Flood", "--listen", "127.0.0.1:0", *words)
+    with server(*words, cwd=tmp_path) as (process, address), client_of(address) as client:
+        assert client.recv(1)
+        yield process, address
+
+
+def wait_until_refused(address):
+    while True:
+        try:
+            client_of(address).close()
+        except ConnectionRefusedError:
+            return
+        except ConnectionResetError:
+            continue  # it was in the accept queue when the listener closed
+
+
+@pytest.mark.slow
+def test_second_signal_stops_at_once(tmp_path):
+    with flood(tmp_path, "--drain-timeout", "1000") as (process, address):
+        process.send_signal(signal.SIGTERM)
+        wait_until_refused(address)  # the drain has begun
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 1
+        message = process.stderr.read()
+        # How many of those that asked whether it still accepts were taken in is chance.
+        assert re.search(rb"stopped at once, with [1-9]\d* connections? still open\n$", message), message
+
+
+def test_drain_ends_at_its_timeout(tmp_path):
+    with flood(tmp_path, "--drain-timeout", "0.1") as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+def test_port_in_use_is_one_line_and_status_1():
+    with listening_socket() as (_, address):
+        with command("--listen", address) as process:
+            out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    assert out == b""
+    assert err.decode() == (
+        f"python -m reactor: cannot listen on {address}: Address already in use: "
+        "stop what listens there, or choose another\n"
+    )
+
+
+def test_address_that_is_not_permitted_is_one_line_and_status_1(capfd, tmp_path):
+    (tmp_path / "file").write_text("not a socket")
+    assert main(["--listen", f"unix:{tmp_path}/file"]) == 1
+    message = capfd.readouterr().err
+    assert message.count("\n") == 1
+    assert "move it away" in message
+
+
+def test_directory_to_listen_on_is_one_line_and_status_1(capfd, tmp_path):
+    assert main(["--listen", f"unix:{tmp_path}"]) == 1
+    message = capfd.readouterr().err
+    assert message.count("\n") == 1
+    assert f"cannot listen on unix:{tmp_path}: a directory is there: name a socket in it" in message
+
+
+def test_module_that_fails_to_import_is_one_line(capfd, tmp_path, monkeypatch):
+    (tmp_path / "broken_app.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = usage_error(capfd, "serve", "broken_app:App")
+    assert "cannot import 'broken_app:App': ZeroDivisionError: division by zero" in message
+
+
+def test_module_that_exits_when_it_is_imported_is_one_line(capfd, tmp_path, monkeypatch):
+    (tmp_path / "leaving_app.py").write_text("import sys\nsys.exit('goodbye\\nfor ever')")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = usage_error(capfd, "serve", "leaving_app:App")
+    assert r"cannot import 'leaving_app:App': SystemExit: goodbye\nfor ever" in message
+
+
+@pytest.mark.parametrize("body", ["return 'text'", "return print", "yield"])
+def test_factory_that_makes_no_protocol_is_reported_and_closes_the_connection(tmp_path, body):
+    (tmp_path / "no_protocol.py").write_text(f"def make():\n    {body}\n")
+    words = ("serve", "no_protocol:make", "--listen", "127.0.0.1:0")
+    with server(*words, cwd=tmp_path) as (process, address):
+        with client_of(address) as client:
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        log = []
+        while not log or not log[-1].startswith(b"TypeError: "):
+            log.append(process.stderr.readline())
+    assert b"ERROR exception in the protocol factory of <Listener" in log[0]
+    expected = (
+        rb"TypeError: no_protocol:make must return a protocol: it returned a \w+, without connection_made\n"
+    )
+    assert re.fullmatch(expected, log[-1])
+
+
+def test_classes_of_other_libraries_and_functions_may_be_factories(tmp_path):
+    (tmp_path / "makers.py").write_text(
+        "import asyncio, functools\n"
+        "from reactor.apps.greet import Greet\n"
+        "class Buffered(asyncio.BufferedProtocol): pass\n"
+        "class Anything:\n"
+        "    def __init__(self): self._it = Greet()\n"
+        "    def __getattr__(self, name): return getattr(self._it, name)\n"
+        "def make(): return Greet()\n"
+        "partly = functools.partial(Greet)\n"
+    )
+    for factory, greeting in (("Buffered", b""), ("Anything", b"H"), ("make", b"H"), ("partly", b"H")):
+        words = ("serve", f"makers:{factory}", "--listen", "127.0.0.1:0")
+        with server(*words, cwd=tmp_path) as (_, address), client_of(address) as client:
+            client.shutdown(socket.SHUT_WR)
+            if greeting:
+                assert read_all(client)[:1] == greeting
+            else:  # its get_buffer returns none
+                with pytest.raises(ConnectionResetError):
+                    read_all(client)
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["proxy"], "this app needs --to: it forwards to --to ADDRESS"),
+        (["files"], "this app needs --root: it sends the files of --root DIR"),
+        (["echo", "--to", "127.0.0.1:1"], "--to is for the app proxy"),
+        (["proxy", "--to", "127.0.0.1:1", "--root", "/"], "--root is for the app files"),
+        (["files", "--root", "/no/such/place"], "'/no/such/place' is not a directory"),
+        (["proxy", "--to", "nowhere"], "'nowhere' has no port"),
+    ],
+)
+def test_option_of_an_app_is_required_by_it_and_refused_elsewhere(capfd, words, cause):
+    assert cause in usage_error(capfd, "serve", *words)
+
+
+def run(words, data=b""):
+    """Run another program; return its output and exit status."""
+    assert shutil.which(words[0]), f"{words[0]} is missing: install its package"
+    return subprocess.run(words, input=data, capture_output=True, timeout=DEADLINE, check=False)
+
+
+def s_client(certificates, address, *words):
+    return [
+        *["openssl", "s_client", "-connect", address, "-servername", "localhost", "-quiet", "-no_ign_eof"],
+        *["-CAfile", certificates.file("ca.pem"), "-verify_return_error", *words],
+    ]
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_openssl_talks_with_the_server(certificates, tls, version):
+    with server("serve", "echo", *tls) as (_, address):
+        words = s_client(certificates, address, version)
+        with subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as client:
+            client.stdin.write(b"hello\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == b"hello\n"
+            client.stdin.close()
+            assert client.wait(DEADLINE) == 0
+
+
+def test_openssl_resumes_a_session(certificates, tls, tmp_path):
+    session = str(tmp_path / "session")
+    with server("serve", "greet", *tls) as (_, address):
+        words = ["openssl", "s_client", "-connect", address, "-servername", "localhost"]
+        first = run([*words, "-sess_out", session, "-ign_eof"])
+        again = run([*words, "-sess_in", session, "-ign_eof"])
+    assert b"Hello from reactor." in first.stdout
+    assert b"New, TLSv1.3" in first.stdout
+    assert b"Reused, TLSv1.3" in again.stdout
+
+
+def test_openssl_updates_its_keys(certificates, tls):
+    """A line with a K asks the other side for new keys too: s_client(1)."""
+    with server("serve", "echo", *tls) as (_, address):
+        words = ["openssl", "s_client", "-connect", address, "-servername", "localhost"]
+        with subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as client:
+            for line in (b"before\n", b"K\n", b"after\n"):
+                client.stdin.write(line)
+                client.stdin.flush()
+                while (answer := client.stdout.readline()) != line and line != b"K\n":
+                    assert answer, "the client ended"
+                if line == b"K\n":
+                    while answer.strip() != b"KEYUPDATE":
+                        assert answer, "the client ended"
+                        answer = client.stdout.readline()
+            client.stdin.close()
+            client.wait(DEADLINE)
+
+
+def test_client_certificate_is_required(certificates, tls):
+    ca = certificates.file("ca.pem")
+    with server("serve", "greet", *tls, "--tls-client-ca", ca) as (process, address):
+        refused = run(s_client(certificates, address, "-ign_eof"))
+        assert b"Hello" not in refused.stdout
+        assert b"certificate required" in refused.stderr
+        assert b"peer did not return a certificate" in process.stderr.readline()
+        own = ["-cert", certificates.file("client.pem"), "-key", certificates.file("client.key")]
+        assert run(s_client(certificates, address, "-ign_eof", *own)).stdout == b"Hello from reactor.\n"
+
+
+def test_server_selects_an_application_protocol(certificates, tls):
+    with server("serve", "greet", *tls, "--alpn", "two,one") as (_, address):
+        done = run(["openssl", "s_client", "-connect", address, "-alpn", "one,two", "-ign_eof"])
+    assert b"ALPN protocol: two" in done.stdout
+
+
+def test_curl_reads_from_the_server(certificates, tls, tmp_path):
+    (tmp_path / "http.py").write_text(
+        "from reactor import Protocol\n"
+        "class Hello(Protocol):\n"
+        "    def connection_made(self, connection):\n"
+        "        self.connection = connection\n"
+        "    def data_received(self, data):\n"
+        "        self.connection.write(b'HTTP/1.0 200 OK\\r\\n\\r\\n' + b'x' * 1000000)\n"
+        "        self.connection.close()\n"
+    )
+    with server("serve", "http:Hello", *tls, cwd=tmp_path) as (_, address):
+        done = run(["curl", "-sS", "--cacert", certificates.file("ca.pem"), f"https://{address}/"])
+    assert done.stderr == b""
+    assert done.stdout == b"x" * 1_000_000
+
+
+def test_plain_text_client_is_one_short_line(tls):
+    with server("serve", "echo", *tls) as (process, address), client_of(address) as client:
+        client.sendall(b"hello\r\n")
+        assert client.recv(100)[0] == 21
+        line = process.stderr.readline()
+        assert b": what the peer sends is not TLS" in line
+        assert len(line) < 120
+
+
+@pytest.mark.parametrize("first", [b"hello\r\n\r\n", b"\x94\x03\x8c\xe8q^\x06\x1b\x9b`\x89\x03" * 20])
+def test_server_says_that_a_client_does_not_speak_tls(tls, first):
+    with server("serve", "echo", *tls) as (process, address), client_of(address) as client:
+        client.sendall(first)
+        assert process.stderr.readline().endswith(b": what the peer sends is not TLS\n")
+
+
+def test_new_certificate_at_sighup(certificates, tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def install(name):
+        shutil.copy(certificates.file(f"{name}.pem"), cert)
+        shutil.copy(certificates.file(f"{name}.key"), key)
+
+    def names(address):
+        host, port = address.rsplit(":", 1)
+        pem = ssl.get_server_certificate((host, int(port)))
+        shown = run(["openssl", "x509", "-noout", "-ext", "subjectAltName"], pem.encode()).stdout
+        return shown.decode()
+
+    install("server")
+    with server("serve", "echo", "--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", key) as (
+        process,
+        address,
+    ):
+        assert "localhost" in names(address)
+        install("other")
+        process.send_signal(signal.SIGHUP)
+        assert b"new connections get the certificate of" in process.stderr.readline()
+        assert "other.example" in names(address)
+        key.write_text("")
+        process.send_signal(signal.SIGHUP)
+        message = process.stderr.readline()
+        assert b"the old certificate stays: no certificate and private key" in message
+        assert "other.example" in names(address)
+        cert.unlink()
+        os.mkfifo(cert)
+        process.send_signal(signal.SIGHUP)
+        message = process.stderr.readline().decode()
+        assert message.endswith(f"the old certificate stays: cannot read {cert}: it is not a regular file\n")
+        assert "other.example" in names(address)
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (
+            ["serve", "json:loads"],
+            "'json:loads' can't be called without arguments: missing a required argument",
+        ),
+        (["serve", "reactor.apps.proxy:Proxy"], "can't be called without arguments: missing a required"),
+        (["serve", "builtins:dict"], "'builtins:dict' is not a protocol class: it has no connection_made"),
+        (["serve", "reactor.apps.chat:Hall"], "is not a protocol class: it has no connection_made"),
+        (
+            ["serve", "asyncio:sleep"],
+            "'asyncio:sleep' is a coroutine function: a factory is a plain function",
+        ),
+        (["serve", "my_app.py"], "names a file: name the module as Python imports it, my_app:FACTORY"),
+        (["serve", "./app.py:Factory"], "name the module as Python imports it, app:Factory"),
+        (["serve", "apps/mine.py:F"], "name the module as Python imports it, apps.mine:F"),
+        (["serve", "../app.py:F"], "name the module as Python imports it, module:factory"),
+        (["serve", "/my-app.py"], "name the module as Python imports it, module:factory"),
+        (["serve", "a\nb"], r"there is no app 'a\nb'"),
+        (["serve", "nonsense"], "there is no app 'nonsense': choose echo, discard, greet, daytime, lines"),
+        (["serve", "nonsense:"], "there is no app 'nonsense:'"),
+        (["serve", "no_such_module:F"], "cannot import 'no_such_module:F': ModuleNotFoundError"),
+        (["serve", "os:no_such_name"], "cannot import 'os:no_such_name': AttributeError"),
+        (["serve", "os:sep"], "'os:sep' is not a factory: it is a str, which can't be called"),
+        (["serve", "--tls-key", "x"], "--tls-key needs --tls-cert"),
+        (["serve", "--alpn", "x"], "--alpn needs --tls-cert"),
+    ],
+)
+def test_invalid_argument_is_one_line_with_the_cause(capfd, words, cause):
+    assert cause in usage_error(capfd, *words)
+
+
+def test_certificate_that_cannot_be_used_is_one_line_and_status_1(certificates, capfd):
+    cert, key = certificates.file("server.pem"), certificates.file("client.key")
+    assert main(["serve", "--tls-cert", cert, "--tls-key", key]) == 1
+    line = capfd.readouterr().err
+    assert "does not belong to the certificate" in line
+    assert line.count("\n") == 1
