@@ -640,17 +640,19 @@ class Connection:
             loop.touch()
             queue.join_small()
             before = queue.size
+            failure = None
             try:
                 queue.offer(self._sock, self._channel, loop.now)
             except (BlockingIOError, InterruptedError):
                 pass
             except OSError as exc:
-                self._fail(exc)
+                failure = exc
+            if queue.size < before:
+                self._last_active = loop.now
+                loop.bytes_sent += before - queue.size
+            if failure is not None:
+                self._fail(failure)
                 return
-            finally:
-                if queue.size < before:
-                    self._last_active = loop.now
-                    loop.bytes_sent += before - queue.size
             if not queue.size:
                 self._emptied(queue)
             elif queue.rate is not None and not queue.rate.available(loop.now):
