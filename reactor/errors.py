@@ -152,6 +152,10 @@ class TLSHandshakeTimeout(TLSHandshakeError, TimeoutError):
     """The handshake was not done within `Timeouts.handshake`."""
 
 
+class Incomplete(BlockingIOError):
+    """A TLS record has come in part, or held nothing for the application. Not raised to users."""
+
+
 class TLSTruncated(TLSError):
     """The peer's bytes ended without its close_notify: what came may be only a part of what was sent.
 

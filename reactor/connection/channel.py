@@ -7,16 +7,28 @@ connection over TLS is in `secure_channel`.
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 from reactor.connection.deadlines import Deadline
 from reactor.connection.rates import TokenBucket
 from reactor.options import Timeouts
 
-__all__ = ["CLEAR", "RECV_SIZE", "Channel", "LimitedChannel"]
+__all__ = ["CLEAR", "RECV_SIZE", "Channel", "Kind", "LimitedChannel"]
 
 #: Bytes asked for in one recv(2), and the limit of what one readiness may take from the others' time.
 RECV_SIZE = 64 * 1024
+
+
+class Kind(Enum):
+    """The kinds of channels, by which a connection handles its events."""
+
+    CLEAR = "clear"
+    LIMITED = "limited"
+    SECURE = "secure"
+    BLOCKING_HANDSHAKE = "blocking handshake"
+
+    __hash__ = object.__hash__  # Enum's own is a Python function, and this one is asked for each connection
 
 
 class Channel:
@@ -28,6 +40,7 @@ class Channel:
 
     __slots__ = ()
 
+    kind = Kind.CLEAR
     buffered: bool = False
     rate: TokenBucket | None = None
     held: bool = False
@@ -88,6 +101,8 @@ class LimitedChannel(Channel):
     """A channel in clear for a `BufferedProtocol`, or with a limit of the rate of reading."""
 
     __slots__ = ("buffered", "held", "rate")
+
+    kind = Kind.LIMITED
 
     def __init__(self, rate: TokenBucket | None, *, buffered: bool) -> None:
         self.rate = rate

@@ -25,7 +25,6 @@ from reactor.connection.settings import Settings
 from reactor.loop.loop import Loop
 from reactor.loop.registry import Registry
 from reactor.loop.timers import Bucket, round_up
-from reactor.tls.secure_socket import bare
 
 __all__ = [
     "Linger", "close_quietly", "is_quiet", "lingering_of", "release", "reset", "reset_on_close",
@@ -146,7 +145,7 @@ class Linger:
         To close then can cut off nothing that is still on its way, though the peer may see a reset if it
         goes on sending: tcp(7), SIOCOUTQ. False where the platform can't tell.
         """
-        if _SENT_AND_UNCONFIRMED is None or not isinstance(bare(self._sock), socket.socket):
+        if _SENT_AND_UNCONFIRMED is None or not isinstance(self._sock, socket.socket):
             return False
         if not is_quiet(self._sock):
             return False

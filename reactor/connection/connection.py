@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from selectors import EVENT_READ, EVENT_WRITE
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import attrs
 
 from reactor.address import Address, client_prefix, pack_sockaddr, unpack_sockaddr
 from reactor.connection.buffers import PIECE_OVERHEAD, FilePart
-from reactor.connection.channel import CLEAR, RECV_SIZE, Channel, LimitedChannel
+from reactor.connection.channel import CLEAR, RECV_SIZE, Channel, Kind, LimitedChannel
 from reactor.connection.closing import (
     Linger,
     is_quiet,
@@ -32,7 +31,6 @@ from reactor.connection.closing import (
 from reactor.connection.deadlines import Deadline, first_passed
 from reactor.connection.interface import AnyProtocol, check_protocol, takes_buffers
 from reactor.connection.rates import TokenBucket
-from reactor.connection.secure_channel import BlockingHandshake, SecureChannel
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE, Closing, Sending, SendQueue
 from reactor.connection.settings import Settings
 from reactor.connection.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
@@ -40,6 +38,7 @@ from reactor.errors import (
     CloseTimeout,
     ConnectionAborted,
     IdleTimeout,
+    Incomplete,
     ReactorError,
     ReadTimeout,
     SlowConsumer,
@@ -54,7 +53,11 @@ from reactor.loop.loop import Loop
 from reactor.loop.registry import ERRORS, Registry
 from reactor.loop.timers import Bucket, round_up
 from reactor.options import Timeouts, seconds
-from reactor.tls.secure_socket import Incomplete, SecureSocket, Tls
+
+if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
+    import ssl
+
+    from reactor.tls.secure_socket import SecureSocket, Tls
 
 __all__ = [
     "Connection", "activity", "begin_blocking_handshake", "begin_handshake", "check_deadlines",
@@ -163,13 +166,7 @@ class Connection:
 
     def _event_method(self) -> Callable[[Connection, int], None]:
         """Return what the loop calls for this channel."""
-        if self._channel is CLEAR:
-            return Connection._on_event
-        if isinstance(self._channel, SecureChannel):
-            return Connection._on_secure_event
-        if isinstance(self._channel, BlockingHandshake):
-            return Connection._on_blocking_handshake
-        return Connection._on_limited_event
+        return _EVENT_METHODS[self._channel.kind]
 
     def _set_channel(self, channel: Channel) -> None:
         self._channel = channel
@@ -368,9 +365,11 @@ class Connection:
         """
         settings = self._settings
         settings.loop.check_process()
-        if self._state is not State.OPEN or isinstance(self._channel, SecureChannel):
+        if self._state is not State.OPEN or self._channel.kind is Kind.SECURE:
             raise UsageError("start_tls needs a connection in clear of which no direction has ended")
         server = settings.listener is not None if server_side is None else server_side
+        from reactor.tls.secure_socket import Tls  # noqa: PLC0415 - imports ssl
+
         tls = Tls(context, settings.bios, server, server_hostname)
         try:
             self._begin_handshake(tls, early, self._handshake_completed)
@@ -381,6 +380,8 @@ class Connection:
             raise
 
     def _begin_handshake(self, tls: Tls, early: bytes, on_established: Callable[[], None]) -> None:
+        from reactor.connection.secure_channel import SecureChannel  # noqa: PLC0415 - imports ssl
+
         queue = None if self._sending is _IDLE else self._queued()
         try:
             ahead = b"" if queue is None else queue.take()
@@ -461,13 +462,13 @@ class Connection:
             self._receive()
 
     def _go_on_with_handshake(self, step: Callable[[], bool]) -> None:
-        assert isinstance(self._channel, SecureChannel)
+        channel: Any = self._channel
         try:
             if self._try(step):
                 self._last_active = self._settings.loop.now
-                self._channel.on_established()
+                channel.on_established()
                 self._attend()
-            elif self._channel.has_output():
+            elif channel.has_output():
                 self._attend()
         except BaseException:
             self.abort()  # an interrupt: the handshake can't be gone on with, nor told twice
@@ -485,8 +486,7 @@ class Connection:
 
     def _on_blocking_handshake(self, events: int) -> None:
         """Go on with the handshake of a `BlockingHandshake`. Called by the loop."""
-        channel = self._channel
-        assert isinstance(channel, BlockingHandshake)
+        channel: Any = self._channel
         try:
             if self._try(channel.step):
                 self._last_active = self._settings.loop.now
@@ -1143,7 +1143,7 @@ class Connection:
         if self._state in ENDED:
             return
         channel = self._channel
-        if isinstance(channel, LimitedChannel) and (channel.rate or type(channel) is not LimitedChannel):
+        if isinstance(channel, LimitedChannel) and (channel.rate or channel.kind is not Kind.LIMITED):
             channel.buffered = takes_buffers(protocol)
         elif takes_buffers(protocol) or channel is not CLEAR:
             self._set_channel(self._limited_channel() if takes_buffers(protocol) else CLEAR)
@@ -1170,6 +1170,15 @@ class Connection:
             case _:
                 fact = self._channel.fact(name)
         return default if fact is None else fact
+
+
+#: What the loop calls for the events of a connection, by the kind of its channel.
+_EVENT_METHODS = {
+    Kind.CLEAR: Connection._on_event,
+    Kind.LIMITED: Connection._on_limited_event,
+    Kind.SECURE: Connection._on_secure_event,
+    Kind.BLOCKING_HANDSHAKE: Connection._on_blocking_handshake,
+}
 
 
 def _frozen(piece: bytes | bytearray | memoryview) -> bytes:
@@ -1261,6 +1270,8 @@ def begin_handshake(
 
 def begin_blocking_handshake(connection: Connection, sock: ssl.SSLSocket) -> None:
     """Begin the handshake of `sock`, a non-blocking duplicate; `connection_made` comes at its end."""
+    from reactor.connection.secure_channel import BlockingHandshake  # noqa: PLC0415 - imports ssl
+
     connection._set_channel(BlockingHandshake(sock, connection._last_active))
     connection._watch_deadlines()
     if not sock.server_side:

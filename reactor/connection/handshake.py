@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reactor.connection.connection import Connection, begin_handshake
 from reactor.connection.interface import make_protocol
-from reactor.tls.secure_socket import Tls
+
+if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
+    from reactor.tls.secure_socket import Tls
 
 __all__ = ["PendingHandshake", "PendingHandshakeFactory", "pending_handshake_of"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
-from reactor.connection.channel import LimitedChannel
+from reactor.connection.channel import Kind, LimitedChannel
 from reactor.connection.deadlines import Deadline
 from reactor.connection.rates import TokenBucket
 from reactor.errors import TLSHandshakeError, TLSHandshakeTimeout, WriteTimeout
@@ -26,6 +26,8 @@ class SecureChannel(LimitedChannel):
     """
 
     __slots__ = ("on_established", "sock")
+
+    kind = Kind.SECURE
 
     def __init__(
         self,
@@ -109,6 +111,8 @@ class BlockingHandshake(LimitedChannel):
     """
 
     __slots__ = ("_events", "_since", "sock")
+
+    kind = Kind.BLOCKING_HANDSHAKE
 
     def __init__(self, sock: ssl.SSLSocket, since: float) -> None:
         super().__init__(None, buffered=False)

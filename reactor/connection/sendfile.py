@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-from typing import IO
-
-from reactor.tls.secure_socket import SecureSocket
+from typing import IO, Any
 
 __all__ = ["send_part"]
 
@@ -19,9 +16,7 @@ _MOST_READ = 64 * 1024
 _UNFIT = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
-def send_part(
-    sock: socket.socket | SecureSocket, file: IO[bytes], offset: int, size: int, most: int | None
-) -> int:
+def send_part(sock: Any, file: IO[bytes], offset: int, size: int, most: int | None) -> int:
     """Send what `sock` takes now of `size` bytes from `offset` on; return how many bytes it took.
 
     most: bytes; None for no bound but the one of this module. Raises BlockingIOError if it takes none now,
@@ -41,12 +36,13 @@ def send_part(
     return sent
 
 
-def _read_and_send(sock: socket.socket | SecureSocket, file: IO[bytes], offset: int, wanted: int) -> int:
+def _read_and_send(sock: Any, file: IO[bytes], offset: int, wanted: int) -> int:
     file.seek(offset)
     data = file.read(min(wanted, _MOST_READ))
     if not data:
         raise _too_short(offset)
-    return sock.send(data)
+    sent: int = sock.send(data)
+    return sent
 
 
 def _too_short(offset: int) -> OSError:

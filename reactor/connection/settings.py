@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from reactor.connection.deadlines import DeadlineMonitor
 from reactor.loop.loop import Loop
 from reactor.options import Limits, Timeouts
-from reactor.tls.secure_socket import Bios, Tls
+
+if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
+    from reactor.tls.secure_socket import Bios, Tls
 
 __all__ = ["Settings"]
 

@@ -23,11 +23,11 @@ from typing import Any
 
 import attrs
 
-from reactor.errors import TLSError, TLSHandshakeError, TLSTruncated, UsageError
+from reactor.errors import Incomplete, TLSError, TLSHandshakeError, TLSTruncated, UsageError
 from reactor.options import check_type
 from reactor.tls.client_hello import server_name
 
-__all__ = ["ENDED_EARLY", "TLS_FACTS", "Bios", "Incomplete", "SecureSocket", "Tls", "bare", "words_of"]
+__all__ = ["ENDED_EARLY", "TLS_FACTS", "Bios", "SecureSocket", "Tls", "bare", "words_of"]
 
 #: Bytes that are encrypted at most before the kernel is asked to take them: four records of RFC 8446, 5.1.
 _CHUNK = 64 * 1024
@@ -50,10 +50,6 @@ _MOST_OUTPUT = 2 * _CHUNK
 
 #: What is said of a peer that ends the connection during the handshake.
 ENDED_EARLY = "the peer ended the connection in the middle of it"
-
-
-class Incomplete(BlockingIOError):
-    """Something has come, and none of it can be given out: a record's beginning, or what is TLS's own."""
 
 
 class Bios:
