@@ -85,6 +85,7 @@ pdoc.render.env.filters["to_markdown"] = markdown
 warnings.filterwarnings("ignore", "The module specification .* has already been added")
 # An annotation that only type checkers evaluate: `itertools.count` has no `[]`.
 warnings.filterwarnings("ignore", r"Error parsing type annotation count\[int\]")
-pdoc.pdoc(*MODULES, output_directory=OUT)
+# Of the benchmarks the README alone: they are not in the wheel, and need what only they use.
+pdoc.pdoc(*MODULES, "!bench.cases", "!bench.harness", output_directory=OUT)
 if dead := dead_links():
     sys.exit("\n".join(["links that lead nowhere:", *dead]))

@@ -39,7 +39,6 @@ from reactor.errors import (
     ConnectionAborted,
     IdleTimeout,
     Incomplete,
-    ReactorError,
     ReadTimeout,
     SlowConsumer,
     TLSError,
@@ -1071,7 +1070,7 @@ class Connection:
     def _interest(self) -> int:
         return self._settings.loop.registry.interest(self._sock.fileno())
 
-    def _time_out(self, exc: ReactorError) -> None:
+    def _time_out(self, exc: Exception) -> None:
         if self.get_write_buffer_size() or self._channel.has_output():
             self.abort(exc)  # what is queued can't be delivered, and must not seem to be
         else:

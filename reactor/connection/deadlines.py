@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from reactor.errors import ReactorError
 from reactor.loop.loop import Loop
 from reactor.loop.timers import Bucket, Handle, Wheel, round_up
 
@@ -28,13 +27,13 @@ class Deadline(NamedTuple):
 
     start: float
     timeout: float
-    error: type[ReactorError]
+    error: type[Exception]
     message: str
 
 
 def first_passed(
     deadlines: Iterable[Deadline], now: float, lag_since: Callable[[float], float]
-) -> tuple[ReactorError | None, float]:
+) -> tuple[Exception | None, float]:
     """Return the error of a deadline that has passed at `now`, or None, and when to look again.
 
     lag_since: returns the seconds by which a time since `start` may have been read too early: a tick's
