@@ -94,13 +94,15 @@ def reset(sock: Any) -> None:
 
 
 def is_quiet(sock: Any) -> bool:
-    """Return whether there is nothing to be read of `sock` now: no byte, no end of file, no error."""
+    """Return whether there is nothing to be read of `sock` now: no byte, and no end of file.
+
+    Raises OSError for an error of the socket. The kernel reports it once: after that, recv(2) returns an end of
+    file, so who drops it takes a reset for a clean end.
+    """
     try:
         sock.recv(1, socket.MSG_PEEK)
     except (BlockingIOError, InterruptedError):
         return True
-    except OSError:
-        return False
     return False
 
 
@@ -147,10 +149,10 @@ class Linger:
         """
         if _SENT_AND_UNCONFIRMED is None or not isinstance(self._sock, socket.socket):
             return False
-        if not is_quiet(self._sock):
-            return False
         unconfirmed = bytearray(4)
         try:
+            if not is_quiet(self._sock):
+                return False
             fcntl.ioctl(self._sock.fileno(), _SENT_AND_UNCONFIRMED, unconfirmed)
         except OSError:
             return False

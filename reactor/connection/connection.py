@@ -1055,11 +1055,19 @@ class Connection:
         """
         registry, sock = self._settings.loop.registry, self._channel.bare(self._sock)
         for _ in range(_LAST_READS):
-            if not self._waits_for(EVENT_READ) or is_quiet(sock):
+            if not self._waits_for(EVENT_READ) or self._is_quiet(sock):
                 break
             registry.dispatch(sock.fileno(), EVENT_READ)
         if self._waits_for(EVENT_WRITE):
             registry.dispatch(sock.fileno(), EVENT_WRITE)
+
+    def _is_quiet(self, sock: Any) -> bool:
+        """Return whether there is nothing to be read; an error ends the connection."""
+        try:
+            return is_quiet(sock)
+        except OSError as exc:
+            self._fail(exc)
+            return True
 
     def _is_unwatched(self) -> bool:
         return self._state not in ENDED and not self._interest()
@@ -1324,7 +1332,9 @@ def may_end(connection: Connection) -> bool:
     except Exception as exc:
         connection._callback_failed(exc, "draining")
         return False
-    return connection._state not in READABLE or is_quiet(connection._sock)
+    if connection._state not in READABLE:
+        return True
+    return connection._is_quiet(connection._sock) and connection._state not in ENDED
 
 
 def loop_of(connection: Connection) -> Loop:

@@ -355,3 +355,15 @@ def test_flooding_peer_is_ended_at_its_deadline(timed, clock, recorder):
     timed.run_once(0)
     assert isinstance(recorder.reason, ReadTimeout)
     peer.close()
+
+
+def test_reset_that_a_deadline_s_last_look_finds_is_the_reason(timed, clock, recorder):
+    """The kernel reports an error once: what looks for input must not take it for itself."""
+    listener = timed.listen("127.0.0.1:0", lambda: recorder, timeouts=Timeouts(idle=10))
+    client = connect(timed, listener.addresses[0])
+    spin(timed, timed.connections)
+    timed.call_later(5, reset, client)  # in the tick in which the deadline falls, after its poll
+    clock.advance(20)
+    spin(timed, lambda: recorder.lost)
+    assert isinstance(recorder.reason, ConnectionResetError)
+    assert "eof_received" not in recorder.names

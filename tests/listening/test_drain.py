@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import struct
 from collections import Counter
 from itertools import pairwise
 
@@ -450,3 +451,20 @@ def test_many_are_asked_in_slices(reactor, clock, reports):
     assert len(asked) == 300
     for _, theirs in pairs:
         theirs.close()
+
+
+def test_reset_that_a_drain_finds_is_a_failure_and_no_clean_end(reactor, clock, reports):
+    recorder = Recorder()
+    listener = reactor.listen("127.0.0.1:0", lambda: recorder)
+    client = connect(reactor, listener.addresses[0])
+    spin(reactor, reactor.connections)
+
+    def reset():
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+    reactor.call_soon(reset)  # before the drain asks, and after the poll of the tick
+    listener.drain(30, reports.append)
+    go_on(reactor, clock, lambda: reports, limit=40)
+    assert isinstance(recorder.reason, ConnectionResetError)
+    assert reports == [Drained(idle=0, finished=0, failed=1, aborted=0)]

@@ -34,6 +34,7 @@ AT_ONCE = 20
 
 #: Seeds that found something once, with what that was.
 FOUND = {
+    44710: "a look for input took the error of a reset, and what came after it was an end of file",
     1063: "a callback raises after its answer has found the connection reset: counted, and no reason",
     50551: "who adopts a socket whose peer has gone closes it, and that close may fail",
 }
