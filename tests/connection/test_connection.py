@@ -18,8 +18,8 @@ from reactor import (
     Timeouts,
     UsageError,
 )
-from reactor.testing import Errors, ManualClock, Recorder
-from tests.helpers import DEADLINE, Echo, ScriptedSocket, connect, pair, spin
+from reactor.testing import Errors, ManualClock, Recorder, ScriptedSocket
+from tests.helpers import DEADLINE, Echo, connect, pair, spin
 
 BIG = 4 * 1024 * 1024  # more than any socket buffer here takes at once
 
@@ -62,7 +62,9 @@ def scripted(reactor, protocol, **script):
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     sock = ScriptedSocket(ours, **script)
-    return reactor.adopt(sock, lambda: protocol), theirs, sock
+    connection = reactor.adopt(sock, lambda: protocol)
+    sock.calls.clear()
+    return connection, theirs, sock
 
 
 @pytest.fixture

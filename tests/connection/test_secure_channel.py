@@ -31,8 +31,8 @@ from reactor.errors import CloseTimeout, TLSError, TLSHandshakeError, TLSHandsha
 from reactor.loop.selector import default_selector
 from reactor.pool import Pool
 from reactor.streams import handler
-from reactor.testing import Errors, ManualClock, Recorder
-from tests.helpers import DEADLINE, Echo, ScriptedSocket, accepting, spin
+from reactor.testing import Errors, ManualClock, Recorder, ScriptedSocket
+from tests.helpers import DEADLINE, Echo, accepting, spin
 
 BIG = bytes(range(256)) * 4096 * 4
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
