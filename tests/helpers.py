@@ -31,6 +31,12 @@ def spin(
         reactor.run_once(min(left, wait))
 
 
+def settle(reactor: Reactor) -> None:
+    """Run a few ticks: what can be done now is done then."""
+    for _ in range(5):
+        reactor.run_once(0)
+
+
 def examples(count: int) -> settings:
     """Let a test that is slow try `count` examples where the profile asks for no certain number."""
     asked = settings.default.max_examples
