@@ -15,7 +15,7 @@ from tests.helpers import settle, spin
 from tests.tls_peers import TlsPeer
 
 
-def test_timeout_of_connecting_covers_the_handshake(certificates, errors):
+def test_connect_timeout_covers_the_handshake(certificates, errors):
     clock = ManualClock()
     failures = []
     with Reactor(clock=clock, on_error=errors) as reactor, socket.create_server(("127.0.0.1", 0)) as silent:
@@ -33,7 +33,7 @@ def test_timeout_of_connecting_covers_the_handshake(certificates, errors):
         assert connector.is_done()
 
 
-def test_cancelled_in_the_handshake(reactor, certificates, descriptors):
+def test_cancel_in_the_handshake_is_no_failure(reactor, certificates, descriptors):
     failures = []
     with socket.create_server(("127.0.0.1", 0)) as silent:
         connector = reactor.connect(
@@ -47,7 +47,7 @@ def test_cancelled_in_the_handshake(reactor, certificates, descriptors):
     assert failures == []
 
 
-def test_handshake_that_is_aborted_is_a_failure(reactor, certificates):
+def test_abort_in_the_handshake_is_a_failure(reactor, certificates):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         failures = []
         connector = reactor.connect(
@@ -65,8 +65,10 @@ def test_handshake_that_is_aborted_is_a_failure(reactor, certificates):
 
 
 def test_reconnect_after_a_handshake_that_failed(reactor, certificates):
-    told = []
-    listener = reactor.listen("127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=told.append)
+    server_failures = []
+    listener = reactor.listen(
+        "127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=server_failures.append
+    )
     failures = []
     connector = reactor.connect(
         listener.addresses[0],
@@ -77,7 +79,7 @@ def test_reconnect_after_a_handshake_that_failed(reactor, certificates):
         reconnect=Reconnect(first=0.001, most=0.002, attempts=3),
     )
     spin(reactor, connector.is_done)
-    spin(reactor, lambda: len(told) == 3)
+    spin(reactor, lambda: len(server_failures) == 3)
     assert len(failures) == 3
 
 

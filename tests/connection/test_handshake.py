@@ -20,7 +20,7 @@ from tests.helpers import DEADLINE, connect, pair, spin
 from tests.tls_peers import TlsPeer, secured
 
 
-def test_factory_may_bring_its_own_class():
+def test_factory_may_have_a_pending_handshake_of_its_own():
     class Own(PendingHandshake):
         """Its class is asked for."""
 
@@ -63,7 +63,7 @@ def test_failure_is_reported_once_and_not_to_the_factory(certificates):
     assert [type(exc) for exc in failed] == [TLSHandshakeError]
 
 
-def test_protocol_is_told_when_the_handshake_is_done(reactor, side):
+def test_connection_made_is_called_when_the_handshake_is_done(reactor, side):
     recorder = Recorder()
     ours, theirs, server_side = side
     with secured(reactor, recorder, theirs, ours, server_side=server_side) as (connection, peer):
@@ -79,7 +79,7 @@ def test_protocol_is_told_when_the_handshake_is_done(reactor, side):
         assert isinstance(connection.get_extra_info("socket"), socket.socket)
 
 
-def test_what_comes_with_the_end_of_the_handshake_is_not_lost(reactor, certificates):
+def test_bytes_that_come_with_the_end_of_the_handshake_are_delivered(reactor, certificates):
     recorder = Recorder()
     with secured(reactor, recorder, certificates.client(), certificates.server()) as (_, peer):
         peer.process()
@@ -89,7 +89,7 @@ def test_what_comes_with_the_end_of_the_handshake_is_not_lost(reactor, certifica
         spin(reactor, lambda: recorder.received == b"at once")
 
 
-def test_facts_before_the_handshake_is_done(reactor, certificates):
+def test_facts_of_tls_are_unknown_before_the_handshake_is_done(reactor, certificates):
     connection, theirs = pair(reactor, Recorder())
     with theirs:
         connection.start_tls(certificates.server(), server_side=True)
@@ -100,19 +100,21 @@ def test_facts_before_the_handshake_is_done(reactor, certificates):
 @pytest.mark.parametrize(
     "clear", [b"hello\r\n", b"GET / HTTP/1.0\r\n\r\n", b"EHLO me\r\n", b"\x16\x03\x01\x00\x05hello"]
 )
-def test_peer_that_does_not_speak_tls_gets_an_alert_and_one_line_is_told(
+def test_peer_that_does_not_speak_tls_gets_an_alert_and_is_reported_in_one_line(
     reactor, certificates, clear, descriptors
 ):
-    told = []
-    listener = reactor.listen("127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=told.append)
+    failures = []
+    listener = reactor.listen(
+        "127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=failures.append
+    )
     address = listener.addresses[0]
     with socket.create_connection((address.host, address.port), timeout=DEADLINE) as client:
         client.sendall(clear)
-        spin(reactor, lambda: told)
+        spin(reactor, lambda: failures)
         answer = client.recv(100)
         assert answer[0] == 21, "no alert"
         assert client.recv(100) == b""
-        (problem,) = told
+        (problem,) = failures
         assert isinstance(problem, TLSHandshakeError)
         assert str(problem).startswith(f"no TLS with 127.0.0.1:{client.getsockname()[1]}: ")
         assert "\n" not in str(problem)
@@ -136,10 +138,10 @@ def test_failed_handshake_is_logged_in_one_short_line(reactor, certificates, cap
 
 
 def test_alert_of_openssl_reaches_the_peer(reactor, certificates):
-    """The peer's certificate is not accepted: it hears why, although it was sending."""
+    """A client without a certificate gets the alert although it was sending."""
     server = certificates.server(client_ca=certificates.file("ca.pem"))
-    told = []
-    listener = reactor.listen("127.0.0.1:0", Recorder, tls=server, on_tls_error=told.append)
+    failures = []
+    listener = reactor.listen("127.0.0.1:0", Recorder, tls=server, on_tls_error=failures.append)
     address = listener.addresses[0]
     with socket.create_connection((address.host, address.port), timeout=DEADLINE) as sock:
         peer = TlsPeer(sock, certificates.client(), server_hostname="localhost")
@@ -147,7 +149,7 @@ def test_alert_of_openssl_reaches_the_peer(reactor, certificates):
         peer.write(bytes(16384))
         spin(reactor, lambda: peer.step() and peer.ended)
         assert "CERTIFICATE_REQUIRED" in peer.ended
-    assert "did not return a certificate" in str(told[0])
+    assert "did not return a certificate" in str(failures[0])
 
 
 def test_factory_that_raises_is_reported_and_ends_the_connection(reactor, certificates, errors):
@@ -192,14 +194,14 @@ def test_adopted_socket_whose_handshake_fails_is_reported(reactor, certificates,
         assert recorder.calls == []
 
 
-def test_given_up_handshake_is_nobody_s_error(certificates, errors):
+def test_handshake_that_the_reactor_s_end_cuts_off_is_no_error(certificates, errors):
     ours, theirs = socket.socketpair()
     with theirs, Reactor(on_error=errors) as reactor:
         reactor.adopt(ours, Recorder, tls=certificates.server(), server_side=True)
     assert errors.seen == []
 
 
-def test_close_and_drain_end_handshakes(certificates, descriptors):
+def test_drain_aborts_pending_handshakes(certificates, descriptors):
     with Reactor() as reactor:
         listener = reactor.listen("127.0.0.1:0", Recorder, tls=certificates.server())
         address = listener.addresses[0]
@@ -215,8 +217,8 @@ def test_close_and_drain_end_handshakes(certificates, descriptors):
 
 def anonymous_memory():
     gc.collect()
-    told = Path("/proc/self/smaps_rollup").read_text()
-    return int(re.search(r"^Anonymous: +(\d+)", told, re.MULTILINE)[1]) * 1024
+    text = Path("/proc/self/smaps_rollup").read_text()
+    return int(re.search(r"^Anonymous: +(\d+)", text, re.MULTILINE)[1]) * 1024
 
 
 @pytest.mark.slow
@@ -249,9 +251,9 @@ def test_thousands_of_bad_handshakes_leave_nothing_behind(certificates, descript
                     reactor.run_once(0)
                 spin(reactor, lambda: listener.connections == 0)
 
-        visit(1000)
+        visit(3000)  # the heap grows once to what so many need
         before, lines = anonymous_memory(), len(caplog.records)
         visit(3000)
         assert anonymous_memory() - before < 3_000_000, "a thousand bytes for each"
         assert len(caplog.records) - lines < 300, "a line for each"
-        assert reactor.stats().closed == {"TLSHandshakeError": 4000}
+        assert reactor.stats().closed == {"TLSHandshakeError": 6000}

@@ -97,17 +97,17 @@ def test_coroutine_is_served_over_tls(reactor, certificates):
     spin(reactor, lambda: recorder.lost and listener.connections == 0)
 
 
-def test_peer_that_negotiates_anew(reactor, certificates):
-    """TLS 1.2 and openssl's server, which is told to by a line with an r: what is sent meanwhile waits."""
+def test_renegotiation_by_the_peer_keeps_what_is_sent_meanwhile(reactor, certificates):
+    """By `openssl s_server` in TLS 1.2, when it reads a line with an r."""
     own = ["-cert", certificates.file("server.pem"), "-key", certificates.file("server.key")]
     words = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-tls1_2", "-state", *own]
     pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
     with subprocess.Popen(words, **pipes, stderr=subprocess.STDOUT) as served:
-        told = bytearray()
+        printed = bytearray()
 
-        def has_told(what, times=1):
-            told.extend(served.stdout.read() or b"")
-            return told.count(what) >= times
+        def has_printed(what, times=1):
+            printed.extend(served.stdout.read() or b"")
+            return printed.count(what) >= times
 
         def types(line):
             served.stdin.write(line)
@@ -123,8 +123,8 @@ def test_peer_that_negotiates_anew(reactor, certificates):
         types(b"r\n")
         for number in range(5):
             recorder.connection.write(b"line %d\n" % number)
-        spin(reactor, lambda: has_told(b"line 4") and has_told(b"write server hello", 2))
-        assert [line for line in bytes(told).splitlines() if line.startswith(b"line")] == [
+        spin(reactor, lambda: has_printed(b"line 4") and has_printed(b"write server hello", 2))
+        assert [line for line in bytes(printed).splitlines() if line.startswith(b"line")] == [
             b"line %d" % number for number in range(5)
         ]
         types(b"and back\n")
@@ -145,7 +145,7 @@ def test_forged_record_ends_the_connection_with_an_alert(reactor, side):
 
 
 class Into(BufferedProtocol):
-    """Receives into what it is made with."""
+    """Receives into the buffer that it is made with."""
 
     def __init__(self, buffer):
         self.buffer = buffer
@@ -298,9 +298,7 @@ def test_bytes_arrive_however_the_records_are_cut(
     instead=st.binary(max_size=300),
     server_side=st.booleans(),
 )
-def test_any_garbage_in_any_place_ends_the_connection_and_nothing_else(
-    certificates, at, instead, server_side
-):
+def test_garbage_anywhere_ends_only_its_connection(certificates, at, instead, server_side):
     """The peer's bytes are cut at one place, others put there, and the connection closed."""
     contexts = (certificates.server(), certificates.client(), True)
     contexts = contexts if server_side else (contexts[1], contexts[0], False)

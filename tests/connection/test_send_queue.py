@@ -353,7 +353,7 @@ def test_small_pieces_cost_their_bytes(recorder):
     """What a peer that takes nothing can make us hold is what is counted, however small the pieces are."""
     ours, theirs = socket.socketpair()
     sock = ScriptedSocket(ours, send=repeat(BlockingIOError), sendmsg=repeat(BlockingIOError))
-    limits = Limits(max_write_buffer=1_000_000)
+    limits = Limits(max_write_buffer=200_000)
     tracemalloc.start()
     try:
         with theirs, Reactor() as reactor:
@@ -363,10 +363,10 @@ def test_small_pieces_cost_their_bytes(recorder):
             while not connection.is_closing():
                 connection.write(b"%02d" % (number % 100))  # an object of its own for each
                 number += 1
-                if number == 250_000:
+                if number == 50_000:
                     held = tracemalloc.get_traced_memory()[0] - before
-                    assert connection.get_write_buffer_size() == 500_000
-                    assert held < 1.2 * 500_000
-            assert number == 500_002
+                    assert connection.get_write_buffer_size() == 100_000
+                    assert held < 1.2 * 100_000
+            assert number == 100_002
     finally:
         tracemalloc.stop()

@@ -18,7 +18,7 @@ from tests.tls_peers import BIG, TlsPeer, established
 
 
 class Upgrading(Recorder):
-    """Upgrades when it is told to; what comes after the word in the same piece is the handshake's."""
+    """Calls `start_tls` at a line STARTTLS; what follows it in the same piece is `early`."""
 
     def __init__(self, context, **options):
         super().__init__()
@@ -110,7 +110,7 @@ def test_upgrade_has_the_deadline_of_handshakes(certificates, errors):
         assert isinstance(protocol.reason, TLSHandshakeTimeout)
 
 
-def test_upgrade_where_it_cannot_be(reactor, side, tmp_path):
+def test_start_tls_is_refused_over_tls_and_behind_a_file(reactor, side, tmp_path):
     ours, _, server_side = side
     hostname = None if server_side else "localhost"
     with (
@@ -130,7 +130,7 @@ def test_upgrade_where_it_cannot_be(reactor, side, tmp_path):
         reactor.run_once(0)
 
 
-def test_closed_in_the_middle_of_an_upgrade(reactor, certificates):
+def test_abort_in_the_middle_of_an_upgrade(reactor, certificates):
     protocol = Upgrading(certificates.server(), server_side=True)
     with upgrading(reactor, protocol, certificates.client()) as peer:
         peer.sock.sendall(b"STARTTLS\r\n")
@@ -152,7 +152,7 @@ def test_nothing_is_called_but_connection_lost_after_close_in_a_handshake(reacto
 
 
 class Mail(FramedProtocol):
-    """Upgrades when it is told to, or by itself."""
+    """Lines, and a bulk for the line BIG; `upgrade` calls `start_tls`."""
 
     def __init__(self, context):
         super().__init__(Lines())
@@ -191,7 +191,7 @@ def test_frames_that_wait_in_clear_are_not_served_over_tls(reactor, certificates
 
 
 @pytest.mark.parametrize("when", ["at once", "later"])
-def test_upgrade_outside_of_a_frame(reactor, certificates, when):
+def test_framed_protocol_may_upgrade_outside_of_frame_received(reactor, certificates, when):
     protocol = Mail(certificates.server())
     if when == "at once":
         protocol.connection_made = lambda connection: (

@@ -16,7 +16,7 @@ from tests.helpers import Echo, pair, spin
 from tests.tls_peers import Greeter, established, secured
 
 
-def test_client_certificate(reactor, certificates):
+def test_peercert_is_the_certificate_of_the_client(reactor, certificates):
     server = certificates.server(client_ca=certificates.file("ca.pem"))
     client = certificates.client(cert=certificates.file("client.pem"), key=certificates.file("client.key"))
     with established(reactor, Recorder(), (server, client, True)) as (connection, _):
@@ -30,7 +30,7 @@ def test_application_protocol_is_agreed_on(reactor, certificates):
         assert peer.ssl.selected_alpn_protocol() == "two"
 
 
-def test_other_names_have_other_certificates(reactor, certificates):
+def test_server_name_chooses_the_certificate(reactor, certificates):
     other = certificates.server()
     other.load_cert_chain(certificates.file("other.pem"), certificates.file("other.key"))
     server = certificates.server(names={"Other.Example": other})
@@ -45,7 +45,7 @@ def test_other_names_have_other_certificates(reactor, certificates):
         assert ("DNS", expected) in names
 
 
-def test_client_that_asks_for_a_name_that_is_not_ascii(reactor, certificates, monkeypatch):
+def test_server_name_that_is_not_ascii_does_not_end_the_handshake(reactor, certificates, monkeypatch):
     printed = []
     monkeypatch.setattr(sys, "unraisablehook", printed.append)
     recorder = Recorder()
@@ -57,7 +57,7 @@ def test_client_that_asks_for_a_name_that_is_not_ascii(reactor, certificates, mo
         assert not printed
 
 
-def test_new_certificate_for_new_connections(reactor, certificates):
+def test_replaced_certificate_is_for_new_connections_only(reactor, certificates):
     listener = reactor.listen("127.0.0.1:0", Echo, tls=certificates.server())
     old, new = Recorder(), Recorder()
     reactor.connect(listener.addresses[0], lambda: old, tls=certificates.client())
@@ -73,7 +73,7 @@ def test_new_certificate_for_new_connections(reactor, certificates):
     spin(reactor, lambda: old.received == b"still here")
 
 
-def test_certificate_of_another_is_refused(reactor, certificates):
+def test_certificate_of_another_host_is_a_failure_to_connect(reactor, certificates):
     listener = reactor.listen(
         "127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=lambda exc: None
     )
@@ -92,12 +92,12 @@ def test_certificate_of_another_is_refused(reactor, certificates):
     assert isinstance(problem, TLSHandshakeError)
 
 
-def test_host_name_to_expect_must_be_known(reactor, certificates):
+def test_client_on_a_unix_socket_needs_server_hostname(reactor, certificates):
     with pytest.raises(UsageError, match="needs server_hostname"):
         reactor.connect("unix:/tmp/nowhere", Recorder, tls=certificates.client())
 
 
-def test_name_that_no_host_can_have_is_refused_and_nothing_is_lost(reactor, certificates):
+def test_invalid_server_hostname_is_refused_and_the_connection_goes_on(reactor, certificates):
     context = certificates.client()
     with pytest.raises(UsageError, match="server_hostname"):
         reactor.connect("127.0.0.1:1", Recorder, tls=context, server_hostname=".bad")
@@ -119,7 +119,7 @@ def test_name_that_no_host_can_have_is_refused_and_nothing_is_lost(reactor, cert
         assert not recorder.lost
 
 
-def test_context_that_does_not_fit_is_refused_at_once(reactor, certificates, descriptors):
+def test_context_of_the_other_side_is_refused_at_once(reactor, certificates, descriptors):
     server, client = certificates.server(), certificates.client()
     with pytest.raises(UsageError, match="one for the client's side"):
         reactor.listen("127.0.0.1:0", Recorder, tls=client)

@@ -44,7 +44,7 @@ def test_close_notify_of_the_peer_is_the_end_of_file(reactor, side):
         spin(reactor, lambda: peer.step() and peer.ended)
 
 
-def test_end_without_close_notify_is_told_apart(reactor, side):
+def test_end_without_close_notify_is_a_truncation(reactor, side):
     protocol = Recorder()
     with established(reactor, protocol, side) as (_connection, peer):
         peer.write(b"maybe not the last")
@@ -76,7 +76,7 @@ def test_direction_ends_alone_in_tls_1_3(reactor, side):
         assert protocol.reason is None
 
 
-def test_no_direction_ends_alone_before(reactor, certificates):
+def test_no_direction_ends_alone_in_tls_1_2(reactor, certificates):
     client = certificates.client()
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     with established(reactor, Recorder(), (certificates.server(), client, True)) as (connection, _):
@@ -85,7 +85,7 @@ def test_no_direction_ends_alone_before(reactor, certificates):
             connection.write_eof()
 
 
-def test_abort_says_nothing(reactor, side):
+def test_abort_sends_no_close_notify(reactor, side):
     protocol = Recorder()
     with established(reactor, protocol, side) as (connection, peer):
         connection.abort()
@@ -125,7 +125,7 @@ def test_exception_in_a_callback_resets_the_connection(reactor, certificates, er
 def test_close_in_a_handshake_is_no_truncation_for_a_peer_that_is_done(
     certificates, errors, side, version, upgrade, steps
 ):
-    """Whoever is done with its side gets a close_notify; who is not, sees the handshake fail."""
+    """A peer whose handshake is done gets close_notify; another one sees the handshake fail."""
     ours, theirs, server_side = side
     for context in (ours, theirs):
         context.maximum_version = version
@@ -152,7 +152,7 @@ def test_close_in_a_handshake_is_no_truncation_for_a_peer_that_is_done(
     assert errors.seen == []
 
 
-def test_half_done_handshake_is_waited_for_as_long_as_close_says(certificates, errors):
+def test_close_waits_for_a_half_done_handshake_until_its_timeout(certificates, errors):
     clock = ManualClock()
     protocol = Recorder()
     ours, theirs = certificates.server(), certificates.client()
@@ -172,7 +172,7 @@ def test_half_done_handshake_is_waited_for_as_long_as_close_says(certificates, e
         assert str(protocol.reason) == "the TLS handshake was not done in the 3 s that close gave it"
 
 
-def test_close_waits_for_what_is_in_clear_and_not_for_a_handshake_that_never_begins(reactor, certificates):
+def test_close_sends_what_is_in_clear_and_begins_no_handshake(reactor, certificates):
     protocol = Recorder()
     ours, theirs = certificates.server(), certificates.client()
     with upgraded(BIG, reactor, protocol, theirs, ours, server_side=True, wrap=lambda sock: sock) as made:

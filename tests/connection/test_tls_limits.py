@@ -28,11 +28,15 @@ def timed(clock):
 
 def test_handshake_has_a_deadline_that_bytes_do_not_put_off(certificates, errors):
     clock = ManualClock()
-    told = []
+    failures = []
     with Reactor(clock=clock, on_error=errors) as reactor:
         timeouts = Timeouts(handshake=8, idle=2)
         listener = reactor.listen(
-            "127.0.0.1:0", Recorder, tls=certificates.server(), timeouts=timeouts, on_tls_error=told.append
+            "127.0.0.1:0",
+            Recorder,
+            tls=certificates.server(),
+            timeouts=timeouts,
+            on_tls_error=failures.append,
         )
         address = listener.addresses[0]
         with socket.create_connection((address.host, address.port), timeout=DEADLINE) as client:
@@ -44,21 +48,21 @@ def test_handshake_has_a_deadline_that_bytes_do_not_put_off(certificates, errors
                 client.send(data[at : at + 1])
                 clock.advance(0.5)
                 reactor.run_once(0.01)
-                assert told == []
+                assert failures == []
             clock.advance(1.1)
-            spin(reactor, lambda: told)
-        assert isinstance(told[0], TLSHandshakeTimeout)
-        assert "not done within 8 s" in str(told[0])
+            spin(reactor, lambda: failures)
+        assert isinstance(failures[0], TLSHandshakeTimeout)
+        assert "not done within 8 s" in str(failures[0])
 
 
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])
-def test_place_of_a_silent_client_is_free_with_its_deadline(timed, clock, certificates, said):
-    told = []
+def test_silent_client_is_counted_until_the_handshake_s_deadline(timed, clock, certificates, said):
+    failures = []
     listener = timed.listen(
         "127.0.0.1:0",
         Recorder,
         tls=certificates.server(),
-        on_tls_error=told.append,
+        on_tls_error=failures.append,
         timeouts=Timeouts(handshake=10),
     )
     address = listener.addresses[0]
@@ -68,10 +72,10 @@ def test_place_of_a_silent_client_is_free_with_its_deadline(timed, clock, certif
         clock.advance(11)
         settle(timed)
         assert listener.connections == 0
-        assert isinstance(told[0], TLSHandshakeTimeout)
+        assert isinstance(failures[0], TLSHandshakeTimeout)
 
 
-def test_newcomers_in_their_handshake_count_under_the_limits(reactor, certificates):
+def test_connections_in_their_handshake_count_under_the_limits(reactor, certificates):
     listener = reactor.listen(
         "127.0.0.1:0",
         Recorder,
@@ -106,7 +110,7 @@ def test_idle_time_begins_after_the_handshake(certificates, errors):
         assert isinstance(protocol.reason, IdleTimeout)
 
 
-def test_record_that_comes_slowly_is_no_silence(timed, clock, server):
+def test_part_of_a_record_puts_the_idle_timeout_off(timed, clock, server):
     recorder = Recorder()
     with established(timed, recorder, server, timeouts=Timeouts(idle=5)) as (_, peer):
         peer.write(bytes(16384))
@@ -123,7 +127,7 @@ def test_record_that_comes_slowly_is_no_silence(timed, clock, server):
         assert recorder.lost
 
 
-def test_what_waits_for_the_handshake_is_not_late_when_it_is_done(timed, clock, certificates):
+def test_write_timeout_does_not_count_the_handshake(timed, clock, certificates):
     recorder = Recorder()
     connection, theirs = pair(timed, recorder, timeouts=Timeouts(write=2, handshake=10))
     with theirs:
@@ -151,7 +155,7 @@ def test_close_in_a_handshake_has_its_own_deadline(timed, clock, certificates):
         assert isinstance(recorder.reason, CloseTimeout)
 
 
-def test_peer_that_takes_what_was_written_in_clear_is_not_late(timed, clock, certificates):
+def test_handshake_timeout_does_not_count_the_clear_text_before(timed, clock, certificates):
     """The handshake's time begins when the clear text before it is gone."""
     recorder = Recorder()
     connection, theirs = pair(timed, recorder, timeouts=Timeouts(handshake=4))
@@ -173,7 +177,7 @@ def test_peer_that_takes_what_was_written_in_clear_is_not_late(timed, clock, cer
         assert isinstance(recorder.reason, TLSHandshakeTimeout)
 
 
-def test_peer_that_takes_none_of_it_is_reset(timed, clock, certificates):
+def test_clear_text_that_the_peer_does_not_take_is_a_write_timeout(timed, clock, certificates):
     """What was written in clear is under `Timeouts.write`, and its handshake has not begun."""
     recorder = Recorder()
     connection, theirs = pair(timed, recorder, timeouts=Timeouts(write=16, handshake=4))
@@ -191,7 +195,7 @@ def test_peer_that_takes_none_of_it_is_reset(timed, clock, certificates):
         assert timed.stats().lingering == 0
 
 
-def test_read_rate_is_that_of_the_clear_bytes(timed, clock, server):
+def test_read_rate_counts_decrypted_bytes(timed, clock, server):
     rate = 70_000
     recorder = Recorder()
     with established(timed, recorder, server, limits=Limits(read_rate=rate)) as (_, peer):
