@@ -13,8 +13,9 @@ from types import FrameType
 import pytest
 from hypothesis import HealthCheck, settings
 
+from reactor import Reactor
 from reactor.loop.selector import default_selector
-from reactor.testing import Errors
+from reactor.testing import Errors, ManualClock
 from tests.certificates import certificates
 
 __all__ = ["certificates"]
@@ -127,6 +128,22 @@ def reactor_selector(make_selector: Callable[[], selectors.BaseSelector]) -> sel
 def errors(reactor_errors: Errors) -> Errors:
     """What the reactor reported to `on_error`."""
     return reactor_errors
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """The clock of `timed`; it stands still until the test moves it."""
+    return ManualClock()
+
+
+@pytest.fixture
+def timed(
+    make_selector: Callable[[], selectors.BaseSelector], clock: ManualClock, errors: Errors
+) -> Iterator[Reactor]:
+    """A reactor on `clock`, on each selector; fails the test if it reported an error."""
+    with Reactor(selector=make_selector(), clock=clock, on_error=errors) as made:
+        yield made
+    assert errors.seen == []
 
 
 @pytest.fixture

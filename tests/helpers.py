@@ -1,4 +1,4 @@
-"""Real objects for the tests: a protocol that remembers, a socket that follows a script, a clock."""
+"""Real objects for the tests: servers, clients, pairs of sockets, and how long to wait for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import socket
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -30,6 +29,12 @@ def spin(
         left = end - time.monotonic()
         assert left > 0, "what was waited for did not come"
         reactor.run_once(min(left, wait))
+
+
+def settle(reactor: Reactor) -> None:
+    """Run a few ticks: what can be done now is done then."""
+    for _ in range(5):
+        reactor.run_once(0)
 
 
 def examples(count: int) -> settings:
@@ -114,59 +119,3 @@ def silent_address() -> Iterator[str]:
             sock.setblocking(False)
             sock.connect_ex(listening.getsockname())
         yield f"127.0.0.1:{listening.getsockname()[1]}"
-
-
-class ScriptedSocket:
-    """A real socket whose calls follow a script where there is one.
-
-    Each entry of `script[name]` stands for one call of that method: an exception is raised; a number
-    is the most bytes that `send`, `sendmsg` or `recv` pass through; None lets the call through as it
-    is. When the entries are used up, calls go through. `calls` keeps the names of all calls.
-    """
-
-    def __init__(self, sock: socket.socket, **script: list[Any]) -> None:
-        self._sock = sock
-        self.script = {name: deque(entries) for name, entries in script.items()}
-        self.calls: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-    def _next(self, name: str) -> int | None:
-        self.calls.append(name)
-        entries = self.script.get(name)
-        entry = entries.popleft() if entries else None
-        if isinstance(entry, BaseException):
-            raise entry
-        return entry
-
-    def send(self, data: Any) -> int:
-        most = self._next("send")
-        return self._sock.send(data if most is None else memoryview(data)[:most])
-
-    def sendmsg(self, pieces: list[Any]) -> int:
-        most = self._next("sendmsg")
-        if most is None:
-            return self._sock.sendmsg(pieces)
-        return self._sock.send(b"".join(pieces)[:most])
-
-    def recv(self, size: int) -> bytes:
-        most = self._next("recv")
-        return self._sock.recv(size if most is None else min(size, most))
-
-    def recv_into(self, buffer: Any) -> int:
-        most = self._next("recv_into")
-        view = memoryview(buffer)
-        return self._sock.recv_into(view if most is None else view[:most])
-
-    def shutdown(self, how: int) -> None:
-        self._next("shutdown")
-        self._sock.shutdown(how)
-
-    def setsockopt(self, *args: Any) -> None:
-        self._next("setsockopt")
-        self._sock.setsockopt(*args)
-
-    def close(self) -> None:
-        self._next("close")
-        self._sock.close()

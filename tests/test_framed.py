@@ -14,8 +14,8 @@ from reactor import Limits, Protocol, Reactor
 from reactor.errors import FrameTooLong, IncompleteFrame, MalformedFrame, TLSHandshakeError, UsageError
 from reactor.framed import FramedProtocol
 from reactor.framing import Block, LengthPrefixed, Lines, Netstrings
-from reactor.testing import Errors, MemoryReactor, Recorder
-from tests.helpers import ScriptedSocket, pair, spin
+from reactor.testing import Errors, MemoryReactor, Recorder, ScriptedSocket
+from tests.helpers import pair, spin
 
 
 class Upper(FramedProtocol):

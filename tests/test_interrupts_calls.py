@@ -284,7 +284,7 @@ def test_interrupt_in_a_drain():
             if number == 4:
                 busy.busy = False
             receive(its_peer)
-            world.clock.advance(0.1)
+            world.clock.advance(0.1 if number < 10 else 1)
             tracer.run(world.reactor.run_once, 0)
             if reports:
                 break

@@ -13,23 +13,9 @@ from reactor import ConnectionAborted, IdleTimeout, Limits, Reactor, ReadTimeout
 from reactor.connection.connection import activity
 from reactor.pool import Pool
 from tests.helpers import DEADLINE, connect, spin
+from tests.pools import BIG, echo, serve
 
-BIG = bytes(range(256)) * 4096 * 8  # 8 MiB
-
-
-@pytest.fixture
-def serve(reactor):
-    """Return what serves with a handler, and gives the address; its threads are gone at the end."""
-    pools = []
-
-    def serve(handler, workers=4, **options):
-        pools.append(Pool(handler, workers=workers))
-        return reactor.listen("127.0.0.1:0", pools[-1], **options).addresses[0]
-
-    yield serve
-    for pool in pools:
-        assert pool.close(DEADLINE), "a worker was not freed"
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reactor-pool")]
+__all__ = ["serve"]
 
 
 def received(reactor, client):
@@ -45,11 +31,6 @@ def received(reactor, client):
 
     spin(reactor, turn, wait=0.005)
     return bytes(got)
-
-
-def echo(connection):
-    while data := connection.recv(1024):
-        connection.sendall(data)
 
 
 def test_echo_as_the_documents_write_it(reactor, serve):

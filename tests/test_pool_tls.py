@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -29,11 +30,10 @@ from reactor.loop.selector import default_selector
 from reactor.pool import BlockingSocket, BlockingTLSSocket, Pool
 from reactor.testing import Errors, ManualClock, Recorder
 from tests.helpers import DEADLINE, Echo, connect, spin
-from tests.test_pool import BIG, echo, serve
+from tests.pools import BIG, echo, serve
+from tests.tls_peers import VERSIONS
 
 __all__ = ["serve"]
-
-VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
 @pytest.fixture
@@ -790,3 +790,18 @@ def test_without_a_descriptor_for_the_handshake_it_is_told(
     assert isinstance(told[0].__cause__, IsADirectoryError)
     spin(reactor, lambda: not reactor.connections())
     assert run(reactor, exchange, address, certificates.client()) == b"Hello\n"
+
+
+def test_pool_never_writes_around_tls(reactor, certificates, errors):
+    def blocking(connection):
+        connection.sendall(b"in clear")
+
+    with Pool(blocking, workers=1) as pool:
+        listener = reactor.listen("127.0.0.1:0", partial(pool), tls=certificates.server())
+        recorder = Recorder()
+        reactor.connect(listener.addresses[0], lambda: recorder, tls=certificates.client())
+        spin(reactor, lambda: recorder.lost)
+        assert recorder.received == b""
+        exc, _, _ = errors.take()
+        assert isinstance(exc, UsageError)
+        assert "over TLS the Pool itself must be the factory" in str(exc)

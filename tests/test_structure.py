@@ -11,10 +11,10 @@ ROOT = Path(__file__).parent.parent
 #: Test files that are not of one module: of several together, of a whole program, or of the project.
 ACROSS = {
     "compat": {"test_stdlib"},
-    "connecting": {"test_reconnect"},
+    "connecting": {"test_connector_tls", "test_reconnect"},
     "connection": {
         "test_asyncio_protocol", "test_chunks", "test_deadline_monitor", "test_faults", "test_machine",
-        "test_secured_limits",
+        "test_start_tls", "test_tls_certificates", "test_tls_closing", "test_tls_limits",
     },
     "loop": {"test_fork"},
     "streams": {"test_together"},

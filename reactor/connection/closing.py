@@ -96,8 +96,8 @@ def reset(sock: Any) -> None:
 def is_quiet(sock: Any) -> bool:
     """Return whether there is nothing to be read of `sock` now: no byte, and no end of file.
 
-    Raises OSError for an error of the socket. The kernel reports it once: after that, recv(2) returns an end of
-    file, so who drops it takes a reset for a clean end.
+    Raises OSError for an error of the socket. The kernel reports it once, and recv(2) returns an end of file
+    after it: a caller that drops the error takes a reset for a clean end.
     """
     try:
         sock.recv(1, socket.MSG_PEEK)

@@ -2,7 +2,8 @@
 
 `MemoryReactor` listens and connects in memory, and has a clock that goes when it is told to; several live on
 one `MemoryNetwork`, with names, hosts and partitions. `FaultyPeer` is the other end that delays, dribbles,
-resets or never reads; `Recorder` and `Errors` keep what they are told. pytest finds the fixtures `reactor`,
+resets or never reads; `ScriptedSocket` gives a real socket partial sends and errors; `Recorder` and `Errors`
+keep what they are told. pytest finds the fixtures `reactor`,
 `reactor_server`, `memory_reactor` and `memory_network` by itself.
 """
 
@@ -10,6 +11,7 @@ from reactor.testing.clock import ManualClock
 from reactor.testing.memory import MemoryConnection, MemoryNetwork, MemoryReactor
 from reactor.testing.peers import FaultyPeer
 from reactor.testing.records import Errors, Recorder
+from reactor.testing.scripted import ScriptedSocket
 
 __all__ = [
     "Errors",
@@ -19,4 +21,5 @@ __all__ = [
     "MemoryNetwork",
     "MemoryReactor",
     "Recorder",
+    "ScriptedSocket",
 ]

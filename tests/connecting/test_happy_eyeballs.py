@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor import Reactor, Timeouts
+from reactor import Timeouts
 from reactor.address import Address
 from reactor.connecting.happy_eyeballs import ATTEMPT_DELAY, interleave
-from reactor.testing import ManualClock, Recorder
+from reactor.testing import Recorder
 from tests.helpers import DEADLINE, Echo, silent_address, spin
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -41,19 +41,6 @@ def mute():
     """Another address of that kind: one that was looked up twice is tried once."""
     with silent_address() as address:
         yield Address.parse(address)
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def manual(make_selector, clock, errors):
-    """A reactor whose clock is set by hand."""
-    with Reactor(selector=make_selector(), clock=clock, on_error=errors) as reactor:
-        yield reactor
-    assert errors.seen == []
 
 
 @pytest.fixture
@@ -88,51 +75,51 @@ def attempts(reactor):
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_second_address_is_tried_beside_the_first_and_wins(manual, clock, names, silent):
+def test_second_address_is_tried_beside_the_first_and_wins(timed, clock, names, silent):
     recorder = Recorder()
-    listener = manual.listen("127.0.0.1:0", Echo)
+    listener = timed.listen("127.0.0.1:0", Echo)
     names += [silent, listener.addresses[0]]
-    connector = manual.connect("name.invalid:1", lambda: recorder)
-    looked_up(manual)
+    connector = timed.connect("name.invalid:1", lambda: recorder)
+    looked_up(timed)
     clock.advance(ATTEMPT_DELAY - 0.001)
-    manual.run_once(0)
-    assert attempts(manual) == 1
+    timed.run_once(0)
+    assert attempts(timed) == 1
     assert not recorder.calls
     clock.advance(0.001)
-    spin(manual, connector.is_done)
-    assert attempts(manual) == 0
+    spin(timed, connector.is_done)
+    assert attempts(timed) == 0
     peername = recorder.connection.get_extra_info("peername")
     assert Address.from_sockaddr(peername) == listener.addresses[0]
     recorder.connection.abort()
-    spin(manual, lambda: not manual.connections())
+    spin(timed, lambda: not timed.connections())
     listener.close()
 
 
-def test_failed_attempt_has_the_next_one_at_once(manual, names):
+def test_failed_attempt_has_the_next_one_at_once(timed, names):
     recorder = Recorder()
-    listener = manual.listen("127.0.0.1:0", Echo)
+    listener = timed.listen("127.0.0.1:0", Echo)
     names += [refused(), refused(), listener.addresses[0]]
-    connector = manual.connect("name.invalid:1", lambda: recorder)
-    spin(manual, connector.is_done)
+    connector = timed.connect("name.invalid:1", lambda: recorder)
+    spin(timed, connector.is_done)
     assert recorder.names == ["connection_made"]
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_timeout_names_every_attempt_in_their_order(manual, clock, names, silent, mute):
+def test_timeout_names_every_attempt_in_their_order(timed, clock, names, silent, mute):
     failures = []
     broken = refused()
     names += [silent, broken, mute]
-    connector = manual.connect(
+    connector = timed.connect(
         "name.invalid:1", Recorder, timeouts=Timeouts(connect=3), on_failure=failures.append
     )
-    looked_up(manual)
+    looked_up(timed)
     for _ in range(3):
         clock.advance(ATTEMPT_DELAY)
-        manual.run_once(0)
-        manual.run_once(0)
-    assert attempts(manual) == 2
+        timed.run_once(0)
+        timed.run_once(0)
+    assert attempts(timed) == 2
     clock.advance(3)
-    manual.run_once(0)
+    timed.run_once(0)
     assert connector.is_done()
     assert [(where, exc.errno) for where, exc in failures[0].attempts] == [
         (str(silent), errno.ETIMEDOUT),
@@ -145,32 +132,32 @@ def test_timeout_names_every_attempt_in_their_order(manual, clock, names, silent
     )
 
 
-def test_failure_of_the_last_waits_for_those_under_way(manual, clock, names, silent):
+def test_failure_of_the_last_waits_for_those_under_way(timed, clock, names, silent):
     failures = []
     names += [silent, refused()]
-    manual.connect("name.invalid:1", Recorder, timeouts=Timeouts(connect=3), on_failure=failures.append)
-    looked_up(manual)
+    timed.connect("name.invalid:1", Recorder, timeouts=Timeouts(connect=3), on_failure=failures.append)
+    looked_up(timed)
     clock.advance(ATTEMPT_DELAY)
     for _ in range(3):
-        manual.run_once(0.001)
+        timed.run_once(0.001)
     assert failures == []
-    assert attempts(manual) == 1
+    assert attempts(timed) == 1
     clock.advance(3)
-    manual.run_once(0)
+    timed.run_once(0)
     assert len(failures) == 1
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_cancel_closes_all_that_is_under_way(manual, clock, names, silent, mute):
+def test_cancel_closes_all_that_is_under_way(timed, clock, names, silent, mute):
     names += [silent, mute]
-    connector = manual.connect("name.invalid:1", Recorder)
-    looked_up(manual)
+    connector = timed.connect("name.invalid:1", Recorder)
+    looked_up(timed)
     clock.advance(ATTEMPT_DELAY)
-    manual.run_once(0)
-    assert attempts(manual) == 2
+    timed.run_once(0)
+    assert attempts(timed) == 2
     connector.cancel()
-    assert attempts(manual) == 0
-    assert manual.next_timeout() is None
+    assert attempts(timed) == 0
+    assert timed.next_timeout() is None
 
 
 def test_address_of_another_family_than_our_own_is_a_failed_attempt(reactor, names):

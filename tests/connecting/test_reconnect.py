@@ -5,23 +5,11 @@ import doctest
 import pytest
 
 import reactor.connecting.connector as connector_module
-from reactor import ConnectorState, Protocol, Reactor, Reconnect
-from reactor.testing import ManualClock, Recorder
+from reactor import ConnectorState, Protocol, Reconnect
+from reactor.testing import Recorder
 from tests.helpers import spin
 
 FULL = Reconnect(first=1.0, most=8.0, random=lambda: 1.0)  # no jitter: the whole delay
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def manual(make_selector, clock, errors):
-    with Reactor(selector=make_selector(), clock=clock, on_error=errors) as reactor:
-        yield reactor
-    assert errors.seen == []
 
 
 @pytest.fixture
@@ -58,36 +46,36 @@ def rounds_after(reactor, clock, failures, seconds):
     return len(failures)
 
 
-def test_failed_rounds_are_told_and_follow_ever_later(manual, clock, path):
+def test_failed_rounds_are_told_and_follow_ever_later(timed, clock, path):
     failures = []
-    manual.connect(path, Protocol, on_failure=failures.append, reconnect=FULL)
-    turn(manual)
+    timed.connect(path, Protocol, on_failure=failures.append, reconnect=FULL)
+    turn(timed)
     assert len(failures) == 1
     for number, delay in enumerate([1, 2, 4, 8, 8, 8], start=1):
-        assert rounds_after(manual, clock, failures, delay - 0.001) == number
-        assert rounds_after(manual, clock, failures, 0.001) == number + 1
+        assert rounds_after(timed, clock, failures, delay - 0.001) == number
+        assert rounds_after(timed, clock, failures, 0.001) == number + 1
 
 
-def test_connects_when_the_server_is_back(manual, clock, path, made, client):
-    connector = manual.connect(path, client, on_failure=lambda exc: None, reconnect=FULL)
-    turn(manual)
-    manual.listen(path, Protocol)
+def test_connects_when_the_server_is_back(timed, clock, path, made, client):
+    connector = timed.connect(path, client, on_failure=lambda exc: None, reconnect=FULL)
+    turn(timed)
+    timed.listen(path, Protocol)
     clock.advance(1)
-    spin(manual, lambda: made)
+    spin(timed, lambda: made)
     assert made[0].names == ["connection_made"]
     assert not connector.is_done()
 
 
-def test_connects_again_when_the_connection_has_ended(manual, clock, path, made, client):
-    manual.listen(path, Protocol)
-    manual.connect(path, client, reconnect=FULL)
-    spin(manual, lambda: made)
+def test_connects_again_when_the_connection_has_ended(timed, clock, path, made, client):
+    timed.listen(path, Protocol)
+    timed.connect(path, client, reconnect=FULL)
+    spin(timed, lambda: made)
     clock.advance(100)
     made[0].connection.abort()
-    turn(manual)
+    turn(timed)
     assert len(made) == 1
     clock.advance(1)
-    spin(manual, lambda: len(made) == 2)
+    spin(timed, lambda: len(made) == 2)
     assert made[1].names == ["connection_made"]
 
 
@@ -96,86 +84,86 @@ class Closes(Protocol):
         connection.close()
 
 
-def test_server_that_closes_at_once_is_not_hammered(manual, clock, path, made, client):
-    manual.listen(path, Closes)
-    manual.connect(path, client, reconnect=FULL)
-    spin(manual, lambda: made and made[0].lost)
-    turn(manual)
+def test_server_that_closes_at_once_is_not_hammered(timed, clock, path, made, client):
+    timed.listen(path, Closes)
+    timed.connect(path, client, reconnect=FULL)
+    spin(timed, lambda: made and made[0].lost)
+    turn(timed)
     for number, delay in enumerate([1, 2, 4, 8, 8], start=1):
         clock.advance(delay - 0.001)
-        turn(manual)
+        turn(timed)
         assert len(made) == number
         clock.advance(0.001)
-        spin(manual, lambda number=number: len(made) == number + 1 and made[-1].lost)
-        turn(manual)
+        spin(timed, lambda number=number: len(made) == number + 1 and made[-1].lost)
+        turn(timed)
 
 
-def test_connection_that_stayed_begins_anew_with_the_first_delay(manual, clock, path, made, client):
-    server = manual.listen(path, Closes)
-    manual.connect(path, client, reconnect=FULL)
+def test_connection_that_stayed_begins_anew_with_the_first_delay(timed, clock, path, made, client):
+    server = timed.listen(path, Closes)
+    timed.connect(path, client, reconnect=FULL)
     for delay in (0, 1, 2):
         clock.advance(delay)
-        spin(manual, lambda: made and made[-1].lost)
-        turn(manual)
+        spin(timed, lambda: made and made[-1].lost)
+        turn(timed)
         made.clear()
     server.close()
-    manual.listen(path, Protocol)
+    timed.listen(path, Protocol)
     clock.advance(4)
-    spin(manual, lambda: made)
+    spin(timed, lambda: made)
     clock.advance(8)  # as long as the next delay
     made[0].connection.abort()
-    turn(manual)
+    turn(timed)
     clock.advance(1)
-    spin(manual, lambda: len(made) == 2)
+    spin(timed, lambda: len(made) == 2)
 
 
-def test_attempts_bound_the_rounds_that_fail_in_a_row(manual, clock, path):
+def test_attempts_bound_the_rounds_that_fail_in_a_row(timed, clock, path):
     failures = []
     bounded = Reconnect(first=1, most=1, attempts=3, random=lambda: 1.0)
-    connector = manual.connect(path, Protocol, on_failure=failures.append, reconnect=bounded)
-    turn(manual)
+    connector = timed.connect(path, Protocol, on_failure=failures.append, reconnect=bounded)
+    turn(timed)
     for number in (2, 3):
         assert not connector.is_done()
-        assert rounds_after(manual, clock, failures, 1) == number
+        assert rounds_after(timed, clock, failures, 1) == number
     assert connector.is_done()
-    assert rounds_after(manual, clock, failures, 100) == 3
-    assert manual.next_timeout() is None
+    assert rounds_after(timed, clock, failures, 100) == 3
+    assert timed.next_timeout() is None
 
 
-def test_without_a_handler_only_the_last_failure_is_an_error(manual, clock, path, errors, caplog):
+def test_without_a_handler_only_the_last_failure_is_an_error(timed, clock, path, errors, caplog):
     bounded = Reconnect(first=1, most=1, attempts=2, random=lambda: 1.0)
-    manual.connect(path, Protocol, reconnect=bounded)
-    turn(manual)
+    timed.connect(path, Protocol, reconnect=bounded)
+    turn(timed)
     assert "No such file or directory; it is tried again" in caplog.text
     clock.advance(1)
-    turn(manual)
+    turn(timed)
     assert "cannot connect to unix:" in str(errors.take()[0])
 
 
 @pytest.mark.parametrize("phase", ["first round", "waiting", "connected"])
 @pytest.mark.parametrize("how", ["cancel", "drain", "close"])
-def test_ends_for_good_in_every_phase(manual, clock, path, made, client, phase, how):
+def test_ends_for_good_in_every_phase(timed, clock, path, made, client, phase, how):
     failures = []
     if phase == "connected":
-        manual.listen(path, Protocol)
-    connector = manual.connect(path, client, on_failure=failures.append, reconnect=FULL)
+        timed.listen(path, Protocol)
+    connector = timed.connect(path, client, on_failure=failures.append, reconnect=FULL)
     if phase == "waiting":
-        turn(manual)
+        turn(timed)
     elif phase == "connected":
-        spin(manual, lambda: made)
+        spin(timed, lambda: made)
     if how == "cancel":
         connector.cancel()
     elif how == "drain":
-        manual.drain(1, lambda report: None)
+        timed.drain(1, lambda report: None)
     else:
-        manual.close()
+        timed.close()
     assert connector.is_done() or how == "drain"
     if how != "close":
-        turn(manual)
+        turn(timed)
         clock.advance(10)
-        turn(manual)
+        turn(timed)
         clock.advance(10)
-        turn(manual)
+        turn(timed)
         assert len(made) == (phase == "connected")
         # A drain begins with the next tick.
         assert len(failures) == (phase == "waiting" or (phase, how) == ("first round", "drain"))
@@ -185,15 +173,15 @@ def test_ends_for_good_in_every_phase(manual, clock, path, made, client, phase, 
 
 
 @pytest.mark.parametrize("secured", [False, True])
-def test_factory_that_raises_is_told_and_tried_again(manual, clock, errors, certificates, secured):
+def test_factory_that_raises_is_told_and_tried_again(timed, clock, errors, certificates, secured):
     """It is a failed round as any other: with its delay, and under the bound."""
     failures = []
 
     def factory():
         raise LookupError("no protocol today")
 
-    server = manual.listen("127.0.0.1:0", Recorder, tls=certificates.server() if secured else None)
-    connector = manual.connect(
+    server = timed.listen("127.0.0.1:0", Recorder, tls=certificates.server() if secured else None)
+    connector = timed.connect(
         ("localhost", server.addresses[0].port),
         factory,
         on_failure=failures.append,
@@ -201,7 +189,7 @@ def test_factory_that_raises_is_told_and_tried_again(manual, clock, errors, cert
         tls=certificates.client() if secured else None,
     )
     for number, delay in enumerate([1.0, 2.0, None]):
-        spin(manual, lambda number=number: len(failures) > number)
+        spin(timed, lambda number=number: len(failures) > number)
         assert "its factory raised LookupError('no protocol today')" in str(failures[-1])
         assert isinstance(failures[-1].__cause__, LookupError)
         assert connector.connection is None
@@ -210,7 +198,7 @@ def test_factory_that_raises_is_told_and_tried_again(manual, clock, errors, cert
             assert connector.state is ConnectorState.WAITING
             assert connector.next_attempt == clock.now + delay
             clock.advance(delay)
-    turn(manual)
+    turn(timed)
     assert connector.is_done()
     assert connector.state is ConnectorState.DONE
     assert connector.next_attempt is None
@@ -218,10 +206,10 @@ def test_factory_that_raises_is_told_and_tried_again(manual, clock, errors, cert
 
 
 @pytest.mark.parametrize("secured", [False, True])
-def test_connector_tells_where_it_is(manual, clock, certificates, made, client, secured):
+def test_connector_tells_where_it_is(timed, clock, certificates, made, client, secured):
     server_context = certificates.server() if secured else None
-    server = manual.listen("127.0.0.1:0", Recorder, tls=server_context)
-    connector = manual.connect(
+    server = timed.listen("127.0.0.1:0", Recorder, tls=server_context)
+    connector = timed.connect(
         ("127.0.0.1", server.addresses[0].port),
         client,
         reconnect=FULL,
@@ -235,24 +223,24 @@ def test_connector_tells_where_it_is(manual, clock, certificates, made, client, 
         return made
 
     assert connector.connection is None
-    spin(manual, connected, wait=0)
+    spin(timed, connected, wait=0)
     connected()
     handshaking = [ConnectorState.HANDSHAKING] if secured else []
     assert seen == [ConnectorState.CONNECTING, *handshaking, ConnectorState.CONNECTED]
     assert connector.connection is made[0].connection
     made[0].connection.abort()
     assert connector.connection is None
-    turn(manual)
+    turn(timed)
     assert connector.state is ConnectorState.WAITING
     assert connector.next_attempt == clock.now + 1.0
     clock.advance(1.0)
-    spin(manual, lambda: len(made) == 2)
+    spin(timed, lambda: len(made) == 2)
     assert connector.connection is made[1].connection
     assert connector.next_attempt is None
     connector.cancel()
     assert connector.state is ConnectorState.CONNECTED  # the connection stays
     made[1].connection.abort()
-    turn(manual)
+    turn(timed)
     assert connector.state is ConnectorState.DONE
 
 
@@ -283,12 +271,12 @@ def test_jitter_shortens_by_up_to_a_half():
 
 
 @pytest.mark.parametrize("random", [lambda: 2.0, lambda: float("nan"), lambda: 1 / 0])
-def test_random_that_fails_is_reported_and_the_whole_delay_taken(manual, clock, errors, path, random):
+def test_random_that_fails_is_reported_and_the_whole_delay_taken(timed, clock, errors, path, random):
     failures = []
-    connector = manual.connect(
+    connector = timed.connect(
         path, Recorder, on_failure=failures.append, reconnect=Reconnect(first=1.0, random=random)
     )
-    turn(manual)
+    turn(timed)
     assert len(failures) == 1
     assert errors.take()[1] == f"Reconnect.random of {connector!r}"
     assert connector.next_attempt == clock.now + 1.0

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from reactor import BufferedProtocol, Limits, Reactor
 from reactor.connection.channel import RECV_SIZE
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE
-from reactor.testing import Errors, Recorder
-from tests.helpers import ScriptedSocket, examples, spin
+from reactor.testing import Errors, Recorder, ScriptedSocket
+from tests.helpers import examples, spin
 
 # What is sent: no two places of it look alike, so that nothing lost, doubled or swapped goes unseen.
 pytestmark = pytest.mark.slow
@@ -162,9 +162,9 @@ def scribble(piece):
 
 
 class FaultySocket(ScriptedSocket):
-    """Raises `fault` at its call number `at`, be it the script's or not; remembers what was called after.
+    """Raises `fault` at its call number `at`, whatever its script has for that; `calls` are those after it.
 
-    last: the call after which it raises no more; what a socket that lingers says does not matter to anybody.
+    last: the method after whose call it raises no more: what a lingering socket raises matters to nobody.
     """
 
     IO = frozenset({"send", "sendmsg", "recv", "recv_into", "shutdown"})
@@ -176,14 +176,14 @@ class FaultySocket(ScriptedSocket):
         self.fault = fault
         self.struck = False
 
-    def _next(self, name):
+    def next_result(self, name):
         if name in self.IO and not self.struck and self.at >= 0:
             if self.at == 0:
                 self.struck = True
                 self.calls.clear()
                 raise self.fault
             self.at = -1 if name == self.last else self.at - 1
-        return super()._next(name)
+        return super().next_result(name)
 
 
 class World:
@@ -544,7 +544,7 @@ def test_close_that_fails_ends_the_connection_as_well(make_selector, plan, scrip
         world.spin(lambda: writer.lost)
         assert writer.reason is None
         assert world.reactor.connections() == []
-        world.sock._sock.close()
+        world.sock.sock.close()
 
 
 @attrs.frozen

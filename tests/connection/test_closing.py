@@ -11,8 +11,8 @@ import pytest
 
 from reactor import Limits, Protocol, Reactor, Timeouts
 from reactor.connection.closing import is_quiet, lingering_of
-from reactor.testing import ManualClock, Recorder
-from tests.helpers import DEADLINE, Echo, ScriptedSocket, connect, pair, spin
+from reactor.testing import ManualClock, Recorder, ScriptedSocket
+from tests.helpers import DEADLINE, Echo, connect, pair, spin
 
 ANSWER = bytes(range(256)) * 8192  # 2 MiB, more than the kernel takes at once
 

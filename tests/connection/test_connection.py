@@ -14,12 +14,11 @@ from reactor import (
     ConnectionAborted,
     IdleTimeout,
     Limits,
-    Reactor,
     Timeouts,
     UsageError,
 )
-from reactor.testing import Errors, ManualClock, Recorder
-from tests.helpers import DEADLINE, Echo, ScriptedSocket, connect, pair, spin
+from reactor.testing import Recorder, ScriptedSocket
+from tests.helpers import DEADLINE, Echo, connect, pair, spin
 
 BIG = 4 * 1024 * 1024  # more than any socket buffer here takes at once
 
@@ -62,7 +61,9 @@ def scripted(reactor, protocol, **script):
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     sock = ScriptedSocket(ours, **script)
-    return reactor.adopt(sock, lambda: protocol), theirs, sock
+    connection = reactor.adopt(sock, lambda: protocol)
+    sock.calls.clear()
+    return connection, theirs, sock
 
 
 @pytest.fixture
@@ -631,19 +632,6 @@ def test_protocol_that_raised_is_freed_too(reactor, errors):
 
 
 # Deadlines, on a clock of our own
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def timed(make_selector, clock):
-    errors = Errors()
-    with Reactor(selector=make_selector(), clock=clock, on_error=errors) as reactor:
-        yield reactor
-    assert errors.seen == []
 
 
 def test_close_ends_at_its_deadline(timed, clock, recorder):

@@ -9,7 +9,6 @@ import pytest
 from reactor import Reactor
 from reactor.connection.deadlines import CHECKS_AT_ONCE, DeadlineMonitor
 from reactor.loop.timers import round_up
-from reactor.testing import ManualClock
 
 
 class Member:
@@ -30,11 +29,6 @@ class Member:
             self.ended_at = now
         else:
             self.watch(monitor, self.last_active, 10)
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
 
 
 @pytest.fixture

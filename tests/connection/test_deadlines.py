@@ -8,21 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts
-from reactor.testing import Errors, ManualClock, Recorder
+from reactor.testing import ManualClock, Recorder
 from tests.helpers import connect, pair, spin
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def timed(make_selector, clock):
-    errors = Errors()
-    with Reactor(selector=make_selector(), clock=clock, on_error=errors) as reactor:
-        yield reactor
-    assert errors.seen == []
 
 
 @pytest.fixture

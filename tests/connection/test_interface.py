@@ -1,6 +1,7 @@
 """The check that an object has the methods of a protocol."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -20,3 +21,39 @@ def test_other_objects_are_refused_with_their_source(other):
         check_protocol(other, "the file gave")
     with pytest.raises(TypeError, match=r"^the factory .*<lambda> returned "):
         make_protocol(lambda: other)
+
+
+def test_object_with_both_kinds_of_methods_is_read_into_bytes():
+    class Both(BufferedProtocol):
+        def data_received(self, data):
+            """It has both."""
+
+    assert takes_buffers(Both()) is False
+    assert isinstance(make_protocol(Both), Both)
+
+
+def test_class_with_the_methods_needs_no_base():
+    class Plain:
+        def data_received(self, data):
+            """Enough to pass the check."""
+
+    assert isinstance(make_protocol(Plain), Plain)
+    check_protocol(Plain(), "the test gave")
+
+
+def test_exception_of_a_factory_comes_out_as_it_is():
+    problem = LookupError("no protocol today")
+
+    def factory():
+        raise problem
+
+    with pytest.raises(LookupError) as caught:
+        make_protocol(factory)
+    assert caught.value is problem
+
+
+def test_factory_without_a_name_is_shown_by_its_repr():
+    with pytest.raises(
+        TypeError, match=r"^the factory functools\.partial\(.*\) returned 0, which"
+    ):
+        make_protocol(partial(int))

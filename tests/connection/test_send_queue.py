@@ -3,14 +3,15 @@
 import errno
 import socket
 import tracemalloc
+from itertools import repeat
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import ConnectionAborted, Limits, Reactor, SlowConsumer, Timeouts, WriteTimeout
-from reactor.testing import ManualClock, Recorder
-from tests.helpers import ScriptedSocket, pair
+from reactor.testing import ManualClock, Recorder, ScriptedSocket
+from tests.helpers import pair
 
 BIG = bytes(4 << 20)
 
@@ -18,6 +19,24 @@ BIG = bytes(4 << 20)
 @pytest.fixture
 def recorder():
     return Recorder()
+
+
+class Sink(ScriptedSocket):
+    """A socket that takes `room` bytes, which arrive nowhere, and then no more."""
+
+    def __init__(self, sock, room):
+        super().__init__(sock)
+        self.room = room
+
+    def send(self, data):
+        if not self.room:
+            raise BlockingIOError(errno.EAGAIN, "full")
+        sent = min(self.room, len(data))
+        self.room -= sent
+        return sent
+
+    def sendmsg(self, pieces):
+        return self.send(b"".join(pieces))
 
 
 def flow(recorder):
@@ -219,7 +238,7 @@ def test_protocol_is_paused_only_for_what_the_kernel_has_refused(sizes, high, ta
     """The kernel takes so many bytes, in pieces of any size: what fits is never counted as queued."""
     recorder = Recorder()
     ours, theirs = socket.socketpair()
-    sock = Taking(ours, takes)
+    sock = Sink(ours, takes)
     with theirs, Reactor() as reactor:
         connection = reactor.adopt(sock, lambda: recorder, limits=Limits(high_water=high, low_water=0))
 
@@ -238,7 +257,7 @@ def test_large_queue_lets_others_have_their_turn(reactor, recorder):
     """The kernel would take all of it at once; other connections wait no longer than for a part."""
     ours, theirs = socket.socketpair()
     with theirs:
-        connection = reactor.adopt(Taking(ours, 1 << 30), lambda: recorder)
+        connection = reactor.adopt(Sink(ours, 1 << 30), lambda: recorder)
         left = [64 << 20]
         connection.writelines([bytes(64 << 10)] * 1024)
         while connection.get_write_buffer_size():
@@ -293,7 +312,7 @@ def test_rate_that_allows_nothing_costs_no_wake_ups(make_selector, recorder):
     clock = ManualClock()
     ours, peer = socket.socketpair()
     peer.setblocking(False)
-    sock = ScriptedSocket(ours, send=[])
+    sock = ScriptedSocket(ours)
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         connection = reactor.adopt(sock, lambda: recorder, limits=Limits(write_rate=1000))
 
@@ -301,7 +320,7 @@ def test_rate_that_allows_nothing_costs_no_wake_ups(make_selector, recorder):
             return sum(reactor.run_once(0) for _ in range(20))
 
         for size in (1500, 500):
-            sock.script["send"].append(BlockingIOError(errno.EAGAIN, "full"))
+            sock.add(send=[BlockingIOError(errno.EAGAIN, "full")])
             connection.write(bytes(size))
             assert events() <= 3
             clock.advance(0.6)
@@ -330,28 +349,10 @@ def test_callback_that_writes_byte_by_byte_holds_little(reactor, recorder):
     peer.close()
 
 
-class Taking(ScriptedSocket):
-    """A socket that takes so many bytes, and then no more."""
-
-    def __init__(self, sock, room):
-        super().__init__(sock)
-        self.room = room
-
-    def send(self, data):
-        if not self.room:
-            raise BlockingIOError(errno.EAGAIN, "full")
-        sent = min(self.room, len(data))
-        self.room -= sent
-        return sent
-
-    def sendmsg(self, pieces):
-        return self.send(b"".join(pieces))
-
-
 def test_small_pieces_cost_their_bytes(recorder):
     """What a peer that takes nothing can make us hold is what is counted, however small the pieces are."""
     ours, theirs = socket.socketpair()
-    sock = Taking(ours, 0)
+    sock = ScriptedSocket(ours, send=repeat(BlockingIOError), sendmsg=repeat(BlockingIOError))
     limits = Limits(max_write_buffer=200_000)
     tracemalloc.start()
     try:

@@ -10,15 +10,10 @@ import pytest
 
 from reactor import Drained, DrainTimeout, Limits, Protocol, Reactor, Timeouts, UsageError
 from reactor.streams import handler
-from reactor.testing import ManualClock, Recorder
+from reactor.testing import Recorder
 from tests.helpers import DEADLINE, Echo, connect, pair, spin
 
 BIG = bytes(4 << 20)
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from reactor import AddressError, ConnectionAborted, Limits, ListenError, Reactor, UsageError
 from reactor.connection.closing import lingering_of
-from reactor.testing import ManualClock, Recorder
+from reactor.testing import ManualClock, Recorder, ScriptedSocket
 from tests.helpers import DEADLINE, Echo, connect, spin
 
 
@@ -224,43 +224,27 @@ def test_selector_that_refuses_the_newcomer_resets_it(reactor, errors, factory, 
         spin(reactor, lambda: listener.connections == 1)
 
 
-class Scripted:
-    """A listening socket whose next accepts fail."""
-
-    def __init__(self, sock, errors):
-        self.sock = sock
-        self.errors = errors
-        self.accepts = 0
-
-    def __getattr__(self, name):
-        return getattr(self.sock, name)
-
-    def accept(self):
-        self.accepts += 1
-        if self.errors:
-            raise self.errors.pop(0)
-        return self.sock.accept()
+def scripted(reactor, factory, *results, **options):
+    """Return a listener, and its listening socket: `accept` has these results first."""
+    sock = ScriptedSocket(socket.create_server(("127.0.0.1", 0)), accept=results)
+    return reactor.listen(sock, factory, **options), sock
 
 
-def script(listener, *errors):
-    (handler,) = {listener._loop.registry.owner_of(sock.fileno()) for sock in listener._sockets}
-    handler._sock = Scripted(handler._sock, list(errors))
-    listener._sockets[:] = [handler._sock]
-    return handler._sock
+def accepts(sock):
+    """Return how often `accept` was called."""
+    return sock.calls.count("accept")
 
 
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH])
 def test_connection_that_failed_before_accept_is_passed_over(reactor, factory, number):
-    listener = reactor.listen("127.0.0.1:0", factory)
-    scripted = script(listener, OSError(number, "gone"))
+    listener, sock = scripted(reactor, factory, OSError(number, "gone"))
     with connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: factory.made)
-        assert scripted.accepts >= 2
+        assert accepts(sock) >= 2
 
 
 def test_nobody_there_after_all(reactor, factory):
-    listener = reactor.listen("127.0.0.1:0", factory)
-    script(listener, BlockingIOError(), InterruptedError())
+    listener, _ = scripted(reactor, factory, BlockingIOError(), InterruptedError())
     with connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: factory.made)
 
@@ -268,17 +252,16 @@ def test_nobody_there_after_all(reactor, factory):
 def test_out_of_descriptors_backs_off_logs_and_recovers(factory, caplog):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
-        listener = reactor.listen("127.0.0.1:0", factory)
         problem = OSError(errno.EMFILE, "Too many open files")
-        scripted = script(listener, *[problem] * 20)
+        listener, sock = scripted(reactor, factory, *[problem] * 20)
         with connect(reactor, listener.addresses[0]):
             waits, tries = [], []
             while not factory.made:
-                accepts = scripted.accepts
+                before = accepts(sock)
                 reactor.run_once(0)
                 reactor.run_once(0)
-                assert scripted.accepts - accepts <= 1 + 2 * len(factory.made)  # it does not spin
-                if scripted.accepts > accepts:
+                assert accepts(sock) - before <= 1 + 2 * len(factory.made)  # it does not spin
+                if accepts(sock) > before:
                     tries.append(sum(waits))
                 if not factory.made:
                     waits.append(reactor.next_timeout())
@@ -342,13 +325,12 @@ def test_unix_clients_have_no_ip_to_count(reactor, factory, tmp_path):
 def test_reserve_descriptor_refuses_newcomers_when_there_is_no_other(factory, descriptors):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
-        listener = reactor.listen("127.0.0.1:0", factory, limits=refusing())
-        scripted = script(listener, OSError(errno.EMFILE, "full"))
+        listener, sock = scripted(reactor, factory, OSError(errno.EMFILE, "full"), limits=refusing())
         clients = [connect(reactor, listener.addresses[0]) for _ in range(3)]
         reactor.run_once(0)
         assert reactor.stats().refused == {"descriptors": 3}
         assert [closed(client) for client in clients] == [True] * 3
-        assert scripted.accepts == 5  # the failure, three newcomers, nobody more
+        assert accepts(sock) == 5  # the failure, three newcomers, nobody more
         clock.advance(0.01)
         clients.append(connect(reactor, listener.addresses[0]))
         reactor.run_once(0)
@@ -361,9 +343,8 @@ def test_reserve_descriptor_refuses_newcomers_when_there_is_no_other(factory, de
 def test_reserve_that_was_taken_is_had_again_later(factory, monkeypatch, descriptors):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
-        listener = reactor.listen("127.0.0.1:0", factory, limits=refusing())
         problem = OSError(errno.EMFILE, "full")
-        script(listener, problem, problem, problem)
+        listener, sock = scripted(reactor, factory, problem, problem, problem, limits=refusing())
 
         def none_left(*args):
             raise problem
@@ -376,7 +357,7 @@ def test_reserve_that_was_taken_is_had_again_later(factory, monkeypatch, descrip
             monkeypatch.undo()
             clock.advance(1)
             reactor.run_once(0)
-            script(listener, problem)
+            sock.add(accept=[problem])
             clock.advance(1)
             spin(reactor, lambda: reactor.stats().refused or clock.advance(0.1))
             assert closed(client)
@@ -385,9 +366,8 @@ def test_reserve_that_was_taken_is_had_again_later(factory, monkeypatch, descrip
 def test_listener_that_was_closed_gets_no_reserve_again(factory, monkeypatch, descriptors):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
-        listener = reactor.listen("127.0.0.1:0", factory, limits=refusing())
         problem = OSError(errno.EMFILE, "full")
-        script(listener, problem)
+        listener, _ = scripted(reactor, factory, problem, limits=refusing())
 
         def none_left(*args):
             raise problem
@@ -422,10 +402,10 @@ def test_on_accept_error_may_make_room(reactor, factory, caplog):
         return True
 
     seen = []
-    listener = reactor.listen("127.0.0.1:0", factory, on_accept_error=evict)
+    listener, sock = scripted(reactor, factory, on_accept_error=evict)
     with connect(reactor, listener.addresses[0]), connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: len(factory.made) == 2)
-        script(listener, OSError(errno.EMFILE, "full"))
+        sock.add(accept=[OSError(errno.EMFILE, "full")])
         with connect(reactor, listener.addresses[0]):
             spin(reactor, lambda: len(factory.made) == 3)
     assert seen == [errno.EMFILE]
@@ -441,8 +421,7 @@ def test_on_accept_error_without_room_backs_off(factory, errors, answer, caplog)
         return False
 
     with Reactor(clock=ManualClock(), on_error=errors) as reactor:
-        listener = reactor.listen("127.0.0.1:0", factory, on_accept_error=handler)
-        script(listener, OSError(errno.EMFILE, "full"))
+        listener, _ = scripted(reactor, factory, OSError(errno.EMFILE, "full"), on_accept_error=handler)
         with connect(reactor, listener.addresses[0]):
             reactor.run_once(0)
             assert reactor.next_timeout() == pytest.approx(0.01)
@@ -454,8 +433,7 @@ def test_on_accept_error_without_room_backs_off(factory, errors, answer, caplog)
 def test_drain_waits_for_the_backlog_of_a_listener_that_backs_off(factory, caplog):
     clock, reports = ManualClock(), []
     with Reactor(clock=clock) as reactor:
-        listener = reactor.listen("127.0.0.1:0", factory)
-        script(listener, OSError(errno.EMFILE, "full"))
+        listener, _ = scripted(reactor, factory, OSError(errno.EMFILE, "full"))
         with connect(reactor, listener.addresses[0]) as client:
             client.sendall(b"x")
             reactor.run_once(0)
@@ -473,10 +451,10 @@ def test_drain_waits_for_the_backlog_of_a_listener_that_backs_off(factory, caplo
 
 def test_descriptor_that_is_given_back_ends_the_back_off(factory, caplog):
     with Reactor(clock=ManualClock()) as reactor:
-        listener = reactor.listen("127.0.0.1:0", factory)
+        listener, sock = scripted(reactor, factory)
         with connect(reactor, listener.addresses[0]) as first:
             spin(reactor, lambda: factory.made)
-            script(listener, OSError(errno.EMFILE, "full"))
+            sock.add(accept=[OSError(errno.EMFILE, "full")])
             with connect(reactor, listener.addresses[0]):
                 reactor.run_once(0)
                 first.close()
@@ -485,12 +463,12 @@ def test_descriptor_that_is_given_back_ends_the_back_off(factory, caplog):
 
 
 def test_lingering_sockets_make_room(reactor, factory, caplog):
-    listener = reactor.listen("127.0.0.1:0", factory)
+    listener, sock = scripted(reactor, factory)
     with connect(reactor, listener.addresses[0]) as first, connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: len(factory.made) == 2)
         factory.made[0].connection.close()
         spin(reactor, lingering_of(reactor.registry)[0].is_delivered)
-        script(listener, OSError(errno.EMFILE, "full"))
+        sock.add(accept=[OSError(errno.EMFILE, "full")])
         with connect(reactor, listener.addresses[0]):
             spin(reactor, lambda: len(factory.made) == 3)
         assert closed(first)
@@ -500,8 +478,7 @@ def test_lingering_sockets_make_room(reactor, factory, caplog):
 def test_unknown_accept_error_backs_off_too(factory, caplog):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
-        listener = reactor.listen("127.0.0.1:0", factory)
-        script(listener, OSError(errno.EIO, "odd"))
+        listener, _ = scripted(reactor, factory, OSError(errno.EIO, "odd"))
         with connect(reactor, listener.addresses[0]):
             reactor.run_once(0)
             assert reactor.next_timeout() == pytest.approx(0.01)
@@ -511,8 +488,7 @@ def test_unknown_accept_error_backs_off_too(factory, caplog):
 def test_back_off_of_a_listener_that_was_closed_meanwhile(factory, caplog):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
-        listener = reactor.listen("127.0.0.1:0", factory)
-        script(listener, OSError(errno.EMFILE, "full"))
+        listener, _ = scripted(reactor, factory, OSError(errno.EMFILE, "full"))
         with connect(reactor, listener.addresses[0]):
             reactor.run_once(0)
             listener.close()

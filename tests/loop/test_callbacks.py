@@ -22,11 +22,6 @@ def ran():
 
 
 @pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
 def timed(make_selector, clock):
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         yield reactor

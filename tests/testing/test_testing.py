@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import socket
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from reactor import IdleTimeout, Limits, Protocol, SlowConsumer, Timeouts, UsageError, WriteTimeout
 from reactor.streams import handler
-from reactor.testing import Errors, FaultyPeer, MemoryConnection, MemoryReactor, Recorder
-from tests.helpers import Echo, pair, spin
+from reactor.testing import Errors, FaultyPeer, MemoryConnection, MemoryReactor, Recorder, ScriptedSocket
+from tests.helpers import Echo, connect, pair, spin
 
 pytest_plugins = ["pytester"]
 
@@ -433,3 +434,120 @@ def test_pair_is_returned_though_the_server_aborts_at_once():
         reactor.settle()
         assert client.names == ["connection_made", "connection_lost"]
         assert isinstance(client.reason, ConnectionResetError)
+
+
+# Scripted sockets
+
+
+@pytest.fixture
+def two_sockets():
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_scripted_socket_passes_on_as_many_bytes_as_the_script_has(two_sockets):
+    ours, theirs = two_sockets
+    sock = ScriptedSocket(ours, send=[3, None], sendmsg=[2], recv=[1], recv_into=[2])
+    assert [sock.send(b"abcdef"), sock.send(b"def"), sock.send(b"gh")] == [3, 3, 2]
+    assert [sock.sendmsg([b"i", b"jk"]), sock.sendmsg([b"k", b"l"])] == [2, 2]
+    assert theirs.recv(100) == b"abcdefghijkl"
+    theirs.send(b"abcdefgh")
+    buffer = bytearray(3)
+    assert [sock.recv(10), sock.recv(2)] == [b"a", b"bc"]
+    assert [sock.recv_into(buffer), sock.recv_into(buffer)] == [2, 3]
+    assert buffer == b"fgh"
+    assert sock.calls == ["send"] * 3 + ["sendmsg"] * 2 + ["recv"] * 2 + ["recv_into"] * 2
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), BlockingIOError, KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("accept", ()),
+        ("close", ()),
+        ("getpeername", ()),
+        ("getsockopt", (socket.SOL_SOCKET, socket.SO_ERROR)),
+        ("recv", (1,)),
+        ("recv_into", (bytearray(1),)),
+        ("send", (b"x",)),
+        ("sendmsg", ([b"x"],)),
+        ("setsockopt", (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)),
+        ("shutdown", (socket.SHUT_WR,)),
+    ],
+)
+def test_scripted_socket_raises_instead_of_the_call(two_sockets, name, args, error):
+    ours, theirs = two_sockets
+    theirs.send(b"x")
+    sock = ScriptedSocket(ours, **{name: [error]})
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        getattr(sock, name)(*args)
+    assert sock.calls == [name]
+    assert ours.recv(1) == b"x"  # it is open, and nothing was received
+
+
+def test_scripted_socket_calls_the_real_one_after_its_script(reactor):
+    listening = ScriptedSocket(socket.create_server(("127.0.0.1", 0)), accept=[BlockingIOError])
+    made = []
+    listener = reactor.listen(listening, lambda: made.append(Echo()) or made[-1])
+    with connect(reactor, listener.addresses[0]) as client:
+        client.sendall(b"hello")
+        spin(reactor, lambda: made and made[0].received)
+        assert client.recv(10) == b"hello"
+    assert listening.calls.count("accept") >= 2
+
+
+def test_scripted_socket_may_be_full_without_end(reactor):
+    recorder = Recorder()
+    ours, theirs = socket.socketpair()
+    full = itertools.repeat(BlockingIOError())
+    sock = ScriptedSocket(ours, send=full, sendmsg=full)
+    limits = Limits(high_water=10, low_water=0, max_write_buffer=100)
+    connection = reactor.adopt(sock, lambda: recorder, limits=limits)
+    with theirs:
+        for _ in range(5):
+            connection.write(bytes(50))
+            reactor.run_once(0)
+        assert isinstance(recorder.reason, SlowConsumer)
+        assert sock.calls.count("send") + sock.calls.count("sendmsg") >= 2
+
+
+def test_results_are_added_to_the_script_of_a_socket(two_sockets):
+    sock = ScriptedSocket(two_sockets[0], send=[1])
+    sock.add(send=[2], recv=[ConnectionResetError])
+    assert [sock.send(b"abcd") for _ in range(3)] == [1, 2, 4]
+    with pytest.raises(ConnectionResetError):
+        sock.recv(1)
+
+
+def test_scripted_socket_is_the_real_one_in_all_else(two_sockets):
+    ours, _ = two_sockets
+    with ScriptedSocket(ours) as sock:
+        assert sock.sock is ours
+        assert sock.fileno() == ours.fileno()
+        sock.setblocking(True)
+        assert ours.getblocking()
+    assert ours.fileno() == -1
+
+
+def test_scripts_of_no_sense_are_refused(two_sockets):
+    with pytest.raises(UsageError, match=r"fileno can't be scripted; accept, close, .* shutdown can"):
+        ScriptedSocket(two_sockets[0], send=[1], fileno=[3])
+    sock = ScriptedSocket(two_sockets[0], shutdown=[5])
+    with pytest.raises(
+        UsageError, match="shutdown passes no bytes on: its script has exceptions and None, not 5"
+    ):
+        sock.shutdown(socket.SHUT_WR)
+
+
+def test_error_that_is_raised_often_keeps_no_frames(two_sockets):
+    error = BlockingIOError()
+    sock = ScriptedSocket(two_sockets[0], send=itertools.repeat(error))
+    for _ in range(5):
+        with pytest.raises(BlockingIOError):
+            sock.send(b"x")
+    depth, frames = 0, error.__traceback__
+    while frames is not None:
+        depth, frames = depth + 1, frames.tb_next
+    assert depth <= 3

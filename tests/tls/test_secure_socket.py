@@ -5,15 +5,14 @@ import select
 import socket
 import ssl
 import time
-from collections import deque
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor.errors import TLSError
+from reactor.testing import ScriptedSocket
 from reactor.tls.secure_socket import Bios, Tls
-from tests.helpers import ScriptedSocket
 
 PARTS = st.lists(st.integers(1, 30_000) | st.just(BlockingIOError()), max_size=40)
 
@@ -55,7 +54,7 @@ def secured(certificates, bios=None, **script):
                 sock.handshake()
             assert_empty(bios)
         reader.turn()
-        scripted.script.update((name, deque(entries)) for name, entries in script.items())
+        scripted.add(**script)
         yield sock, reader, bios
 
 
@@ -363,7 +362,7 @@ def test_interrupt_while_another_cools_down_ends_the_one_that_was_read(certifica
 
 @pytest.mark.parametrize("call", ["send", "recv", "recv_into"])
 def test_interrupt_of_the_kernel_s_call_ends_the_connection(certificates, call):
-    with secured(certificates, **{call: deque([KeyboardInterrupt()])}) as (sock, reader, bios):
+    with secured(certificates, **{call: [KeyboardInterrupt()]}) as (sock, reader, bios):
         reader.ssl.write(b"from the peer")
         reader.sock.sendall(reader.outgoing.read())
         if call == "recv_into":
@@ -391,7 +390,7 @@ class Asking:
 
 
 def test_peer_that_takes_no_answers_is_not_answered_without_end(certificates):
-    with secured(certificates, send=deque([BlockingIOError()] * 100)) as (sock, reader, bios):
+    with secured(certificates, send=[BlockingIOError()] * 100) as (sock, reader, bios):
         sock.ssl = Asking(sock.ssl, bios.outgoing)
         times = 0
         with pytest.raises(TLSError, match="takes none of the answers"):
