@@ -94,8 +94,8 @@ class FramedProtocol(Protocol):
     def set_framer(self, framer: Framer) -> None:
         """Replace the framer; it decodes all input after the current frame.
 
-        Outside of `frame_received` it decodes the input that belongs to no frame yet, and frames that are then
-        complete are delivered at once, unless the connection is paused. Raises UsageError unless the class
+        Outside of `frame_received` it decodes the input that belongs to no frame yet; frames that this
+        completes are delivered at once, unless the connection is paused. Raises UsageError unless the class
         sets `framer_changes`.
         """
         if not self.framer_changes:
