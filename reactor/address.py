@@ -1,4 +1,4 @@
-"""One address type for everything that listens or connects, how it is written and how it is read.
+"""Addresses to listen on and to connect to, and their text forms.
 
 HOST:PORT      127.0.0.1:9092, localhost:9092
 [V6]:PORT      [::1]:9092, [fe80::1%eth0]:9092     IPv6 and nothing else
@@ -28,18 +28,26 @@ _PORT_FLOW_SCOPE = struct.Struct("!HII")
 _V4_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 peer of a socket for both: RFC 4291, 2.5.5.2
 
 # Bytes of a host's whole name in DNS: RFC 1035, 2.3.4, without the lengths of its labels.
-_HOST_MOST = 253
+_HOST_LIMIT = 253
 
-# What sun_path holds, without the closing zero: unix(7) has 108 on Linux, the BSDs 104.
-_UNIX_PATH_MOST = 107
+# Bytes of a path in sun_path without the final zero: unix(7) has 108 on Linux, the BSDs 104.
+_UNIX_PATH_LIMIT = 107
 
 
 @attrs.frozen
 class Address:
-    """Where to listen or connect: a host and port, a Unix path, or an inherited descriptor.
+    """An address to listen on or connect to: host and port, path of a Unix socket, or inherited descriptor.
 
-    Exactly one of `host`, `path` and `fd` is not None; `host` is "" for every interface. `port` goes
-    with `host`; 0 lets the kernel pick one.
+    Exactly one of `host`, `path` and `fd` is not None. An empty `host` means every interface. `port`
+    belongs to `host`; 0 lets the kernel choose one.
+
+    >>> Address.parse("[::1]:9092")
+    Address(host='::1', port=9092, path=None, fd=None)
+    >>> str(Address.of(("localhost", 80)))
+    'localhost:80'
+    >>> Address.parse("localhost:99999")
+    Traceback (most recent call last):
+    reactor.errors.AddressError: port 99999 in 'localhost:99999' is out of range: 0 to 65535
     """
 
     host: str | None = None
@@ -51,8 +59,8 @@ class Address:
     def of(cls, value: object) -> Address:
         """Return `value` as an `Address`.
 
-        value: an `Address`, a text in one of the forms above, or a pair of host and port.
-        Raises AddressError with the cause and the forms that are understood.
+        value: an `Address`, a string in one of the forms of `parse`, or a pair of host and port.
+        Raises AddressError, which names the value and the accepted forms.
         """
         if isinstance(value, Address):
             return value
@@ -64,7 +72,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Return the address that `text` writes. Raises AddressError."""
+        """Parse HOST:PORT, [IPV6]:PORT, :PORT, unix:/path or fd:N. Raises AddressError."""
         if "://" in text:
             raise AddressError(f"{text!r} is a URL: {_FORMS}")
         kind, separator, rest = text.partition(":")
@@ -89,7 +97,7 @@ class Address:
 
     @classmethod
     def from_sockaddr(cls, sockaddr: Any) -> Address:
-        """Return the address that getsockname(2) or getpeername(2) gave, as `socket` hands it out."""
+        """Return the address of `sockaddr`, as `socket.getsockname` and `getpeername` return it."""
         if isinstance(sockaddr, tuple):
             return cls(host=sockaddr[0], port=sockaddr[1])
         path = sockaddr.decode("utf-8", "surrogateescape") if isinstance(sockaddr, bytes) else sockaddr
@@ -126,8 +134,8 @@ class Address:
         if "\0" in path:
             raise AddressError(f"unix:{path!r} has a zero byte in its path")
         size = len(path.encode("utf-8", "surrogateescape"))
-        if size > _UNIX_PATH_MOST:
-            raise AddressError(f"unix:{path!r} is {size} bytes long: at most {_UNIX_PATH_MOST} fit")
+        if size > _UNIX_PATH_LIMIT:
+            raise AddressError(f"unix:{path!r} is {size} bytes long: at most {_UNIX_PATH_LIMIT} fit")
         return cls(path=path)
 
     @classmethod
@@ -145,7 +153,7 @@ class Address:
 
     @property
     def family(self) -> socket.AddressFamily | None:
-        """The address family where the address alone tells it; None for a name, "" or a descriptor."""
+        """The address family, if it is known without a look-up; None for a name, "" or a descriptor."""
         if self.path is not None:
             return getattr(socket, "AF_UNIX", None)
         if not self.host:
@@ -155,11 +163,11 @@ class Address:
         return socket.AF_INET if self.host.replace(".", "").isdigit() else None
 
     def resolve(self, *, passive: bool = False) -> list[tuple[socket.AddressFamily, Any]]:
-        """Return each family and socket address that this address stands for, best first.
+        """Return the pairs of address family and socket address that this address resolves to, best first.
 
-        passive: for listening: "" means every interface. Else "" means this machine.
-        A name is looked up with getaddrinfo(3) and may block for seconds.
-        Raises OSError (`socket.gaierror`) for a name that is not known, AddressError for `fd:N`.
+        passive: True for listening, where an empty host means every interface; else it means this machine.
+        A name is looked up with getaddrinfo(3), which may block for seconds.
+        Raises OSError (`socket.gaierror`) for an unknown name, AddressError for `fd:N`.
         """
         if self.path is not None:
             if self.family is None:
@@ -184,28 +192,28 @@ AddressLike = Union[Address, str, "tuple[str, int]"]
 
 
 def encode_host(host: str) -> bytes:
-    """Return the name of a host as DNS and TLS have it: in ASCII, by IDNA where it has other characters.
+    """Return the host name as DNS and TLS encode it: ASCII, other characters by IDNA.
 
-    Raises AddressError for a name that neither can have.
+    Raises AddressError for a name that can't be encoded.
     """
     if " " in host or not host.isprintable():
         raise AddressError(f"{host!r} is no host name: it has a space or a control character")
     try:
         encoded = host.encode("idna")
     except UnicodeError as exc:
-        cause = exc.__cause__ or exc  # the codec wraps it in words of its own
+        cause = exc.__cause__ or exc  # the codec wraps the reason
         raise AddressError(f"{host!r} is no host name: {getattr(cause, 'reason', cause)}") from None
     if not encoded:
         raise AddressError("a host name can't be empty")
-    if len(encoded.removesuffix(b".")) > _HOST_MOST:
-        raise AddressError(f"{host!r} is no host name: {len(encoded)} bytes, and {_HOST_MOST} fit")
+    if len(encoded.removesuffix(b".")) > _HOST_LIMIT:
+        raise AddressError(f"{host!r} is no host name: {len(encoded)} bytes, and {_HOST_LIMIT} fit")
     return encoded
 
 
 def pack_sockaddr(sockaddr: Any) -> bytes | str | None:
-    """Return a socket address in as little memory as it takes: 48 bytes instead of a tuple's 160.
+    """Pack a socket address into a bytes object: 48 bytes of memory instead of a tuple's 160.
 
-    A Unix path stays what it is; the nameless peer of a Unix socket and None are None.
+    The path of a Unix socket is returned as str. None is returned for None and for an unnamed Unix socket.
     """
     if isinstance(sockaddr, tuple):
         if len(sockaddr) == 2:
@@ -217,7 +225,7 @@ def pack_sockaddr(sockaddr: Any) -> bytes | str | None:
 
 
 def unpack_sockaddr(packed: bytes | str) -> Any:
-    """Return the socket address that `pack_sockaddr` was given."""
+    """Return the socket address that `pack_sockaddr` packed."""
     if isinstance(packed, str):
         return packed
     if len(packed) == _PORT.size + 4:
@@ -226,9 +234,9 @@ def unpack_sockaddr(packed: bytes | str) -> Any:
 
 
 def client_prefix(packed: bytes | str | None) -> bytes | None:
-    """Return what tells one peer's site from others': an IPv4 address, or the /64 of an IPv6 one.
+    """Return the client prefix that `Limits.max_per_ip` counts by: an IPv4 address, or an IPv6 one's /64.
 
-    packed: a socket address from `pack_sockaddr`. Unix sockets have no site: None.
+    packed: a socket address from `pack_sockaddr`. Returns None for Unix sockets.
     """
     if not isinstance(packed, bytes):
         return None
@@ -238,5 +246,5 @@ def client_prefix(packed: bytes | str | None) -> bytes | None:
 
 
 def _is_number(text: str) -> bool:
-    """Return whether `text` is a number in ASCII digits, and no longer than one here can be."""
+    """Return whether `text` is a decimal number of at most 9 ASCII digits."""
     return text.isascii() and text.isdigit() and len(text) < 10

@@ -1,8 +1,8 @@
-"""Every exception that the package raises or hands to `connection_lost`, and the sets of errno it knows.
+"""Every exception that the package raises or passes to `connection_lost`, and the errno sets of accept(2).
 
-Blame is a type. What our caller did wrong derives from `UsageError`; what ended a connection or an
-attempt derives from the built-in exception that a program already catches (`TimeoutError`,
-`ConnectionError`, `OSError`) beside `ReactorError`.
+The type tells whose fault it is. Mistakes of the calling program are `UsageError` (or `TypeError`,
+`ValueError`). An error that ended a connection or an attempt to connect derives from `ReactorError` and from
+the built-in exception that programs already catch: `TimeoutError`, `ConnectionError` or `OSError`.
 """
 
 from __future__ import annotations
@@ -42,25 +42,36 @@ __all__ = [
 
 
 class ReactorError(Exception):
-    """What every exception of this package derives from."""
+    """Base class of every exception of this package. Catch it to catch them all."""
 
 
 class UsageError(ReactorError, RuntimeError):
-    """The caller broke a rule: a closed reactor, a second `run`, a write after `write_eof`."""
+    """The program called something that is not allowed in this state, as a write after `write_eof`.
+
+    A mistake of the program: nothing was changed, and the message says what to do instead.
+    """
 
 
 class AddressError(ReactorError, ValueError):
-    """A text or value that is no address, or an address that the operation can't use."""
+    """The value is not an address, or not one that this operation can use.
+
+    The message names the value and the forms that are accepted; see `Address`.
+    """
 
 
 class ListenError(ReactorError, OSError):
-    """A listening socket could not be had. `errno` is the kernel's, the text names the address."""
+    """A listening socket could not be created, bound or listened on; the message names the address.
+
+    `errno` is the kernel's: for EADDRINUSE choose another port or end the other process, for EACCES choose a
+    port above 1023.
+    """
 
 
 class ConnectError(ReactorError, ConnectionError):
-    """No attempt to connect succeeded. The text names each address that was tried and its error.
+    """No attempt to connect succeeded. The message names each address that was tried and its error.
 
-    `attempts` holds a pair of address and exception for each attempt, in the order they were made.
+    `attempts` holds a pair of address and exception for each attempt, in the order they were made. Try again
+    later, or pass `Reconnect` to `Reactor.connect`.
     """
 
     def __init__(self, message: str, attempts: tuple[tuple[str, OSError], ...] = ()) -> None:
@@ -69,39 +80,64 @@ class ConnectError(ReactorError, ConnectionError):
 
 
 class ConnectTimeout(ConnectError, TimeoutError):
-    """The attempts to connect took longer than they were given."""
+    """The attempts to connect took longer than `Timeouts.connect`. Try again later, or raise it."""
 
 
 class ConnectionAborted(ReactorError, ConnectionAbortedError):
-    """This side called `abort`, or closed the reactor while the connection was open."""
+    """This side called `Connection.abort`, or closed the reactor while the connection was open.
+
+    What was queued is dropped. Call `close` instead to have it sent first.
+    """
 
 
 class DrainTimeout(ConnectionAborted):
-    """The connection was still busy when the time of a drain was up."""
+    """The connection was still busy when the timeout of a drain passed, and was aborted.
+
+    Pass a longer timeout to `drain`, or let the protocol's `draining` return False earlier.
+    """
 
 
 class IdleTimeout(ReactorError, TimeoutError):
-    """No byte went in either direction for as long as `Timeouts.idle` allows."""
+    """No byte was received or sent for `Timeouts.idle` seconds.
+
+    Raise that timeout, or send something from time to time, if idle peers are to stay connected.
+    """
 
 
 class ReadTimeout(ReactorError, TimeoutError):
-    """The peer did not complete what it owed within `Timeouts.read`, or what `set_timeouts` asked for."""
+    """The read deadline passed: the peer did not complete a message within `Timeouts.read` seconds.
+
+    The protocol must call `Connection.set_timeouts(read=...)` when a message is complete, to restart the
+    deadline (seconds) or to clear it (None).
+    """
 
 
 class WriteTimeout(ReactorError, TimeoutError):
-    """The peer took no byte of what was queued for as long as `Timeouts.write` allows."""
+    """The peer accepted none of the queued bytes for `Timeouts.write` seconds.
+
+    What was queued is dropped. Raise that timeout for peers that may stop reading for longer.
+    """
 
 
 class SlowConsumer(ReactorError, ConnectionAbortedError):
-    """More was written than the peer takes, and `Limits.max_write_buffer` was reached."""
+    """More than `Limits.max_write_buffer` bytes are queued: the peer reads more slowly than we write.
+
+    Stop writing at `pause_writing`, or when `write` returns False, until `resume_writing`.
+    """
 
 
 class CloseTimeout(ReactorError, TimeoutError):
-    """The peer did not take what was queued before `close` within the time that it was given."""
+    """The peer did not accept all that was queued within the timeout of `Connection.close`.
+
+    The rest is dropped. Pass a longer timeout to `close`, or raise `Timeouts.close`.
+    """
 
 
 class FramingError(ReactorError, ValueError):
-    """The peer's bytes are no frames. `frames` holds those that were complete before the bad one."""
+    """The peer's bytes don't follow the framing, and can't be decoded any further: close the connection.
+
+    `frames` holds the frames that were complete before the bad one.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -109,27 +145,36 @@ class FramingError(ReactorError, ValueError):
 
 
 class FrameTooLong(FramingError):
-    """A frame has, or announces, more bytes than the limit."""
+    """A frame has, or announces, more bytes than the limit. Raise the framer's `limit` if that is valid."""
 
 
 class MalformedFrame(FramingError):
-    """A length, or what must follow a frame, is not what the framing says."""
+    """A frame's length or terminator is invalid, or bytes came after the last frame.
+
+    The peer is faulty, or uses another framing.
+    """
 
 
 class IncompleteFrame(FramingError):
-    """The input ended within a frame."""
+    """The input ended in the middle of a frame, which is lost: the peer must send it again."""
 
 
 class StreamClosed(ReactorError, ConnectionError):
-    """The connection that a coroutine uses has ended; the cause is the reason, if there is one."""
+    """The connection that a coroutine uses has ended; `__cause__` is the reason, None after a clean end.
+
+    Let it propagate: the handler ends with its connection.
+    """
 
 
 class StreamTimeout(ReactorError, TimeoutError):
-    """The body of a `with stream.timeout()` was not done in its time."""
+    """The body of a `with stream.timeout(seconds)` took longer than that.
+
+    Catch it to answer the peer; if it leaves the handler, the connection is closed with it as the reason.
+    """
 
 
 class EndOfStream(ReactorError, EOFError):
-    """The peer's input ended before what was waited for was complete. `partial` holds what came of it."""
+    """The peer ended its input before the awaited bytes were complete. `partial` holds those that arrived."""
 
     def __init__(self, message: str, partial: bytes = b"") -> None:
         super().__init__(message)
@@ -137,34 +182,37 @@ class EndOfStream(ReactorError, EOFError):
 
 
 class TLSContextError(ReactorError, ValueError):
-    """A certificate, key or authority that can't be used; the text names the file and what is wrong."""
+    """A certificate, key, CA file or ALPN name can't be used; the message names it and what to correct."""
 
 
 class TLSError(ReactorError, ConnectionError):
-    """What TLS has to say against going on with a connection: OpenSSL's reason, or the peer's alert."""
+    """TLS failed on a connection, which has ended. The message is OpenSSL's reason, or the peer's alert."""
 
 
 class TLSHandshakeError(TLSError):
-    """The two sides did not come to terms. Where a listener tells it, the text names the peer."""
+    """The TLS handshake failed: a certificate was not accepted, or the two sides share no version or cipher.
 
-
-class TLSHandshakeTimeout(TLSHandshakeError, TimeoutError):
-    """The handshake was not done within `Timeouts.handshake`."""
-
-
-class Incomplete(BlockingIOError):
-    """A TLS record has come in part, or held nothing for the application. Not raised to users."""
-
-
-class TLSTruncated(TLSError):
-    """The peer's bytes ended without its close_notify: what came may be only a part of what was sent.
-
-    RFC 8446, 6.1.
+    The message has the reason; a listener's also names the peer. Check the certificates and host names.
     """
 
 
-#: The connection was gone before it could be accepted, or the network said so: accept(2) asks to try
-#: the next one. The set is the one of accept(2), "Error handling", with ECONNABORTED and EPERM.
+class TLSHandshakeTimeout(TLSHandshakeError, TimeoutError):
+    """The TLS handshake took longer than `Timeouts.handshake` seconds. Raise it for slow peers."""
+
+
+class TLSTruncated(TLSError):
+    """The peer's input ended without a close_notify, so it may have been cut off (RFC 8446, 6.1).
+
+    Trust what arrived only if the protocol itself marks the end of its messages.
+    """
+
+
+class Incomplete(BlockingIOError):
+    """Input over TLS yields no bytes yet: the beginning of a record, or a message of TLS. Not raised to users."""
+
+
+#: Errors of one connection that was gone before it could be accepted: go on with the next one. The set is
+#: that of accept(2), "Error handling", with ECONNABORTED and EPERM.
 ACCEPT_AGAIN = frozenset(
     number
     for name in (
@@ -182,12 +230,12 @@ ACCEPT_AGAIN = frozenset(
     if (number := getattr(errno, name, None)) is not None
 )
 
-#: The process or the machine has run out of something that only time or closing gives back.
+#: The process or the machine has run out of descriptors or memory: accept again later.
 ACCEPT_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def cause_of(exc: BaseException | None) -> str:
-    """Return the short name of what ended a connection, to count by: "clean", "ECONNRESET", "IdleTimeout"."""
+    """Return the short name of the reason `exc` for counting: "clean", "ECONNRESET", "IdleTimeout"."""
     if exc is None:
         return "clean"
     if isinstance(exc, OSError) and exc.errno is not None:

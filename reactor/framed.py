@@ -1,4 +1,4 @@
-"""`FramedProtocol`: a protocol that is handed whole frames."""
+"""`FramedProtocol`: a protocol that receives and sends frames."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ __all__ = ["FramedProtocol"]
 
 
 class FramedProtocol(Protocol):
-    """A protocol that is handed frames. Subclass it, and define `frame_received`.
+    r"""Base class of protocols that receive and send frames. Subclass it, and define `frame_received`.
 
-    framer: decodes what comes and encodes what is sent; its own for each connection.
+    framer: decodes the input and encodes what is sent; a new one for each connection.
 
-    A peer that does not take its answers is not read from, and the frames of it that were decoded wait. So
-    they do from `Connection.pause_reading` to `resume_reading`, and beyond `frames_per_tick` of them. What
-    waits is handed over before the peer's end of file and the end of a drain; `close` and `abort` drop it.
-    When its bytes are no frames, or a frame is too long, the frames before are handed over, what they were
-    answered is sent, and the connection ends with the `FramingError` as its reason.
+    While the connection is above its high-water mark, nothing is read, and decoded frames wait. So they do
+    from `Connection.pause_reading` to `resume_reading`, and, beyond `frames_per_tick` of them, until the next
+    tick. Waiting frames are delivered before the peer's end of file and the end of a drain; `close` and
+    `abort` drop them. If the input is malformed, or a frame is too long, the frames before it are
+    delivered, their answers are sent, and the connection ends with the `FramingError` as the reason.
 
-    Where the framing changes on the way, `framer_changes` is set, and `frame_received` calls `set_framer`:
+    If the framing changes within a connection, set `framer_changes`, and call `set_framer` in
+    `frame_received`:
+
+        from reactor.framed import FramedProtocol
+        from reactor.framing import Block, Lines
+        from reactor.testing import MemoryReactor, Recorder
 
         class Store(FramedProtocol):
             framer_changes = True
@@ -39,6 +44,13 @@ class FramedProtocol(Protocol):
                 else:
                     self.set_framer(Lines())
                     self.send(b"%d bytes stored" % len(frame))
+
+        with MemoryReactor() as reactor:
+            _, client = reactor.pair(Store, Recorder)
+            client.write(b"5\nhello3\nabc")
+            reactor.settle()
+            assert client.get_protocol().received == b"5 bytes stored\n3 bytes stored\n"
+            client.close()
     """
 
     __slots__ = (
@@ -46,11 +58,11 @@ class FramedProtocol(Protocol):
         "connection", "framer",
     )  # fmt: skip
 
-    #: Frames of a connection that are handed over in one go. Then other connections have their turn, and what
-    #: is left waits for the next tick; nothing is read from the peer meanwhile.
+    #: Frames of a connection that are delivered in one tick, so that no connection starves the others. The
+    #: rest waits for the next tick; nothing is read from the peer meanwhile.
     frames_per_tick = 1000  # a millisecond's worth
 
-    #: Whether `set_framer` may be called. Frames are then decoded one at a time, which takes a little longer.
+    #: Whether `set_framer` may be called. Frames are then decoded one at a time, which is a little slower.
     framer_changes = False
 
     connection: Connection
@@ -63,35 +75,35 @@ class FramedProtocol(Protocol):
         self._handing_over = False
         self._upgrading = False
         self._scheduled = False  # `_go_on` runs in the next tick
-        self._at_end = False  # of the input, which has come
+        self._at_end = False  # the peer's end of file was received
 
     def connection_made(self, connection: Connection) -> None:
-        """Keep the connection; call it first where it is overridden."""
+        """Set the attribute `connection`. An override must call this first."""
         self.connection = connection
 
     def frame_received(self, frame: bytes) -> None:
-        """`frame` has come."""
+        """Called with each frame of the input. Override it."""
 
     def send(self, frame: bytes) -> bool:
-        """Send `frame`; what is sent in one tick leaves in one piece. Returns what `Connection.write` does.
+        """Encode and send `frame`. Returns what `Connection.write` returns.
 
-        Raises ValueError if it can't be sent as a frame.
+        Raises ValueError if the framing can't represent it.
         """
         return self.connection.write(self.framer.encode(frame))
 
     def set_framer(self, framer: Framer) -> None:
-        """Decode and encode with `framer` from here on. What has come behind the frame at hand is for it.
+        """Replace the framer; it decodes all input after the current frame.
 
-        Outside of `frame_received` that is what was not handed over; the frames that it completes are handed
-        over at once, unless the connection takes no answers. Raises UsageError unless the class sets
-        `framer_changes`.
+        Outside of `frame_received` it decodes the input that belongs to no frame yet; frames that this
+        completes are delivered at once, unless the connection is paused. Raises UsageError unless the class
+        sets `framer_changes`.
         """
         if not self.framer_changes:
-            raise UsageError(f"set framer_changes = True in {type(self).__name__}: its framer is to change")
+            raise UsageError(f"set framer_changes = True in {type(self).__name__}: set_framer needs it")
         rest = self.framer.take_rest()
         self.framer = framer
         if self._handing_over or self._frames is not None:
-            return  # what has come behind is decoded when it is its turn
+            return  # `_decode` goes on with it
         if self._paused or not self.connection.wants_input():
             self._frames = self._decode(rest)
             self.connection.hold_reading(True)
@@ -105,11 +117,11 @@ class FramedProtocol(Protocol):
         server_side: bool | None = None,
         server_hostname: str | None = None,
     ) -> None:
-        """Go on over TLS after the frame at hand, as `Connection.start_tls` does.
+        """Upgrade to TLS after the current frame, as `Connection.start_tls` does.
 
-        The peer has to wait for an answer before it begins its handshake. Whatever has come behind the frame
-        in clear may be somebody else's: the connection ends with `TLSHandshakeError` (CVE-2011-0411). So it
-        does for frames that came before and wait, when this is not called from `frame_received`.
+        The peer must wait for an answer before it begins its handshake. Clear bytes after the frame may have
+        been injected by a third party: they end the connection with `TLSHandshakeError` (CVE-2011-0411). So
+        do frames that wait, if this is not called from `frame_received`.
         """
         waiting, self._frames = self._frames, None
         try:
@@ -126,7 +138,7 @@ class FramedProtocol(Protocol):
             self._refuse_clear()
 
     def data_received(self, data: bytes) -> None:
-        """Hand over the frames that are complete now."""
+        """Deliver the frames that are complete now."""
         if self.framer_changes:
             self._hand_over(self._decode(data))
             return
@@ -137,19 +149,19 @@ class FramedProtocol(Protocol):
         self._hand_over(iter(frames))
 
     def eof_received(self) -> bool:
-        """Hand over the frame that the end completes; then the connection is closed."""
+        """Deliver the frame that the end completes; then the connection is closed."""
         self._at_end = True
         frames = self._finish()
         self._hand_over(frames if self.framer_changes else iter(list(frames)))
         return self._frames is not None
 
     def pause_writing(self) -> None:
-        """Read no more from a peer that does not take its answers."""
+        """Stop reading from a peer that does not read its answers."""
         self._paused = True
         self.connection.hold_reading(True)
 
     def resume_writing(self) -> None:
-        """Go on with the frames that wait, then with reading."""
+        """Deliver the frames that wait, then read again."""
         self._paused = False
         if self._frames is None:
             self.connection.hold_reading(False)
@@ -157,27 +169,27 @@ class FramedProtocol(Protocol):
             self._go_on_later()
 
     def reading_resumed(self) -> None:
-        """Go on with the frames that wait, in the next tick."""
+        """Deliver the frames that wait, in the next tick."""
         if self._frames is not None:
             self._go_on_later()
 
     def draining(self) -> bool:
-        """Return whether frames wait: a drain has them handed over."""
+        """Return whether frames wait, so that a drain lets them be delivered."""
         return self._frames is not None
 
     def _hand_over(self, frames: Iterator[bytes]) -> None:
-        wants_input, most = self.connection.wants_input, self.frames_per_tick
+        wants_input, limit = self.connection.wants_input, self.frames_per_tick
         self._handing_over = True
         try:
             for number, frame in enumerate(frames, 1):
                 self.frame_received(frame)
-                if self._paused or number == most or not wants_input():
+                if self._paused or number == limit or not wants_input():
                     self._hold(frames)
                     break
         except Exception:
             raise
         except BaseException:
-            self._hold(frames)  # an interrupt: the frames behind can be handed over
+            self._hold(frames)  # an interrupt: the frames after this one can still be delivered
             raise
         finally:
             self._handing_over = False
@@ -218,7 +230,7 @@ class FramedProtocol(Protocol):
                 connection.close()
 
     def _decode(self, data: bytes) -> Iterator[bytes]:
-        """Decode one frame at a time, each with the framer that is in place then."""
+        """Decode one frame at a time, each with the framer that is set then."""
         at = 0
         framer = None
         try:
@@ -231,7 +243,7 @@ class FramedProtocol(Protocol):
             self._problem = exc
 
     def _finish(self) -> Iterator[bytes]:
-        """Decode what the end of the input completes, for each framer that is put in place then."""
+        """Decode what the end of the input completes, for each framer that is set meanwhile."""
         framer = None
         try:
             while framer is not self.framer:
@@ -241,4 +253,4 @@ class FramedProtocol(Protocol):
             self._problem = exc
 
     def _refuse_clear(self) -> None:
-        fail(self.connection, TLSHandshakeError("something came in clear behind the request to upgrade"))
+        fail(self.connection, TLSHandshakeError("clear bytes came after the request to upgrade to TLS"))

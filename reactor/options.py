@@ -1,4 +1,4 @@
-"""`Limits`, `Timeouts` and `Reconnect`, frozen and validated; and the validation of arguments."""
+"""Validated options of listeners and connectors (`Limits`, `Timeouts`, `Reconnect`), and argument checks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Limits", "Reconnect", "Timeouts", "check_callable", "check_type", "n
 
 
 def check_callable(name: str, value: object, *, optional: bool = False) -> None:
-    """Raise TypeError, naming the parameter, if `value` can't be called; `optional`: nor is None."""
+    """Raise TypeError, naming the parameter, if `value` is not callable; `optional`: None is accepted too."""
     if not (callable(value) or (optional and value is None)):
         raise TypeError(f"{name} must be callable{' or None' if optional else ''}, not {value!r}")
 
 
 def check_type(name: str, value: object, kind: type, *, optional: bool = False) -> None:
-    """Raise TypeError, naming the parameter, if `value` is no `kind`; `optional`: nor None."""
+    """Raise TypeError, naming the parameter, if `value` is no `kind`; `optional`: None is accepted too."""
     if not (isinstance(value, kind) or (optional and value is None)):
         raise TypeError(
             f"{name} must be of type {kind.__name__}{' or None' if optional else ''}, not {value!r}"
@@ -28,10 +28,10 @@ def check_type(name: str, value: object, kind: type, *, optional: bool = False) 
 
 
 def number(name: str, value: object) -> float:
-    """Return `value`, an int or a float, as a number that a float can be added to.
+    """Return `value`, an int or a float, as a number that can be added to a float.
 
-    An int beyond all floats becomes infinity. Raises TypeError for what is no number, a bool included, and
-    ValueError for NaN; both name the parameter, `name`.
+    An int beyond the range of floats becomes infinity. Raises TypeError for anything else, a bool included,
+    and ValueError for NaN; both name the parameter, `name`.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
@@ -45,9 +45,9 @@ def number(name: str, value: object) -> float:
 
 
 def seconds(name: str, value: object, *, zero: bool = False) -> float:
-    """Return `value`, a duration in seconds; infinity stands for no deadline.
+    """Check and return `value`, a duration in seconds; infinity means no deadline.
 
-    zero: whether 0 can be meant. Raises TypeError and ValueError as `number` does, the latter for a negative
+    zero: whether 0 is accepted. Raises TypeError and ValueError as `number` does, the latter for a negative
     duration too.
     """
     duration = number(name, value)
@@ -82,25 +82,32 @@ def _optional(validator: Callable[[Any, attrs.Attribute[Any], Any], None], defau
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What a listener and its connections may use. None: no limit.
+    """Limits of a listener and of each of its connections. None means no limit.
 
-    max_connections: connections of the listener open at once.
-    max_per_ip: those of one IP address; further ones are accepted and closed at once. An IPv6 address
-        counts by its /64, which one site has whole (RFC 6177). Unix sockets are not counted.
-    when_full: what happens to newcomers at `max_connections`, and when the process is out of descriptors.
-        "hold": the listener stops accepting, so that the kernel's backlog holds them, and goes on when
-        one leaves. "refuse": they are accepted and closed at once.
-    accept_batch: connections accepted in one tick and listening socket. nginx's `multi_accept off`
+    max_connections: connections of the listener that are open at once.
+    max_per_ip: open connections of one client prefix: an IPv4 address, or the /64 of an IPv6 address, which
+        one client controls as a whole (RFC 6177). Further ones are accepted and closed at once. Unix sockets
+        are not counted.
+    when_full: what the listener does at `max_connections`, and when the process is out of descriptors.
+        "hold": it stops accepting until a connection ends; new ones stay in the kernel's accept queue.
+        "refuse": it accepts new connections and closes them at once.
+    accept_batch: connections accepted per tick and listening socket. nginx's `multi_accept off`
         takes 1, uvloop up to 250; 64 keeps a tick short and a burst cheap.
-    high_water: bytes queued on a connection above which `pause_writing` is called (64 KiB, as asyncio).
-    low_water: bytes queued at or below which `resume_writing` is called (a quarter, as asyncio).
-    max_write_buffer: bytes queued on a connection after which another write aborts it with `SlowConsumer`.
-        One write may be larger. 64 MiB, a thousand times the high-water mark, so that who heeds
-        `pause_writing` never meets it; Redis allows a subscriber 32 MiB.
-    read_rate, write_rate: bytes a second that are received and sent on a connection, with one second's
-        worth at once after a rest.
+    high_water: queued bytes of a connection above which `pause_writing` is called (64 KiB, as asyncio).
+    low_water: queued bytes at or below which `resume_writing` is called (a quarter, as asyncio).
+    max_write_buffer: queued bytes of a connection above which another write aborts it with `SlowConsumer`;
+        one write may be larger. 64 MiB is a thousand times the high-water mark: a protocol that obeys
+        `pause_writing` never reaches it. Redis allows a subscriber 32 MiB.
+    read_rate, write_rate: bytes per second that a connection may receive and send. After a pause, one
+        second's worth may pass at once.
 
-    Raises ValueError, naming the field, for a value that can't be meant.
+    Raises ValueError, naming the field, for a value out of range.
+
+    >>> Limits(max_connections=1000, when_full="refuse").high_water
+    65536
+    >>> Limits(high_water=10, low_water=20)
+    Traceback (most recent call last):
+    ValueError: low_water (20) must not be above high_water (10)
     """
 
     max_connections: int | None = _optional(_count)
@@ -132,19 +139,29 @@ def _optional_seconds(name: str, default: float | None = None) -> Any:
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """How long a connection may take over each part of its life, in seconds. None or infinity: for ever.
+    """Timeouts of a connection, in seconds. Infinity, or None where it is allowed, means no timeout.
 
-    connect: for all attempts to connect together, TLS's handshake included.
-    handshake: for that alone (10 s, as Go's `net/http` has it).
-    idle: without a byte in either direction.
-    read: for the peer to send what it owes: from `connection_made`, or from `set_timeouts(read=...)`, until
-        the protocol sets it anew or clears it. Bytes alone don't extend it, so that a peer can't hold a
-        connection with one of them now and then (the slow-loris attack).
-    write: while something is queued and the peer takes none of it (60 s, as nginx's `send_timeout`).
-    close: for the peer to take what is queued when `close` is called, and to end its own direction.
+    connect: all attempts to connect together, the TLS handshake included.
+    handshake: the TLS handshake alone (10 s, as Go's `net/http`).
+    idle: time without a byte in either direction; then `IdleTimeout`.
+    read: the read deadline: the peer must complete a message within so many seconds of `connection_made`, or
+        of `Connection.set_timeouts(read=...)`, which the protocol calls to restart or clear it; else
+        `ReadTimeout`. Received bytes alone don't extend it, so that a peer can't keep a connection open by
+        sending one byte now and then (the slow-loris attack).
+    write: time in which the peer accepts none of the queued bytes (60 s, as nginx's `send_timeout`); then
+        `WriteTimeout`.
+    close: time for the peer to accept what is queued when `close` is called, and to end its own direction;
+        then `CloseTimeout`.
 
-    Each comes up to a sixteenth of the timeout late, and never early.
-    Raises ValueError, naming the field, for a number that is not positive, TypeError for what is no number.
+    Each fires up to a sixteenth of the timeout late, and never early.
+    Raises ValueError, naming the field, for a number that is not positive, TypeError for anything but a
+    number.
+
+    >>> Timeouts(idle=300, read=30).write
+    60.0
+    >>> Timeouts(idle=0)
+    Traceback (most recent call last):
+    ValueError: idle must be more than 0 seconds, not 0
     """
 
     connect: float = _seconds("connect", 30.0)
@@ -157,17 +174,20 @@ class Timeouts:
 
 @attrs.frozen(kw_only=True)
 class Reconnect:
-    """When a connector connects again: after it failed, and after its connection has ended.
+    """Exponential backoff of a connector that reconnects: after a failure, and when its connection ends.
 
-    first: seconds before the next attempt, which double each time, up to `most`. After a connection that
-        stayed open for as long as the next delay, they begin anew.
-    attempts: rounds in a row that may fail before it gives up; None for no bound.
-    random: returns a number from 0 to 1. Each delay is shortened by up to a half of it, so that many
-        clients of a server that was restarted don't come back at once ("equal jitter": M. Brooker,
-        Exponential Backoff And Jitter, 2015).
+    first: seconds before the first retry. The delay doubles with each failure.
+    most: seconds of the longest delay. After a connection that stayed open for at least the next delay, the
+        delays start from `first` again.
+    attempts: consecutive failures after which it gives up; None for no limit.
+    random: returns a number from 0 to 1. Each delay is shortened by up to half, so that the clients of
+        a restarted server don't all return at the same moment ("equal jitter": M. Brooker, Exponential
+        Backoff And Jitter, 2015).
 
-    Raises ValueError, naming the field, for a value that can't be meant, TypeError for seconds that are no
-    number.
+    Raises ValueError, naming the field, for a value out of range, TypeError for seconds that are no number.
+
+    >>> Reconnect(first=0.5, most=30, attempts=10, random=lambda: 0.0).spread(8)
+    4.0
     """
 
     first: float = _seconds("first", 0.5)
@@ -181,9 +201,9 @@ class Reconnect:
             raise ValueError(f"first ({self.first:g}) must not be above most ({self.most:g})")
 
     def spread(self, delay: float) -> float:
-        """Return a delay of half of `delay` to all of it, in seconds.
+        """Return `delay`, in seconds, shortened at random by up to half.
 
-        Raises ValueError if `random` returns anything else than a number from 0 to 1.
+        Raises ValueError if `random` returns a number outside of 0 to 1.
         """
         part = self.random()
         if not 0 <= part <= 1:

@@ -1,10 +1,11 @@
-"""Blocking handlers: `def handler(connection)` on a bounded number of worker threads.
+"""A pool of worker threads for blocking handlers: `def handler(connection)`.
 
-The reactor accepts, keeps the limits and the deadlines, and holds who waits; a worker gets a duplicate of the
-socket's descriptor, which blocks. Meanwhile the connection itself is not read from, so that nobody else does.
+The reactor accepts, enforces limits and deadlines, and queues the connections that wait for a worker. The
+worker gets a duplicate of the socket's descriptor, in blocking mode; the reactor does not read the connection
+meanwhile.
 
-Over TLS the duplicate is made at once, for an `ssl.SSLSocket`: OpenSSL ties the state of a connection to a
-descriptor. The reactor does the handshake on it without blocking, and a worker gets it after that.
+Over TLS the duplicate is made at once, for an `ssl.SSLSocket`, because OpenSSL ties the state of a connection
+to a descriptor. The reactor does the handshake on it without blocking, and then passes it to a worker.
 """
 
 from __future__ import annotations
@@ -32,36 +33,51 @@ from reactor.tls.secure_socket import Tls, words_of
 
 __all__ = ["BlockingSocket", "BlockingTLSSocket", "Handler", "Pool"]
 
-# Seconds, three years: what is longer is no timeout. The kernel counts in ticks, and some have 32 bits.
+# Seconds, three years; a longer timeout counts as none. Some kernels count it in 32-bit ticks.
 _LONGEST_TIMEOUT = 1e8
 
-# Bytes that are sent in one go, after which the connection is known to be alive.
+# Bytes per send(2) of `sendall`; each restarts the idle timeout.
 _CHUNK = 256 * 1024
 
-# The same over TLS: a record, RFC 8446, 5.1. SSL_write(3) tells of all of what it is given, or of nothing.
+# The same over TLS: a record, RFC 8446, 5.1. SSL_write(3) reports progress only when all is written.
 _RECORD = 16 * 1024
 
-# Waits without a descriptor of its own, where there is one that does.
+# A selector that needs no descriptor of its own, where there is one.
 _Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
-#: What serves a connection, on a thread of its own as long as it runs. Its result is dropped.
+#: A blocking handler: serves one connection, on a worker thread that it occupies until it returns.
 Handler = Callable[["BlockingSocket"], object]
 
 
 class Pool:
-    """What `Reactor.listen` takes as its factory, for connections that `handler` serves.
+    r"""A protocol factory for `Reactor.listen`: blocking handlers on worker threads serve its connections.
 
-    handler: called as `handler(connection)` with a `BlockingSocket`, over TLS a `BlockingTLSSocket`, on a
-        worker thread. The connection is closed when it returns, after all was sent. What it raises resets the
-        connection, and goes to the reactor's `on_error`, but for what the connection's own end raised in it.
-    workers: handlers that run at once. Who finds none free waits, first come, first served; how many may, is
-        for `Limits.max_connections`, which counts those that are served and those that wait, and
-        `when_full` says what becomes of the others.
+    handler: called as `handler(connection)` on a worker thread with a `BlockingSocket`, or over TLS a
+        `BlockingTLSSocket`. When it returns, the connection is closed, after everything was sent. An
+        exception resets the connection and goes to the reactor's `on_error`, unless it is the reason for
+        which the connection itself has ended.
+    workers: handlers that run at once. Further connections wait, first come, first served;
+        `Limits.max_connections` counts those that are served and those that wait.
 
-    One pool is for one reactor. As a context manager it is closed at the end. The threads don't keep the
-    interpreter from its end. Over TLS the pool itself has to be the factory, and each connection has two
-    descriptors from its beginning.
-    Raises TypeError or ValueError, naming the parameter, for a value that can't be meant.
+    A pool serves one reactor. As a context manager it is closed at the end. Its threads are daemons. Over
+    TLS the pool itself must be the factory, and each connection has two descriptors from its start.
+    Raises TypeError or ValueError, naming the parameter, for an invalid argument.
+
+        import socket
+        from reactor import Reactor
+        from reactor.pool import Pool
+
+        def upper(connection):
+            with connection.makefile("rwb") as file:
+                for line in file:
+                    file.write(line.upper())
+
+        with Reactor() as reactor, Pool(upper, workers=4) as pool, reactor.background():
+            listener = reactor.submit(reactor.listen, "127.0.0.1:0", pool).result()
+            with socket.create_connection(("127.0.0.1", listener.addresses[0].port)) as client:
+                client.sendall(b"hello\n")
+                client.shutdown(socket.SHUT_WR)
+                assert client.recv(100) == b"HELLO\n"
     """
 
     def __init__(self, handler: Handler, *, workers: int = 16) -> None:
@@ -74,7 +90,7 @@ class Pool:
         self._handler = handler
         self._limit = workers
         self._workers = Workers(workers, "reactor-pool", daemon=True)
-        self._waiting: dict[_Lent, None] = {}  # a queue of which any may leave
+        self._waiting: dict[_Lent, None] = {}  # a queue from which any may be removed
         self._served: set[_Lent] = set()
 
     def __call__(self) -> _Lent:
@@ -84,7 +100,7 @@ class Pool:
     def pending_handshake(
         self, owner: object, factory: Callable[[], Any], on_failed: Callable[[BaseException], None]
     ) -> PendingHandshake:
-        """Return what stands in for a protocol of `factory` during the TLS handshake."""
+        """Return the placeholder for a protocol of `factory` during the TLS handshake."""
         return _PendingTLSHandshake(owner, factory, on_failed)
 
     def __enter__(self) -> Self:
@@ -99,9 +115,9 @@ class Pool:
         self.close()
 
     def close(self, timeout: float = 5.0) -> bool:
-        """End what is served and what waits, and let the threads end; return whether they have.
+        """Abort all connections of the pool, and end its threads; return whether all have ended.
 
-        timeout: seconds that each has for it. On the reactor's thread, or after the reactor was closed.
+        timeout: seconds to wait for each thread. Call it on the reactor's thread, or when that is closed.
         Raises ValueError for a timeout below 0 or NaN, TypeError for one that is no number.
         """
         timeout = seconds("timeout", timeout, zero=True)
@@ -122,13 +138,13 @@ class Pool:
         self._assign()
 
     def leave(self, lent: _Lent) -> None:
-        """Take one out that is waiting, if it is."""
+        """Remove a connection from the queue, if it is there."""
         if lent in self._waiting:
             del self._waiting[lent]
             lent.take_back()
 
     def returned(self, lent: _Lent, problem: BaseException | None) -> None:
-        """A worker is done with a connection, and raised `problem`. On the reactor's thread."""
+        """Take a connection back from a worker, whose handler raised `problem`. On the reactor's thread."""
         self._served.discard(lent)
         lent.finish(problem)
         self._assign()
@@ -141,13 +157,13 @@ class Pool:
             try:
                 lent.lend()
                 self._workers.submit(partial(lent.serve, self._handler))
-            except (OSError, RuntimeError) as exc:  # there is no descriptor for it, or no thread at all
+            except (OSError, RuntimeError) as exc:  # out of descriptors, or of threads
                 self._served.discard(lent)
                 lent.finish(exc)
 
 
 class _Lent(Protocol):
-    """One connection, and the socket that a worker has of it."""
+    """The protocol of a pool's connection, with the socket that is lent to a worker."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -155,10 +171,10 @@ class _Lent(Protocol):
         self.reason: BaseException | None = None  # why it has ended
 
     def connection_made(self, connection: Connection) -> None:
-        """Wait for a worker.
+        """Queue the connection for a worker.
 
-        Raises UsageError, which ends the connection, if the connection itself does TLS: the worker would read
-        and write around it. The same in memory, where there is no socket for it.
+        Raises UsageError, which ends the connection, if the connection itself does TLS, which the worker's
+        socket would bypass, and for a connection in memory, which has no kernel socket.
         """
         if connection.get_extra_info("ssl_object") is not None:
             raise UsageError("over TLS the Pool itself must be the factory: listen(..., pool, tls=...)")
@@ -172,26 +188,26 @@ class _Lent(Protocol):
         self._pool.admit(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Free the worker that blocks on it."""
+        """Leave the queue, or wake the worker that blocks on the socket."""
         self._pool.leave(self)
         self.end(exc or ConnectionAborted("the connection was closed"))
 
     def draining(self) -> bool:
-        """Return that it is busy: it waits for a worker, or has one."""
+        """Return True: it waits for a worker, or has one."""
         return True
 
     def take_secured(self, sock: BlockingTLSSocket) -> None:
-        """Have `sock`, whose handshake is done, for the worker."""
+        """Keep `sock`, whose handshake is complete, for the worker."""
         self._sock = sock
 
     def lend(self) -> None:
-        """Have the worker's socket ready. Raises OSError."""
+        """Prepare the worker's socket. Raises OSError."""
         if self._sock is None:
             self._sock = BlockingSocket(fileno=_duplicate(self.connection))
         self._sock.lend(self, self.connection.get_timeouts().write)
 
     def end(self, reason: BaseException) -> None:
-        """Let the worker's blocked call, and each further one, raise `reason`."""
+        """Make the worker's blocked call, and each further one, raise `reason`."""
         if self.reason is None:
             self.reason = reason
             if self._sock is not None:
@@ -205,7 +221,7 @@ class _Lent(Protocol):
             handler(self._sock)
             self._sock.finish()
         except BaseException as exc:
-            problem = exc  # SystemExit and the like as well: a worker is not the program
+            problem = exc  # SystemExit too: a worker thread does not end the program
         try:
             self.reactor.call_soon_threadsafe(self._pool.returned, self, problem)
         except UsageError:
@@ -218,10 +234,10 @@ class _Lent(Protocol):
             sock.take_back()
 
     def finish(self, problem: BaseException | None) -> None:
-        """Take the connection back, and end it. On the reactor's thread."""
+        """Close or abort the connection, after the handler. On the reactor's thread."""
         self.take_back()
         if self.reason is None:
-            # It did not block for the worker alone: both descriptors are of one open file, open(2).
+            # Both descriptors are of one open file description, and share its blocking mode: open(2).
             os.set_blocking(self.connection.get_extra_info("socket").fileno(), False)
         if problem is None:
             self.connection.close()
@@ -232,37 +248,37 @@ class _Lent(Protocol):
 
 
 class _PendingTLSHandshake(PendingHandshake):
-    """Stands in for a pool's protocol during a TLS handshake, which the worker's `ssl.SSLSocket` does."""
+    """The placeholder for a pool's protocol during the TLS handshake of the worker's `ssl.SSLSocket`."""
 
     __slots__ = ("_sock",)
 
     _sock: BlockingTLSSocket | None
 
     def begin_tls(self, connection: Connection, tls: Tls, on_established: Callable[[], None]) -> None:
-        """Make the worker's socket, and begin its handshake."""
+        """Create the worker's socket, and begin its handshake."""
         self._sock = None
         try:
             self._sock = BlockingTLSSocket.of(connection, tls)
-        except OSError as exc:  # no descriptor, or the peer has gone
+        except OSError as exc:  # out of descriptors, or the connection has ended
             fail(connection, exc)
         else:
             begin_blocking_handshake(connection, self._sock)
 
     def make_protocol(self) -> Any:
-        """Return the protocol, which has the socket now."""
+        """Return a new protocol of the factory, with the worker's socket."""
         lent = super().make_protocol()
         lent.take_secured(self._sock)
         self._sock = None
         return lent
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Close the worker's socket, and tell of a handshake that failed."""
+        """Close the worker's socket, and report a failed handshake."""
         if self._sock is not None:
             self._sock.take_back()
         super().connection_lost(exc)
 
     def draining(self) -> bool:
-        """Return that it is busy."""
+        """Return True: the handshake is incomplete."""
         return True
 
 
@@ -271,18 +287,32 @@ def _duplicate(connection: Connection) -> int:
 
 
 class BlockingSocket(socket.socket):
-    """A connection as a blocking handler sees it: a socket, on which every method of one works.
+    """The blocking socket that a `Pool` passes to its handler; it has every method of `socket.socket`.
 
-    Each call that receives or sends puts off `Timeouts.idle`. Once the reactor has ended the connection, for
-    a deadline or whatever else, it raises the reason; so does a call that blocks then.
+    Each call that receives or sends restarts `Timeouts.idle`. Once the reactor has ended the connection, by a
+    deadline for example, a blocked call and each further one raise the reason.
+
+        import socket
+        from reactor import Reactor
+        from reactor.pool import BlockingSocket, Pool
+
+        def echo(connection: BlockingSocket):
+            while data := connection.recv(4096):
+                connection.sendall(data)
+
+        with Reactor() as reactor, Pool(echo) as pool, reactor.background():
+            listener = reactor.submit(reactor.listen, "127.0.0.1:0", pool).result()
+            with socket.create_connection(("127.0.0.1", listener.addresses[0].port)) as client:
+                client.sendall(b"hello")
+                assert client.recv(100) == b"hello"
     """
 
     _lent: _Lent
 
     def lend(self, lent: _Lent, write_timeout: float | None) -> None:
-        """Block from now on. The pool's call.
+        """Switch to blocking mode. Called by the pool.
 
-        write_timeout: seconds that a call which sends waits for the peer to take something.
+        write_timeout: seconds after which a blocked send fails with `WriteTimeout`; None for never.
         """
         self._lent = lent
         self.setblocking(True)
@@ -290,43 +320,43 @@ class BlockingSocket(socket.socket):
 
     def _limit_writing(self, timeout: float | None) -> None:
         if timeout is not None and timeout <= _LONGEST_TIMEOUT:
-            whole, rest = divmod(math.ceil(timeout * 1e6), 1_000_000)  # none at all would be no timeout
+            whole, rest = divmod(math.ceil(timeout * 1e6), 1_000_000)  # rounded up: 0 would be no timeout
             value = struct.pack("@ll", whole, rest)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
     def finish(self) -> None:
-        """Send what goes before TCP's own end: nothing. The pool's call, when the handler returned."""
+        """Do nothing; over TLS, send close_notify. Called by the pool when the handler has returned."""
 
     def take_back(self) -> None:
-        """Close it, if the handler has not. The pool's call."""
+        """Close the socket, if the handler has not. Called by the pool."""
         if self.fileno() != -1:
             os.close(self.detach())
 
     def recv(self, *args: Any) -> bytes:
-        """As `socket.recv`."""
+        """Receive as `socket.recv` does."""
         return self._run(super().recv, *args)  # type: ignore[no-any-return]
 
     def recv_into(self, *args: Any) -> int:
-        """As `socket.recv_into`."""
+        """Receive as `socket.recv_into` does."""
         return self._run(super().recv_into, *args)  # type: ignore[no-any-return]
 
     def send(self, *args: Any) -> int:
-        """As `socket.send`."""
+        """Send as `socket.send` does."""
         return self._run(super().send, *args)  # type: ignore[no-any-return]
 
     def sendall(self, data: Any, *flags: int) -> None:
-        """As `socket.sendall`."""
+        """Send as `socket.sendall` does."""
         rest = memoryview(data).cast("B")
         while rest:
             rest = rest[self.send(rest[:_CHUNK], *flags) :]
 
     def wake(self) -> None:
-        """End what blocks on it. On the reactor's thread."""
+        """Shut the socket down, which wakes a blocked call. On the reactor's thread."""
         try:
-            # Not what a subclass makes of it: an SSLSocket would forget TLS, and send in clear from then on.
+            # Not the method of `ssl.SSLSocket`, which would drop TLS, and send in clear from then on.
             socket.socket.shutdown(self, socket.SHUT_RDWR)
         except OSError:
-            pass  # it is not connected any more: then nothing blocks
+            pass  # not connected any more: nothing blocks
 
     def _run(self, call: Callable[..., Any], *args: Any) -> Any:
         lent = self._lent
@@ -347,41 +377,56 @@ class BlockingSocket(socket.socket):
 
 
 def _taken_nothing() -> WriteTimeout:
-    return WriteTimeout("the peer takes nothing of what is sent")
+    return WriteTimeout("the peer accepts none of the bytes sent")
 
 
 class BlockingTLSSocket(BlockingSocket, ssl.SSLSocket):
-    """A connection over TLS as a blocking handler sees it: an `ssl.SSLSocket` whose handshake is done.
+    """The blocking TLS socket that a `Pool` passes to its handler: an `ssl.SSLSocket` after its handshake.
 
-    `getpeercert`, `selected_alpn_protocol`, `context` and the like tell what it came to. Beside what a
-    `BlockingSocket` raises, calls raise `TLSError` when TLS fails, and `TLSTruncated` when the peer's bytes
-    end without its close_notify. Ours is sent when the handler returns, and not when it raises; to `close` it
-    before that changes nothing for the peer. `Timeouts.write` is what the peer has for each record of 16 KiB.
-    The `ssl` module can't end one direction alone: after `shutdown`, but for SHUT_RD, nothing can be received
-    either.
+    `getpeercert`, `selected_alpn_protocol`, `context` and so on have the handshake's results. Beside the
+    errors of a `BlockingSocket`, calls raise `TLSError` if TLS fails, and `TLSTruncated` if the peer's input
+    ends without its close_notify. Our close_notify is sent when the handler returns, not when it raises;
+    calling `close` earlier does not send it. `Timeouts.write` applies to each record of 16 KiB.
+    The `ssl` module can't end one direction alone: after `shutdown`, except with SHUT_RD, nothing can be
+    received either.
+
+        import socket
+        from reactor import Reactor
+        from reactor.pool import BlockingTLSSocket, Pool
+        from reactor.tls import client_context, server_context
+
+        def greet(connection: BlockingTLSSocket):
+            connection.sendall(b"over " + connection.version().encode())
+
+        tls = server_context("cert.pem", "key.pem")
+        with Reactor() as reactor, Pool(greet) as pool, reactor.background():
+            listener = reactor.submit(reactor.listen, "127.0.0.1:0", pool, tls=tls).result()
+            plain = socket.create_connection(("127.0.0.1", listener.addresses[0].port))
+            with client_context("ca.pem").wrap_socket(plain, server_hostname="localhost") as client:
+                assert client.recv(100) == b"over TLSv1.3"
     """
 
     _write_timeout: float | None = None
-    _unusable: Exception | None = None  # what each call raises from now on
+    _unusable: Exception | None = None  # raised by each call from now on
 
     @classmethod
     def of(cls, connection: Connection, tls: Tls) -> BlockingTLSSocket:
-        """Return one for a connection in clear, on which the handshake is to be done. It does not block.
+        """Return one for a connection in clear, in non-blocking mode, before its handshake.
 
-        Raises OSError if there is no descriptor, or the peer has gone.
+        Raises OSError if the process is out of descriptors, or the connection has ended.
         """
         with socket.socket(fileno=_duplicate(connection)) as plain:
             plain.setblocking(False)
             sock = tls.wrap_socket(plain)
-        # The other way to a subclass, `SSLContext.sslsocket_class`, is for all that is made with the context.
+        # Not `SSLContext.sslsocket_class`, which would change every socket made with the context.
         sock.__class__ = cls
         assert isinstance(sock, BlockingTLSSocket)
         return sock
 
     def finish(self) -> None:
-        """Send close_notify when the kernel has room for it; the peer's is not waited for.
+        """Send close_notify, waiting for room in the kernel, but not for the peer's close_notify.
 
-        Raises WriteTimeout. The pool's call, when the handler returned.
+        Raises WriteTimeout. Called by the pool when the handler has returned.
         """
         if self.fileno() != -1 and not isinstance(self._unusable, WriteTimeout):
             timeout = self.gettimeout()
@@ -398,7 +443,7 @@ class BlockingTLSSocket(BlockingSocket, ssl.SSLSocket):
             except ssl.SSLWantWriteError:
                 self._wait_for_room()
             except OSError:
-                return  # it is sent, and the peer's has not come; or there is nobody to send it to
+                return  # it is sent, and the peer's was not received; or the connection has ended
 
     def _wait_for_room(self) -> None:
         with _Selector() as selector:
@@ -407,35 +452,35 @@ class BlockingTLSSocket(BlockingSocket, ssl.SSLSocket):
                 raise _taken_nothing()
 
     def read(self, *args: Any) -> Any:
-        """As `ssl.SSLSocket.read`."""
+        """Receive as `ssl.SSLSocket.read` does."""
         return self._run(super().read, *args)
 
     def write(self, data: Any) -> int:
-        """As `ssl.SSLSocket.write`, and a record at most."""
+        """Send as `ssl.SSLSocket.write` does, up to one record."""
         return self.send(data)
 
     def send(self, data: Any, *flags: int) -> int:
-        """As `ssl.SSLSocket.send`, and a record at most."""
+        """Send as `ssl.SSLSocket.send` does, up to one record."""
         return self._run(self._send, memoryview(data).cast("B")[:_RECORD], *flags)  # type: ignore[no-any-return]
 
     def _send(self, record: memoryview, *flags: int) -> int:
         if self._write_timeout is None or self.gettimeout() is not None:
             return ssl.SSLSocket.send(self, record, *flags)
-        self.settimeout(self._write_timeout)  # OpenSSL goes on after SO_SNDTIMEO
+        self.settimeout(self._write_timeout)  # OpenSSL retries after SO_SNDTIMEO
         try:
             return ssl.SSLSocket.send(self, record, *flags)
         except TimeoutError as exc:
-            self._unusable = _taken_nothing()  # SSL_write(3) could be called for this very record only
+            self._unusable = _taken_nothing()  # SSL_write(3) may only be repeated with the same record
             raise self._unusable from exc
         finally:
             self.settimeout(None)
 
     def unwrap(self) -> socket.socket:
-        """As `ssl.SSLSocket.unwrap`: end TLS, wait for the peer to do so, and go on in clear."""
+        """End TLS, wait until the peer does so, and return the socket, as `ssl.SSLSocket.unwrap` does."""
         return self._run(super().unwrap)  # type: ignore[no-any-return]
 
     def shutdown(self, how: int) -> None:
-        """As `socket.shutdown`; before our direction is ended, close_notify is sent.
+        """Shut down as `socket.shutdown` does, and send close_notify before ending our direction.
 
         After that nothing can be received: each call raises UsageError.
         """
@@ -448,7 +493,7 @@ class BlockingTLSSocket(BlockingSocket, ssl.SSLSocket):
         self._write_timeout = timeout
 
     def _real_close(self) -> None:
-        # What `socket.close` does when no file of it is open either. TLS is still to be ended: `finish`.
+        # Called by `socket.close` when no file of it is open. The descriptor stays open for `finish`.
         self._unusable = OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def _run(self, call: Callable[..., Any], *args: Any) -> Any:
@@ -457,7 +502,7 @@ class BlockingTLSSocket(BlockingSocket, ssl.SSLSocket):
         try:
             return super()._run(call, *args)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise  # the handler has asked for it
+            raise  # the handler has set non-blocking mode
         except ssl.SSLEOFError as exc:
             raise TLSTruncated("the peer ended the connection without a close_notify") from exc
         except ssl.SSLError as exc:

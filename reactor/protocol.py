@@ -1,25 +1,25 @@
-"""What a user subclasses.
+"""`Protocol` and `BufferedProtocol`: the base classes of a program's protocols.
 
-The calls come in this order, and in no other:
+The reactor calls their methods in this order, and in no other:
 
     start -> connection_made -> [data* -> [eof_received]] -> connection_lost -> end
 
 where `data` is `data_received` (or, for a `BufferedProtocol`, `get_buffer` and `buffer_updated`),
-and `pause_writing` / `resume_writing` may come in turn, in pairs, anywhere between `connection_made`
-and `connection_lost`. All calls come on the thread that drives the reactor, and none comes from
-inside another call of the same connection, but for `pause_writing`, which a `write` may make, and for what
-a change of the water marks calls for.
+and `pause_writing` / `resume_writing` may be called alternately anywhere between `connection_made`
+and `connection_lost`. All calls come on the thread that drives the reactor. None comes from within
+another call of the same connection, except `pause_writing`, from within a `write`, and both of them, from
+within `set_write_buffer_limits`.
 
-A protocol may also have a method `draining()`: while a drain is on it is asked a few times a second, and
-returns True as long as it has something to finish. One that has none is asked nothing. And one that keeps
-what it has received, as `FramedProtocol` does, may have a method `reading_resumed()`, which
-`Connection.resume_reading` calls.
+Two more methods are optional. `draining()` is called a few times a second during a drain, and returns True
+as long as the protocol has something to finish; without it, a connection with nothing queued or unread is
+idle. `reading_resumed()` is called by `Connection.resume_reading`, for a protocol that buffers what it has
+received, as `FramedProtocol` does.
 
-The names and the order are those of asyncio's protocols (PEP 3156), so a class written for them that
-talks to nothing but its transport needs no change.
+The names and the order are those of asyncio's protocols (PEP 3156), so a class written for asyncio that
+only uses its transport works unchanged.
 
 An exception that leaves a method is reported to the reactor's `on_error`, and resets the connection, so that
-the peer can't take half an answer for the whole; it is the reason that `connection_lost` is given.
+the peer can't mistake half an answer for all of it; `connection_lost` receives it as the reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from reactor.connection.interface import AnyProtocol
 
 __all__ = ["AnyProtocol", "BufferedProtocol", "Factory", "Protocol"]
 
-#: Makes the protocol of a connection: a protocol class, or a function.
+#: A protocol factory: a class or function, called without arguments for each connection, for its protocol.
 Factory = Callable[[], AnyProtocol]
 
 
@@ -39,41 +39,77 @@ class _Base:
     __slots__ = ()
 
     def connection_made(self, connection: Connection) -> None:
-        """Told once, first: `connection` is open and may be written to."""
+        """Called once, first: `connection` is open and can be written to."""
 
     def handshake_completed(self) -> None:
-        """What `Connection.start_tls` began is done: from now on TLS is spoken."""
+        """Called when the handshake that `Connection.start_tls` began is complete."""
 
     def eof_received(self) -> bool | None:
-        """The peer has sent its last byte. Return True to keep the write side open; else it is closed."""
+        """Called at the peer's end of file. Return True to go on writing; else the connection is closed."""
 
     def pause_writing(self) -> None:
-        """More than the high-water mark is queued: stop writing."""
+        """Called when more than `Limits.high_water` bytes are queued: stop writing."""
 
     def resume_writing(self) -> None:
-        """The queue is down to the low-water mark: writing may go on."""
+        """Called when at most `Limits.low_water` bytes are queued, after `pause_writing`: go on writing."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Told once, last. `exc` is the reason; None is a clean end."""
+        """Called once, last. `exc` is the reason of the end; None after a clean one."""
 
 
 class Protocol(_Base):
-    """A protocol that is handed the bytes as they come."""
+    """Base class of protocols that receive bytes objects.
+
+    >>> class Echo(Protocol):
+    ...     def connection_made(self, connection):
+    ...         self.connection = connection
+    ...
+    ...     def data_received(self, data):
+    ...         self.connection.write(data)
+    >>> from reactor.testing import MemoryReactor, Recorder
+    >>> with MemoryReactor() as reactor:
+    ...     _, client = reactor.pair(Echo, Recorder)
+    ...     client.write(b"hello")
+    ...     reactor.settle()
+    ...     client.get_protocol().received
+    ...     client.close()
+    True
+    b'hello'
+    """
 
     __slots__ = ()
 
     def data_received(self, data: bytes) -> None:
-        """`data` arrived; at least one byte."""
+        """Called with each piece of input: `data` has at least one byte."""
 
 
 class BufferedProtocol(_Base):
-    """A protocol whose own buffer is filled by recv_into(2), so that large input is never copied."""
+    """Base class of protocols that receive into a buffer of their own, so that large input is not copied.
+
+    >>> class Upload(BufferedProtocol):
+    ...     def __init__(self):
+    ...         self.buffer = bytearray(4)
+    ...
+    ...     def get_buffer(self, sizehint):
+    ...         return self.buffer
+    ...
+    ...     def buffer_updated(self, nbytes):
+    ...         print(bytes(self.buffer[:nbytes]))
+    >>> from reactor.testing import MemoryReactor, Recorder
+    >>> with MemoryReactor() as reactor:
+    ...     _, client = reactor.pair(Upload, Recorder)
+    ...     _ = client.write(b"filled")
+    ...     reactor.settle()
+    ...     client.close()
+    b'fill'
+    b'ed'
+    """
 
     __slots__ = ()
 
     def get_buffer(self, sizehint: int) -> bytearray | memoryview:
-        """Return a writable buffer of at least one byte; `sizehint` bytes would do well."""
+        """Return a writable buffer of at least one byte to receive into; `sizehint` bytes are a good size."""
         raise TypeError(f"{type(self).__name__} must define get_buffer")
 
     def buffer_updated(self, nbytes: int) -> None:
-        """`nbytes` bytes, 1 or more, now stand at the start of the buffer."""
+        """Called when `nbytes` bytes, 1 or more, were received into the start of the buffer."""

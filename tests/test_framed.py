@@ -1,10 +1,8 @@
 """Frames over real sockets: in order, answered in one piece, and ended with the reason."""
 
 import contextlib
-import inspect
 import socket
 import ssl
-import textwrap
 
 import pytest
 from hypothesis import given
@@ -421,11 +419,24 @@ def test_nothing_in_clear_is_decoded_behind_the_upgrade_one_at_a_time_either(rea
         assert isinstance(protocol.reasons[0], TLSHandshakeError)
 
 
-def test_example_of_the_docstring_runs(reactor):
-    text = textwrap.dedent(inspect.getdoc(FramedProtocol).partition("`set_framer`:\n\n")[2])
-    names = {"FramedProtocol": FramedProtocol, "Lines": Lines, "Block": Block}
-    exec(text, names)
-    _, peer = pair(reactor, names["Store"]())
+class Store(FramedProtocol):
+    """Stores a body behind each header, which is its length."""
+
+    framer_changes = True
+
+    def __init__(self):
+        super().__init__(Lines())
+
+    def frame_received(self, frame):
+        if isinstance(self.framer, Lines):
+            self.set_framer(Block(int(frame)))
+        else:
+            self.set_framer(Lines())
+            self.send(b"%d bytes stored" % len(frame))
+
+
+def test_framing_changes_between_header_and_body(reactor):
+    _, peer = pair(reactor, Store())
     with peer:
         peer.sendall(b"5\n1\n2\n30\n3\nabc")
         expected = b"5 bytes stored\n0 bytes stored\n3 bytes stored\n"

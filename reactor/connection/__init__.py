@@ -1,4 +1,4 @@
-"""One connected socket: its states, how it receives and sends, its deadlines, and how it ends."""
+"""A connected stream socket: its states, receiving, sending, deadlines and closing."""
 
 from reactor.connection.connection import Connection
 

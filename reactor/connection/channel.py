@@ -1,8 +1,8 @@
-"""Channels: the ways in which a connection's bytes get from and to the socket.
+"""Channels: the strategies by which a connection reads from and writes to its socket.
 
-`CLEAR` is the straight one: bytes as they are, at any rate, for a protocol with `data_received`. It has no
-state, so all connections share it. `LimitedChannel` is the slow path of the others in clear. The channel of a
-connection over TLS is in `secure_channel`.
+`CLEAR` is the fast path: no TLS, no rate limit, a protocol with `data_received`. It has no state, so all
+connections share it. `LimitedChannel` is the slow path without TLS: a `BufferedProtocol`, or a limited read
+rate. The channel of a connection over TLS is in `secure_channel`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reactor.options import Timeouts
 
 __all__ = ["CLEAR", "RECV_SIZE", "Channel", "Kind", "LimitedChannel"]
 
-#: Bytes asked for in one recv(2), and the limit of what one readiness may take from the others' time.
+#: Bytes asked of one recv(2). One event reads no more, so that no connection starves the others.
 RECV_SIZE = 64 * 1024
 
 
@@ -32,10 +32,10 @@ class Kind(Enum):
 
 
 class Channel:
-    """A channel in clear.
+    """The channel of a connection without TLS, and the interface of all channels.
 
-    buffered: the protocol is read into its own buffer. rate: the token bucket of `Limits.read_rate`, or None.
-    held: nothing is read for now, because the rate allows no more.
+    buffered: the protocol is a `BufferedProtocol`. rate: the token bucket of `Limits.read_rate`, or None.
+    held: reading is suspended, because the rate allows no more for now.
     """
 
     __slots__ = ()
@@ -46,51 +46,51 @@ class Channel:
     held: bool = False
 
     def interest(self, events: int) -> int:
-        """Return the events to wait for, if the connection by itself would wait for `events`."""
+        """Return the selector events to wait for, where the connection itself asks for `events`."""
         return events
 
     def has_input(self) -> bool:
-        """Return whether there is input that no selector knows of."""
+        """Return whether there is input that the selector does not report: it is decrypted already."""
         return False
 
     def has_output(self) -> bool:
-        """Return whether there is output beside the connection's queue that the kernel has not taken."""
+        """Return whether there is output beside the send queue that the kernel has not accepted."""
         return False
 
     def may_take_more(self, offered: int, sent: int) -> bool:
-        """Return whether it is worth offering more, when of `offered` bytes `sent` were taken."""
+        """Return whether to call send again, after it accepted `sent` of `offered` bytes."""
         return sent == offered
 
     def is_busy(self) -> bool:
-        """Return whether it is in the middle of a handshake or of a record."""
+        """Return whether a TLS handshake or the receipt of a TLS record is incomplete."""
         return False
 
     def handshake_deadline(self, timeouts: Timeouts) -> Deadline | None:
-        """Return the deadline of a handshake that is under way, which is then the only one; else None."""
+        """Return the deadline of the TLS handshake during it, when it replaces all others; else None."""
         return None
 
     def can_end_one_direction(self) -> bool:
-        """Return whether our direction can be ended while the peer's goes on."""
+        """Return whether half-close is possible: our direction ended, the peer's still open."""
         return True
 
     def is_half_done(self) -> bool:
-        """Return whether a handshake is under way of which the peer's side may be done."""
+        """Return whether the TLS handshake may be complete on the peer's side, but not yet on ours."""
         return False
 
     def end(self) -> bool:
-        """Send what goes before our end of file; return whether the kernel has all of it."""
+        """Send TLS's close_notify, where there is TLS; return whether the kernel has accepted all output."""
         return True
 
     def bare(self, sock: Any) -> Any:
-        """Return the kernel's socket of `sock`."""
+        """Return the kernel socket of `sock`."""
         return sock
 
     def detach(self, sock: Any) -> Any:
-        """Return the kernel's socket of `sock`, which is not used through this channel any more."""
+        """Return the kernel socket of `sock`, and stop using it through this channel."""
         return sock
 
     def fact(self, name: str) -> Any:
-        """Return a fact of TLS, as `Connection.get_extra_info` has it, or None."""
+        """Return the TLS value `name` of `Connection.get_extra_info`, or None."""
         return None
 
 
@@ -98,7 +98,7 @@ CLEAR = Channel()
 
 
 class LimitedChannel(Channel):
-    """A channel in clear for a `BufferedProtocol`, or with a limit of the rate of reading."""
+    """The channel without TLS of a `BufferedProtocol`, or of a connection with a limited read rate."""
 
     __slots__ = ("buffered", "held", "rate")
 
@@ -110,5 +110,5 @@ class LimitedChannel(Channel):
         self.held = False
 
     def interest(self, events: int) -> int:
-        """Return `events` without EVENT_READ while it is held."""
+        """Return `events`, without EVENT_READ while reading is suspended."""
         return events & ~1 if self.held else events

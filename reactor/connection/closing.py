@@ -1,15 +1,15 @@
-"""Closing: how a connection ends, from `close` to `connection_lost`.
+"""Closing a connection: the steps from `close` to `connection_lost` that act on the socket.
 
-close(2) on a socket with unread input resets it, and a reset takes with it what the kernel has not
-delivered: the answer that was just written (RFC 9112, 9.6). So our direction is shut down, and input is
-discarded until the peer ends its own, or the time is up: a lingering close.
+close(2) on a socket with unread input resets the connection, and a reset discards what the kernel has not
+delivered yet: the answer that was just written (RFC 9112, 9.6). So our direction is shut down first, and
+input is discarded until the peer's FIN or a timeout: a lingering close.
 
-The way, in `Connection`:
+The steps in `Connection`:
 
-    close -> what is queued is sent -> write_side_done -> linger    -> connection_lost
-    abort, or an error                                 -> close_now -> connection_lost
+    close -> the queue is sent -> write_side_done -> linger    -> connection_lost
+    abort, or an error                            -> close_now -> connection_lost
 
-`connection_lost` is called in the next tick. This module has what these steps do with the socket.
+`connection_lost` is called in the next tick.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ if sys.platform == "linux":
     import fcntl
     import termios
 
-    _SENT_AND_UNCONFIRMED: int | None = termios.TIOCOUTQ  # SIOCOUTQ is another name for it
+    _SENT_AND_UNCONFIRMED: int | None = termios.TIOCOUTQ  # the same ioctl as SIOCOUTQ
 else:
     _SENT_AND_UNCONFIRMED = None
 
-# Bytes discarded in one go.
+# Bytes discarded per event.
 _RECV_SIZE = 64 * 1024
 
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) sends a reset, socket(7)
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close(2) sends a reset, socket(7)
 
 
 def shut_down_writing(sock: socket.socket) -> None:
-    """Send our end of file on `sock`; nothing more if it was sent before.
+    """Shut down the write side of `sock`, which sends a FIN. More than once does nothing.
 
-    When both sides have ended theirs, the kernel calls the socket not connected, as it does after a
-    reset; whether there is an error tells which. Raises OSError, the kernel's reason, if there is one.
+    When both sides have sent a FIN the kernel fails with ENOTCONN, as it does after a reset; SO_ERROR
+    distinguishes them. Raises OSError if the connection was reset.
     """
     try:
         sock.shutdown(socket.SHUT_WR)
@@ -62,19 +62,19 @@ def shut_down_writing(sock: socket.socket) -> None:
 
 
 def reset_on_close(sock: Any) -> None:
-    """Make close(2) reset the connection and drop what the kernel has not delivered. Raises OSError."""
+    """Make close(2) on `sock` reset the connection and drop what is not delivered yet. Raises OSError."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def release(loop: Loop, sock: Any) -> None:
-    """Take `sock` off the selector, then close it, unless that is done already."""
+    """Unregister `sock` from the selector, then close it. Does nothing if it is closed."""
     if sock.fileno() >= 0:
         loop.registry.unregister(sock.fileno())
         close_quietly(sock)
 
 
 def close_quietly(sock: Any) -> None:
-    """Close `sock`, whatever error the kernel reports: the descriptor is given back all the same.
+    """Close `sock`, ignoring errors: the kernel frees the descriptor in any case.
 
     See close(2), "Dealing with error returns from close()".
     """
@@ -85,7 +85,7 @@ def close_quietly(sock: Any) -> None:
 
 
 def reset(sock: Any) -> None:
-    """Close `sock` with a reset, as `Connection.abort` does, so that no peer takes it for a clean end."""
+    """Close `sock` with a reset, as `Connection.abort` does, so that it is no clean end for the peer."""
     try:
         reset_on_close(sock)
     except OSError:
@@ -107,10 +107,10 @@ def is_quiet(sock: Any) -> bool:
 
 
 class Linger:
-    """A lingering close: discards input until the peer's end of file or a timeout, then closes the socket.
+    """A lingering close: discards input until the peer's FIN or a timeout, then closes the socket.
 
-    prefix: `client_prefix` of the peer. start, timeout: the socket is closed anyway `timeout` seconds after
-    `start`, by the clock.
+    prefix: `client_prefix` of the peer. start, timeout: the timeout passes `timeout` seconds after `start`,
+    which is in the clock's seconds.
     """
 
     __slots__ = ("_bucket", "_settings", "_sock", "prefix")
@@ -131,21 +131,21 @@ class Linger:
         return self._settings.listener
 
     def on_event(self, events: int) -> None:
-        """Discard input; close at its end. Called by the loop."""
+        """Discard input; close at its end. The loop's callback for the socket."""
         try:
             data = self._sock.recv(_RECV_SIZE)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data = b""  # reset: there is nobody left to wait for
+            data = b""  # the peer has reset the connection: there is no FIN to wait for
         if not data:
             self.close()
 
     def is_delivered(self) -> bool:
-        """Return whether the peer's kernel has confirmed all that was sent, and no input is unread.
+        """Return whether the peer's kernel has acknowledged all that was sent, and no input is unread.
 
-        To close then can cut off nothing that is still on its way, though the peer may see a reset if it
-        goes on sending: tcp(7), SIOCOUTQ. False where the platform can't tell.
+        Closing then can't cut off any of it, though a peer that goes on sending may see a reset: tcp(7),
+        SIOCOUTQ. Returns False where the platform can't tell.
         """
         if _SENT_AND_UNCONFIRMED is None or not isinstance(self._sock, socket.socket):
             return False
@@ -167,12 +167,12 @@ class Linger:
         self._settings.on_gone(self.prefix, None)
 
     def recover(self) -> None:
-        """Close the socket, if an interrupt in `close` has left it where no event comes."""
+        """Close the socket, if an interrupt within `close` has left it unregistered."""
         if not self._settings.loop.registry.interest(self._sock.fileno()):
             self.close()
 
     def detach(self) -> socket.socket:
-        """Return the socket: this is a forked child, which may do nothing but close it."""
+        """Detach after fork: return the socket, which a forked child may only close."""
         return self._sock
 
 

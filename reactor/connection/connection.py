@@ -1,11 +1,11 @@
-"""One connection: receive, send, deadlines, and the ways to end.
+"""`Connection`: one connected socket with its protocol: receiving, sending, deadlines, closing.
 
-The loop reports the socket, `_on_event` reads once and hands the bytes to the protocol. `write` sends, or
-gathers what `flush_connections` sends at the tick's end. The modules beside this one have the other steps:
-`channel` and `secure_channel` what the bytes go through, `send_queue` what the kernel did not take,
-`deadlines` when a deadline has passed, `closing` the end of a socket, and `state` the table of states.
+The loop reports the socket, `_on_event` reads once and passes the bytes to the protocol. `write` sends, or
+gathers small writes, which `flush_connections` sends at the tick's end. The other modules of this package
+have the parts: `channel` and `secure_channel` how bytes are read and written, `send_queue` what the kernel
+did not accept, `deadlines` their checks, `closing` the end of a socket, `state` the table of states.
 
-The functions at the end are for the packages above; users have the methods.
+The functions at the end are for the packages above this one; users call the methods.
 """
 
 from __future__ import annotations
@@ -64,22 +64,22 @@ __all__ = [
     "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
-# Who has stopped reading: `pause_reading`, and `hold_reading`.
+# Which calls have stopped reading: `pause_reading`, `hold_reading`.
 _PAUSED, _HELD = 1, 2
 
-# After the peer's end of file too: what came before may wait.
+# After the peer's end of file too: the protocol may still hold what came before.
 _WANTS_INPUT = READABLE | WRITABLE
 
-#: In `set_timeouts`: leave it as it is.
+#: Default of the parameters of `set_timeouts`: leave that timeout unchanged.
 _KEEP: Any = object()
 
-#: Seconds between looks at a connection of which the selector is asked nothing, and would not report a reset.
+#: Seconds between checks of SO_ERROR while a connection waits for no event, so that no reset is reported.
 ERROR_LOOK = 0.5
 
-# Reads before a deadline ends a connection: a receive buffer of 4 MiB. A flooding peer is not read for ever.
+# Reads before a deadline ends a connection, enough for a receive buffer of 4 MiB; a limit for flooding peers.
 _LAST_READS = 64
 
-# Callbacks of the protocol after which a connection has nothing left to do.
+# Callbacks of the protocol that may be interrupted: the connection has nothing left to do after them.
 _LEAVE_NOTHING_HALF_DONE = ("data_received", "buffer_updated", "pause_writing", "resume_writing")
 
 _IDLE, _GATHERED, _QUEUED, _SHUT = Sending.IDLE, Sending.GATHERED, Sending.QUEUED, Sending.SHUT
@@ -87,14 +87,27 @@ _IDLE, _GATHERED, _QUEUED, _SHUT = Sending.IDLE, Sending.GATHERED, Sending.QUEUE
 
 @attrs.define(eq=False, repr=False)
 class Connection:
-    """A connected stream socket with the protocol that it serves.
+    """A connected stream socket and its protocol; what asyncio calls a transport.
 
-    Made by `Reactor.listen`, `connect` and `adopt`, and handed to `connection_made`. Its methods have
-    the names and the meaning of asyncio's transports; they are called on the thread that drives the
-    reactor. None of them raises for what the peer does: that reaches `connection_lost`, once.
+    Made by `Reactor.listen`, `connect` and `adopt`, and passed to `connection_made`. Its methods have
+    the names and semantics of asyncio's transports, and are called on the thread that drives the
+    reactor. None of them raises for a fault of the peer: that goes to `connection_lost`, once.
+
+    >>> from reactor import Protocol
+    >>> class Greet(Protocol):
+    ...     def connection_made(self, connection):
+    ...         connection.write(b"hello")
+    ...         connection.close()  # when that is sent
+    >>> from reactor.testing import MemoryReactor, Recorder
+    >>> with MemoryReactor() as reactor:
+    ...     _, client = reactor.pair(Greet, Recorder)
+    ...     recorder = client.get_protocol()
+    ...     reactor.run_out()
+    >>> recorder.received, recorder.reason
+    (b'hello', None)
     """
 
-    # What it is made of.
+    # Settings, socket, protocol and state.
     _settings: Settings
     _sock: Any  # a socket, or a `SecureSocket` from the beginning of a TLS handshake on
     _protocol: Any  # None after `connection_lost`
@@ -152,7 +165,7 @@ class Connection:
             self._callback_failed(exc, "connection_made")
         except BaseException:
             if called is None and settings.tls is None:
-                self._protocol = None  # nothing has been said to it, and nothing will be
+                self._protocol = None  # `connection_made` was not called, so `connection_lost` must not be
             self._break_off()
             raise
 
@@ -179,7 +192,7 @@ class Connection:
     # Receiving
 
     def _on_event(self, events: int, limit: int = RECV_SIZE) -> None:
-        """Read once, `limit` bytes at most, or send what is queued, or both. Called by the loop."""
+        """Read once, up to `limit` bytes, or send what is queued, or both. The loop's callback."""
         if events != 1:  # EVENT_READ, whose name would cost a look-up for each message
             self._on_other_event(events)
             return
@@ -220,7 +233,7 @@ class Connection:
             self._flush(self._queue)
 
     def _on_limited_event(self, events: int) -> None:
-        """Read as a `LimitedChannel` says, or send what is queued, or both. Called by the loop."""
+        """Read within a `LimitedChannel`'s limits, or send what is queued, or both. The loop's callback."""
         try:
             if events & EVENT_READ:
                 self._receive()
@@ -231,13 +244,13 @@ class Connection:
             raise
 
     def _receive(self) -> None:
-        """Read once, as many bytes as the rate allows."""
+        """Read once, up to as many bytes as the rate allows."""
         channel, loop = self._channel, self._settings.loop
         rate = channel.rate
         if rate is None:
             self._receive_up_to(RECV_SIZE)
             return
-        limit = min(rate.available(loop.now), RECV_SIZE - 1)  # all of it may become more, over TLS
+        limit = min(rate.available(loop.now), RECV_SIZE - 1)  # over TLS, RECV_SIZE asks for more
         before = loop.bytes_received
         if limit:
             self._receive_up_to(limit)
@@ -263,7 +276,7 @@ class Connection:
             self._on_event(EVENT_READ, limit)
 
     def _receive_into(self, limit: int) -> None:
-        """Read once into the protocol's buffer, `limit` bytes at most."""
+        """Read once into the protocol's buffer, up to `limit` bytes."""
         try:
             buffer = self._protocol.get_buffer(limit)
             if not len(buffer):
@@ -282,7 +295,7 @@ class Connection:
         except OSError as exc:
             self._fail(exc)
             return
-        except (TypeError, ValueError) as exc:  # nothing can be written to it
+        except (TypeError, ValueError) as exc:  # the buffer is not writable
             self._callback_failed(exc, "get_buffer")
             return
         if not nbytes:
@@ -312,7 +325,7 @@ class Connection:
             self.close()
 
     def _update_interest(self) -> None:
-        """Ask the selector for the events that this connection waits for now."""
+        """Register with the selector the events that this connection waits for now."""
         channel, queue, loop = self._channel, self._queue, self._settings.loop
         events = EVENT_READ if self.is_reading() else 0
         if queue is not None and queue.armed:
@@ -332,7 +345,7 @@ class Connection:
             self._watch(loop.now, ERROR_LOOK)
 
     def _check_error(self) -> None:
-        """End the connection if the socket has an error: a reset, while nothing is read or sent."""
+        """End the connection if SO_ERROR is set, as by a reset while nothing is read or sent."""
         try:
             number = self._channel.bare(self._sock).getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         except OSError as exc:
@@ -351,16 +364,17 @@ class Connection:
         server_hostname: str | None = None,
         early: bytes = b"",
     ) -> None:
-        """Go on over TLS from here; `handshake_completed` is called when the handshake is done.
+        """Upgrade the connection to TLS; `handshake_completed` is called when the handshake is complete.
 
-        What was written before is sent in clear first; what is written from now on waits for the handshake.
-        server_side: None: as a server if the connection was accepted. server_hostname: the name for which a
-            client expects a certificate; needed unless the context does not check it.
-        early: bytes that came after the request to upgrade. They belong to the handshake: anything else that
-            somebody put there in clear is no handshake, and ends the connection (CVE-2011-0411).
+        Bytes written before are sent in clear first; bytes written from now on wait for the handshake.
+        server_side: whether this side is TLS's server; None: if the connection was accepted.
+        server_hostname: the host name that the peer's certificate must have; required on the client's side
+            unless the context does not check it.
+        early: bytes received after the request to upgrade: the beginning of the peer's handshake. Clear text
+            injected there by a third party is no handshake, and ends the connection (CVE-2011-0411).
         A handshake that fails, or takes longer than `Timeouts.handshake`, ends the connection with
-        `TLSHandshakeError`. Raises UsageError where TLS is on already, or a direction has ended, and for a
-        context that does not fit.
+        `TLSHandshakeError`. Raises UsageError if TLS is on already, if a direction has ended, and for a
+        context of the wrong side.
         """
         settings = self._settings
         settings.loop.check_process()
@@ -396,14 +410,14 @@ class Connection:
         if early or not sock.ssl.server_side:
             self._go_on_with_handshake(lambda: sock.go_on(early))
         if self._state is not State.OPENING:
-            self._attend()  # in clear it may have waited for something else
+            self._attend()  # other events than before the upgrade
 
     def _handshake_completed(self) -> None:
         if self._queue is not None:
-            self._queue.since = self._settings.loop.now  # before, the peer was offered nothing of it
+            self._queue.since = self._settings.loop.now  # nothing of it could be sent before
         self._watch_deadlines()
         if self.is_closing():
-            return  # meanwhile; the close_notify can be sent now
+            return  # `close` was called during the handshake; the close_notify can be sent now
         completed = getattr(self._protocol, "handshake_completed", None)
         try:
             if completed is not None:
@@ -412,12 +426,12 @@ class Connection:
             self._callback_failed(exc, "handshake_completed")
 
     def _on_secure_event(self, events: int) -> None:
-        """Go on with the handshake; after it read, or send, or both. Called by the loop."""
+        """Continue the handshake; after it read, or send, or both. The loop's callback."""
         channel, sock = self._channel, self._sock
         try:
-            if events == EVENT_READ and not (sock.unusual or channel.buffered or channel.rate):
+            if events == EVENT_READ and not (sock.needs_slow_path or channel.buffered or channel.rate):
                 self._on_event(EVENT_READ)
-                if sock.unusual:
+                if sock.needs_slow_path:
                     self._attend()
             elif events == ERRORS:
                 self._check_error()
@@ -426,8 +440,8 @@ class Connection:
             else:
                 if events & EVENT_WRITE:
                     self._try(sock.flush)
-                    self._watch_deadlines()  # with the last clear byte the handshake's time begins
-                    self._on_writable()  # it may be all that `close` waits for
+                    self._watch_deadlines()  # the handshake's deadline starts when the clear bytes are sent
+                    self._on_writable()  # `close` may wait for nothing else
                     self._attend()
                 if events & EVENT_READ and self._state not in ENDED:
                     self._go_on_with_handshake(sock.handshake)
@@ -449,14 +463,14 @@ class Connection:
         self._attend()
 
     def _attend(self) -> None:
-        """Handle what TLS has that no selector knows of, and ask for the events that are waited for then."""
+        """Deliver input that is decrypted already, and update the events to wait for."""
         self._deliver()
         self._sock.look_again()
         if self._state not in ENDED:
             self._update_interest()
 
     def _deliver(self) -> None:
-        """Read what is decrypted already."""
+        """Deliver input that is decrypted already, which the selector does not report."""
         while self._channel.has_input() and self.is_reading() and not self._channel.held:
             self._receive()
 
@@ -470,11 +484,11 @@ class Connection:
             elif channel.has_output():
                 self._attend()
         except BaseException:
-            self.abort()  # an interrupt: the handshake can't be gone on with, nor told twice
+            self.abort()  # an interrupt: the handshake can be neither continued nor repeated
             raise
 
     def _try(self, step: Callable[[], object]) -> object:
-        """Return what `step()` returns; None if it would block, or has failed and ended the connection."""
+        """Return the result of `step()`; None if it would block, or failed, which ends the connection."""
         try:
             return step()
         except (BlockingIOError, InterruptedError):
@@ -494,18 +508,18 @@ class Connection:
             elif self._state not in ENDED:
                 self._update_interest()
         except BaseException:
-            self.abort()  # an interrupt: the handshake can't be gone on with, nor told twice
+            self.abort()  # an interrupt: the handshake can be neither continued nor repeated
             raise
 
     # Sending
 
     def write(self, data: bytes | bytearray | memoryview) -> bool:
-        """Send `data` after all that was written before; never blocks.
+        """Send `data` after everything that was written before; never blocks.
 
         A bytearray or memoryview is copied, and may be changed afterwards.
-        Returns False once more than the high-water mark is queued, and when the connection is closing
-        or closed, where `data` is dropped. A small piece that waits for the tick's end counts as
-        queued when the kernel has refused it. Raises TypeError for anything else than bytes, UsageError
+        Returns False if more than the high-water mark is queued then, and if the connection is closing
+        or closed, when `data` is dropped; else True. A small piece that waits for the tick's end counts as
+        queued only once the kernel has refused it. Raises TypeError if `data` is not bytes-like, UsageError
         after `write_eof`.
         """
         sending = self._sending
@@ -547,19 +561,19 @@ class Connection:
             raise
 
     def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> bool:
-        """Send the pieces one after the other, in one system call if the kernel takes them; as `write`."""
+        """Send the pieces in order, by one system call if the kernel accepts them all; else as `write`."""
         return self._add([_frozen(piece) for piece in pieces])
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> bool:
-        """Send bytes of `file` after all that was written before, without reading them into memory.
+        """Send bytes of `file` after everything that was written before, without reading them into memory.
 
-        file: a file of the file system, opened for reading as binary and unbuffered or not, but not read
-            from any more: it is the connection's now, which closes it when it was sent, or dropped.
-        offset: in the file, of the first byte. count: bytes; None for all that follow.
-        Returns as `write` does; what is left of the file counts as queued, but not under
-        `Limits.max_write_buffer`. If the file turns out to be shorter when it is sent, the connection is
-        aborted. Raises ValueError if it is shorter now, UsageError after `write_eof`; the file is the
-        caller's then. See sendfile(2).
+        file: a regular file opened for reading in binary mode. The connection takes it over, and closes it
+            when it was sent or dropped; the caller must not use it any more.
+        offset: position of the first byte. count: number of bytes; None for all up to the end.
+        Returns as `write` does; bytes of the file count as queued, but not towards
+        `Limits.max_write_buffer`. If the file is shorter when it is sent, the connection is
+        aborted. Raises ValueError if it is shorter now, UsageError after `write_eof`; then the caller keeps
+        the file. See sendfile(2).
         """
         size = os.fstat(file.fileno()).st_size
         wanted = max(0, size - offset) if count is None else count
@@ -602,7 +616,7 @@ class Connection:
         loop.counters.dropped_writes += 1
 
     def _queued(self) -> SendQueue:
-        """Return the queue; if there is none, a new one with the piece that was gathered."""
+        """Return the send queue; if there is none, a new one with the gathered piece."""
         queue = self._queue
         if queue is None:
             queue = self._queue = SendQueue(self._settings.loop.now)
@@ -613,7 +627,7 @@ class Connection:
         return queue
 
     def _keep(self, data: bytes, sent: int) -> bool:
-        """Queue what the kernel did not take of `data`."""
+        """Queue `data` without the `sent` bytes that the kernel accepted."""
         queue = self._queued()
         queue.append(data)
         queue.advance(sent)
@@ -694,7 +708,7 @@ class Connection:
         return False
 
     def _check_low_water(self, queue: SendQueue) -> None:
-        # After `write_eof` too: a protocol may have stopped reading until it is called.
+        # After `write_eof` too: a protocol may have stopped reading until `resume_writing`.
         open_ = self._state in WRITABLE or self._state is State.WRITE_CLOSED
         if queue.paused and queue.size <= self._settings.limits.low_water and open_:
             queue.paused = False
@@ -704,11 +718,12 @@ class Connection:
                 self._callback_failed(exc, "resume_writing")
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set this connection's water marks, in bytes; asyncio's rules for what is left out.
+        """Set this connection's water marks, in bytes, with asyncio's rules for the defaults.
 
-        high: None is four times `low`, or what the listener's limits say. low: None is a quarter of
-        `high`. What is queued already pauses or resumes the protocol at once. Raises ValueError if low
-        is above high, high above `Limits.max_write_buffer`, or one is negative.
+        high: None for four times `low`, or, if that is None too, for the present high-water mark.
+        low: None for a quarter of `high`.
+        The protocol is paused or resumed at once if the new marks require it. Raises ValueError if `low`
+        is above `high`, `high` above `Limits.max_write_buffer`, or one is negative.
         """
         settings = self._settings
         settings.loop.check_process()
@@ -724,11 +739,11 @@ class Connection:
                 self._check_low_water(self._queue)
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the low and the high water mark, in bytes."""
+        """Return the low-water and the high-water mark, in bytes."""
         return self._settings.limits.low_water, self._settings.limits.high_water
 
     def get_write_buffer_size(self) -> int:
-        """Return how many bytes were written and not taken by the kernel."""
+        """Return how many bytes were written and not accepted by the kernel."""
         if self._queue is not None:
             return self._queue.size
         return len(self._piece) if self._sending is _GATHERED else 0
@@ -737,12 +752,12 @@ class Connection:
         """Return whether `pause_writing` was called, and `resume_writing` was not."""
         return self._queue is not None and self._queue.paused
 
-    # Ending: `closing` shows the way
+    # Closing: the steps are listed in `closing`
 
     def write_eof(self) -> None:
-        """Send our end of file after what was written; the peer may go on sending.
+        """Half-close: send our end of file after what was written; the peer may go on sending.
 
-        More than once, or when closing or closed, does nothing. Raises UsageError unless `can_write_eof`.
+        Does nothing the second time, and when closing or closed. Raises UsageError unless `can_write_eof`.
         """
         if self._state not in WRITABLE:
             self._settings.loop.check_process()
@@ -762,22 +777,22 @@ class Connection:
             raise
 
     def can_write_eof(self) -> bool:
-        """Return whether the directions can be ended one by one: over TLS since 1.3, RFC 8446, 6.1."""
+        """Return whether half-close is possible: always, but over TLS only since 1.3 (RFC 8446, 6.1)."""
         return self._channel.can_end_one_direction()
 
     def close(self, timeout: float | None = None, *, reason: BaseException | None = None) -> None:
         """Send what is queued, then close; nothing more is received.
 
-        timeout: seconds that the peer has to take it; None for `Timeouts.close`, infinity for as long as it
-            takes. Then the connection ends with `CloseTimeout`.
-        reason: what `connection_lost` is given when all is sent; None for a clean end.
-        `connection_lost` comes later, never from inside this call. When the connection is closing or
-        closed it does nothing.
+        timeout: seconds in which the peer must accept it, else the connection ends with `CloseTimeout`; None
+            for `Timeouts.close`, infinity for no timeout.
+        reason: the argument of `connection_lost` when everything was sent; None for a clean end.
+        `connection_lost` is called later, never from within this call. Does nothing when the connection is
+        closing or closed.
 
-        Our direction is ended first, and the socket kept for the rest of that time until the peer ends
-        its own, so that its unread input can't turn the close into a reset that cuts off what was sent.
-        Over TLS a close_notify goes before that (RFC 8446, 6.1). In a handshake of which the peer's side may
-        be done already, ours is done first, within the same time.
+        After the queue our FIN is sent, and the socket lingers for the rest of the timeout until the peer's
+        FIN: closing it earlier, with unread input, would reset the connection and cut off what was sent.
+        Over TLS a close_notify is sent before the FIN (RFC 8446, 6.1). In a handshake that the peer may have
+        completed already, our side is completed first, within the same timeout.
         Raises ValueError for a timeout below 0 or NaN, TypeError for one that is no number.
         """
         if timeout is not None:
@@ -798,9 +813,9 @@ class Connection:
             raise
 
     def abort(self, exc: BaseException | None = None) -> None:
-        """Drop what is queued and reset the connection at once; `connection_lost` comes later.
+        """Drop what is queued and reset the connection at once; `connection_lost` is called later.
 
-        exc: the reason that `connection_lost` is given; None for `ConnectionAborted`.
+        exc: the argument of `connection_lost`; None for `ConnectionAborted`.
         """
         if self._state in ENDED:
             self._settings.loop.check_process()
@@ -817,7 +832,7 @@ class Connection:
         return self._state in CLOSES or self._state in ENDED
 
     def _fail(self, exc: BaseException) -> None:
-        """End the connection for the reason `exc`; what is queued is dropped."""
+        """End the connection with the reason `exc`; drop what is queued."""
         if self._state in ENDED:
             return
         if isinstance(exc, TLSError) and not isinstance(exc, TLSTruncated | TLSHandshakeTimeout):
@@ -830,7 +845,7 @@ class Connection:
     def _callback_failed(self, exc: Exception, callback: str) -> None:
         name = f"{type(self._protocol).__qualname__}.{callback}"
         self._settings.loop.report(exc, name, self)
-        self.abort(exc)  # half an answer must not look whole
+        self.abort(exc)  # a reset, so that half an answer does not look complete
 
     def _begin_close(self, timeout: float, reason: BaseException | None) -> None:
         closing = Closing(self._settings.loop.time(), timeout, reason)
@@ -846,7 +861,7 @@ class Connection:
             self._watch(closing.start, timeout)
 
     def _write_side_done(self, closing: Closing | None) -> None:
-        """All that was written is sent: end our direction, then the connection if it is closing."""
+        """End our direction, now that the queue is sent; then the connection, if it is closing."""
         self._sending, self._queue = _SHUT, None
         if not self._channel.end():  # TLS's close_notify is on its way
             queue = self._queued()
@@ -865,7 +880,7 @@ class Connection:
                 self._linger(closing)
 
     def _linger(self, closing: Closing) -> None:
-        """End our direction, and leave the socket to a `Linger`."""
+        """Send a FIN, and hand the socket over to a `Linger`."""
         settings = self._settings
         sock = self._channel.detach(self._sock)
         try:
@@ -883,7 +898,7 @@ class Connection:
             raise
 
     def _close_now(self, reason: BaseException | None) -> None:
-        """Close the socket."""
+        """Close the socket without lingering."""
         try:
             self._teardown(reason)
             release(self._settings.loop, self._sock)
@@ -893,7 +908,7 @@ class Connection:
             raise
 
     def _teardown(self, reason: BaseException | None) -> None:
-        """Give up everything but the socket."""
+        """Release everything but the socket."""
         if self._queue is not None:
             self._queue.drop()
         self._queue, self._piece, self._sending = None, b"", _SHUT
@@ -902,9 +917,9 @@ class Connection:
         self._settings.loop.counters.closed[cause_of(reason)] += 1
 
     def _notify_lost(self, reason: BaseException | None, closed: bool) -> None:
-        """Call `connection_lost`. closed: the socket is closed, and not left to a `Linger`."""
+        """Call `connection_lost`. closed: the socket is closed, not lingering."""
         if self._state is State.LOST:
-            return  # an interrupt came at the end of the first call
+            return  # an interrupt at the end of the first call
         protocol, called = self._protocol, False
         try:
             try:
@@ -918,13 +933,13 @@ class Connection:
                 self._settings.on_gone(client_prefix(self._peer), reason)
         except BaseException:
             if called:
-                self._protocol = None  # it is not called again; the rest is done when this is run again
+                self._protocol = None  # not called again; a second run of this method does the rest
             raise
 
     # Interrupts: KeyboardInterrupt and the like, anywhere
 
     def _complete_end(self, reason: BaseException | None) -> None:
-        """Do what an interrupt has left of `_close_now` and `_linger`."""
+        """Complete a `_close_now` or `_linger` that was interrupted."""
         loop = self._settings.loop
         if self._state not in ENDED:
             self._teardown(reason)
@@ -936,9 +951,9 @@ class Connection:
             loop.post_notice(self._notify_lost, reason, not lingers)
 
     def _interrupted(self, exc: BaseException) -> None:
-        """Leave nothing half done, when KeyboardInterrupt or the like passes.
+        """Abort the connection, if KeyboardInterrupt or the like came in the middle of a step of ours.
 
-        If it comes out of the protocol, what was received has been handed over, and all is as it was.
+        If it came out of the protocol, no step was interrupted, and the connection goes on.
         """
         self._settings.loop.unsure = True
         methods = (getattr(self._protocol, name, None) for name in _LEAVE_NOTHING_HALF_DONE)
@@ -950,7 +965,7 @@ class Connection:
             self._break_off()
 
     def _break_off(self) -> None:
-        """End the connection: an interrupt came in the middle of a step that can't be gone on with."""
+        """Abort the connection: an interrupt came in the middle of a step that can't be continued."""
         self._settings.loop.unsure = True
         if self._state is State.OPENING and self._settings.tls is None:
             self._protocol = None  # `connection_made` was not called
@@ -971,13 +986,13 @@ class Connection:
         write: float | None = _KEEP,
         close: float = _KEEP,
     ) -> None:
-        """Change this connection's timeouts, in seconds, None for none; what is left out stays.
+        """Change this connection's timeouts, in seconds; None for none. Omitted ones stay unchanged.
 
-        read: the read deadline: the connection ends with `ReadTimeout` unless this method is called with
-            `read` again within so many seconds. None: the peer owes no message.
+        read: starts the read deadline anew: the peer must complete a message within `read` seconds, else the
+            connection ends with `ReadTimeout`. Call it again when the message is complete. None clears it.
         idle, write, close: as in `Timeouts`.
-        Raises ValueError, naming the argument, for a number that is not positive, and TypeError for what is
-        no number; then nothing is changed.
+        Raises ValueError, naming the argument, for a number that is not positive, TypeError for anything but
+        a number; then nothing is changed.
         """
         settings = self._settings
         settings.loop.check_process()
@@ -1001,7 +1016,7 @@ class Connection:
             self._watch(start, timeout)
 
     def _watch(self, start: float, timeout: float) -> None:
-        """Check the deadlines once `timeout` seconds from `start` have passed, if not before."""
+        """Check the deadlines `timeout` seconds after `start`, or earlier."""
         self._watch_at(round_up(start + timeout, timeout))
 
     def _watch_at(self, when: float) -> None:
@@ -1049,9 +1064,9 @@ class Connection:
             yield Deadline(queue.closing.start, queue.closing.timeout, CloseTimeout, message)
 
     def _look_once_more(self) -> None:
-        """Receive what the kernel holds, and offer it what is queued, before a deadline ends the connection.
+        """Receive what the kernel holds, and send what is queued, before a deadline ends the connection.
 
-        After a long callback, or when the process was stopped, the peer may have done all that it owes.
+        After a long callback, or when the process was stopped, the peer may have met the deadline already.
         """
         registry, sock = self._settings.loop.registry, self._channel.bare(self._sock)
         for _ in range(_LAST_READS):
@@ -1080,37 +1095,38 @@ class Connection:
 
     def _time_out(self, exc: Exception) -> None:
         if self.get_write_buffer_size() or self._channel.has_output():
-            self.abort(exc)  # what is queued can't be delivered, and must not seem to be
+            self.abort(exc)  # a reset, because what is queued is not delivered
         else:
             self._fail(exc)
 
     # Flow control
 
     def pause_reading(self) -> None:
-        """Call `data_received` no more until `resume_reading`; the kernel then holds the peer back."""
+        """Stop receiving until `resume_reading`; TCP's flow control then stops the peer."""
         self._stop_reading(self._reading_stopped | _PAUSED)
 
     def resume_reading(self) -> None:
-        """Undo `pause_reading`, and call the protocol's `reading_resumed`, if it has that method."""
+        """Resume receiving, and call the protocol's `reading_resumed`, if it has that method."""
         self._stop_reading(self._reading_stopped & ~_PAUSED)
         resumed = getattr(self._protocol, "reading_resumed", None)
         if resumed is not None:
             resumed()
 
     def hold_reading(self, held: bool) -> None:
-        """Read nothing while `held`, whatever `resume_reading` says.
+        """Stop receiving while `held` is True, independently of `pause_reading` and `resume_reading`.
 
-        For a protocol that has still to hand on what it has received, and leaves `pause_reading` to others.
+        For a protocol that buffers what it has received, as `FramedProtocol`, and leaves those two to its
+        subclasses.
         """
         stopped = self._reading_stopped
         self._stop_reading(stopped | _HELD if held else stopped & ~_HELD)
 
     def is_reading(self) -> bool:
-        """Return whether bytes of the peer would be received now."""
+        """Return whether bytes of the peer are received: reading is not stopped, and no end was reached."""
         return not self._reading_stopped and self._state in READABLE
 
     def wants_input(self) -> bool:
-        """Return whether what was received is to be handed on: not after `pause_reading` or `close`."""
+        """Return whether to process what was received already: not after `pause_reading` or `close`."""
         return self._state in _WANTS_INPUT and not self._reading_stopped & _PAUSED
 
     def _stop_reading(self, stopped: int) -> None:
@@ -1132,7 +1148,7 @@ class Connection:
 
     @property
     def listener(self) -> Any:
-        """The `Listener` that accepted the connection; None for another."""
+        """The `Listener` that accepted the connection; None if none did."""
         return self._settings.listener
 
     def get_protocol(self) -> Any:
@@ -1140,9 +1156,9 @@ class Connection:
         return self._protocol
 
     def set_protocol(self, protocol: AnyProtocol) -> None:
-        """Hand all further calls to `protocol`, whose `connection_made` is not called.
+        """Replace the protocol; `connection_made` of the new one is not called.
 
-        Raises TypeError for what is no protocol: it has neither `data_received` nor `get_buffer`.
+        Raises TypeError if it is not a protocol: it has neither `data_received` nor `get_buffer`.
         """
         check_protocol(protocol, "set_protocol was given")
         self.hold_reading(False)
@@ -1156,13 +1172,13 @@ class Connection:
             self._set_channel(self._limited_channel() if takes_buffers(protocol) else CLEAR)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return a fact about the connection, or `default` where it is not known.
+        """Return information about the connection, or `default` where it is not available.
 
-        "peername": the peer's socket address; known to the end, even after a reset.
-        "sockname": our own; while the socket is open. "socket": the socket itself, not to be read,
-        written or closed. "reactor" and "listener": as the attributes. "origin": where the connection comes
-        from, in words. Over TLS also "ssl_object", "sslcontext", "cipher", "alpn_protocol", "peercert" (as
-        `ssl.SSLSocket.getpeercert` returns it) and "sni": the host name that the client asked for.
+        "peername": the peer's socket address; always available, even after a reset.
+        "sockname": our own, while the socket is open. "socket": the socket, which must not be read,
+        written or closed. "reactor" and "listener": the attributes. "origin": the listener or connector that
+        made it, as text. Over TLS also "ssl_object", "sslcontext", "cipher", "alpn_protocol", "peercert" (see
+        `ssl.SSLSocket.getpeercert`) and "sni", the host name that the client asked for.
         """
         fact: Any = None
         match name:
@@ -1200,10 +1216,10 @@ def _frozen(piece: bytes | bytearray | memoryview) -> bytes:
 
 
 def flush_connections(outbox: list[Connection], now: float) -> int:
-    """Send what the callbacks of a tick have written on these connections.
+    """Send what the callbacks of a tick have written on the connections in `outbox`.
 
-    now: the tick's time, in the clock's seconds. Returns the bytes that went out at the first try.
-    One function for all of them, because a call for each costs as much as what gathering saves.
+    now: the tick's time, in the clock's seconds. Returns the bytes that the kernel accepted at once.
+    One function for all, because a call for each connection costs as much as gathering saves.
     """
     total = 0
     connection = outbox[0]
@@ -1212,7 +1228,7 @@ def flush_connections(outbox: list[Connection], now: float) -> int:
             if connection._sending is _GATHERED:
                 piece = connection._piece
                 try:
-                    connection._sending = _IDLE  # first: an interrupt comes when it has been sent
+                    connection._sending = _IDLE  # before sending, so that an interrupt can't send it twice
                     connection._piece = b""
                     sent = connection._sock.send(piece)
                 except (BlockingIOError, InterruptedError):
@@ -1236,7 +1252,7 @@ def flush_connections(outbox: list[Connection], now: float) -> int:
 
 
 def check_deadlines(member: Connection | Linger, now: float) -> None:
-    """End `member` if one of its deadlines has passed at `now`, else watch it further. For the monitor."""
+    """End `member` if one of its deadlines has passed at `now`, else schedule the next check."""
     if isinstance(member, Linger):
         member.close()
     else:
@@ -1247,9 +1263,9 @@ def check_deadlines(member: Connection | Linger, now: float) -> None:
 
 
 def open_connection(connection: Connection) -> None:
-    """Register the socket, which must not block, and call `connection_made`, or begin the TLS handshake.
+    """Register the socket, which must be non-blocking; call `connection_made`, or begin the TLS handshake.
 
-    Raises OSError if the selector does not take the socket, which is then still the caller's.
+    Raises OSError if the selector refuses the socket, which the caller must then close.
     """
     settings, protocol = connection._settings, connection._protocol
     if settings.limits.read_rate is not None or takes_buffers(protocol):
@@ -1271,7 +1287,7 @@ def open_connection(connection: Connection) -> None:
 def begin_handshake(
     connection: Connection, tls: Tls, early: bytes, on_established: Callable[[], None]
 ) -> None:
-    """Begin a TLS handshake, and call `on_established` when it is done. early: received bytes of it."""
+    """Begin a TLS handshake; `on_established` is called when it is complete. early: received bytes of it."""
     connection._begin_handshake(tls, early, on_established)
 
 
@@ -1286,12 +1302,12 @@ def begin_blocking_handshake(connection: Connection, sock: ssl.SSLSocket) -> Non
 
 
 def fail(connection: Connection, exc: BaseException) -> None:
-    """End the connection for the reason `exc`; what is queued is dropped."""
+    """End the connection with the reason `exc`; drop what is queued."""
     connection._fail(exc)
 
 
 def recover(connection: Connection) -> None:
-    """Have the connection moved by its events and deadlines again, after an interrupt anywhere."""
+    """Restore the connection's events and deadlines after an interrupt, wherever it came."""
     settings = connection._settings
     if connection._state is State.OPENING and settings.tls is None:
         connection._break_off()
@@ -1316,10 +1332,10 @@ def detach(connection: Connection) -> socket.socket:
 
 
 def may_end(connection: Connection) -> bool:
-    """Return whether nothing is under way, as far as this side can know. For a drain.
+    """Return whether the connection is idle, so that a drain may close it.
 
-    There is no unread input, and nothing queued; the peer owes no message; and the protocol, if it
-    has a method `draining`, does not say that it is busy.
+    It is idle if nothing is queued or unread, no read deadline is running, and the protocol's `draining`, if
+    it has that method, returns False.
     """
     if connection._channel.is_busy() or connection.get_write_buffer_size():
         return False
@@ -1343,7 +1359,7 @@ def loop_of(connection: Connection) -> Loop:
 
 
 def prefix_of(connection: Connection) -> bytes | None:
-    """Return the client prefix by which its peer is counted, or None."""
+    """Return the client prefix that `Limits.max_per_ip` counts it by, or None."""
     return client_prefix(connection._peer)
 
 
@@ -1353,17 +1369,17 @@ def activity(connection: Connection) -> float:
 
 
 def note_activity(connection: Connection, now: float) -> None:
-    """Count the idle timeout from `now`: a byte has passed elsewhere. From any thread."""
+    """Restart the idle timeout at `now`: a byte has passed on a duplicate of the socket. From any thread."""
     connection._last_active = now
 
 
 def connections_of(registry: Registry) -> list[Connection]:
-    """Return the connections that are registered, in the order of their descriptors."""
+    """Return the connections in the registry, in the order of their descriptors."""
     return [owner for owner in registry.owned() if isinstance(owner, Connection)]
 
 
 def unnotified_of(loop: Loop) -> set[Connection]:
-    """Return the connections that have closed their sockets, and whose `connection_lost` is still due."""
+    """Return the connections whose socket is closed and whose `connection_lost` is still due."""
     found = set()
     for callback, args in loop.notices_due():
         connection = getattr(callback, "__self__", None)

@@ -1,4 +1,4 @@
-"""Deadlines: the monitor that looks at connections when one may have passed, and the search for it."""
+"""Deadlines of connections, and the deadline monitor that checks them when they may have passed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from reactor.loop.timers import Bucket, Handle, Wheel, round_up
 
 __all__ = ["CHECKS_AT_ONCE", "Deadline", "DeadlineMonitor", "first_passed"]
 
-#: Connections that are looked at in one go; a tick has two at most, as timer and as callback.
+#: Members checked per sweep; a tick has at most two sweeps, one as timer and one as callback.
 CHECKS_AT_ONCE = 256
 
-# Seconds after which the others wait for the next tick.
+# Seconds after which a sweep leaves the remaining members to the next tick.
 _LONGEST_SWEEP = 0.01
 
 
 class Deadline(NamedTuple):
-    """The error that ends a connection `timeout` seconds after `start`.
+    """A deadline `timeout` seconds after `start`, and the error that ends the connection when it passes.
 
-    start: in the clock's seconds. error, message: the exception's type and text, in which `{:g}` stands for
-    the timeout.
+    start: in the clock's seconds. error, message: the exception's type and message, in which `{:g}` stands
+    for the timeout.
     """
 
     start: float
@@ -36,8 +36,8 @@ def first_passed(
 ) -> tuple[Exception | None, float]:
     """Return the error of a deadline that has passed at `now`, or None, and when to look again.
 
-    lag_since: returns the seconds by which a time since `start` may have been read too early: a tick's
-        events all bear the time of its beginning. A deadline is put off by as much, and never early.
+    lag_since: returns by how many seconds a timestamp since `start` may be too early, because all events
+        of a tick have the time of its start. A deadline is extended by as much, so that it never fires early.
     """
     again = math.inf
     for start, timeout, error, message in deadlines:
@@ -51,12 +51,12 @@ def first_passed(
 
 
 class DeadlineMonitor:
-    """Calls a function for each member when one of its deadlines may have passed.
+    """A deadline monitor: calls a function for each member when one of its deadlines may have passed.
 
-    check: called as `check(member, now)`; it adds the member again if there is more to wait for.
+    check: called as `check(member, now)`; it adds the member again if it has another deadline.
 
-    One timer serves all members, and putting a deadline off costs nothing: a member is looked at when its
-    earliest possible deadline comes, and then moves on.
+    One timer serves all members, and extending a deadline costs nothing: a member is checked when its
+    earliest possible deadline passes, and then added again for the next.
     """
 
     def __init__(self, loop: Loop, check: Callable[[Any, float], object]) -> None:
@@ -67,10 +67,11 @@ class DeadlineMonitor:
         self._due = 0.0
 
     def add(self, member: Any, bucket: Bucket | None, when: float) -> Bucket | None:
-        """Check `member` at `when`, if not before; in the clock's seconds, infinity for never.
+        """Schedule a check of `member` at `when`, in the clock's seconds; infinity for none.
 
-        bucket: what the last call for this member returned, or None. Returns what is to be given to the next.
-        `when` should come from `round_up`, so that many have one in common.
+        bucket: the result of the last call for this member, or None; an earlier check that it stands for is
+        kept. Returns the bucket for the next call. `when` should come from `round_up`, so that many members
+        share a bucket.
         """
         if when == math.inf:
             return bucket
@@ -80,7 +81,7 @@ class DeadlineMonitor:
         return bucket
 
     def discard(self, member: Any, bucket: Bucket | None) -> None:
-        """Check `member` no more."""
+        """Cancel the check of `member`."""
         if bucket is None:
             return
         bucket.discard(member)
@@ -88,7 +89,7 @@ class DeadlineMonitor:
             self._schedule()
 
     def recover(self) -> None:
-        """Schedule anew, after an interrupt anywhere."""
+        """Restore the schedule after an interrupt, wherever it came."""
         self._wheel.recover()
         self._schedule()
 

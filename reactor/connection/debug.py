@@ -1,4 +1,4 @@
-"""Debug mode: a connection that warns of wrong calls."""
+"""Debug mode: a connection that logs warnings for wrong calls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class DebugConnection(Connection):
-    """Warns of calls on another thread than the reactor's, and of writes that go nowhere."""
+    """A connection that checks each call's thread, and logs a warning for a write after its end."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""A pending handshake: what stands for the protocol of a connection until its TLS handshake is done."""
+"""Pending handshakes: the placeholder for a connection's protocol until its TLS handshake is complete."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
 
 __all__ = ["PendingHandshake", "PendingHandshakeFactory", "pending_handshake_of"]
 
-#: Makes a pending handshake, with the arguments of `PendingHandshake`.
+#: A factory of pending handshakes, called with the arguments of `PendingHandshake`.
 PendingHandshakeFactory = Callable[
     [object, Callable[[], Any], Callable[[BaseException], None]], "PendingHandshake"
 ]
 
 
 def pending_handshake_of(factory: Callable[[], Any]) -> PendingHandshakeFactory:
-    """Return what makes the pending handshakes of a factory: its `pending_handshake`, if it has one."""
+    """Return the factory's own `pending_handshake` if it has one, else `PendingHandshake`."""
     made: PendingHandshakeFactory = getattr(factory, "pending_handshake", PendingHandshake)
     return made
 
 
 class PendingHandshake:
-    """The protocol of a connection until its TLS handshake is done; then it makes the real one.
+    """The protocol of a connection until its TLS handshake is complete, when it makes the real one.
 
-    owner: the one whose factory it is, for error messages.
-    factory: makes the protocol.
-    on_failed: called with the reason if the handshake fails, or this side gives it up.
+    owner: the listener or connector that has the factory, for error messages.
+    factory: makes the real protocol.
+    on_failed: called with the reason if the handshake fails, or this side ends it.
     """
 
     __slots__ = ("_factory", "_made", "_on_failed", "_owner")
@@ -44,15 +44,15 @@ class PendingHandshake:
         self._made = False
 
     def begin_tls(self, connection: Connection, tls: Tls, on_established: Callable[[], None]) -> None:
-        """Begin the handshake, and call `on_established` when it is done."""
+        """Begin the handshake, and call `on_established` when it is complete."""
         begin_handshake(connection, tls, b"", on_established)
 
     def make_protocol(self) -> Any:
-        """Return the protocol."""
+        """Return a new protocol of the factory."""
         return make_protocol(self._factory)
 
     def connection_made(self, connection: Connection) -> None:
-        """Make the protocol, and hand the connection over to it."""
+        """Make the real protocol, set it on the connection, and call its `connection_made`."""
         self._made = True
         try:
             protocol = self.make_protocol()
@@ -61,7 +61,7 @@ class PendingHandshake:
             connection.abort(exc)
             return
         if connection.is_closing():
-            return  # the factory has given it up, as a connector's `cancel` does
+            return  # the factory has closed it, as a connector's `cancel` does
         called = None
         try:
             connection.set_protocol(protocol)
@@ -69,12 +69,12 @@ class PendingHandshake:
         finally:
             if called is None:
                 connection.set_protocol(self)  # type: ignore[arg-type]
-                # an interrupt: nothing has been said to the other
+                # an interrupt: the real protocol has not been called
 
     def data_received(self, data: bytes) -> None:
-        """Not called: nothing is received before the protocol is there."""
+        """Do nothing: it is not called, for nothing is received before the real protocol is set."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Report a handshake that failed."""
+        """Call `on_failed` if the handshake failed."""
         if not self._made and exc is not None:
             self._on_failed(exc)

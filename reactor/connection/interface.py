@@ -1,4 +1,4 @@
-"""The methods of a protocol that a connection calls, and the check that a protocol has them."""
+"""The interface of protocols: the methods that a connection calls, and the check that they are there."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ AnyProtocol = _TakesBytes | _TakesBuffers
 
 
 def make_protocol(factory: Callable[[], Any]) -> Any:
-    """Return the protocol that `factory()` makes. Raises TypeError if it is none."""
+    """Return the protocol that `factory()` returns. Raises TypeError if that is not a protocol."""
     protocol = factory()
     check_protocol(protocol, f"the factory {getattr(factory, '__qualname__', repr(factory))} returned")
     return protocol
 
 
 def check_protocol(protocol: Any, source: str) -> None:
-    """Raise TypeError if `protocol` can't be handed bytes. source: what gave it, to begin the message."""
+    """Raise TypeError if `protocol` has no method for received bytes. source: begins the message."""
     if not (hasattr(protocol, "data_received") or hasattr(protocol, "get_buffer")):
         raise TypeError(
             f"{source} {protocol!r}, which is no protocol: it has neither data_received nor get_buffer"
@@ -46,5 +46,5 @@ def check_protocol(protocol: Any, source: str) -> None:
 
 
 def takes_buffers(protocol: Any) -> bool:
-    """Return whether `protocol` is a `BufferedProtocol`: it is read into its own buffer."""
+    """Return whether `protocol` is a `BufferedProtocol`, which receives into its own buffer."""
     return not hasattr(protocol, "data_received")

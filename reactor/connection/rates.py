@@ -1,4 +1,4 @@
-"""How many bytes a second: a token bucket. The time, in seconds, is passed in."""
+"""Rate limits in bytes per second: a token bucket, which is passed the time in seconds."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 
 __all__ = ["TokenBucket"]
 
-# The part of a second that is waited for at least, so that a slow rate is not a wake-up for each byte.
+# Seconds of tokens to wait for, so that a slow rate does not cause a wake-up for each byte.
 _SLICE = 0.1
 
 
 class TokenBucket:
-    """Grows by `rate` bytes a second, up to one second's worth, and is full at the beginning.
+    """A token bucket: fills with `rate` bytes per second, up to one second's worth, and starts full.
 
     So in any `t` seconds no more than `rate * (t + 1)` bytes pass.
     """
@@ -24,16 +24,16 @@ class TokenBucket:
         self._updated = now
 
     def available(self, now: float) -> int:
-        """Return how many bytes may pass at `now`."""
+        """Return how many bytes may pass at `now`, in the clock's seconds."""
         self._tokens = min(float(self.rate), self._tokens + (now - self._updated) * self.rate)
         self._updated = now
         return max(0, math.floor(self._tokens))
 
     def take(self, nbytes: int) -> None:
-        """Count `nbytes` that have passed."""
+        """Remove `nbytes` tokens, for bytes that have passed."""
         self._tokens -= nbytes
 
     def wait(self) -> float:
-        """Return the seconds until it is worth asking again: a tenth of a second's worth, a byte at least."""
+        """Return the seconds until a tenth of a second's worth of tokens, at least 1 byte, is available."""
         worth = max(1.0, self.rate * _SLICE)
         return max(0.0, worth - self._tokens) / self.rate

@@ -1,4 +1,4 @@
-"""The channel of a connection over TLS: the handshake first, then bytes through a `SecureSocket`."""
+"""Channels of connections over TLS: through a `SecureSocket`, and during a blocking socket's handshake."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _NOT_DONE = "the TLS handshake was not done within {:g} s"
 
 
 class SecureChannel(LimitedChannel):
-    """A channel that knows what the selector can't: what is decrypted already, and what waits encrypted.
+    """The channel of a connection over TLS, with decrypted input and encrypted output that no selector sees.
 
-    sock: the connection's socket. on_established: called once, when the handshake is done.
+    sock: the connection's socket. on_established: called once, when the handshake is complete.
     """
 
     __slots__ = ("on_established", "sock")
@@ -42,7 +42,7 @@ class SecureChannel(LimitedChannel):
         self.on_established = on_established
 
     def interest(self, events: int) -> int:
-        """Return the events that TLS waits for: it reads for a handshake or a key update, and sends."""
+        """Return the events that TLS needs: to read during a handshake or key update, to write its output."""
         sock = self.sock
         events = super().interest(events)
         if sock.stalled or not sock.established:
@@ -50,23 +50,23 @@ class SecureChannel(LimitedChannel):
         return events | (EVENT_WRITE if sock.has_output() else 0)
 
     def has_input(self) -> bool:
-        """Return whether there are decrypted bytes, or an end, that `recv` would return at once."""
+        """Return whether `recv` would return at once: decrypted bytes, or the end of file."""
         return self.sock.has_more()
 
     def has_output(self) -> bool:
-        """Return whether the kernel has not taken all that was encrypted."""
+        """Return whether there is encrypted output that the kernel has not accepted."""
         return self.sock.has_output()
 
     def may_take_more(self, offered: int, sent: int) -> bool:
-        """Return whether the kernel took all that was encrypted, which is a part of what was offered."""
+        """Return whether the kernel accepted all encrypted output, which may be of a part of `offered`."""
         return sent == offered or not self.sock.has_output()
 
     def is_busy(self) -> bool:
-        """Return whether the handshake is not done, or a record has not come to its end."""
+        """Return whether the handshake, or the receipt of a record, is incomplete."""
         return self.sock.in_record or not self.sock.established
 
     def handshake_deadline(self, timeouts: Timeouts) -> Deadline | None:
-        """Return the handshake's deadline, or before it that of the bytes in clear; None once it is done."""
+        """Return the deadline of the handshake, or of the clear bytes before it; None once it is complete."""
         sock = self.sock
         if sock.established:
             return None
@@ -77,27 +77,27 @@ class SecureChannel(LimitedChannel):
         return Deadline(sock.since, timeout, WriteTimeout, message)
 
     def can_end_one_direction(self) -> bool:
-        """Return whether close_notify ends one direction alone: not before TLS 1.3, RFC 8446, 6.1."""
+        """Return whether close_notify ends only one direction: since TLS 1.3, RFC 8446, 6.1."""
         return self.sock.ssl.version() == "TLSv1.3"
 
     def is_half_done(self) -> bool:
-        """Return whether the handshake is under way, and the peer's side of it may be done."""
+        """Return whether the handshake may be complete on the peer's side, but not yet on ours."""
         return self.sock.is_half_done()
 
     def end(self) -> bool:
-        """Send our close_notify; return whether the kernel has it, and all that was encrypted before."""
+        """Send our close_notify; return whether the kernel has accepted it and all output before it."""
         return self.sock.end()
 
     def bare(self, sock: Any) -> Any:
-        """Return the socket below TLS."""
+        """Return the kernel socket below TLS."""
         return self.sock.bare
 
     def detach(self, sock: Any) -> Any:
-        """Return the socket below TLS, which TLS does not use any more."""
+        """Return the kernel socket below TLS, and stop using it for TLS."""
         return self.sock.detach()
 
     def fact(self, name: str) -> Any:
-        """Return a fact of TLS, or None where it is not known or the handshake is not done."""
+        """Return the TLS value `name`; None if it is unknown, or the handshake is incomplete."""
         try:
             return TLS_FACTS[name](self.sock)
         except (KeyError, ValueError):
@@ -105,9 +105,9 @@ class SecureChannel(LimitedChannel):
 
 
 class BlockingHandshake(LimitedChannel):
-    """The channel during the handshake of an `ssl.SSLSocket` on a duplicate of the descriptor.
+    """The channel during the handshake of an `ssl.SSLSocket` on a duplicate of the connection's descriptor.
 
-    sock: must not block. since: when the handshake began, in the clock's seconds.
+    sock: that socket, in non-blocking mode. since: the start of the handshake, in the clock's seconds.
     """
 
     __slots__ = ("_events", "_since", "sock")
@@ -121,9 +121,9 @@ class BlockingHandshake(LimitedChannel):
         self._events = EVENT_READ
 
     def step(self) -> bool:
-        """Go on with the handshake; return whether it is done.
+        """Continue the handshake; return whether it is complete.
 
-        Raises TLSHandshakeError if it has failed, OSError for what is wrong with the socket.
+        Raises TLSHandshakeError if it failed, OSError for an error of the socket.
         """
         try:
             self.sock.do_handshake()
@@ -143,5 +143,5 @@ class BlockingHandshake(LimitedChannel):
         return self._events
 
     def handshake_deadline(self, timeouts: Timeouts) -> Deadline | None:
-        """Return the handshake's deadline."""
+        """Return the deadline of the handshake."""
         return Deadline(self._since, timeouts.handshake, TLSHandshakeTimeout, _NOT_DONE)

@@ -1,12 +1,12 @@
-"""The send queue: bytes that were written and not taken by the kernel, with what is due when it takes them.
+"""The send queue: bytes that were written and not accepted by the kernel, and the state of sending them.
 
 Within a tick, small writes are gathered and leave in one system call when the tick's events are handled;
-a large write, or one made outside of ticks, goes straight to the kernel. What the kernel does not take
-waits in a `SendQueue`, and EVENT_WRITE is asked for as long as it does.
+a large write, or one made outside of ticks, goes straight to the kernel. What the kernel does not accept
+stays in a `SendQueue`, and the selector is asked for EVENT_WRITE until the queue is empty.
 
-Why gathered (64 connections, one message in flight each): sending all answers of a batch one after the
-other is 2 % cheaper than in turn with the reads, and 16 writes of 100 bytes cost one send instead of 16.
-Why not the large ones: a batch of them no longer fits the cache, and at 16 KiB that halved the rate.
+Why small writes are gathered (64 connections, one message in flight each): sending all answers of a batch one
+after the other is 2 % cheaper than alternating with the reads, and 16 writes of 100 bytes cost one send
+instead of 16. Why large ones are not: a batch of them exceeds the cache, which at 16 KiB halved the rate.
 """
 
 from __future__ import annotations
@@ -22,31 +22,30 @@ from reactor.connection.sendfile import send_part
 
 __all__ = ["GATHER_LIMIT", "GATHER_QUEUE", "Closing", "SendQueue", "Sending"]
 
-#: Bytes up to which a write within a tick waits for the tick's end, and a gathered queue for its send.
+#: Bytes up to which a write, and up to which a queue of gathered writes, waits for the tick's end.
 GATHER_LIMIT = 4096
 GATHER_QUEUE = 64 * 1024
 
-#: Bytes of one connection that are offered to the kernel at least before others have their turn.
+#: Bytes of one connection after which flushing goes on with the other connections.
 FLUSH_LIMIT = 1024 * 1024
 
-#: Bytes of a queue up to which its pieces are joined and sent by send(2): cheaper than sendmsg(2) takes
-#: them one by one.
+#: Bytes of a queue up to which its pieces are joined for send(2), which is cheaper than sendmsg(2).
 JOIN_LIMIT = 8 * 1024
 
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 
 
 class Sending(Enum):
-    """Where the bytes of the next `write` go."""
+    """State of a connection's write side: where the bytes of the next `write` go."""
 
-    IDLE = "idle"  # to the kernel, or into the piece that is gathered
-    GATHERED = "gathered"  # behind the one piece that waits for the tick's end
-    QUEUED = "queued"  # into the queue: there is one
-    SHUT = "shut"  # nowhere: all that was written is sent, and nothing more is accepted
+    IDLE = "idle"  # to the kernel, or, if small and within a tick, into the gathered piece
+    GATHERED = "gathered"  # behind the gathered piece, which waits for the tick's end
+    QUEUED = "queued"  # into the send queue
+    SHUT = "shut"  # dropped: everything written before is sent, and nothing more is accepted
 
 
 class Closing(NamedTuple):
-    """A call of `close`: when it was, the seconds for the peer, and the reason for `connection_lost`."""
+    """A call of `close`: its time, its timeout in seconds, and the reason for `connection_lost`."""
 
     start: float
     timeout: float
@@ -54,13 +53,13 @@ class Closing(NamedTuple):
 
 
 class SendQueue(OutboundBuffer):
-    """The outbound buffer of a connection that has one, with the state of sending it.
+    """The outbound buffer of a connection with the state of sending it.
 
-    armed: EVENT_WRITE is asked for; else the connection is in the loop's outbox, or throttled.
-    throttled: a timer will go on, because `Limits.write_rate` allows no more now.
-    room: bytes that may still be gathered before the tick ends, counted with what the pieces take.
+    armed: the selector is asked for EVENT_WRITE; else the connection is in the loop's outbox, or throttled.
+    throttled: `Limits.write_rate` allows no more for now; a timer resumes sending.
+    room: bytes that may still be gathered in this tick, the pieces' overhead included.
     paused: `pause_writing` was called, and `resume_writing` was not.
-    since: when the peer last took some of it, or when it was last empty; in the clock's seconds.
+    since: when the kernel last accepted some of it, or when it was last empty; in the clock's seconds.
     closing: the call of `close`, or None.
     rate: the token bucket of `Limits.write_rate`, or None.
     """
@@ -78,13 +77,14 @@ class SendQueue(OutboundBuffer):
         self.rate: TokenBucket | None = None
 
     def is_waiting(self) -> bool:
-        """Return whether an event or a timer will go on with it, so that nothing is to be sent now."""
+        """Return whether an event or a timer will resume sending, so that nothing is to be sent now."""
         return self.armed or self.throttled
 
     def offer(self, sock: Any, channel: Channel, now: float) -> None:
-        """Send until the kernel takes no more, or others are to have their turn.
+        """Send until the kernel accepts no more, or `FLUSH_LIMIT` bytes were sent.
 
-        Raises OSError, BlockingIOError included; what was sent before it is gone from the queue.
+        now: the time, in the clock's seconds. Raises OSError, BlockingIOError included; what was sent before
+        is removed from the queue.
         """
         end = self.size - FLUSH_LIMIT
         more = True
@@ -99,7 +99,7 @@ class SendQueue(OutboundBuffer):
                 self.rate.take(sent)
 
     def _transmit(self, sock: Any, channel: Channel, limit: int | None) -> tuple[int, bool]:
-        """Make one system call; return the bytes that the kernel took, and whether it may take more."""
+        """Make one system call; return the bytes that the kernel accepted, and whether to call again."""
         pieces = self.vector(limit)
         if not pieces:
             part = self.file_part()

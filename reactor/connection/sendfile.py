@@ -1,4 +1,4 @@
-"""Bytes of a file to a socket: sendfile(2) where there is one."""
+"""Sending part of a file over a socket: by sendfile(2) where possible, else by reading it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import IO, Any
 
 __all__ = ["send_part"]
 
-#: Bytes of a file that go out in one call, so that others have their turn; fewer where they are read.
-_MOST = 256 * 1024
-_MOST_READ = 64 * 1024
+#: Bytes of a file sent per call, so that no connection starves the others; fewer where the file is read.
+_CHUNK = 256 * 1024
+_READ_LIMIT = 64 * 1024
 
-# What sendfile(2) says where it does not work: for this kind of file, or of socket.
+# Errors of sendfile(2) for a kind of file or socket that it does not support.
 _UNFIT = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
-def send_part(sock: Any, file: IO[bytes], offset: int, size: int, most: int | None) -> int:
-    """Send what `sock` takes now of `size` bytes from `offset` on; return how many bytes it took.
+def send_part(sock: Any, file: IO[bytes], offset: int, size: int, limit: int | None) -> int:
+    """Send up to `size` bytes of `file` from `offset` on; return how many bytes `sock` accepted.
 
-    most: bytes; None for no bound but the one of this module. Raises BlockingIOError if it takes none now,
-    OSError for what is wrong with the socket or the file, EIO if the file has ended before.
+    limit: bytes of a rate limit; None for none. Raises BlockingIOError if the socket accepts nothing now,
+    OSError for an error of the socket or the file, with EIO if the file is shorter.
     """
-    wanted = min(size, _MOST if most is None else most, _MOST)
-    if not hasattr(sock, "sendfile") or not hasattr(os, "sendfile"):  # TLS's, and a test's in memory
+    wanted = min(size, _CHUNK if limit is None else limit, _CHUNK)
+    if not hasattr(sock, "sendfile") or not hasattr(os, "sendfile"):  # TLS, and sockets in memory
         return _read_and_send(sock, file, offset, wanted)
     try:
         sent = os.sendfile(sock.fileno(), file.fileno(), offset, wanted)
@@ -38,7 +38,7 @@ def send_part(sock: Any, file: IO[bytes], offset: int, size: int, most: int | No
 
 def _read_and_send(sock: Any, file: IO[bytes], offset: int, wanted: int) -> int:
     file.seek(offset)
-    data = file.read(min(wanted, _MOST_READ))
+    data = file.read(min(wanted, _READ_LIMIT))
     if not data:
         raise _too_short(offset)
     sent: int = sock.send(data)

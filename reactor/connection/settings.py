@@ -21,14 +21,14 @@ __all__ = ["Settings"]
 class Settings:
     """Settings shared by the connections of one listener, connector or adoption.
 
-    loop: drives them. reactor: the `Reactor` of users that has the loop.
-    limits, timeouts: as the user gave them.
-    monitor: ends them when a deadline has passed.
-    origin: where they come from, in words. listener: the one that accepted them, or None.
-    on_gone: called as `on_gone(prefix, reason)` when a connection's descriptor has been closed, with what
-        `client_prefix` returns for its peer.
-    bios: the pair of memory BIOs of the reactor's TLS connections.
-    tls: how they begin with TLS; None: in clear.
+    loop: the loop that drives them. reactor: the `Reactor` that has the loop.
+    limits, timeouts: the user's options.
+    monitor: the deadline monitor that ends them when a deadline passes.
+    origin: their origin as text, for messages. listener: the listener that accepted them, or None.
+    on_gone: called as `on_gone(prefix, reason)` when a connection's descriptor was closed, with the client
+        prefix of its peer.
+    bios: the memory BIOs that the reactor's TLS connections share.
+    tls: the TLS settings that they begin with; None for none.
     """
 
     loop: Loop

@@ -1,8 +1,7 @@
-"""The states of a connection, the events that move it, and the one table of moves.
+"""The state machine of a connection: states, events, and the one table of transitions.
 
-Each direction ends on its own: `READ_CLOSED` is the peer's end of file, `WRITE_CLOSED` is ours, and
-`ENDING` is both. What the table does not list can't happen; `after` raises for it, because it would be
-a bug of ours.
+Each direction ends on its own: `READ_CLOSED` after the peer's end of file, `WRITE_CLOSED` after ours,
+`ENDING` after both. A transition that the table does not list is a bug of this package: `after` raises.
 """
 
 from __future__ import annotations
@@ -13,25 +12,25 @@ __all__ = ["CLOSES", "ENDED", "READABLE", "TRANSITIONS", "WRITABLE", "Event", "S
 
 
 class _Singletons(Enum):
-    # Enum's own hash is a Python function, and the table is asked at each step of each connection.
+    # Enum's own hash is a Python function, and each step of each connection looks in the table.
     __hash__ = object.__hash__
 
 
 class State(_Singletons):
-    """Where a connection is in its life."""
+    """State of a connection, from the open socket to `connection_lost`."""
 
-    OPENING = "opening"  # the socket is there, the protocol has not been told
+    OPENING = "opening"  # the socket is open, `connection_made` was not called
     OPEN = "open"
     READ_CLOSED = "read closed"  # the peer has sent its last byte
-    WRITE_CLOSED = "write closed"  # ours is sent, or queued behind what was written
-    CLOSING = "closing"  # nothing more is read or taken for writing; what is queued goes out
-    ENDING = "ending"  # as closing, and the peer has sent its last byte
-    CLOSED = "closed"  # the socket is closed or left to linger, `connection_lost` is due
+    WRITE_CLOSED = "write closed"  # our end of file is sent, or queued behind what was written
+    CLOSING = "closing"  # reads and accepts nothing more; sends what is queued
+    ENDING = "ending"  # the same, and the peer has sent its last byte
+    CLOSED = "closed"  # the socket is closed or lingers, `connection_lost` is due
     LOST = "lost"  # `connection_lost` was called
 
 
 class Event(_Singletons):
-    """What moves a connection from one state to the next."""
+    """Event that moves a connection from one state to the next."""
 
     MADE = "made"
     PEER_EOF = "peer's end of file"
@@ -39,12 +38,12 @@ class Event(_Singletons):
     CLOSE = "close"
     CUT = "cut"  # the queue is empty while closing, or abort, or an error
     TOLD = "told"  # connection_lost was called
-    FORKED = "forked"  # this process is a child of the one that owns it, and tells nothing
+    FORKED = "forked"  # this process is a forked child: `connection_lost` is not called
 
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.OPENING, Event.MADE): State.OPEN,
-    (State.OPENING, Event.CLOSE): State.CLOSING,  # in a TLS handshake of which the peer's side may be done
+    (State.OPENING, Event.CLOSE): State.CLOSING,  # in a TLS handshake that the peer may have completed
     (State.OPENING, Event.CUT): State.CLOSED,
     (State.OPEN, Event.PEER_EOF): State.READ_CLOSED,
     (State.OPEN, Event.WRITE_EOF): State.WRITE_CLOSED,
@@ -69,9 +68,9 @@ ENDED = frozenset({State.CLOSED, State.LOST})
 
 
 def after(state: State, event: Event) -> State:
-    """Return the state that `event` leads to from `state`.
+    """Return the state that follows `state` on `event`.
 
-    Raises KeyError, with both names, for a move that the table does not allow.
+    Raises KeyError, with both names, for a transition that the table does not list.
     """
     try:
         return TRANSITIONS[state, event]

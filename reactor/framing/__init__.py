@@ -1,8 +1,8 @@
-"""Framing: bytes in, frames out, and back; no sockets.
+"""Sans-I/O framing: decodes a stream of bytes into frames, and encodes frames into bytes.
 
-Each kind is a class whose object decodes one direction of one connection. What arrives is cut as the
-network likes; `feed` returns the frames that are whole now, and `next_frame` one of them, without touching
-what follows it, which may be for another framer. Every byte is looked at and copied a bounded
+Each framing is a class, and each instance decodes one direction of one connection. `feed` takes received
+bytes, cut in any way, and returns the frames that are complete then; `next_frame` returns one of them and
+leaves the bytes after it, which may be for another framer. Every byte is looked at and copied a bounded
 number of times, however small the pieces, and no more than `limit` bytes and one piece are held.
 """
 

@@ -1,4 +1,4 @@
-"""What every kind of framing has."""
+"""`Framer`: the base class of all framings."""
 
 from __future__ import annotations
 
@@ -9,16 +9,28 @@ from reactor.errors import FrameTooLong, FramingError
 
 __all__ = ["DEFAULT_LIMIT", "Data", "Framer", "check_positive"]
 
-#: Bytes of a frame, where nothing else is asked for: asyncio's streams and Twisted's framers have as much.
+#: Default limit of a frame, in bytes: that of asyncio's streams and of Twisted's framers.
 DEFAULT_LIMIT = 64 * 1024
 
 Data = bytes | bytearray | memoryview
 
 
 class Framer(ABC):
-    """Decodes the frames of one direction of one connection, and encodes frames for any.
+    """Base class of framers: decode the frames of one direction of one connection, and encode frames.
 
-    After an error the rest of the input means nothing any more: `feed` and `finish` raise it again.
+    After an error the rest of the input can't be decoded: `feed` and `finish` raise the error again.
+
+    >>> class Upper(Framer):
+    ...     def feed(self, data):
+    ...         return [bytes([byte]).upper() for byte in data]  # each byte is a frame
+    ...
+    ...     def finish(self):
+    ...         return []
+    ...
+    ...     def encode(self, frame):
+    ...         return frame
+    >>> Upper().feed(b"abc")
+    [b'A', b'B', b'C']
     """
 
     __slots__ = ("_problem",)
@@ -28,39 +40,39 @@ class Framer(ABC):
 
     @abstractmethod
     def feed(self, data: Data) -> list[bytes]:
-        """Take in `data`, and return the frames that are complete now, in order.
+        """Add `data` to the input, and return the frames that are complete now, in order.
 
-        Raises FrameTooLong or MalformedFrame; the frames before the bad one are in its `frames`.
+        Raises FrameTooLong or MalformedFrame; its `frames` holds the frames before the bad one.
         """
 
     def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
-        """Take in `data` from `at` to the end of one frame; return the frame, and where it ended in `data`.
+        """Add `data` from `at` to the end of one frame; return the frame, and its end in `data`.
 
-        Without a whole frame all is taken in, and None is returned with the end of `data`.
-        What follows a frame is not looked at, so that it may be another framer's. Raises as `feed`.
+        If no frame is complete, all is added, and None is returned with the end of `data`.
+        The bytes after the frame are not looked at: they may be for another framer. Raises as `feed`.
         """
         raise TypeError(f"{type(self).__name__} must define next_frame")
 
     @abstractmethod
     def finish(self) -> list[bytes]:
-        """Take note of the end of the input, and return the frame that it completes, if there is one.
+        """End the input, and return the frame that the end completes, if there is one.
 
-        Raises IncompleteFrame if it comes within a frame.
+        Raises IncompleteFrame if the input ended in the middle of a frame.
         """
 
     def take_rest(self) -> bytes:
-        """Return what was fed and belongs to no frame yet, and forget it: from here on it is another's.
+        """Remove and return the bytes that belong to no complete frame yet.
 
-        Needed where a connection goes on with something else after a frame, as `FramedProtocol.start_tls`.
+        Needed where a connection continues in another way after a frame, as by `FramedProtocol.start_tls`.
         """
         raise TypeError(f"{type(self).__name__} must define take_rest")
 
     @abstractmethod
     def encode(self, frame: bytes) -> bytes:
-        """Return `frame` as it is sent. Raises ValueError if it can't be sent as a frame."""
+        """Return the bytes to send for `frame`. Raises ValueError if the framing can't represent it."""
 
     def _fail(self, problem: FramingError, frames: list[bytes]) -> NoReturn:
-        # What is raised again has no frames: they were handed out.
+        # The error that is raised again has no frames: they were returned.
         self._problem = type(problem)(str(problem))
         problem.frames = frames
         raise problem
@@ -71,7 +83,7 @@ class Framer(ABC):
 
 
 def check_positive(name: str, value: int) -> int:
-    """Return `value`. Raises ValueError with its name if it is not a whole number of 1 or more."""
+    """Check and return `value`. Raises ValueError, naming it, if it is not a whole number of 1 or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number of bytes, 1 or more, not {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""Frames that end with a delimiter."""
+"""Framings by delimiter: `Delimited` and `Lines`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ __all__ = ["Delimited", "Lines"]
 
 
 class Delimited(Framer):
-    """Frames that each end with `delimiter`, which they can't contain.
+    r"""Framing by delimiter: each frame ends with `delimiter`, which it can't contain.
 
     delimiter: one byte or more. limit: bytes of a frame, without its delimiter.
-    Raises ValueError for a delimiter or limit that can't be.
+    Raises ValueError for an empty delimiter or a limit below 1.
+
+    >>> framer = Delimited(b"\0", limit=100)
+    >>> framer.feed(b"one\0two\0thr")
+    [b'one', b'two']
+    >>> framer.encode(b"answer")
+    b'answer\x00'
     """
 
     __slots__ = ("_delimiter", "_limit", "_pending")
@@ -23,11 +29,11 @@ class Delimited(Framer):
             raise ValueError(f"delimiter must be one byte or more, not {delimiter!r}")
         self._delimiter = delimiter
         self._limit = check_positive("limit", limit)
-        # The start of a frame; a bytearray once more was added to it, so that adding is no copy.
+        # The start of a frame; a bytearray as soon as more was added, so that adding does not copy it.
         self._pending: bytes | bytearray = b""
 
     def feed(self, data: Data) -> list[bytes]:
-        """As `Framer.feed`."""
+        """Implement `Framer.feed`."""
         if self._problem is not None:
             raise self._problem
         if type(data) is not bytes:
@@ -41,13 +47,13 @@ class Delimited(Framer):
         return frames
 
     def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
-        """As `Framer.next_frame`."""
+        """Implement `Framer.next_frame`."""
         self._check_usable()
         length = len(self._delimiter)
         found = data.find(self._delimiter, at)
         end = len(data) if found < 0 else found + length
         held = len(self._pending)
-        if held or found < 0:  # the delimiter may have begun in what is held
+        if held or found < 0:  # the delimiter may begin in the held bytes
             if not isinstance(self._pending, bytearray):
                 self._pending = bytearray(self._pending)
             self._pending += memoryview(data)[at:end]
@@ -64,20 +70,20 @@ class Delimited(Framer):
         return self._finished([frame])[0], end
 
     def finish(self) -> list[bytes]:
-        """As `Framer.finish`."""
+        """Implement `Framer.finish`."""
         self._check_usable()
         if self._pending:
-            told = f"the input ended {len(self._pending)} bytes into a frame, before {self._delimiter!r}"
-            self._fail(IncompleteFrame(told), [])
+            message = f"the input ended {len(self._pending)} bytes into a frame, before {self._delimiter!r}"
+            self._fail(IncompleteFrame(message), [])
         return []
 
     def take_rest(self) -> bytes:
-        """As `Framer.take_rest`."""
+        """Implement `Framer.take_rest`."""
         rest, self._pending = bytes(self._pending), b""
         return rest
 
     def encode(self, frame: bytes) -> bytes:
-        """As `Framer.encode`."""
+        """Implement `Framer.encode`."""
         if self._delimiter in frame or len(frame) > self._limit:
             self._refuse(frame)
         return frame + self._delimiter
@@ -99,7 +105,7 @@ class Delimited(Framer):
         for number, frame in enumerate(frames):
             if len(frame) > self._limit:
                 self._fail(too_long(self._limit), self._finished(frames[:number]))
-        # A piece of a delimiter may stand at the end.
+        # The held bytes may end with a part of the delimiter.
         if len(self._pending) > self._limit + len(self._delimiter) - 1:
             self._fail(too_long(self._limit), self._finished(frames))
 
@@ -113,11 +119,19 @@ class Delimited(Framer):
 
 
 class Lines(Delimited):
-    r"""Lines, which end with LF, or with CR and LF; both are dropped.
+    r"""Framing by lines, which end with LF or CR LF; frames are without them.
 
-    limit: bytes of a line, its CR included. ending: what encoded lines end with, b"\n" or b"\r\n".
-    What comes after the last end is a line as well, as it is in a file.
-    Raises ValueError for a limit or ending that can't be.
+    limit: bytes of a line, its CR included. ending: b"\n" or b"\r\n", the end of encoded lines.
+    Bytes after the last line end are a line too, as in a file.
+    Raises ValueError for a limit below 1, or another ending.
+
+    >>> framer = Lines(ending=b"\r\n")
+    >>> framer.feed(b"one\r\ntwo\nthr")
+    [b'one', b'two']
+    >>> framer.finish()
+    [b'thr']
+    >>> framer.encode(b"answer")
+    b'answer\r\n'
     """
 
     __slots__ = ("_ending",)
@@ -129,7 +143,7 @@ class Lines(Delimited):
         self._ending = ending
 
     def feed(self, data: Data) -> list[bytes]:
-        """As `Framer.feed`."""
+        """Implement `Framer.feed`."""
         if type(data) is not bytes:
             data = bytes(data)
         frames = super().feed(data)
@@ -138,13 +152,13 @@ class Lines(Delimited):
         return frames
 
     def finish(self) -> list[bytes]:
-        """As `Framer.finish`."""
+        """Implement `Framer.finish`."""
         self._check_usable()
         last, self._pending = bytes(self._pending), b""
         return [last] if last else []
 
     def encode(self, frame: bytes) -> bytes:
-        """As `Framer.encode`."""
+        """Implement `Framer.encode`."""
         if b"\n" in frame or len(frame) > self._limit:
             self._refuse(frame)
         return frame + self._ending

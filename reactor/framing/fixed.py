@@ -1,4 +1,4 @@
-"""Frames that all have the same length."""
+"""Framings of known length: `FixedLength` and `Block`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ __all__ = ["Block", "FixedLength"]
 
 
 class FixedLength(Framer):
-    """Frames of `size` bytes each. Raises ValueError for a size that can't be."""
+    """Framing by length: each frame has `size` bytes. Raises ValueError for a size below 1.
+
+    >>> framer = FixedLength(4)
+    >>> framer.feed(b"12345678901")
+    [b'1234', b'5678']
+    >>> framer.take_rest()
+    b'901'
+    """
 
     __slots__ = ("_held", "_pieces", "_size")
 
@@ -20,7 +27,7 @@ class FixedLength(Framer):
         self._held = 0
 
     def feed(self, data: Data) -> list[bytes]:
-        """As `Framer.feed`; nothing is malformed here."""
+        """Implement `Framer.feed`; no input is malformed."""
         self._check_usable()
         self._pieces.append(bytes(data))
         self._held += len(data)
@@ -35,13 +42,13 @@ class FixedLength(Framer):
         return frames
 
     def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
-        """As `Framer.next_frame`."""
+        """Implement `Framer.next_frame`."""
         end = min(len(data), at + self._size - self._held)
         frames = self.feed(data[at:end])
         return (frames[0] if frames else None), end
 
     def finish(self) -> list[bytes]:
-        """As `Framer.finish`."""
+        """Implement `Framer.finish`."""
         self._check_usable()
         if self._held:
             self._fail(
@@ -50,24 +57,27 @@ class FixedLength(Framer):
         return []
 
     def take_rest(self) -> bytes:
-        """As `Framer.take_rest`."""
+        """Implement `Framer.take_rest`."""
         rest = b"".join(self._pieces)
         self._pieces = []
         self._held = 0
         return rest
 
     def encode(self, frame: bytes) -> bytes:
-        """As `Framer.encode`."""
+        """Implement `Framer.encode`."""
         if len(frame) != self._size:
             raise ValueError(f"a frame has {self._size} bytes here, not {len(frame)}")
         return frame
 
 
 class Block(Framer):
-    """One frame of `size` bytes, which may be 0, and none after it: then another framer is to take over.
+    """Framing of one frame of `size` bytes, which may be 0; then another framer must take over.
 
-    For the body whose length a header has told, with `FramedProtocol.set_framer`.
-    Raises ValueError for a size that can't be.
+    For a body whose length is in a header, with `FramedProtocol.set_framer`.
+    Raises ValueError for a negative size.
+
+    >>> Block(5).next_frame(b"12345the next header")
+    (b'12345', 5)
     """
 
     __slots__ = ("_held", "_is_done", "_pieces", "_size")
@@ -82,7 +92,7 @@ class Block(Framer):
         self._is_done = False
 
     def feed(self, data: Data) -> list[bytes]:
-        """As `Framer.feed`. Raises MalformedFrame for bytes after the frame."""
+        """Implement `Framer.feed`. Raises MalformedFrame for bytes after the frame."""
         frame, end = self.next_frame(bytes(data))
         frames = [] if frame is None else [frame]
         if end < len(data):
@@ -90,7 +100,7 @@ class Block(Framer):
         return frames
 
     def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
-        """As `Framer.next_frame`. Raises MalformedFrame for bytes after the frame."""
+        """Implement `Framer.next_frame`. Raises MalformedFrame for bytes after the frame."""
         self._check_usable()
         if self._is_done:
             if at < len(data):
@@ -106,7 +116,7 @@ class Block(Framer):
         return self.take_rest(), end
 
     def finish(self) -> list[bytes]:
-        """As `Framer.finish`; without the whole frame the end is too early."""
+        """Implement `Framer.finish`. Raises IncompleteFrame unless the frame is complete."""
         frame, _ = self.next_frame(b"")
         if frame is None and not self._is_done:
             self._fail(
@@ -115,14 +125,14 @@ class Block(Framer):
         return [] if frame is None else [frame]
 
     def take_rest(self) -> bytes:
-        """As `Framer.take_rest`."""
+        """Implement `Framer.take_rest`."""
         rest = b"".join(self._pieces)
         self._pieces = []
         self._held = 0
         return rest
 
     def encode(self, frame: bytes) -> bytes:
-        """As `Framer.encode`."""
+        """Implement `Framer.encode`."""
         if len(frame) != self._size:
             raise ValueError(f"a frame has {self._size} bytes here, not {len(frame)}")
         return frame

@@ -1,4 +1,4 @@
-"""Frames that begin with their length."""
+"""Framings by length prefix: `LengthPrefixed`, `VarintPrefixed` and `Netstrings`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["LengthPrefixed", "Netstrings", "VarintPrefixed"]
 
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
-#: Bytes of the longest varint that is understood: protobuf's, 64 bits in groups of 7.
-_VARINT_MOST = 10
+#: Limit of a varint in bytes: protobuf's, 64 bits in groups of 7.
+_VARINT_LIMIT = 10
 
 
 class _Prefixed(Framer):
-    """What the kinds share. A frame is a header that tells the length, the bytes, and a fixed `tail`."""
+    """Base class of these framings. A frame is a header with the length, the content, and a fixed `tail`."""
 
     __slots__ = ("_held", "_limit", "_needed", "_pieces")
 
@@ -29,17 +29,17 @@ class _Prefixed(Framer):
         self._limit = check_positive("limit", limit)
         self._pieces: list[bytes] = []
         self._held = 0
-        self._needed = 0  # bytes without which there is nothing new to find
+        self._needed = 0  # bytes that must be held before decoding can find more
 
     @abstractmethod
     def _header(self, data: bytes, at: int) -> tuple[int, int] | None:
-        """Return where the frame that begins at `at` has its bytes, and how many; None if more must come.
+        """Return start and length of the content of the frame that begins at `at`; None if more is needed.
 
         Raises MalformedFrame.
         """
 
     def feed(self, data: Data) -> list[bytes]:
-        """As `Framer.feed`."""
+        """Implement `Framer.feed`."""
         self._check_usable()
         if type(data) is not bytes:
             data = bytes(data)
@@ -52,7 +52,7 @@ class _Prefixed(Framer):
         return self._decode(data)
 
     def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
-        """As `Framer.next_frame`."""
+        """Implement `Framer.next_frame`."""
         self._check_usable()
         while True:
             end = min(len(data), at + max(1, self._needed - self._held))
@@ -65,18 +65,18 @@ class _Prefixed(Framer):
                 frames = self._decode(b"".join(self._pieces))
                 if frames:
                     return frames[0], at
-                if self._needed <= self._held:  # not even the header is whole
+                if self._needed <= self._held:  # the header is incomplete
                     self._needed = self._held + 1
 
     def finish(self) -> list[bytes]:
-        """As `Framer.finish`."""
+        """Implement `Framer.finish`."""
         self._check_usable()
         if self._held:
             self._fail(IncompleteFrame(f"the input ended {self._held} bytes into a frame"), [])
         return []
 
     def take_rest(self) -> bytes:
-        """As `Framer.take_rest`."""
+        """Implement `Framer.take_rest`."""
         rest = b"".join(self._pieces)
         self._pieces = []
         self._held = self._needed = 0
@@ -117,10 +117,17 @@ class _Prefixed(Framer):
 
 
 class LengthPrefixed(_Prefixed):
-    """Frames after their length in 1, 2, 4 or 8 bytes, unsigned.
+    r"""Framing by length prefix: an unsigned integer of 1, 2, 4 or 8 bytes before each frame.
 
-    size: bytes of the length. byteorder: "big" is the network's. limit: bytes of a frame.
-    Raises ValueError for a size, byteorder or limit that can't be, or a limit that `size` bytes can't tell.
+    size: bytes of the prefix. byteorder: "big" (network byte order) or "little". limit: bytes of a frame;
+        None for 64 KiB, or for what `size` can express if that is less.
+    Raises ValueError for another size or byteorder, a limit below 1, or one that `size` bytes can't express.
+
+    >>> framer = LengthPrefixed(2)
+    >>> framer.encode(b"hello")
+    b'\x00\x05hello'
+    >>> framer.feed(b"\0\5hello\0\7wor")
+    [b'hello']
     """
 
     __slots__ = ("_struct",)
@@ -135,14 +142,16 @@ class LengthPrefixed(_Prefixed):
             raise ValueError(f"size must be 1, 2, 4 or 8 bytes, not {size!r}")
         if byteorder not in {"big", "little"}:
             raise ValueError(f'byteorder must be "big" or "little", not {byteorder!r}')
-        most = 256**size - 1
-        super().__init__(min(DEFAULT_LIMIT, most) if limit is None else limit)
-        if self._limit > most:
-            raise ValueError(f"limit must be {most} bytes at most for a length of {size} bytes, not {limit}")
+        highest = 256**size - 1
+        super().__init__(min(DEFAULT_LIMIT, highest) if limit is None else limit)
+        if self._limit > highest:
+            raise ValueError(
+                f"limit must be {highest} bytes at most for a length of {size} bytes, not {limit}"
+            )
         self._struct = Struct((">" if byteorder == "big" else "<") + _CODES[size])
 
     def encode(self, frame: bytes) -> bytes:
-        """As `Framer.encode`."""
+        """Implement `Framer.encode`."""
         return self._struct.pack(self._check_length(frame)) + frame
 
     def _header(self, data: bytes, at: int) -> tuple[int, int] | None:
@@ -153,9 +162,15 @@ class LengthPrefixed(_Prefixed):
 
 
 class VarintPrefixed(_Prefixed):
-    """Frames after their length as a varint: groups of 7 bits, the lowest first, as protobuf writes them.
+    r"""Framing by varint prefix, as protobuf writes it: the length in groups of 7 bits, lowest first.
 
-    limit: bytes of a frame. Raises ValueError for a limit that can't be.
+    limit: bytes of a frame. Raises ValueError for a limit below 1.
+
+    >>> framer = VarintPrefixed()
+    >>> framer.encode(bytes(300))[:2]
+    b'\xac\x02'
+    >>> framer.feed(b"\5hello")
+    [b'hello']
     """
 
     __slots__ = ()
@@ -164,7 +179,7 @@ class VarintPrefixed(_Prefixed):
         super().__init__(limit)
 
     def encode(self, frame: bytes) -> bytes:
-        """As `Framer.encode`."""
+        """Implement `Framer.encode`."""
         length = self._check_length(frame)
         header = bytearray()
         while length > 0x7F:
@@ -175,20 +190,26 @@ class VarintPrefixed(_Prefixed):
 
     def _header(self, data: bytes, at: int) -> tuple[int, int] | None:
         length = shift = 0
-        for byte in data[at : at + _VARINT_MOST]:
+        for byte in data[at : at + _VARINT_LIMIT]:
             length |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
                 return at + shift // 7, length
-        if shift == 7 * _VARINT_MOST:
-            raise MalformedFrame(f"a varint of more than {_VARINT_MOST} bytes is no length")
+        if shift == 7 * _VARINT_LIMIT:
+            raise MalformedFrame(f"a varint of more than {_VARINT_LIMIT} bytes is no length")
         return None
 
 
 class Netstrings(_Prefixed):
-    """Netstrings: the length in decimal digits, a colon, the bytes, a comma (D. J. Bernstein, 1997).
+    """Framing by netstrings: length in decimal digits, colon, content, comma (D. J. Bernstein, 1997).
 
-    limit: bytes of a frame. Raises ValueError for a limit that can't be.
+    limit: bytes of a frame. Raises ValueError for a limit below 1.
+
+    >>> framer = Netstrings()
+    >>> framer.encode(b"hello")
+    b'5:hello,'
+    >>> framer.feed(b"5:hello,3:wor")
+    [b'hello']
     """
 
     __slots__ = ()
@@ -199,16 +220,16 @@ class Netstrings(_Prefixed):
         super().__init__(limit)
 
     def encode(self, frame: bytes) -> bytes:
-        """As `Framer.encode`."""
+        """Implement `Framer.encode`."""
         return b"%d:%b," % (self._check_length(frame), frame)
 
     def _header(self, data: bytes, at: int) -> tuple[int, int] | None:
-        most = len(str(self._limit)) + 1
-        digits, colon, _ = data[at : at + most + 1].partition(b":")
+        longest = len(str(self._limit)) + 1
+        digits, colon, _ = data[at : at + longest + 1].partition(b":")
         if digits and (not digits.isdigit() or (digits.startswith(b"0") and len(digits) > 1)):
             raise MalformedFrame(f"a netstring begins with its length and a colon, not with {digits[:20]!r}")
         if not colon:
-            if len(digits) > most:
+            if len(digits) > longest:
                 raise MalformedFrame(f"a netstring of at most {self._limit} bytes has no length {digits!r}")
             return None
         if not digits:

@@ -1,4 +1,4 @@
-"""TLS: contexts with safe settings for servers and clients (RFC 9325)."""
+"""TLS contexts with safe settings for servers and clients (RFC 9325)."""
 
 from reactor.tls.contexts import check_alpn, client_context, server_context
 

@@ -1,7 +1,7 @@
-"""The host name that a TLS client asks for, as its first message has it.
+"""Server name indication (SNI): the host name in a TLS client's first message, its ClientHello.
 
-OpenSSL tells it only to a callback of the context, and CPython prints a traceback, which nothing bounds, for
-each client whose name is not ASCII.
+OpenSSL reports it only to a callback of the context, for which CPython prints a traceback for each client
+whose name is not ASCII, without a limit.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _SERVER_NAME = 0  # of an extension, RFC 6066, 3
 
 
 def server_name(data: bytes) -> str | None:
-    """Return the host name that a client asks for, "" if it asks for none; None while that is not known.
+    """Return the host name that a client asks for; "" if it asks for none, None if more input is needed.
 
-    data: what has come from the client, from its first byte on. A message that is spread over more than one
-    record, for which clients have no reason, counts as one that asks for none.
+    data: everything received from the client so far. A ClientHello that is split over several records, as no
+    usual client sends it, counts as one without a name.
     """
     if data[:1] != bytes([_HANDSHAKE]):
         return "" if data else None
@@ -31,7 +31,7 @@ def server_name(data: bytes) -> str | None:
             if kind == _SERVER_NAME:
                 return body[5 : 5 + int.from_bytes(body[3:5])].decode("ascii")
     except (IndexError, UnicodeDecodeError):
-        pass  # OpenSSL says what is to be said of it
+        pass  # malformed: OpenSSL reports the error
     return ""
 
 

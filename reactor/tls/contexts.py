@@ -1,4 +1,4 @@
-"""Contexts for TLS with safe defaults, and one clear line for files that can't be used."""
+"""Factories of TLS contexts with safe defaults, and with one-line errors for files that can't be used."""
 
 from __future__ import annotations
 
@@ -24,19 +24,25 @@ def server_context(
     names: Mapping[str, ssl.SSLContext] | None = None,
     min_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
 ) -> ssl.SSLContext:
-    """Return a context for `Reactor.listen` and for `start_tls` on the server's side.
+    """Return a server's TLS context, for `Reactor.listen` and `Connection.start_tls`.
 
-    cert: the file of the certificate and of those that lead to its authority, PEM. key: of its private key;
-        None if it is in the same file. password: of the key.
-    client_ca: the file of the authorities one of which must have signed a client's certificate; None asks
-        for none. alpn: the protocols that are spoken, the preferred one first (RFC 7301).
-    names: contexts for clients that ask for one of these host names (SNI, RFC 6066, 3). With them
-        CPython writes a traceback to standard error for each client that asks for one that is not ASCII.
-    min_version: of TLS.
-    Raises TLSContextError, in one line, for a file that can't be used, which it names; for a name in `alpn`
-    that is not of 1 to 255 ASCII characters; and for a context in `names` that asks more or less of clients
-    than this one: when a client asks for a name, OpenSSL takes the certificates, authorities and protocols of
-    its context, but not whether a client has to show a certificate, nor the version of TLS.
+    cert: path of the certificate chain, PEM. key: path of its private key, PEM; None if it is in the same
+        file. password: of the key, or a function that returns it.
+    client_ca: path of the CA certificates one of which must have signed the client's certificate; None to
+        request no certificate. alpn: the application protocols, preferred one first (RFC 7301).
+    names: contexts by host name, for clients that ask for one of them (SNI, RFC 6066, 3). If there are any,
+        CPython writes a traceback to standard error for each client that asks for a name that is not ASCII.
+    min_version: the lowest version of TLS.
+    Raises TLSContextError, in one line: for a file that can't be used, which it names; for a name in `alpn`
+    that does not have 1 to 255 ASCII characters; and for a context in `names` that differs from this one in
+    whether it requires a client certificate, or in `min_version`: for a client that asks for a name OpenSSL
+    switches certificates, authorities and protocols, but not these.
+
+    >>> server_context("cert.pem", "key.pem", alpn=["h2", "http/1.1"]).minimum_version
+    <TLSVersion.TLSv1_2: 771>
+    >>> server_context("missing.pem")
+    Traceback (most recent call last):
+    reactor.errors.TLSContextError: cannot read missing.pem: No such file or directory
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = min_version
@@ -76,16 +82,18 @@ def client_context(
     verify: bool = True,
     min_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
 ) -> ssl.SSLContext:
-    """Return a context for `Reactor.connect` and for `start_tls` on the client's side.
+    """Return a client's TLS context, for `Reactor.connect` and `Connection.start_tls`.
 
-    ca: the file of the authorities that are trusted, PEM; None for the system's.
-    cert, key, password: of the client's own certificate, if it has to show one. alpn: the protocols that
-    are offered, the preferred one first.
-    verify: False takes any certificate of anybody, and whoever sits on the line can read and change
-        everything.
-    min_version: of TLS.
+    ca: path of the trusted CA certificates, PEM; None for the system's.
+    cert, key, password: as for `server_context`, of the client's own certificate, if the server requires one.
+    alpn: the application protocols to offer, preferred one first.
+    verify: False accepts any certificate, so that anyone on the network path can read and change everything.
+    min_version: the lowest version of TLS.
     Raises TLSContextError, in one line, for a file that can't be used, which it names, and for a name in
-    `alpn` that is not of 1 to 255 ASCII characters.
+    `alpn` that does not have 1 to 255 ASCII characters.
+
+    >>> client_context("ca.pem").check_hostname
+    True
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = min_version
@@ -106,12 +114,14 @@ def client_context(
 
 
 def check_alpn(names: Sequence[str]) -> None:
-    """Check the names of application protocols: RFC 7301, 3.1, gives each 1 to 255 bytes.
+    """Check the names of application protocols, which have 1 to 255 bytes each (RFC 7301, 3.1).
 
-    Raises TLSContextError for a name that can't be sent, TypeError for one text instead of a sequence.
+    Raises TLSContextError for a name that can't be sent, TypeError for a str instead of a sequence.
+
+    >>> check_alpn(["h2", "http/1.1"])
     """
     if isinstance(names, str):
-        raise TypeError(f"alpn must be a sequence of names, as ({names!r},), and not a text")
+        raise TypeError(f"alpn must be a sequence of names, as ({names!r},), not a str")
     for name in names:
         if not (name.isascii() and 1 <= len(name) <= 255):
             raise TLSContextError(f"the ALPN name {name!r} must have 1 to 255 ASCII characters")
@@ -127,7 +137,7 @@ def _load_key(
     def answer() -> str:
         asked.append(True)
         if password is None:
-            return ""  # else OpenSSL would ask the terminal
+            return ""  # else OpenSSL would prompt on the terminal
         return password if isinstance(password, str) else password()
 
     for path in (cert, cert if key is None else key):
@@ -137,14 +147,14 @@ def _load_key(
     except OSError as exc:  # an SSLError is one too
         where = f"{cert} and {key}" if key is not None else f"{cert}"
         if isinstance(exc, ssl.SSLError) and exc.reason == "KEY_VALUES_MISMATCH":
-            told = f"the key of {key or cert} does not belong to the certificate of {cert}"
+            message = f"the key of {key or cert} does not belong to the certificate of {cert}"
         elif asked:
-            told = f"{key or cert} is encrypted, and " + (
+            message = f"{key or cert} is encrypted, and " + (
                 "no password was given" if password is None else "the password is wrong"
             )
         else:
-            told = f"no certificate and private key in PEM could be read of {where}"
-        raise TLSContextError(told) from exc
+            message = f"no certificate and private key in PEM could be read from {where}"
+        raise TLSContextError(message) from exc
 
 
 def _load_authorities(context: ssl.SSLContext, path: _Path) -> None:
@@ -152,11 +162,11 @@ def _load_authorities(context: ssl.SSLContext, path: _Path) -> None:
     try:
         context.load_verify_locations(path)
     except OSError as exc:
-        raise TLSContextError(f"no certificate in PEM could be read of {path}") from exc
+        raise TLSContextError(f"no certificate in PEM could be read from {path}") from exc
 
 
 def _check_readable(path: _Path) -> None:
-    # Opened without blocking: a FIFO would wait for a writer, and OpenSSL for ever for its bytes.
+    # Opened in non-blocking mode: on a FIFO, open would wait for a writer, and OpenSSL for its bytes.
     try:
         found = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as exc:

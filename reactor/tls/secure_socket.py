@@ -1,14 +1,14 @@
-"""A socket that encrypts: TLS as a transform of a connection's bytes.
+"""`SecureSocket`: TLS on a non-blocking socket, with the interface of a socket.
 
-`SecureSocket` has the methods of a socket that a connection uses, so that receiving, sending, limits and
-ways to end exist once, in the connection. OpenSSL never touches the descriptor: what came from it goes
-into a memory BIO, and what is to go out is taken from another. One pair of them serves all connections of
-a reactor, because between two calls both are empty: OpenSSL takes the beginning of a record into a buffer
-of its own, and what the kernel does not take of the output waits here.
+It has the methods of a socket that a connection uses, so that receiving, sending, limits and closing exist
+once, in the connection. OpenSSL never touches the descriptor: received bytes are written into one memory
+BIO, and output is read from another. One pair of BIOs serves all connections of a reactor, because both are
+empty between two calls: OpenSSL copies the beginning of a record into a buffer of its own, and output that
+the kernel does not accept is kept here.
 
 Why not OpenSSL on the descriptor (`ssl.SSLSocket`): it reads each record with two system calls, one for
-its length. Why not a pair for each connection, as asyncio has: buffers keep the size that they have grown
-to, 3 KB at least.
+its length. Why not a pair of BIOs for each connection, as asyncio: their buffers never shrink, and take 3 KB
+or more each.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from reactor.tls.client_hello import server_name
 
 __all__ = ["ENDED_EARLY", "TLS_FACTS", "Bios", "SecureSocket", "Tls", "bare", "words_of"]
 
-#: Bytes that are encrypted at most before the kernel is asked to take them: four records of RFC 8446, 5.1.
+#: Limit of the bytes encrypted per system call: four records of RFC 8446, 5.1.
 _CHUNK = 64 * 1024
 
-# Connections that may hold a buffer for reading until they need it again.
-_MOST_WARM = 128
+# Connections whose OpenSSL object may hold a read buffer while they are idle.
+_WARM_LIMIT = 128
 
-#: Bytes received at once, into a buffer that all share. With a quarter of it, bulk takes a fifth more.
+#: Bytes per recv(2), into a buffer that all connections share. A quarter of it makes bulk a fifth slower.
 _INPUT = 256 * 1024
 
-#: Asked of one SSL_read: what a record holds, so that nothing of it is left inside.
+#: Bytes per SSL_read: the content of a record, so that none of it stays in OpenSSL.
 _RECORD = 16 * 1024
 
-# No record takes more on the wire: RFC 5246, 6.2.3, and RFC 8446, 5.2, which has less.
-_MOST_OF_RECORD = _RECORD + 2048 + 5
+# Limit of the bytes of a record on the wire: RFC 5246, 6.2.3; that of RFC 8446, 5.2, is lower.
+_WIRE_RECORD = _RECORD + 2048 + 5
 
-#: Bytes that may wait encrypted: what was written is one chunk, the rest answers to the peer's key updates.
-_MOST_OUTPUT = 2 * _CHUNK
+#: Limit of the encrypted bytes that are kept: one chunk of data, and answers to the peer's key updates.
+_OUTPUT_LIMIT = 2 * _CHUNK
 
 
-#: What is said of a peer that ends the connection during the handshake.
+#: Message about a peer that ends the connection during the handshake.
 ENDED_EARLY = "the peer ended the connection in the middle of it"
 
 
 class Bios:
-    """What stands between OpenSSL and the kernel, for all connections of a reactor.
+    """The memory BIOs and the receive buffer that all TLS connections of a reactor share.
 
-    incoming, outgoing: both empty but during a call. buffer: what was received last.
+    incoming, outgoing: OpenSSL's input and output, both empty between two calls. buffer: for recv_into(2).
     """
 
     __slots__ = ("_warm", "buffer", "incoming", "outgoing")
@@ -67,28 +67,28 @@ class Bios:
         self._warm: OrderedDict[SecureSocket, None] = OrderedDict()
 
     def warmed(self, sock: SecureSocket) -> None:
-        """`sock` holds a buffer for reading, of 16 KiB: have the one that came first release its own."""
+        """Note that OpenSSL holds a read buffer, 16 KiB, for `sock`; above the limit, release the oldest."""
         self._warm[sock] = None
-        if len(self._warm) > _MOST_WARM:
+        if len(self._warm) > _WARM_LIMIT:
             self._warm.popitem(last=False)[0].cool_down()
 
     def warm(self) -> int:
-        """Return how many hold a buffer."""
+        """Return how many sockets hold a read buffer."""
         return len(self._warm)
 
     def forget(self, sock: SecureSocket) -> None:
-        """`sock` is closed."""
+        """Remove `sock`, which is closed."""
         self._warm.pop(sock, None)
 
 
 @attrs.frozen(eq=False)
 class Tls:
-    """What is needed to secure a socket.
+    """TLS settings of a connection, from which its `SecureSocket` is made.
 
-    server_hostname: whom a client asks for, and whose certificate is expected; None on the server's side.
-    session: that a client would resume; None for a new one.
-    Raises UsageError for a context of the other side, or one that checks a host name that is not given;
-    TypeError for what is none.
+    server_hostname: the name that a client asks for and that the certificate must have; None on the server's
+        side. session: the session that a client resumes; None for a new one.
+    Raises UsageError for a context of the other side, or one that checks host names without
+    `server_hostname`; TypeError for a context that is none.
     """
 
     context: ssl.SSLContext
@@ -114,17 +114,17 @@ class Tls:
                 raise UsageError(f"server_hostname or tls_session is not for this context: {exc}") from exc
 
     def secure(self, sock: socket.socket, clock: Callable[[], float], ahead: bytes = b"") -> SecureSocket:
-        """Return what speaks TLS on `sock`.
+        """Return a `SecureSocket` on `sock`.
 
-        clock: returns the time, seconds. ahead: bytes that are to be sent in clear before.
+        clock: returns the time, in seconds. ahead: bytes to send in clear first.
         """
         made = self._wrap(self.bios.incoming, self.bios.outgoing)
         return SecureSocket(sock, self.bios, made, clock, ahead)
 
     def wrap_socket(self, sock: socket.socket) -> ssl.SSLSocket:
-        """Return an `ssl.SSLSocket` in the place of `sock`. Its handshake is still to be done.
+        """Return an `ssl.SSLSocket` that takes over `sock`, before its handshake.
 
-        Raises OSError if the peer has gone.
+        Raises OSError if the connection has ended.
         """
         return self.context.wrap_socket(
             sock,
@@ -140,20 +140,20 @@ class Tls:
 
 
 class SecureSocket:
-    """A connected socket that does not block, with TLS on it. Its errors are those of a socket, or TLSError.
+    """TLS on a connected non-blocking socket. Its methods raise the errors of a socket, or TLSError.
 
-    ssl: OpenSSL's side of it. since: when the handshake began, or when the peer last took some of what was
-    written in clear before. clear_left: bytes of that which are left. established: the handshake is done.
-    sni: the host name that the client asks for, or None.
-    stalled: what is to be sent waits for something to be received.
-    in_record: the beginning of a record has come, and not its end.
-    unusual: the handshake is not done, or something waits here that no selector knows of.
+    ssl: OpenSSL's object. clear_left: bytes written in clear before the handshake that are not sent yet.
+    since: when the handshake began, or when the kernel last accepted some of those; in the clock's seconds.
+    established: the handshake is complete. sni: the host name that the client asks for, or None.
+    stalled: OpenSSL must receive something before it sends more.
+    in_record: part of a record was received.
+    needs_slow_path: the handshake is incomplete, or there is input or output that no selector reports.
     """
 
     __slots__ = (
         "_accepted", "_bios", "_buffer", "_clear", "_clock", "_end", "_hello", "_incoming", "_notified",
-        "_outgoing", "_output", "_sock", "_warm", "clear_left", "established", "in_record", "since", "sni",
-        "ssl", "stalled", "unusual",
+        "_outgoing", "_output", "_sock", "_warm", "clear_left", "established", "in_record",
+        "needs_slow_path", "since", "sni", "ssl", "stalled",
     )  # fmt: skip
 
     def __init__(
@@ -172,22 +172,22 @@ class SecureSocket:
         self.established = False
         self.stalled = False
         self.in_record = False
-        self.unusual = True
-        self._clear = b""  # decrypted, and not given out
-        self._end: TLSError | bytes | None = None  # what `recv` comes to when that is given out
-        # What the kernel has to take: encrypted, unless it was written before.
+        self.needs_slow_path = True
+        self._clear = b""  # decrypted, and not returned by `recv` yet
+        self._end: TLSError | bytes | None = None  # the result of `recv` after that
+        # Output that the kernel has not accepted: encrypted, or written before the handshake.
         self._output: bytes | memoryview = memoryview(ahead) if ahead else b""
         self.clear_left = len(ahead)
-        self._accepted = 0  # clear bytes of `_output` that nobody was told are sent
-        self._notified = False  # our close_notify is made
-        self._warm = False  # OpenSSL holds a buffer for reading
+        self._accepted = 0  # clear bytes in `_output` that no call of `send` has reported as sent
+        self._notified = False  # our close_notify was created
+        self._warm = False  # OpenSSL holds a read buffer
 
     # The handshake
 
     def handshake(self) -> bool:
-        """Take what has come of the handshake, and go on with it; return whether it is done.
+        """Receive, and continue the handshake; return whether it is complete.
 
-        Raises BlockingIOError if nothing has come, TLSHandshakeError if it has failed.
+        Raises BlockingIOError if nothing was received, TLSHandshakeError if it failed.
         """
         data = self._sock.recv(_CHUNK)
         if not data:
@@ -195,9 +195,9 @@ class SecureSocket:
         return self.go_on(data)
 
     def go_on(self, data: bytes) -> bool:
-        """Go on with the handshake, or begin it; return whether it is done. data: what was received of it.
+        """Begin or continue the handshake; return whether it is complete. data: received bytes of it.
 
-        Raises TLSHandshakeError if it has failed.
+        Raises TLSHandshakeError if it failed.
         """
         if self._hello is not None:
             self._look_for_name(self._hello + data)
@@ -233,12 +233,12 @@ class SecureSocket:
     # Receiving
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Return what was decrypted, b"" after the peer's close_notify.
+        """Receive and return decrypted bytes; b"" after the peer's close_notify.
 
-        size: bytes at most; but of 64 KiB and more is made what one look at the socket brings.
-        Raises Incomplete when something has come, and none of it can be given out.
+        size: limit in bytes; if it is 64 KiB or more, all that one recv(2) yields is returned.
+        Raises Incomplete if input was received that yields no decrypted bytes yet.
         """
-        if self.unusual or size < _CHUNK:
+        if self.needs_slow_path or size < _CHUNK:
             return self._recv(size, flags)
         try:
             buffer = self._buffer
@@ -262,25 +262,25 @@ class SecureSocket:
 
     def _recv(self, size: int, flags: int) -> bytes:
         has_more = self.has_more()
-        if flags:  # MSG_PEEK: whether there is anything is all that is asked
+        if flags:  # MSG_PEEK: the caller only asks whether there is input
             return self._clear[:size] if has_more else self._sock.recv(size, flags)
         if not has_more:
             self.take_in(size)
         return self._give_out(size)
 
     def recv_into(self, buffer: Any) -> int:
-        """Put what was decrypted into `buffer`; return how many bytes, 0 after the peer's close_notify."""
+        """Receive decrypted bytes into `buffer`; return how many, 0 after the peer's close_notify."""
         view = memoryview(buffer).cast("B")
         data = self._recv(len(view), 0)
         view[: len(data)] = data
         return len(data)
 
     def has_more(self) -> bool:
-        """Return whether `recv` has an answer that no selector knows of."""
+        """Return whether `recv` would return at once, though no selector reports input."""
         return bool(self._clear) or self._end is not None
 
     def take_in(self, size: int = _CHUNK) -> None:
-        """Receive up to `size` bytes, decrypt them, and keep that for `recv`."""
+        """Receive up to `size` bytes, decrypt them, and keep the result for `recv`."""
         if self._end is not None:
             return
         try:
@@ -298,7 +298,7 @@ class SecureSocket:
         clear = self._clear + clear if self._clear else clear
         self._clear = clear[size:]
         if self._clear:
-            self.unusual = True
+            self.needs_slow_path = True
             return clear[:size]
         if clear:
             return clear
@@ -309,12 +309,12 @@ class SecureSocket:
         return b""
 
     def _read_all(self, first: bytes | None = None) -> bytes:
-        """Return `first`, which may be the end, and all that can be decrypted now."""
+        """Return `first`, which is b"" at the end, and all that can be decrypted now."""
         read, incoming = self.ssl.read, self._incoming
         pieces = [] if first is None else [first]
         self.in_record = False
         try:
-            whole = incoming.pending // _MOST_OF_RECORD  # so many are there to their end
+            whole = incoming.pending // _WIRE_RECORD  # at least so many records are complete
             pieces.extend(map(read, repeat(_RECORD, whole)))
             while incoming.pending and (not pieces or pieces[-1]):
                 pieces.append(read(_RECORD))
@@ -332,11 +332,11 @@ class SecureSocket:
         return b"".join(pieces)
 
     def _stop(self, exc: ssl.SSLError, received: int) -> None:
-        """See what `exc` says of so many bytes: they begin a record, or it is the end."""
+        """Note an incomplete record, or the end of the input, after `exc` and `received` bytes."""
         if isinstance(exc, ssl.SSLWantReadError):
             if received:
                 self.in_record = True
-                self._put_output()  # a handshake's answer, maybe
+                self._put_output()  # the answer to a handshake message, if there is one
             else:
                 self._finish(_truncated())
         elif isinstance(exc, ssl.SSLZeroReturnError):
@@ -348,29 +348,29 @@ class SecureSocket:
 
     def _finish(self, end: TLSError | bytes) -> None:
         self._end = end
-        self.unusual = True
-        self._incoming.read()  # after its end the peer has nothing to say
+        self.needs_slow_path = True
+        self._incoming.read()  # discard what follows the end
         self._put_output()
 
     def _clean_up(self, exc: BaseException) -> None:
-        """Leave nothing behind for another connection; after an interrupt, this one can't go on."""
+        """Empty the shared BIOs for the next connection; after an interrupt, end this one."""
         self._incoming.read()
         self._outgoing.read()
         if not isinstance(exc, Exception):
             self._end = TLSError("an interrupt came in the middle of a record")
-            self.unusual = True
+            self.needs_slow_path = True
 
     def _warm_up(self) -> None:
-        # Another may be asked to cool down then, which needs the pair of BIOs: nothing of ours is in it.
+        # May cool another socket down, which uses the shared BIOs: they must be empty here.
         self._warm = True
         self._bios.warmed(self)
 
     def cool_down(self) -> None:
-        """Have OpenSSL release its buffer for reading.
+        """Make OpenSSL release its read buffer.
 
-        With SSL_MODE_RELEASE_BUFFERS, which Python sets, it does so when there is nothing to be read:
-        SSL_CTX_set_mode(3). To ask it that after each message would cost a fifth of the message.
-        Nothing is: whole records are asked for until it wants more, and nothing has come since.
+        With SSL_MODE_RELEASE_BUFFERS, which Python sets, it does so in a read that finds no input:
+        SSL_CTX_set_mode(3). Such a read after each message would cost a fifth of the message.
+        There is no input here: all records were read, and nothing was received since.
         """
         self._warm = False
         if self._end is None:
@@ -380,12 +380,12 @@ class SecureSocket:
     # Sending
 
     def send(self, data: bytes | memoryview) -> int:
-        """Encrypt and send; return how many of the clear bytes are sent, of which 0 says: again, later.
+        """Encrypt and send; return how many of the clear bytes are sent; 0 means: repeat the call later.
 
-        Again means with the same bytes at the beginning, as SSL_write(3) has it: what is encrypted already
-        is not encrypted twice.
+        The repeated call must begin with the same bytes, as for SSL_write(3): what is encrypted already is
+        not encrypted again.
         """
-        if self.unusual:
+        if self.needs_slow_path:
             if isinstance(self._end, TLSError):
                 raise self._end
             if self._output or self._accepted or not self.established:
@@ -408,7 +408,7 @@ class SecureSocket:
                 return done
             self._output = output[sent:]
             self._accepted = done
-            self.unusual = True
+            self.needs_slow_path = True
             return self._settle()
         except BaseException as exc:
             self._clean_up(exc)
@@ -418,11 +418,11 @@ class SecureSocket:
         if not isinstance(exc, ssl.SSLWantReadError):
             self._put_output()
             raise TLSError(words_of(exc)) from exc
-        self.stalled = self.unusual = True
+        self.stalled = self.needs_slow_path = True
         return 0
 
     def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
-        """Send the pieces one after the other; as `send`."""
+        """Send the pieces in order; else as `send`."""
         taken: list[bytes | memoryview] = []
         size = 0
         for piece in pieces:
@@ -433,11 +433,11 @@ class SecureSocket:
         return self.send(b"".join(taken))
 
     def has_output(self) -> bool:
-        """Return whether the kernel has not taken all that was encrypted."""
+        """Return whether there is encrypted output that the kernel has not accepted."""
         return bool(self._output)
 
     def flush(self) -> None:
-        """Send what was encrypted, as far as the kernel takes it."""
+        """Send encrypted output, as far as the kernel accepts it."""
         if not self._output:
             return
         try:
@@ -453,7 +453,7 @@ class SecureSocket:
             raise
 
     def _settle(self) -> int:
-        # There are always more encrypted bytes than clear ones that they stand for.
+        # There are always more encrypted bytes than clear ones in them.
         sent = max(0, self._accepted - len(self._output))
         self._accepted -= sent
         return sent
@@ -463,25 +463,25 @@ class SecureSocket:
         try:
             self.flush()
         except OSError:
-            pass  # the next call that needs the socket tells it
+            pass  # the next call that uses the socket raises it
         if self._output:
-            self.unusual = True
-            if self.established and len(self._output) > _MOST_OUTPUT and self._end is None:
+            self.needs_slow_path = True
+            if self.established and len(self._output) > _OUTPUT_LIMIT and self._end is None:
                 self._end = TLSError("the peer takes none of the answers that TLS has for it")
 
     def look_again(self) -> None:
-        """Find out whether it is as usual again."""
+        """Update `needs_slow_path`."""
         waiting = self.has_more() or self._output or self._accepted or self.stalled
-        self.unusual = bool(waiting) or not self.established
+        self.needs_slow_path = bool(waiting) or not self.established
 
-    # Ending, and what else a socket has
+    # Closing, and the other methods of a socket
 
     def end(self) -> bool:
-        """Send our close_notify; return whether the kernel has it, and all that was encrypted before.
+        """Send our close_notify; return whether the kernel has accepted it and all output before it.
 
-        In the handshake there is none to send: OpenSSL refuses. Once the cipher is chosen, the peer may have
-        all it needs to be done with its side, and would take an end without it for a truncation. Then False
-        is returned until ours is done too.
+        OpenSSL sends none during the handshake. Once the cipher is chosen, the peer may have completed its
+        side, and would take an end without close_notify for a truncation. So this returns False until our
+        side is complete too.
         """
         try:
             if self.established and not self._notified:
@@ -495,15 +495,15 @@ class SecureSocket:
         return not self._output and not self.is_half_done()
 
     def is_half_done(self) -> bool:
-        """Return whether the handshake is under way, and the peer's side of it may be done."""
+        """Return whether the handshake may be complete on the peer's side, but not yet on ours."""
         return not self.established and self.ssl.cipher() is not None
 
     def close(self) -> None:
-        """Close the socket, without a word to the peer."""
+        """Close the socket without a close_notify."""
         self.detach().close()
 
     def detach(self) -> socket.socket:
-        """Return the socket under it, which is not used from here any more."""
+        """Return the kernel socket, and stop using it."""
         self._bios.forget(self)
         return self._sock
 
@@ -521,11 +521,11 @@ class SecureSocket:
 
     @property
     def bare(self) -> socket.socket:
-        """The socket under it."""
+        """The kernel socket."""
         return self._sock
 
 
-#: What `Connection.get_extra_info` tells of TLS, by name.
+#: The TLS values of `Connection.get_extra_info`, by name.
 TLS_FACTS: dict[str, Callable[[SecureSocket], Any]] = {
     "ssl_object": lambda sock: sock.ssl,
     "sslcontext": lambda sock: sock.ssl.context,
@@ -537,11 +537,11 @@ TLS_FACTS: dict[str, Callable[[SecureSocket], Any]] = {
 
 
 def bare(sock: Any) -> socket.socket:
-    """Return the socket of the kernel, be it secured or not."""
+    """Return the kernel socket of `sock`, which may be a `SecureSocket`."""
     return sock.bare if isinstance(sock, SecureSocket) else sock
 
 
-# What OpenSSL says of a peer that does not speak TLS, and what is said here.
+# OpenSSL's reasons for input that is not TLS, and the messages for them.
 _NOT_TLS = {
     "WRONG_VERSION_NUMBER": "what the peer sends is not TLS",
     "PACKET_LENGTH_TOO_LONG": "what the peer sends is not TLS",
@@ -550,7 +550,7 @@ _NOT_TLS = {
     "HTTPS_PROXY_REQUEST": "the peer speaks to a proxy, without TLS",
 }
 
-# OpenSSL has no answer for it: a fatal alert, unexpected_message (RFC 8446, 6.2), as a first record.
+# A fatal alert, unexpected_message (RFC 8446, 6.2), as a first record; OpenSSL sends none in this case.
 _UNEXPECTED_MESSAGE = bytes.fromhex("15 0301 0002 020a")
 
 
@@ -559,7 +559,7 @@ def _truncated() -> TLSTruncated:
 
 
 def words_of(exc: ssl.SSLError) -> str:
-    """Return what OpenSSL says, in words."""
+    """Return OpenSSL's reason as a readable message."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"the peer's certificate is not accepted: {exc.verify_message}"
     reason = exc.reason or str(exc)

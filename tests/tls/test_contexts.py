@@ -157,10 +157,10 @@ def test_file_of_something_else(certificates, tmp_path):
     other.write_text("not a certificate\n")
     with pytest.raises(TLSContextError) as caught:
         server_context(other)
-    assert str(caught.value) == f"no certificate and private key in PEM could be read of {other}"
+    assert str(caught.value) == f"no certificate and private key in PEM could be read from {other}"
     with pytest.raises(TLSContextError) as caught:
         client_context(other)
-    assert str(caught.value) == f"no certificate in PEM could be read of {other}"
+    assert str(caught.value) == f"no certificate in PEM could be read from {other}"
 
 
 @pytest.mark.parametrize(

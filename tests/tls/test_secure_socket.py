@@ -342,7 +342,7 @@ def test_interrupt_leaves_nothing_to_other_connections(certificates, name):
 
 def test_interrupt_while_another_cools_down_ends_the_one_that_was_read(certificates, monkeypatch):
     """Its record would be lost without a word. The other has lost nothing, and goes on."""
-    monkeypatch.setattr("reactor.tls.secure_socket._MOST_WARM", 1)
+    monkeypatch.setattr("reactor.tls.secure_socket._WARM_LIMIT", 1)
     bios = Bios()
     with secured(certificates, bios) as (read, writer, _), secured(certificates, bios) as (warm, other, _):
         writer.ssl.write(b"lost")
