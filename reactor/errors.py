@@ -208,7 +208,7 @@ class TLSTruncated(TLSError):
 
 
 class Incomplete(BlockingIOError):
-    """Input over TLS yields no bytes yet: the beginning of a record, or a message of TLS. Not raised to users."""
+    """Input over TLS yields no bytes yet: the beginning of a record. Not raised to users."""
 
 
 #: Errors of one connection that was gone before it could be accepted: go on with the next one. The set is

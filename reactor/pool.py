@@ -19,12 +19,12 @@ import ssl
 import struct
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 from reactor.connection.connection import Connection, begin_blocking_handshake, fail, note_activity
 from reactor.connection.handshake import PendingHandshake
 from reactor.errors import ConnectionAborted, TLSError, TLSTruncated, UsageError, WriteTimeout
+from reactor.loop.context import ContextExit
 from reactor.loop.workers import Workers
 from reactor.options import check_callable, seconds
 from reactor.protocol import Protocol
@@ -49,7 +49,7 @@ _Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 Handler = Callable[["BlockingSocket"], object]
 
 
-class Pool:
+class Pool(ContextExit):
     r"""A protocol factory for `Reactor.listen`: blocking handlers on worker threads serve its connections.
 
     handler: called as `handler(connection)` on a worker thread with a `BlockingSocket`, or over TLS a
@@ -106,12 +106,7 @@ class Pool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave_block(self, exc: BaseException | None) -> None:
         self.close()
 
     def close(self, timeout: float = 5.0) -> bool:

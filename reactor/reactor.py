@@ -1,4 +1,4 @@
-"""`Reactor`: the loop with TCP on it. What joins listeners, connections and connectors."""
+"""`Reactor`: an event loop for TCP and Unix sockets. It has a loop, listeners and connectors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Executor
 from selectors import BaseSelector
-from typing import Self
+from typing import Any, ParamSpec, Self, TypeVar, TypeVarTuple
 
 from reactor.address import Address, AddressLike
-from reactor.connecting.connector import Connector, FailureHandler
+from reactor.connecting.connector import (
+    Connector,
+    FailureHandler,
+    begin_connecting,
+    cancel_for_drain,
+    detach_connector,
+    recover_connector,
+)
 from reactor.connection.closing import lingering_of
 from reactor.connection.connection import (
     Connection,
@@ -31,28 +39,45 @@ from reactor.connection.handshake import pending_handshake_of
 from reactor.connection.interface import make_protocol
 from reactor.connection.settings import Settings
 from reactor.errors import AddressError, ConnectionAborted, UsageError
-from reactor.listening.binding import SocketOption, bind, given
+from reactor.listening.binding import SocketOption, UnixPath, adopt_listening_socket, bind
 from reactor.listening.drain import Drain, Drained
-from reactor.listening.listener import AcceptErrorHandler, Listener, TLSErrorHandler, set_no_delay
+from reactor.listening.listener import (
+    AcceptErrorHandler,
+    Listener,
+    TLSErrorHandler,
+    begin_draining,
+    detach_listener,
+    recover_listener,
+    set_no_delay,
+)
 from reactor.loop.background import Background
+from reactor.loop.context import ContextExit
+from reactor.loop.futures import AwaitableFuture
 from reactor.loop.log import caller
 from reactor.loop.loop import ErrorHandler, Loop
+from reactor.loop.registry import FileDescriptorLike
 from reactor.loop.stats import Stats
+from reactor.loop.system import KERNEL, System
+from reactor.loop.timers import Handle, TimerHandle
 from reactor.loop.workers import Workers
 from reactor.options import Limits, Reconnect, Timeouts, check_callable, check_type, seconds
 from reactor.protocol import Factory
 from reactor.tls.secure_socket import Bios, Tls
 
-__all__ = ["Reactor"]
+__all__ = ["Reactor", "loop_of"]
 
-# What debug mode takes for slow, seconds: asyncio's threshold.
+T = TypeVar("T")
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+
+# The `slow_callback` of debug mode, seconds: asyncio's threshold.
 _SLOW = 0.1
 
 # Names that are looked up at once; more wait for a thread.
 _RESOLVER_THREADS = 4
 
 
-class Reactor(Loop):
+class Reactor(ContextExit):
     """An event loop for TCP and Unix sockets that the host program drives; any number in a process.
 
     selector: where descriptors are registered; None takes the platform's `DefaultSelector`. It is
@@ -70,6 +95,10 @@ class Reactor(Loop):
     reactor, but for those that say otherwise.
     """
 
+    # Subclasses for tests have others.
+    _system: System = KERNEL
+    _connection_types: tuple[type[Connection], type[Connection]] = (Connection, DebugConnection)
+
     def __init__(
         self,
         *,
@@ -79,45 +108,81 @@ class Reactor(Loop):
         slow_callback: float | None = None,
         debug: bool = False,
     ) -> None:
-        super().__init__(
+        self._loop = Loop(
             selector=selector,
             clock=clock,
             on_error=on_error,
             slow_callback=_SLOW if debug and slow_callback is None else slow_callback,
             debug=debug,
+            system=self._system,
             flush=flush_connections,
+            on_close=self._end_all,
+            on_recover=self._recover_all,
+            on_fork=self._detach_all,
         )
-        self._connection_type = DebugConnection if debug else Connection
+        self._scheduler = self._loop.scheduler
+        self._debug = debug
         self._listeners: list[Listener] = []
         self._connectors: list[Connector] = []
-        self._monitor = DeadlineMonitor(self, check_deadlines)
+        self._connection_type = self._connection_types[debug]
+        self._monitor = DeadlineMonitor(self._loop, check_deadlines)
         self._bios = Bios()
         self._resolver: Workers | None = None
         self._drain_on: Drain | None = None
-        self._gone = 0
-        self._inherited: list[socket.socket] = []
+        self._inherited: list[socket.socket] = []  # in a forked child, to be closed by `close`
 
     def __repr__(self) -> str:
         listeners = ", ".join(str(a) for listener in self.listeners() for a in listener.addresses)
         return f"<Reactor {'closed' if self.is_closed() else listeners or 'without listeners'}>"
 
+    def __enter__(self) -> Self:
+        self._loop.lifetime.check_open()
+        return self
+
+    def _leave_block(self, exc: BaseException | None) -> None:
+        self.close()
+
+    # Driving
+
     def run(self, *, signals: Collection[int] = (), drain_timeout: float = 30.0) -> None:
         """Drive the reactor on this thread until `stop` or `close`, or until a `drain` is done.
 
-        signals: while it runs, the first of these starts a drain, a second one stops at once; what
-            handled them before is put back. None are touched otherwise. On the main thread only.
+        signals: while it runs, the first of these starts a drain, a second one stops at once; the handlers
+            of before are restored afterwards. None are touched otherwise. On the main thread only.
         drain_timeout: for that drain, seconds.
         Raises UsageError if the reactor is closed or being driven already, ValueError for a timeout below 0
-        or NaN, TypeError for one that is no number.
+        or NaN, TypeError for one that is no number. KeyboardInterrupt and SystemExit pass through, and the
+        reactor can be run again after them.
         """
         drain_timeout = seconds("drain_timeout", drain_timeout, zero=True)
         try:
             for signum in signals:
                 self.add_signal_handler(signum, self._signalled, drain_timeout)
-            super().run()
+            self._loop.run()
         finally:
             for signum in signals:
                 self.remove_signal_handler(signum)
+
+    def _signalled(self, drain_timeout: float) -> None:
+        if self._drain_on is None:
+            self._drain(drain_timeout, None)
+        else:
+            self._drain_on.cancel()
+            self._drain_on = None
+            self.stop()
+
+    def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
+        """Run a step on this thread and return how many events and callbacks it handled.
+
+        timeout: seconds to wait for something to do; 0 or less does not wait, None waits for ever.
+        budget: seconds of work, from the end of the wait: it goes on while there is something to do, and
+            returns after the callback with which they are over. What is left is for the next call; some of
+            each kind, descriptors, timers and callbacks, is done in every one. None: one tick, which handles
+            a bounded number of each.
+        Raises UsageError if the reactor is closed, or being driven already; ValueError for NaN, or for a
+        budget below 0; TypeError for what is no number.
+        """
+        return self._loop.run_once(timeout, budget)
 
     def background(self, *, drain_timeout: float = 30.0, name: str = "reactor") -> Background[Self]:
         """Return a context manager in which a thread drives the reactor: `with reactor.background():`.
@@ -130,17 +195,190 @@ class Reactor(Loop):
         the block is left. Raises UsageError there if the reactor is being driven already.
         """
         drain_timeout = seconds("drain_timeout", drain_timeout, zero=True)
-        self._check_open()
-        self.check_unattached()
+        self._loop.lifetime.check_open()
+        self._loop.check_unattached()
         return Background(self, drain_timeout, name)
 
-    def _signalled(self, drain_timeout: float) -> None:
-        if self._drain_on is None:
-            self._drain(drain_timeout, None)
-        else:
-            self._drain_on.cancel()
-            self._drain_on = None
-            self.stop()
+    def stop(self) -> None:
+        """Return from `run` after the tick that it is in. From any thread, callback or signal handler.
+
+        While the reactor is not running, the next `run` returns at once.
+        """
+        self._loop.stop()
+
+    def drain(self, timeout: float = 30.0, on_done: Callable[[Drained], object] | None = None) -> None:
+        """Let all connections come to their end, as `Listener.drain` does, then return from `run`.
+
+        Attempts to connect are ended. timeout: seconds, after which what is still open is aborted
+        with `DrainTimeout`; infinity: never. on_done: called with a `Drained`; None logs it. During a drain
+        another does nothing.
+        From any thread, callback or signal handler. Raises UsageError if the reactor is closed, ValueError
+        for a timeout below 0 or NaN, TypeError for one that is no number.
+        """
+        timeout = seconds("timeout", timeout, zero=True)
+        check_callable("on_done", on_done, optional=True)
+        self._scheduler.call_soon_threadsafe(self._drain, timeout, on_done)
+
+    def close(self) -> None:
+        """Close every descriptor and end every connection; a reactor that is running is stopped first.
+
+        `connection_lost` is called with `ConnectionAborted`. From any thread; more than once does nothing.
+        While the reactor is driven, or attached to a host, it is closed on that thread. In a forked child it
+        closes the child's descriptors, and calls nothing.
+        """
+        inherited, self._inherited = self._inherited, []
+        for sock in inherited:
+            sock.close()
+        self._loop.close()
+
+    def is_closed(self) -> bool:
+        """Return whether `close` has been done. From any thread."""
+        return self._loop.lifetime.closed
+
+    # Driving from a host's loop
+
+    def fileno(self) -> int:
+        """Return a descriptor for the host's own selector: readable while `run_once(0)` has something to do.
+
+        From the first call on the reactor keeps it so, for what is asked for outside of ticks too. Whether
+        timers show there as well, `timers_in_fileno` says.
+        Raises UsageError where the platform's selector has none.
+        """
+        return self._loop.fileno()
+
+    def timers_in_fileno(self) -> bool:
+        """Return whether `fileno` gets readable for timers too, by timerfd_create(2).
+
+        Where it does not, the host is to call `run_once` after `next_timeout` seconds, and to ask for them
+        anew whenever it has been readable, as it is when a timer is set outside of ticks.
+        """
+        return self._loop.timers_in_fileno()
+
+    def next_timeout(self) -> float | None:
+        """Return the seconds until `run_once` has a timer or callback to run; None if only events can."""
+        return self._loop.next_timeout()
+
+    def attach_host(self, on_close: Callable[[], object]) -> None:
+        """Give the reactor to a host, whose loop is to call `run_once` on this thread, until `detach_host`.
+
+        For modules like those of `reactor.embed`. Meanwhile another host and `background` are refused, and
+        `close` from another thread is done on this one.
+        on_close: called when the reactor is closed before `detach_host`, with its descriptors still open.
+        Raises UsageError if the reactor is closed, or has a host.
+        """
+        self._loop.attach_host(on_close)
+
+    def detach_host(self) -> bool:
+        """Undo `attach_host`; more than once does nothing.
+
+        Returns whether the host is to stop watching `fileno`. False in a forked child: its copy of the
+        host's selector is the parent's too, and must not be changed.
+        """
+        return self._loop.detach_host()
+
+    # Callbacks and timers
+
+    def time(self) -> float:
+        """Return the time that `call_at` counts in, seconds. From any thread."""
+        return self._loop.time()
+
+    def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
+        """Run `callback(*args)` in the next tick, after what was asked for before. Cancellable."""
+        return self._scheduler.call_soon(callback, *args)
+
+    def call_later(self, delay: float, callback: Callable[[*Ts], object], *args: *Ts) -> TimerHandle:
+        """Run `callback(*args)` in `delay` seconds, never earlier. Cancellable.
+
+        A delay below 0 is none; an infinite one never passes.
+        Raises TypeError if `delay` is not a number, ValueError if it is NaN.
+        """
+        return self._scheduler.call_later(delay, callback, *args)
+
+    def call_at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> TimerHandle:
+        """Run `callback(*args)` when `time()` has reached `when`. Cancellable.
+
+        Raises TypeError if `when` is not a number, ValueError if it is NaN.
+        """
+        return self._scheduler.call_at(when, callback, *args)
+
+    def call_soon_threadsafe(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
+        """As `call_soon`, from any thread or signal handler; ends the reactor's wait.
+
+        A burst of calls costs one system call.
+        """
+        return self._scheduler.call_soon_threadsafe(callback, *args)
+
+    def call_at_close(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
+        """Run `callback(*args)` when the reactor is closed, while its descriptors are open. Cancellable.
+
+        It runs on the thread that closes the reactor.
+        """
+        return self._loop.call_at_close(callback, *args)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> AwaitableFuture[T]:
+        """Run `fn(*args, **kwargs)` on the thread that drives the reactor; return a future of its result.
+
+        From any thread. The future is cancelled if the reactor is closed before; waiting for it on the thread
+        that drives the reactor would wait for ever. Raises TypeError if `fn` can't be called.
+        """
+        return self._scheduler.submit(fn, *args, **kwargs)
+
+    def run_in_executor(
+        self, executor: Executor | None, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AwaitableFuture[T]:
+        """Run `fn(*args, **kwargs)` on a thread of `executor`; None: on one of up to 32 of the reactor's own.
+
+        The future is completed on the thread that drives the reactor, so that is where its callbacks run.
+        From any thread. It is cancelled if the reactor is closed before; cancelling it withdraws what has not
+        begun. Raises TypeError if `executor` is no executor or `fn` can't be called, RuntimeError if the
+        reactor has no thread yet and the system allows none.
+        """
+        return self._scheduler.run_in_executor(executor, fn, *args, **kwargs)
+
+    def report(self, exc: BaseException, callback: str, connection: Any = None) -> None:
+        """Hand an exception that left a callback to `on_error`, or log it with its traceback.
+
+        callback: the callback's name. connection: the connection that it was called for, or None.
+        """
+        self._scheduler.report(exc, callback, connection)
+
+    # Descriptors and signals
+
+    def add_reader(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Run `callback(*args)` whenever `fd`, a descriptor of your own, is readable.
+
+        Another call for the same descriptor replaces the callback.
+        Raises UsageError for a descriptor that belongs to a connection or listener, OSError or
+        ValueError for one that can't be waited for.
+        """
+        self._loop.add_reader(fd, callback, *args)
+
+    def remove_reader(self, fd: FileDescriptorLike) -> bool:
+        """Undo `add_reader`, before the descriptor is closed; return whether there was a callback."""
+        return self._loop.remove_reader(fd)
+
+    def add_writer(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Run `callback(*args)` whenever `fd` is writable; else as `add_reader`."""
+        self._loop.add_writer(fd, callback, *args)
+
+    def remove_writer(self, fd: FileDescriptorLike) -> bool:
+        """Undo `add_writer`, before the descriptor is closed; return whether there was a callback."""
+        return self._loop.remove_writer(fd)
+
+    def add_signal_handler(self, signum: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Run `callback(*args)` in a tick when signal `signum` comes, until it is removed or closed.
+
+        Then the handler of before is restored. On the main thread only.
+        Raises TypeError for what is no signal's number, UsageError on another thread, ValueError or OSError
+        for a signal that can't be handled.
+        """
+        self._loop.add_signal_handler(signum, callback, *args)
+
+    def remove_signal_handler(self, signum: int) -> bool:
+        """Restore the handler of before; return whether there was one of this reactor for `signum`."""
+        return self._loop.remove_signal_handler(signum)
+
+    # Listening and connecting
 
     def listen(
         self,
@@ -160,51 +398,47 @@ class Reactor(Loop):
 
         address: an `Address`, its text ("127.0.0.1:9092", "[::1]:9092", ":9092", "unix:/path",
             "fd:3"), or a pair of host and port; port 0 lets the kernel pick one. A name is looked up
-            at once and may block. Or a listening stream socket, which is then the reactor's.
+            at once and may block. Or a listening stream socket, which the reactor then owns.
         limits, timeouts: for all its connections; None for the defaults.
         backlog: connections that the kernel holds until they are accepted; it may hold fewer.
         reuse_port: let other processes listen on the same port beside this one.
         options: (level, option, value) for setsockopt(2), before bind(2).
-        on_accept_error: called with the OSError when there is no descriptor or memory for a newcomer. It
-            may make room, by aborting a connection of its choice, and returns whether it has; then
+        on_accept_error: called with the OSError when there is no descriptor or memory for a new connection.
+            It may make room, by aborting a connection of its choice, and returns whether it has; then
             accepting goes on at once instead of after the back-off.
         tls: speak TLS with this context (`reactor.tls.server_context`); the protocol is made when the
-            handshake is done, for which `Timeouts.handshake` is given. on_tls_error: is given the
-            `TLSHandshakeError` of one that failed; None logs it.
-        Raises AddressError for an address that can't be meant, ListenError if it can't be had, UsageError for
+            handshake is done, which is to take `Timeouts.handshake`. on_tls_error: called with the
+            `TLSHandshakeError` of a handshake that failed; None logs it.
+        Raises AddressError for an invalid address, ListenError if it can't be listened on, UsageError for
         a TLS context of the client's side, and TypeError, naming the argument, for one of the wrong type.
         A factory that raises, or makes no protocol, costs its connection alone, and is reported.
         """
-        self.check_lasting()
+        self._loop.lifetime.check_lasting()
         _check_common(factory, limits, timeouts, tls)
         check_callable("on_accept_error", on_accept_error, optional=True)
         check_callable("on_tls_error", on_tls_error, optional=True)
         check_type("backlog", backlog, int)
         if not 0 <= backlog < 1 << 31:
             raise ValueError(f"backlog must be a number of connections, 0 or more, not {backlog}")
-        self.system.check(address)
+        self._loop.system.check(address)
         secured = None if tls is None else Tls(tls, self._bios, server_side=True)
         if isinstance(address, (Address, str, tuple)) or not hasattr(address, "accept"):
             where = Address.of(address)
-            sockets = bind(where, backlog=backlog, reuse_port=reuse_port, options=options, system=self.system)
-            path = where.path if self.system.has_files else None
+            system = self._loop.system
+            sockets = bind(where, backlog=backlog, reuse_port=reuse_port, options=options, system=system)
+            path = UnixPath(where.path) if where.path is not None and system.has_files else None
         else:
-            sockets, path = [given(address)], None
+            sockets, path = [adopt_listening_socket(address)], None
         listener = Listener(
-            self,
-            sockets,
-            factory,
-            limits=limits or Limits(),
-            timeouts=timeouts or Timeouts(),
-            monitor=self._monitor,
-            connection_type=self._connection_type,
-            on_gone=self._count_gone,
-            on_accept_error=on_accept_error,
-            backlog=backlog,
+            sockets=sockets,
             path=path,
-            bios=self._bios,
-            tls=secured,
+            settings=self._make_settings(limits, timeouts, "", secured),
+            factory=factory,
+            connection_type=self._connection_type,
+            backlog=backlog,
+            on_accept_error=on_accept_error,
             on_tls_error=on_tls_error,
+            on_open=self._connection_opened,
         )
         self._listeners = [*self.listeners(), listener]
         return listener
@@ -229,8 +463,8 @@ class Reactor(Loop):
         one before, or when that has failed; the first to answer is taken, the others are closed.
         limits, timeouts: for the connection; `Timeouts.connect` is for all attempts together.
         local_address: what to connect from; numeric.
-        on_failure: called once, with a `ConnectError` that tells of each attempt, if none succeeds;
-            None hands it to the reactor's `on_error`.
+        on_failure: called once, with a `ConnectError` that names each attempt, if none succeeds; None hands
+            it to the reactor's `on_error`.
         reconnect: connect again, with a new protocol, when that has failed, or when the connection has ended,
             until the connector is cancelled or the reactor drained. `on_failure` is called each time; None
             logs what is tried again.
@@ -238,10 +472,10 @@ class Reactor(Loop):
             handshake is done. server_hostname: whose certificate is expected; None for the address's host.
         tls_session: of a connection before with the same context, `get_extra_info("ssl_object").session`
             when it has received something: if the server knows it, the handshake is shorter (RFC 8446, 2.2).
-        Raises AddressError for an address that can't be meant, UsageError if TLS to a Unix socket is to
-        check a host name that is not given, and TypeError, naming the argument, for one of the wrong type.
+        Raises AddressError for an invalid address, UsageError if TLS to a Unix socket is to check a host
+        name and there is no `server_hostname`, and TypeError, naming the argument, for one of the wrong type.
         """
-        self.check_lasting()
+        self._loop.lifetime.check_lasting()
         _check_common(factory, limits, timeouts, tls)
         check_callable("on_failure", on_failure, optional=True)
         check_type("reconnect", reconnect, Reconnect, optional=True)
@@ -260,24 +494,23 @@ class Reactor(Loop):
             if server_hostname is None and tls.check_hostname:
                 raise UsageError(f"TLS to {where} needs server_hostname: whose certificate is expected?")
         secured = None if tls is None else Tls(tls, self._bios, False, server_hostname, tls_session)
-        settings = self._settings(limits, timeouts, f"connected to {where}", secured)
+        settings = self._make_settings(limits, timeouts, f"connected to {where}", secured)
         if self._resolver is None:
-            self._resolver = self.system.workers(_RESOLVER_THREADS, "reactor-resolver")
+            self._resolver = self._loop.system.workers(_RESOLVER_THREADS, "reactor-resolver")
         connector = Connector(
-            self,
-            where,
-            factory,
+            address=where,
+            local_address=source,
+            resolver=self._resolver,
+            factory=factory,
             settings=settings,
             connection_type=self._connection_type,
-            timeout=settings.timeouts.connect,
-            local_address=source,
+            on_open=self._connection_opened,
+            reconnect=self._loop.system.jitter(reconnect),
             on_failure=on_failure,
-            resolver=self._resolver,
-            reconnect=self.system.jitter(reconnect),
         )
         self._connectors = [known for known in self._connectors if not known.is_done()]
         self._connectors.append(connector)
-        connector.begin()
+        begin_connecting(connector)
         return connector
 
     def adopt(
@@ -291,7 +524,7 @@ class Reactor(Loop):
         server_side: bool = False,
         server_hostname: str | None = None,
     ) -> Connection:
-        """Make a connection of `sock`, a connected stream socket, which is then the reactor's.
+        """Make a connection of `sock`, a connected stream socket, which the reactor then owns.
 
         It is set to not block. tls: speak TLS with this context, as the side that `server_side` says;
             `connection_made` is called when the handshake is done, and the reactor's `on_error` if it
@@ -300,13 +533,13 @@ class Reactor(Loop):
         TypeError, naming the argument, for one of the wrong type, or a factory that makes no protocol; what
         `factory` raises comes out as it is.
         """
-        self.check_lasting()
+        self._loop.lifetime.check_lasting()
         _check_common(factory, limits, timeouts, tls)
         check_type("server_hostname", server_hostname, str, optional=True)
-        self.system.check(sock)
+        self._loop.system.check(sock)
         secured = None if tls is None else Tls(tls, self._bios, server_side, server_hostname)
         origin = f"adopted at {caller()}" if self._debug else "adopted"
-        settings = self._settings(limits, timeouts, origin, secured)
+        settings = self._make_settings(limits, timeouts, origin, secured)
         sockaddr = sock.getpeername()
         protocol = make_protocol(factory)
         if tls is not None:
@@ -315,11 +548,12 @@ class Reactor(Loop):
         sock.setblocking(False)
         set_no_delay(sock)
         connection = self._connection_type(settings, sock, protocol, sockaddr)
-        self.counters.connected += 1
+        self._loop.counters.connected += 1
+        self._connection_opened()
         try:
             open_connection(connection)
         except OSError as exc:
-            self._count_gone(None, exc)
+            self._connection_ended(None, exc)
             raise
         return connection
 
@@ -327,21 +561,23 @@ class Reactor(Loop):
         if not isinstance(exc, ConnectionAborted):
             self.report(exc, "a TLS handshake")
 
-    def _settings(
-        self, limits: Limits | None, timeouts: Timeouts | None, origin: str, tls: Tls | None = None
+    def _make_settings(
+        self, limits: Limits | None, timeouts: Timeouts | None, origin: str, tls: Tls | None
     ) -> Settings:
         return Settings(
-            loop=self,
+            loop=self._loop,
             reactor=self,
             limits=limits or Limits(),
             timeouts=timeouts or Timeouts(),
             monitor=self._monitor,
             origin=origin,
             listener=None,
-            on_gone=self._count_gone,
+            on_gone=self._connection_ended,
             bios=self._bios,
             tls=tls,
         )
+
+    # What there is
 
     def listeners(self) -> list[Listener]:
         """Return the open listeners."""
@@ -349,66 +585,59 @@ class Reactor(Loop):
 
     def connections(self) -> list[Connection]:
         """Return the open connections, closing ones included."""
-        return connections_of(self.registry)
+        return connections_of(self._loop.registry)
 
     def stats(self) -> Stats:
         """Return what was counted since the reactor was made, and what it holds now.
 
-        Counting is done as connections come and go, and once a turn; reading looks at every connection.
+        Counting is done as connections come and go, and once a tick; reading looks at every connection.
         """
-        counters, connections = self.counters, self.connections()
+        loop, connections = self._loop, self.connections()
+        counters = loop.counters
         return Stats(
             accepted=counters.accepted,
             connected=counters.connected,
             refused=dict(counters.refused),
             closed=dict(counters.closed),
-            bytes_received=self.bytes_received,
-            bytes_sent=self.bytes_sent,
+            bytes_received=loop.bytes_received,
+            bytes_sent=loop.bytes_sent,
             dropped_writes=counters.dropped_writes,
             handler_errors=counters.handler_errors,
-            ticks=self.ticks,
-            events=self.events,
-            lag=counters.lag(self.ticks),
+            ticks=loop.ticks,
+            events=loop.events,
+            lag=counters.lag(loop.ticks),
             open=len(connections),
             paused=sum(connection.is_paused() for connection in connections),
-            lingering=len(lingering_of(self.registry)),
+            lingering=len(lingering_of(loop.registry)),
             queued_bytes=sum(connection.get_write_buffer_size() for connection in connections),
         )
 
-    def drain(self, timeout: float = 30.0, on_done: Callable[[Drained], object] | None = None) -> None:
-        """Let all connections come to their end, as `Listener.drain` does, then let `run` return.
+    def _open_sockets(self) -> Iterator[tuple[Listener | None, bytes | None]]:
+        """Yield the listener and client prefix of each connection whose end has not been counted."""
+        for connection in {*self.connections(), *unnotified_of(self._loop)}:
+            yield connection.listener, prefix_of(connection)
+        for lingering in lingering_of(self._loop.registry):
+            yield lingering.listener, lingering.prefix
 
-        Attempts to connect are given up. timeout: seconds, after which what is still open is aborted
-        with `DrainTimeout`; infinity: never. on_done: is given a `Drained`; None logs it. While a drain is
-        on, another does nothing.
-        From any thread, callback or signal handler. Raises UsageError if the reactor is closed, ValueError
-        for a timeout below 0 or NaN, TypeError for one that is no number.
-        """
-        timeout = seconds("timeout", timeout, zero=True)
-        check_callable("on_done", on_done, optional=True)
-        self.call_soon_threadsafe(self._drain, timeout, on_done)
+    # Draining
 
     def _drain(self, timeout: float, on_done: Callable[[Drained], object] | None) -> None:
         if self._drain_on is not None:
             return
         for connector in self._connectors:
-            if not connector.outlasts_drain:
-                connector.cancel()
+            cancel_for_drain(connector)
         self._drain_on = Drain(
-            self,
-            timeout,
+            loop=self._loop,
+            timeout=timeout,
             connections=self.connections,
-            lingering=lambda: lingering_of(self.registry),
-            held=self._held,
+            lingering=lambda: lingering_of(self._loop.registry),
+            count_connections=lambda: sum(1 for _ in self._open_sockets()),
+            is_listening=lambda: bool(self.listeners()),
             stop_listening=self._stop_listening,
             on_done=lambda report: self._drained(report, on_done),
         )
         for listener in self.listeners():
-            listener.start_drain(self._drain_on.admitted)
-
-    def _held(self) -> int:
-        untold = self.counters.accepted + self.counters.connected - self._gone
-        return untold + len(self.listeners())
+            begin_draining(listener, self._drain_on)
 
     def _stop_listening(self) -> None:
         for listener in self.listeners():
@@ -422,61 +651,15 @@ class Reactor(Loop):
         else:
             on_done(report)
 
-    def _recover(self) -> None:
-        super()._recover()
-        for connection in self.connections():
-            recover(connection)
-        for lingering in lingering_of(self.registry):
-            lingering.recover()
-        for connector in self._connectors:
-            connector.recover()
-        here = Counter(self._open_sockets())
-        for listener in self.listeners():
-            listener.recover(Counter({site: n for (owner, site), n in here.items() if owner is listener}))
-        self._gone = self.counters.accepted + self.counters.connected - here.total()
+    def _connection_opened(self) -> None:
         if self._drain_on is not None:
-            for listener in self.listeners():
-                listener.start_drain(self._drain_on.admitted)
-            self._drain_on.recover()
-        self._monitor.recover()
+            self._drain_on.connection_opened()
 
-    def _open_sockets(self) -> Iterator[tuple[Listener | None, bytes | None]]:
-        """Yield the listener and client prefix of each socket whose end has not been counted."""
-        for connection in {*self.connections(), *unnotified_of(self)}:
-            yield connection.listener, prefix_of(connection)
-        for lingering in lingering_of(self.registry):
-            yield lingering.listener, lingering.prefix
-
-    def _count_gone(self, site: bytes | None, reason: BaseException | None) -> None:
-        self._gone += 1
+    def _connection_ended(self, prefix: bytes | None, reason: BaseException | None) -> None:
         if self._drain_on is not None:
-            self._drain_on.ended(reason)
+            self._drain_on.connection_ended(reason)
 
-    def disown(self) -> None:
-        """Let go of everything without touching what is shared with the parent process: this is a child."""
-        sockets = [sock for connector in self._connectors for sock in connector.disown()]
-        sockets += [detach(connection) for connection in self.connections()]
-        sockets += [lingering.detach() for lingering in lingering_of(self.registry)]
-        for listener in self.listeners():
-            sockets += listener.disown()
-        self._inherited = sockets
-        super().disown()
-
-    def close(self) -> None:
-        """Give back every descriptor and end every connection; a loop that is running is stopped first.
-
-        Each connection is told `ConnectionAborted`. From any thread; more than once does nothing. In a
-        forked child it closes the child's descriptors, and tells nobody.
-        """
-        inherited, self._inherited = self._inherited, []
-        for sock in inherited:
-            sock.close()
-        super().close()
-
-    def _warn_of(self, connections: list[Connection]) -> None:
-        log = logging.getLogger("reactor")
-        for connection in connections:
-            log.warning("still open at close: %s, %s", connection, connection.get_extra_info("origin"))
+    # What the loop calls: at its end, after an interrupt, and after a fork
 
     def _end_all(self) -> None:
         for listener in self.listeners():
@@ -487,10 +670,40 @@ class Reactor(Loop):
             self._warn_of(self.connections())
         for connection in self.connections():
             connection.abort(ConnectionAborted("the reactor was closed"))
-        for lingering in lingering_of(self.registry):
+        for lingering in lingering_of(self._loop.registry):
             lingering.close()
         if self._resolver is not None:
             self._resolver.close(timeout=0)
+
+    def _warn_of(self, connections: list[Connection]) -> None:
+        log = logging.getLogger("reactor")
+        for connection in connections:
+            log.warning("still open at close: %s, %s", connection, connection.get_extra_info("origin"))
+
+    def _recover_all(self) -> None:
+        for connection in self.connections():
+            recover(connection)
+        for lingering in lingering_of(self._loop.registry):
+            lingering.recover()
+        for connector in self._connectors:
+            recover_connector(connector)
+        open_ = Counter(self._open_sockets())
+        for listener in self.listeners():
+            own = {prefix: n for (owner, prefix), n in open_.items() if owner is listener}
+            recover_listener(listener, Counter(own))
+        if self._drain_on is not None:
+            for listener in self.listeners():
+                begin_draining(listener, self._drain_on)
+            self._drain_on.recover()
+        self._monitor.recover()
+
+    def _detach_all(self) -> None:
+        sockets = [sock for connector in self._connectors for sock in detach_connector(connector)]
+        sockets += [detach(connection) for connection in self.connections()]
+        sockets += [lingering.detach() for lingering in lingering_of(self._loop.registry)]
+        for listener in self.listeners():
+            sockets += detach_listener(listener)
+        self._inherited = sockets
 
 
 def _check_common(
@@ -500,3 +713,11 @@ def _check_common(
     check_type("limits", limits, Limits, optional=True)
     check_type("timeouts", timeouts, Timeouts, optional=True)
     check_type("tls", tls, ssl.SSLContext, optional=True)
+
+
+# For tests and measurements
+
+
+def loop_of(reactor: Reactor) -> Loop:
+    """Return the loop that the reactor has."""
+    return reactor._loop

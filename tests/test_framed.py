@@ -419,7 +419,7 @@ def test_nothing_in_clear_is_decoded_behind_the_upgrade_one_at_a_time_either(rea
         assert isinstance(protocol.reasons[0], TLSHandshakeError)
 
 
-class Store(FramedProtocol):
+class Bodies(FramedProtocol):
     """Stores a body behind each header, which is its length."""
 
     framer_changes = True
@@ -436,7 +436,7 @@ class Store(FramedProtocol):
 
 
 def test_framing_changes_between_header_and_body(reactor):
-    _, peer = pair(reactor, Store())
+    _, peer = pair(reactor, Bodies())
     with peer:
         peer.sendall(b"5\n1\n2\n30\n3\nabc")
         expected = b"5 bytes stored\n0 bytes stored\n3 bytes stored\n"

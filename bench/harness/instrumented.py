@@ -57,11 +57,13 @@ class Plan:
 def serve_reactor(plan: Plan, observations: Observations) -> None:
     """Serve with this project."""
     from reactor import Connection, Limits, Reactor, Timeouts
+    from reactor.reactor import loop_of
 
     app = APPS[plan.app]
     with Reactor() as reactor:
+        registry = loop_of(reactor).registry
         if plan.ticks:
-            reactor.registry.poll = observations.timed(reactor.registry.poll)
+            registry.poll = observations.timed(registry.poll)
         listener = reactor.listen(
             "127.0.0.1:0",
             lambda: app(observations, reactor),
@@ -80,7 +82,7 @@ def serve_reactor(plan: Plan, observations: Observations) -> None:
                     "connections": listener.connections,
                     "lingering sockets": stats.lingering,
                     "queued bytes": stats.queued_bytes,
-                    "selector map": len(reactor.registry.selector.get_map()),
+                    "selector map": len(registry.selector.get_map()),
                     "connection objects": sum(isinstance(made, Connection) for made in gc.get_objects()),
                     "accepted and not ended": stats.accepted - ended,
                     "ended without connection_lost": ended - sum(observations.lost.values()),

@@ -25,6 +25,7 @@ from socketserver import BaseRequestHandler, DatagramRequestHandler, StreamReque
 from typing import Any
 
 from reactor.errors import ACCEPT_EXHAUSTED, UsageError
+from reactor.loop.log import LimitedLog
 from reactor.loop.workers import Workers
 from reactor.reactor import Reactor
 
@@ -147,6 +148,7 @@ class _Session:
 
     def run(self, poll_interval: float) -> None:
         """Serve until `stop`. What `service_actions` and the like raise comes out."""
+        self._log = LimitedLog(self.reactor.call_later)
         self.reactor.add_reader(self._server, self._take)
         if type(self._server).service_actions is not standard.BaseServer.service_actions:
             self.reactor.call_soon(self._act, poll_interval)
@@ -154,6 +156,7 @@ class _Session:
             if not self._stopping:
                 self.reactor.run()
         finally:
+            self._log.flush()
             for ended in self._children:
                 os.close(ended)
         if self._problem is not None:
@@ -241,7 +244,7 @@ class _Session:
     def _back_off(self, exc: OSError) -> None:
         message = "cannot accept on %s: %s; next attempt in %g s"
         key = ("accept", exc.errno)
-        self.reactor.log.log(logging.WARNING, key, message, self._server.server_address, exc, self._backoff)
+        self._log.log(logging.WARNING, key, message, self._server.server_address, exc, self._backoff)
         self._pause()
         self.reactor.call_later(self._backoff, self._resume)
         self._backoff = min(2 * self._backoff, _LAST_BACKOFF)

@@ -1,4 +1,4 @@
-"""The connecting side: from an address to a connection, once or again and again."""
+"""Connectors: from an address to a connection, once or with reconnecting."""
 
 from __future__ import annotations
 
@@ -27,17 +27,20 @@ from reactor.loop.workers import Workers
 from reactor.options import Reconnect
 from reactor.protocol import Factory
 
-__all__ = ["Connector", "ConnectorState", "FailureHandler"]
+__all__ = [
+    "Connector", "ConnectorState", "FailureHandler", "begin_connecting", "cancel_for_drain",
+    "detach_connector", "keep_through_drain", "recover_connector",
+]  # fmt: skip
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-#: Is given the one error of a round of attempts of which none succeeded.
+#: Called with the error of a round of attempts of which none succeeded.
 FailureHandler = Callable[[ConnectError], object]
 
 
 def _step(method: Callable[Concatenate[Connector, P], T]) -> Callable[Concatenate[Connector, P], T]:
-    """Have the connector know while `method` is at work, so that it knows after an interrupt in it."""
+    """Mark the connector as unfinished while `method` runs, so that an interrupt in it is noticed."""
 
     @wraps(method)
     def step(self: Connector, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -49,10 +52,11 @@ def _step(method: Callable[Concatenate[Connector, P], T]) -> Callable[Concatenat
     return step
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Connector:
-    """One `Reactor.connect` on its way, or for good if it reconnects.
+    """Attempts to connect to one address, until one succeeds; again after that, if it reconnects.
 
-    Called on the thread that drives the reactor. `state`, `connection` and `next_attempt` say how far it is:
+    Made by `Reactor.connect`. Called on the thread that drives the reactor. Its state:
 
     >>> from reactor import Protocol, Reactor
     >>> with Reactor() as reactor:
@@ -66,74 +70,69 @@ class Connector:
     connected
     """
 
-    def __init__(
-        self,
-        loop: Loop,
-        address: Address,
-        factory: Factory,
-        *,
-        settings: Settings,
-        connection_type: type[Connection],
-        timeout: float,
-        local_address: Address | None,
-        on_failure: FailureHandler | None,
-        resolver: Workers,
-        reconnect: Reconnect | None,
-    ) -> None:
-        self._loop = loop
-        self._address = address
-        self._factory = factory
-        self._settings = settings
-        self._connection_type = connection_type
-        self._count_gone = settings.on_gone
-        self._timeout = timeout
-        self._local_address = local_address
-        self._on_failure = on_failure
-        self._resolver = resolver
-        self._reconnect = reconnect
-        self._delay = 0.0 if reconnect is None else reconnect.first
-        self._phase = Phase.WAITING
-        self._unfinished = False  # a step is at work, or an interrupt has ended it
-        self._failures = 0  # rounds in a row
-        self._untold: ConnectError | None = None  # of the last round
-        self._race: Race | None = None
-        self._handshaking: Connection | None = None
-        self._connection: weakref.ref[Connection] | None = None
-        self._connected_at = 0.0
-        self._made = 0  # connections, whose number tells which of them has ended
-        self._timer: Handle | None = None  # of the round's timeout, or the next round
-        #: When the next round of attempts begins, in the reactor's `time()`; None unless it waits for it.
-        self.next_attempt: float | None = None
-        #: Whether a drain lets it go on: it belongs to a connection that may still be at work.
-        self.outlasts_drain = False
+    # What it connects to, and from.
+    _address: Address
+    _local_address: Address | None
+    _resolver: Workers  # threads for look-ups
+    _loop: Loop = attrs.field(init=False)
+
+    # The connections that it makes.
+    _factory: Factory
+    _settings: Settings
+    _connection_type: type[Connection]
+    _on_open: Callable[[], object]  # for the reactor, which counts them
+
+    # How often it tries.
+    _timeout: float = attrs.field(init=False)  # of a round, seconds
+    _reconnect: Reconnect | None
+    _on_failure: FailureHandler | None
+    _outlasts_drain: bool = attrs.field(default=False, init=False)
+
+    # Where it is.
+    _phase: Phase = attrs.field(default=Phase.WAITING, init=False)
+    _unfinished: bool = attrs.field(default=False, init=False)  # in a step, or an interrupt has ended it
+    _failures: int = attrs.field(default=0, init=False)  # rounds in a row
+    _unreported: ConnectError | None = attrs.field(default=None, init=False)  # of the last round
+    _race: Race | None = attrs.field(default=None, init=False)
+    _handshaking: Connection | None = attrs.field(default=None, init=False)
+    _connection: weakref.ref[Connection] | None = attrs.field(default=None, init=False)
+    _connected_at: float = attrs.field(default=0.0, init=False)
+    _made: int = attrs.field(default=0, init=False)  # connections, by whose number the ended one is known
+
+    # The round's timeout, or the next round.
+    _timer: Handle | None = attrs.field(default=None, init=False)
+    _delay: float = attrs.field(default=0.0, init=False)
+    #: When the next round of attempts begins, in the reactor's `time()`; None unless it waits for it.
+    next_attempt: float | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._loop = self._settings.loop
+        self._timeout = self._settings.timeouts.connect
+        if self._reconnect is not None:
+            self._delay = self._reconnect.first
 
     def __repr__(self) -> str:
         return f"<Connector {self._address}>"
 
     @property
     def connection(self) -> Connection | None:
-        """The connection, while it is open; over TLS from the end of the handshake on."""
+        """The connection, while it is open; over TLS only after the handshake."""
         found = None if self._connection is None else self._connection()
         return None if found is None or found.is_closing() else found
 
     @property
     def state(self) -> ConnectorState:
-        """Where it is: connected as long as `connection` is open, be it cancelled meanwhile."""
+        """Its state: connected as long as `connection` is open, even if it was cancelled meanwhile."""
         if self.connection is not None:
             return ConnectorState.CONNECTED
         return ConnectorState.DONE if self.is_done() else SHOWN[self._phase]
 
-    def begin(self) -> None:
-        """Begin the first round. Called once, by the maker."""
-        try:
-            self._begin()
-        except BaseException:
-            self.cancel()
-            raise
-
     def cancel(self) -> None:
-        """Give up, without a word, and don't connect again; a connection that was made stays open."""
-        self._loop.check_process()
+        """End all attempts, and don't connect again; a connection that was made stays open.
+
+        `on_failure` is not called.
+        """
+        self._loop.lifetime.check_process()
         try:
             self._move(Event.CANCEL)
             self._end_round()
@@ -151,10 +150,6 @@ class Connector:
             return self._reconnect is None
         return self._phase is Phase.DONE
 
-    def disown(self) -> list[socket.socket]:
-        """Return the sockets under way: this is a child process, which may do nothing but close them."""
-        return [] if self._race is None else self._race.sockets()
-
     def _move(self, event: Event) -> None:
         self._phase = after(self._phase, event)
 
@@ -164,30 +159,30 @@ class Connector:
     def _begin(self) -> None:
         self._move(Event.BEGIN)
         self.next_attempt = self._connection = None
-        self._timer = self._loop.call_later(self._timeout, self._time_out)
+        self._timer = self._loop.scheduler.call_later(self._timeout, self._time_out)
         self._race = race = Race(self._loop, self._local_address, self._connected, self._lost)
         if self._address.family is not None:
             race.answer = self._loop.system.resolve(self._address), None
-            self._loop.call_soon(self._resolved, race)
+            self._loop.scheduler.call_soon(self._resolved, race)
             return
         try:
             self._resolver.submit(lambda: self._resolve(race))
         except RuntimeError as exc:  # the system allows no thread
             race.answer = [], OSError(errno.EAGAIN, str(exc))
-            self._loop.call_soon(self._resolved, race)
+            self._loop.scheduler.call_soon(self._resolved, race)
 
     def _resolve(self, race: Race) -> None:
         # On a thread of the resolver: getaddrinfo(3) may take seconds.
-        if race is not self._race or self._loop.is_closed():
+        if race is not self._race or self._loop.lifetime.closed:
             return
         try:
             race.answer = self._loop.system.resolve(self._address), None
         except OSError as exc:
             race.answer = [], exc
         try:
-            self._loop.call_soon_threadsafe(self._resolved, race)
+            self._loop.scheduler.call_soon_threadsafe(self._resolved, race)
         except UsageError:
-            pass  # closed meanwhile, and nobody waits for the answer
+            pass  # closed meanwhile
 
     @_step
     def _resolved(self, race: Race) -> None:
@@ -215,7 +210,7 @@ class Connector:
         except Exception as exc:
             reset(sock)
             self._factory_failed(exc)
-            self._loop.report(exc, f"the protocol factory of {self}")
+            self._loop.scheduler.report(exc, f"the protocol factory of {self}")
             return
         except BaseException:
             reset(sock)
@@ -227,6 +222,7 @@ class Connector:
 
     def _open(self, sock: socket.socket, protocol: Any, settings: Settings, sockaddr: Any) -> None:
         self._loop.counters.connected += 1
+        self._on_open()
         connection = self._connection_type(settings, sock, protocol, sockaddr)
         try:
             if settings.tls is None:
@@ -238,7 +234,7 @@ class Connector:
         except OSError as exc:
             self._handshaking = self._connection = None
             reset(sock)
-            self._count_gone(None, exc)
+            self._settings.on_gone(None, exc)
             self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), exc)])
         except BaseException:
             if sock.fileno() >= 0 and self._loop.registry.owner_of(sock.fileno()) is None:
@@ -282,7 +278,7 @@ class Connector:
     @_step
     def _tls_failed(self, number: int, sockaddr: Any, exc: BaseException) -> None:
         if number != self._made or self._phase is not Phase.HANDSHAKING:
-            return  # given up by this side
+            return  # cancelled by this side
         problem = exc if isinstance(exc, OSError) else TLSHandshakeError(str(exc))
         self._fail(ConnectError, [(str(Address.from_sockaddr(sockaddr)), problem)])
 
@@ -319,35 +315,35 @@ class Connector:
         delay = 0.0 if last else self._spread_delay()
         if self._phase is Phase.DONE:
             return
-        self._untold = error
+        self._unreported = error
         if last:
             self._move(Event.GAVE_UP)
         else:
             self._wait(Event.FAILED, delay)
         self._failures = failures
-        self._tell()
+        self._report_failure()
 
-    def _tell(self) -> None:
-        error, called = self._untold, None
+    def _report_failure(self) -> None:
+        error, called = self._unreported, None
         if error is None:
             return
-        handler = self._report if self._on_failure is None else self._on_failure
+        handler = self._log_failure if self._on_failure is None else self._on_failure
         try:
-            self._untold = None
+            self._unreported = None
             handler(called := error)
         except Exception as exc:
-            self._loop.report(exc, f"on_failure of {self}")
+            self._loop.scheduler.report(exc, f"on_failure of {self}")
         except BaseException:
             if called is None:
-                self._untold = error  # an interrupt: nothing has been said
+                self._unreported = error  # an interrupt: it was not called
             raise
 
-    def _report(self, error: ConnectError) -> None:
+    def _log_failure(self, error: ConnectError) -> None:
         if self.is_done():
-            self._loop.report(error, repr(self))
+            self._loop.scheduler.report(error, repr(self))
         else:
             key = ("connect", str(self._address))
-            self._loop.log.log(logging.WARNING, key, "%s; it is tried again", error)
+            self._loop.scheduler.log.log(logging.WARNING, key, "%s; it is tried again", error)
 
     def _end_round(self) -> None:
         if self._timer is not None:
@@ -367,18 +363,18 @@ class Connector:
         try:
             return self._reconnect.spread(self._delay)
         except Exception as exc:
-            self._loop.report(exc, f"Reconnect.random of {self}")
+            self._loop.scheduler.report(exc, f"Reconnect.random of {self}")
             return self._delay
 
     def _wait(self, event: Event, delay: float) -> None:
         assert self._reconnect is not None
         self._move(event)
         self.next_attempt = self._loop.time() + delay
-        self._timer = self._loop.call_at(self.next_attempt, self._begin)
+        self._timer = self._loop.scheduler.call_at(self.next_attempt, self._begin)
         self._delay = min(2 * self._delay, self._reconnect.most)
 
-    def _gone(self, number: int, site: bytes | None, reason: BaseException | None) -> None:
-        self._count_gone(site, reason)
+    def _gone(self, number: int, prefix: bytes | None, reason: BaseException | None) -> None:
+        self._settings.on_gone(prefix, reason)
         if number == self._made and self._phase is Phase.CONNECTED:
             self._connect_again()
 
@@ -393,8 +389,7 @@ class Connector:
 
     # After an interrupt
 
-    def recover(self) -> None:
-        """Go on after an interrupt anywhere; a round that was left half done begins anew."""
+    def _recover(self) -> None:
         unfinished, self._unfinished = self._unfinished, False
         if self._phase in IN_ROUND:
             self._recover_round(unfinished)
@@ -404,8 +399,8 @@ class Connector:
             self._end_round()
         elif not self._is_timed():
             self._begin_at(self._loop.time() if self.next_attempt is None else self.next_attempt)
-        if self._untold is not None:
-            self._loop.call_soon(self._tell)
+        if self._unreported is not None:
+            self._loop.scheduler.call_soon(self._report_failure)
 
     def _recover_round(self, unfinished: bool) -> None:
         if self._phase is Phase.HANDSHAKING:
@@ -416,27 +411,60 @@ class Connector:
             self._begin_anew()
             return
         if self._race is not None and self._phase is Phase.RESOLVING and self._race.answer is not None:
-            self._loop.call_soon(self._resolved, self._race)
+            self._loop.scheduler.call_soon(self._resolved, self._race)
         if not self._is_timed():
-            self._timer = self._loop.call_soon(self._time_out)
+            self._timer = self._loop.scheduler.call_soon(self._time_out)
 
     def _recover_connected(self, unfinished: bool) -> None:
         connection = None if self._connection is None else self._connection()
         protocol = None if connection is None else connection.get_protocol()
         if (unfinished and protocol is None) or isinstance(protocol, PendingHandshake):
-            self._begin_anew()  # the protocol has not been told of the connection, and won't be
+            self._begin_anew()  # `connection_made` was not called, and won't be
         elif protocol is None and self._reconnect is not None:
             self._connect_again()
 
     def _begin_anew(self) -> None:
         self._end_round()
-        self._untold = None
+        self._unreported = None
         self._move(Event.INTERRUPTED)
         self._begin_at(self._loop.time())
 
     def _begin_at(self, when: float) -> None:
         self.next_attempt = when
-        self._timer = self._loop.call_at(when, self._begin)
+        self._timer = self._loop.scheduler.call_at(when, self._begin)
 
     def _is_timed(self) -> bool:
         return self._timer is not None and not self._timer.cancelled()
+
+
+# For the packages above
+
+
+def begin_connecting(connector: Connector) -> None:
+    """Begin the first round of attempts. Called once, by the maker."""
+    try:
+        connector._begin()
+    except BaseException:
+        connector.cancel()
+        raise
+
+
+def keep_through_drain(connector: Connector) -> None:
+    """Have drains of the reactor let the connector go on: its connection belongs to one that is at work."""
+    connector._outlasts_drain = True
+
+
+def cancel_for_drain(connector: Connector) -> None:
+    """Cancel the connector, unless it was kept by `keep_through_drain`."""
+    if not connector._outlasts_drain:
+        connector.cancel()
+
+
+def recover_connector(connector: Connector) -> None:
+    """Go on after an interrupt anywhere; a round that was left half done begins anew."""
+    connector._recover()
+
+
+def detach_connector(connector: Connector) -> list[socket.socket]:
+    """Detach after fork: stop using kernel objects shared with the parent. Returns the sockets under way."""
+    return [] if connector._race is None else connector._race.sockets()

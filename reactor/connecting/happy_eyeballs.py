@@ -1,7 +1,7 @@
-"""Several addresses of one peer: attempts to connect that overlap, of which the first to succeed wins.
+"""Happy eyeballs: overlapping attempts to connect to the addresses of one peer; the first to succeed wins.
 
-Happy Eyeballs, RFC 8305: the families take turns, an attempt that has not answered in 250 ms has the next
-one for company, and one that fails has it at once.
+RFC 8305: IPv6 and IPv4 addresses are tried in turn, the next one 250 ms after the one before, or as soon as
+that has failed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["ATTEMPT_DELAY", "Place", "Race", "interleave"]
 #: Seconds between the starts of two attempts: RFC 8305, 5, "Connection Attempt Delay".
 ATTEMPT_DELAY = 0.25
 
-#: A family, and an address as connect(2) takes it.
+#: An address family, and an address as connect(2) takes it.
 Place = tuple[socket.AddressFamily, Any]
 
 # What connect(2) on a non-blocking socket says when the answer comes later, here and on Windows. EAGAIN is
@@ -34,19 +34,20 @@ _IN_PROGRESS = frozenset({errno.EINPROGRESS, getattr(errno, "WSAEWOULDBLOCK", er
 
 
 def interleave(places: Sequence[Place]) -> list[Place]:
-    """Return the places with their families in turn, beginning with the first one's: RFC 8305, 4."""
+    """Return `places` with their families alternating, beginning with the first one's: RFC 8305, 4."""
     families = dict.fromkeys(family for family, _ in places)
     groups = [[place for place in places if place[0] == family] for family in families]
     return [place for place in chain.from_iterable(zip_longest(*groups)) if place is not None]
 
 
 class Race:
-    """Attempts to connect to one of several places.
+    """Overlapping attempts to connect to one of several addresses.
 
-    local_address: where they come from; None leaves it to the kernel.
-    on_won: is given the connected socket and its peer's address. on_lost: called when all have failed.
+    local_address: the address to connect from; None leaves it to the kernel.
+    on_won: called with the connected socket and its peer's address. on_lost: called when all have failed.
 
-    answer: what a look-up has found for it, or why it has found nothing; None before.
+    answer: the addresses that a look-up has found, with its error or None; None before it is done.
+    unfinished: whether a step is being done, or was left half done by an interrupt.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Race:
         self._attempts: list[_Attempt] = []
         self._timer: Handle | None = None
         self.answer: tuple[list[Place], OSError | None] | None = None
-        self.unfinished = False  # a step is at work, or an interrupt has ended it
+        self.unfinished = False
 
     def start(self, places: Sequence[Place]) -> None:
         """Try `places`, in this order."""
@@ -72,7 +73,7 @@ class Race:
         self.go_on()
 
     def go_on(self) -> None:
-        """Start the next attempt; if there is none, and none is under way, say so."""
+        """Start the next attempt; if there is none, and none is under way, call `on_lost`."""
         self.unfinished = True
         self._start_next()
         self.unfinished = False
@@ -84,20 +85,20 @@ class Race:
             self._attempts.append(attempt)
             if attempt.start(self._local_address):
                 if self._places and attempt.sock is not None:
-                    self._timer = self._loop.call_later(ATTEMPT_DELAY, self.go_on)
+                    self._timer = self._loop.scheduler.call_later(ATTEMPT_DELAY, self.go_on)
                 return
         if not self.sockets():
             self._on_lost()
 
     def stop(self) -> None:
-        """Give up all attempts."""
+        """Close the sockets of all attempts."""
         self._cancel_timer()
         self._places = []
         for attempt in self._attempts:
             attempt.drop()
 
     def won(self, sock: socket.socket, sockaddr: Any) -> None:
-        """`sock` is connected: the others are given up."""
+        """Close the other attempts, and hand `sock` on: it is connected."""
         self.stop()
         self._on_won(sock, sockaddr)
 
@@ -106,7 +107,7 @@ class Race:
         return [attempt.sock for attempt in self._attempts if attempt.sock is not None]
 
     def is_broken(self) -> bool:
-        """Return whether an interrupt has left it where it may never end. Asked after `start`, or before."""
+        """Return whether an interrupt has left it in a state that may never end."""
         if self.unfinished:
             return True
         waits = self._timer is not None and not self._timer.cancelled()
@@ -123,18 +124,18 @@ class Race:
 
 
 class _Attempt:
-    """One socket on its way to be connected; None when it has arrived, or failed with `problem`."""
+    """One attempt to connect. sock: its socket; None when it is connected, or has failed with `problem`."""
 
     def __init__(self, loop: Loop, race: Race, family: socket.AddressFamily, sockaddr: Any) -> None:
         self.sockaddr = sockaddr
         self.sock: socket.socket | None = None
-        self.problem = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))  # until it is another
+        self.problem = OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))  # unless another is set
         self._family = family
         self._loop = loop
         self._race = race
 
     def start(self, local_address: Address | None) -> bool:
-        """Return whether it is under way, or has won already."""
+        """Begin to connect; return whether it is under way, or has succeeded already."""
         try:
             self.sock = sock = self._loop.system.new_socket(self._family)
             sock.setblocking(False)
@@ -157,7 +158,7 @@ class _Attempt:
         raise OSError(errno.EAFNOSUPPORT, f"local_address {local_address} is of another family")
 
     def on_event(self, events: int) -> None:
-        """It has succeeded or failed. The loop's call."""
+        """Find out whether it has succeeded or failed. Called by the loop."""
         assert self.sock is not None
         self._race.unfinished = True
         try:
@@ -169,7 +170,7 @@ class _Attempt:
         self._race.unfinished = False
 
     def drop(self) -> None:
-        """Close the socket, if it is here still."""
+        """Close the socket, if it has not been handed on."""
         if self.sock is not None:
             self._unregister(self.sock)
             close_quietly(self.sock)

@@ -1,7 +1,7 @@
 """The phases of a connector, the events that move it, and the one table of moves.
 
-A round is one go at connecting: the name is looked up, its addresses race, and over TLS the one that has
-answered does the handshake. What the table does not list can't happen; `after` raises for it, because it
+A round of attempts: the name is looked up, its addresses are tried, and over TLS the first that has answered
+does the handshake. What the table does not list can't happen; `after` raises for it, because it
 would be a bug of ours.
 """
 
@@ -13,7 +13,7 @@ __all__ = ["IN_ROUND", "SHOWN", "TRANSITIONS", "ConnectorState", "Event", "Phase
 
 
 class ConnectorState(Enum):
-    """Where a connector is."""
+    """The state of a connector, for programs."""
 
     CONNECTING = "connecting"  # looks the name up, or tries its addresses
     HANDSHAKING = "handshaking"  # over TLS
@@ -23,23 +23,23 @@ class ConnectorState(Enum):
 
 
 class Phase(Enum):
-    """Where a connector is in its work."""
+    """The state of a connector, in detail."""
 
     WAITING = "waiting"  # for the next round, or for the first
     RESOLVING = "resolving"  # the name is looked up
     RACING = "racing"  # addresses are tried
     HANDSHAKING = "handshaking"  # over TLS
-    CONNECTED = "connected"  # a connection was made, and its end is not known of
+    CONNECTED = "connected"  # a connection was made, and has not ended
     DONE = "done"  # cancelled, or failed for the last time
 
 
 class Event(Enum):
-    """What moves a connector from one phase to the next."""
+    """An event that moves a connector from one phase to the next."""
 
     BEGIN = "begin"
     RESOLVED = "resolved"
     ANSWERED = "answered"  # an address has, and TLS is to be spoken
-    ARRIVED = "arrived"  # there is a connection with a protocol
+    ARRIVED = "arrived"  # a connection has its protocol
     FAILED = "failed"  # the round, and there is another
     GAVE_UP = "gave up"  # the round has failed, and there is no other
     LOST = "lost"  # the connection has ended, and another is wanted
@@ -66,7 +66,7 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     **{(phase, Event.CANCEL): Phase.DONE for phase in Phase},
 }
 
-#: What a program is shown of each phase.
+#: The state of each phase.
 SHOWN = {
     Phase.WAITING: ConnectorState.WAITING,
     Phase.RESOLVING: ConnectorState.CONNECTING,

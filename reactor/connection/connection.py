@@ -257,7 +257,7 @@ class Connection:
         rate.take(loop.bytes_received - before)
         if not rate.available(loop.now):
             self._hold(True)
-            loop.call_later(rate.wait(), self._hold, False)
+            loop.scheduler.call_later(rate.wait(), self._hold, False)
 
     def _hold(self, held: bool) -> None:
         try:
@@ -340,7 +340,7 @@ class Connection:
             loop.unsure = True
             raise
         if channel.has_input() and self.is_reading() and not channel.held:
-            loop.call_soon(self._deliver)
+            loop.scheduler.call_soon(self._deliver)
         if not (events or channel.held or loop.registry.reports_errors):
             self._watch(loop.now, ERROR_LOOK)
 
@@ -377,7 +377,7 @@ class Connection:
         context of the wrong side.
         """
         settings = self._settings
-        settings.loop.check_process()
+        settings.loop.lifetime.check_process()
         if self._state is not State.OPEN or self._channel.kind is Kind.SECURE:
             raise UsageError("start_tls needs a connection in clear of which no direction has ended")
         server = settings.listener is not None if server_side is None else server_side
@@ -612,7 +612,7 @@ class Connection:
 
     def _drop(self, nbytes: int) -> None:
         loop = self._settings.loop
-        loop.check_process()
+        loop.lifetime.check_process()
         loop.counters.dropped_writes += 1
 
     def _queued(self) -> SendQueue:
@@ -680,7 +680,7 @@ class Connection:
     def _throttle(self, queue: SendQueue, rate: TokenBucket) -> None:
         queue.throttled = True
         self._disarm(queue)
-        self._settings.loop.call_later(rate.wait(), self._unthrottle, queue)
+        self._settings.loop.scheduler.call_later(rate.wait(), self._unthrottle, queue)
 
     def _unthrottle(self, queue: SendQueue) -> None:
         queue.throttled = False
@@ -726,7 +726,7 @@ class Connection:
         is above `high`, `high` above `Limits.max_write_buffer`, or one is negative.
         """
         settings = self._settings
-        settings.loop.check_process()
+        settings.loop.lifetime.check_process()
         limits = settings.limits
         if high is None:
             high = limits.high_water if low is None else 4 * low
@@ -760,7 +760,7 @@ class Connection:
         Does nothing the second time, and when closing or closed. Raises UsageError unless `can_write_eof`.
         """
         if self._state not in WRITABLE:
-            self._settings.loop.check_process()
+            self._settings.loop.lifetime.check_process()
             return
         if not self.can_write_eof():
             raise UsageError("this TLS connection can't end one direction alone: close it")
@@ -798,7 +798,7 @@ class Connection:
         if timeout is not None:
             timeout = seconds("timeout", timeout, zero=True)
         if self._state in ENDED or self._state in CLOSES:
-            self._settings.loop.check_process()
+            self._settings.loop.lifetime.check_process()
             return
         if self._state is State.OPENING:
             reason = ConnectionAborted("closed during the TLS handshake") if reason is None else reason
@@ -818,7 +818,7 @@ class Connection:
         exc: the argument of `connection_lost`; None for `ConnectionAborted`.
         """
         if self._state in ENDED:
-            self._settings.loop.check_process()
+            self._settings.loop.lifetime.check_process()
             return
         reason = ConnectionAborted("aborted by this side") if exc is None else exc
         try:
@@ -844,7 +844,7 @@ class Connection:
 
     def _callback_failed(self, exc: Exception, callback: str) -> None:
         name = f"{type(self._protocol).__qualname__}.{callback}"
-        self._settings.loop.report(exc, name, self)
+        self._settings.loop.scheduler.report(exc, name, self)
         self.abort(exc)  # a reset, so that half an answer does not look complete
 
     def _begin_close(self, timeout: float, reason: BaseException | None) -> None:
@@ -892,7 +892,7 @@ class Connection:
         try:
             self._teardown(closing.reason)
             Linger(settings, sock, client_prefix(self._peer), closing.start, closing.timeout)
-            settings.loop.post_notice(self._notify_lost, closing.reason, False)
+            settings.loop.scheduler.post_notice(self._notify_lost, closing.reason, False)
         except BaseException:
             self._complete_end(closing.reason)
             raise
@@ -902,7 +902,7 @@ class Connection:
         try:
             self._teardown(reason)
             release(self._settings.loop, self._sock)
-            self._settings.loop.post_notice(self._notify_lost, reason, True)
+            self._settings.loop.scheduler.post_notice(self._notify_lost, reason, True)
         except BaseException:
             self._complete_end(reason)
             raise
@@ -926,7 +926,9 @@ class Connection:
                 if protocol is not None:
                     protocol.connection_lost((called := True) and reason)
             except Exception as exc:
-                self._settings.loop.report(exc, f"{type(protocol).__qualname__}.connection_lost", self)
+                self._settings.loop.scheduler.report(
+                    exc, f"{type(protocol).__qualname__}.connection_lost", self
+                )
             self._protocol = None
             self._move(Event.TOLD)
             if closed:
@@ -947,8 +949,10 @@ class Connection:
         lingers = isinstance(loop.registry.owner_of(self._sock.fileno()), Linger)
         if not lingers:
             release(loop, self._sock)
-        if not any(getattr(callback, "__self__", None) is self for callback, _ in loop.notices_due()):
-            loop.post_notice(self._notify_lost, reason, not lingers)
+        if not any(
+            getattr(callback, "__self__", None) is self for callback, _ in loop.scheduler.notices_due()
+        ):
+            loop.scheduler.post_notice(self._notify_lost, reason, not lingers)
 
     def _interrupted(self, exc: BaseException) -> None:
         """Abort the connection, if KeyboardInterrupt or the like came in the middle of a step of ours.
@@ -995,7 +999,7 @@ class Connection:
         a number; then nothing is changed.
         """
         settings = self._settings
-        settings.loop.check_process()
+        settings.loop.lifetime.check_process()
         new = {"idle": idle, "write": write, "close": close}
         changed: dict[str, Any] = {name: value for name, value in new.items() if value is not _KEEP}
         if changed:
@@ -1130,7 +1134,7 @@ class Connection:
         return self._state in _WANTS_INPUT and not self._reading_stopped & _PAUSED
 
     def _stop_reading(self, stopped: int) -> None:
-        self._settings.loop.check_process()
+        self._settings.loop.lifetime.check_process()
         try:
             before, self._reading_stopped = self._reading_stopped, stopped
             if bool(before) is not bool(stopped) and self._state not in ENDED:
@@ -1381,7 +1385,7 @@ def connections_of(registry: Registry) -> list[Connection]:
 def unnotified_of(loop: Loop) -> set[Connection]:
     """Return the connections whose socket is closed and whose `connection_lost` is still due."""
     found = set()
-    for callback, args in loop.notices_due():
+    for callback, args in loop.scheduler.notices_due():
         connection = getattr(callback, "__self__", None)
         if isinstance(connection, Connection) and connection._state is not State.LOST and args[1]:
             found.add(connection)

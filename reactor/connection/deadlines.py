@@ -102,9 +102,9 @@ class DeadlineMonitor:
             return
         self._due = due
         if due <= self._loop.now:
-            self._timer = self._loop.call_soon(self._sweep)  # the rest, a slice at a time
+            self._timer = self._loop.scheduler.call_soon(self._sweep)  # the rest, a slice at a time
         else:
-            self._timer = self._loop.call_at(due, self._sweep)
+            self._timer = self._loop.scheduler.call_at(due, self._sweep)
 
     def _sweep(self) -> None:
         now = self._loop.now

@@ -1,4 +1,4 @@
-"""In asyncio's loop, uvloop's, or a notebook's; and from one to the other and back."""
+"""The reactor in asyncio's loop, uvloop's, or a notebook's; and calls from one to the other and back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 def attach(
     reactor: Reactor, loop: asyncio.AbstractEventLoop | None = None, *, budget: float = BUDGET
 ) -> Attachment:
-    """Let `loop` drive `reactor`, on the loop's thread; None takes the running one.
+    """Make `loop` drive `reactor`, on the loop's thread; None takes the running one.
 
     budget: seconds of work after which the loop has its turn.
     Raises UsageError for a loop that can't watch descriptors, as the Proactor loop of Windows.
@@ -45,9 +45,9 @@ async def call(reactor: Reactor, fn: Callable[P, T], /, *args: P.args, **kwargs:
 
 
 def complete(future: asyncio.Future[T], result: T | BaseException) -> None:
-    """Give `future` its result, from a callback of a reactor on any thread; nothing if it has one.
+    """Set the result of `future`, from a callback of a reactor on any thread; nothing if it is done.
 
-    An exception is given as one.
+    result: an exception is set as one.
     """
     future.get_loop().call_soon_threadsafe(_complete, future, result)
 

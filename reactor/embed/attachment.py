@@ -1,36 +1,29 @@
-"""What `attach` returns: a reactor that is driven by its host's loop, until it is detached."""
+"""Host drivers: what `attach` returns. The host's loop drives the reactor until it is detached."""
 
 from __future__ import annotations
 
-import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from reactor.errors import UsageError
+from reactor.loop.context import ContextExit
 from reactor.options import seconds
 from reactor.reactor import Reactor
 
-__all__ = ["BUDGET", "Attached", "Attachment", "CallLater", "Watch", "check_attachable"]
+__all__ = ["BUDGET", "Attachment", "CallLater", "HostDriver", "Watch"]
 
 #: Seconds of work after which the host has its turn.
 BUDGET = 0.002
 
-#: Has the host call back whenever a descriptor is readable; returns how to undo that.
+#: Makes the host call a function whenever a descriptor is readable; returns a function that undoes it.
 Watch = Callable[[int, Callable[..., None]], Callable[[], object]]
 
-#: Has the host call back in some seconds; returns how to undo that.
+#: Makes the host call a function in some seconds; returns a function that undoes it.
 CallLater = Callable[[float, Callable[[], None]], Callable[[], object]]
 
 
-def check_attachable(reactor: Reactor, budget: float) -> None:
-    """Raise UsageError if a host drives `reactor` already, ValueError or TypeError if `budget` is no time."""
-    seconds("budget", budget, zero=True)
-    reactor.check_unattached()
-
-
-class Attached(ABC):
+class HostDriver(ContextExit):
     """A reactor that its host drives, until `detach`, the end of a `with` block, or the reactor's own end.
 
     budget: seconds of work after which the host has its turn, as `run_once` says.
@@ -38,69 +31,75 @@ class Attached(ABC):
 
     def __init__(self, reactor: Reactor, budget: float) -> None:
         self._reactor = reactor
-        self._budget = budget
+        self._budget = seconds("budget", budget, zero=True)
         self._detached = False
-        self._at_close = reactor.call_at_close(self.detach)
-        reactor.host = threading.get_ident()
+        reactor.attach_host(self.detach)
+        try:
+            self._begin()
+        except BaseException:
+            reactor.detach_host()
+            raise
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave_block(self, exc: BaseException | None) -> None:
         self.detach()
 
     def detach(self) -> None:
-        """Let the host drive the reactor no more. More than once does nothing. On the host's thread.
+        """End the host's driving of the reactor. More than once does nothing. On the host's thread.
 
-        In a forked child nothing of the host's is touched, for its selector is the parent's.
+        In a forked child nothing of the host's is touched: its selector is the parent's too.
         """
         if self._detached:
             return
         self._detached = True
-        self._at_close.cancel()
-        if not self._reactor.is_disowned():
-            self._reactor.host = None
-            self._let_go()
+        if self._reactor.detach_host():
+            self._end()
 
     @abstractmethod
-    def _let_go(self) -> None: ...
+    def _begin(self) -> None:
+        """Make the host call `run_once`. The reactor is attached."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Undo `_begin`."""
 
 
-class Attachment(Attached):
+class Attachment(HostDriver):
     """A reactor whose descriptor its host watches.
 
-    watch, call_later: the host's. The second is used where `timers_in_fileno` says no.
+    watch, call_later: the host's. The second is used where `timers_in_fileno` returns False.
     """
 
     def __init__(self, reactor: Reactor, budget: float, watch: Watch, call_later: CallLater) -> None:
-        check_attachable(reactor, budget)
         self._watch = watch
-        self._call_later = None if reactor.timers_in_fileno() else call_later
-        self._unwatch: Callable[[], object] | None = watch(reactor.fileno(), self._step)
+        self._host_call_later = call_later
+        self._call_later: CallLater | None = None
+        self._unwatch: Callable[[], object] | None = None
         self._cancel_later: Callable[[], object] | None = None
         self._stepping = False
         super().__init__(reactor, budget)
+
+    def _begin(self) -> None:
+        if not self._reactor.timers_in_fileno():
+            self._call_later = self._host_call_later
         self._wait()
 
     def _step(self, *args: object) -> None:
         if self._stepping:
-            # A callback of ours runs the host's loop, as a modal dialog does: until it has returned there is
-            # nothing that could be done, and the descriptor would be readable all the time.
-            self._let_go()
+            # A callback of ours runs the host's loop, as a modal dialog does: until it has returned nothing
+            # can be done, and the descriptor would be readable all the time.
+            self._end()
             return
         self._stepping = True
         try:
             self._reactor.run_once(0, self._budget)
         except UsageError:
-            self.detach()  # somebody else drives it: told once, and not in every turn of the host's loop
+            self.detach()  # something else drives it: an error once, and not in every tick of the host's loop
             raise
         except BaseException:
-            self._let_go()  # some hosts watch no more what raised; `_wait` begins anew
+            self._end()  # some hosts watch no more what raised; `_wait` begins anew
             raise
         finally:
             self._stepping = False
@@ -116,7 +115,7 @@ class Attachment(Attached):
             wait = self._reactor.next_timeout()
             self._cancel_later = None if wait is None else self._call_later(wait, self._step)
 
-    def _let_go(self) -> None:
+    def _end(self) -> None:
         unwatch, self._unwatch = self._unwatch, None
         cancel_later, self._cancel_later = self._cancel_later, None
         for undo in (unwatch, cancel_later):

@@ -1,4 +1,4 @@
-"""In GLib's main loop, and so in GTK's, through PyGObject."""
+"""The reactor in GLib's main loop, and so in GTK's, through PyGObject."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["attach"]
 
 
 def attach(reactor: Reactor, *, budget: float = BUDGET) -> Attachment:
-    """Let the main loop of GLib's default context drive `reactor`, on the thread of that loop.
+    """Make the main loop of GLib's default context drive `reactor`, on the thread of that loop.
 
     budget: seconds of work after which the rest of the program has its turn.
     """

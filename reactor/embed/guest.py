@@ -1,4 +1,4 @@
-"""In a loop that can only be handed a callback from another thread.
+"""The reactor in a loop that only accepts callbacks, from any thread.
 
 A helper thread waits for `reactor.fileno()`; every callback runs on the host's thread. While there is work
 the host's loop is handed the next step at once, and the helper rests.
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from reactor.embed.attachment import BUDGET, Attached, check_attachable
+from reactor.embed.attachment import BUDGET, HostDriver
 from reactor.errors import UsageError
 from reactor.loop.wakeup import Wakeup
 from reactor.reactor import Reactor
@@ -25,7 +25,7 @@ def attach(
     *,
     budget: float = BUDGET,
 ) -> Guest:
-    """Drive `reactor` on the thread of a host that runs what `run_sync_soon_threadsafe(callback)` is given.
+    """Drive `reactor` on the thread of a host that runs the callback of `run_sync_soon_threadsafe(callback)`.
 
     That is called on the host's thread and on another, and must not block. budget: seconds of work after
     which the host has its turn. To be called on the host's thread.
@@ -34,27 +34,28 @@ def attach(
     return Guest(reactor, run_sync_soon_threadsafe, budget)
 
 
-class Guest(Attached):
-    """A reactor that its host drives by what another thread hands it."""
+class Guest(HostDriver):
+    """A reactor that its host drives by callbacks, which a helper thread hands it."""
 
     def __init__(
         self, reactor: Reactor, run_soon: Callable[[Callable[[], None]], object], budget: float
     ) -> None:
-        check_attachable(reactor, budget)
-        watched = reactor.fileno()
-        self._shows_timers = reactor.timers_in_fileno()
         self._run_soon = run_soon
         self._waits: SimpleQueue[float | None] = SimpleQueue()
+        super().__init__(reactor, budget)
+
+    def _begin(self) -> None:
+        watched = self._reactor.fileno()
+        self._shows_timers = self._reactor.timers_in_fileno()
         self._wakeup = Wakeup(lambda handle: None)
         self._selector = selectors.DefaultSelector()
         self._selector.register(watched, selectors.EVENT_READ)
         self._selector.register(self._wakeup.fileno(), selectors.EVENT_READ)
-        super().__init__(reactor, budget)
         self._helper = threading.Thread(target=self._help, name="reactor-guest", daemon=True)
         self._helper.start()
         self._run_soon(self._step)
 
-    def _let_go(self) -> None:
+    def _end(self) -> None:
         self._wakeup.wake()
         self._waits.put(None)
         self._helper.join()
@@ -68,7 +69,7 @@ class Guest(Attached):
         try:
             busy = self._reactor.run_once(0, self._budget)
         except UsageError:
-            self.detach()  # somebody else drives it
+            self.detach()  # something else drives it
             raise
         finally:
             self._go_on(busy)

@@ -1,4 +1,4 @@
-"""In Qt's event loop, through PySide6 or PyQt6, whichever the program has imported or else is installed."""
+"""The reactor in Qt's event loop, through PySide6 or PyQt6: the one that is imported, or else installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BINDINGS = ("PySide6", "PyQt6")
 
 
 def attach(reactor: Reactor, *, budget: float = BUDGET) -> Attachment:
-    """Let Qt's event loop drive `reactor`, on the thread of the application object, which there must be.
+    """Make Qt's event loop drive `reactor`, on the thread of the application object, which there must be.
 
     budget: seconds of work after which the window has its turn.
     PyQt6 ends the process when a KeyboardInterrupt leaves a callback, as it does with slots.

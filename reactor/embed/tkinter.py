@@ -1,4 +1,4 @@
-"""In Tk's main loop."""
+"""The reactor in Tk's main loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["attach"]
 
 
 def attach(reactor: Reactor, root: tk.Misc, *, budget: float = BUDGET) -> Attachment:
-    """Let the main loop of `root`, any widget, drive `reactor`, on the thread of that loop.
+    """Make the main loop of `root`, any widget, drive `reactor`, on the thread of that loop.
 
     budget: seconds of work after which the window has its turn.
     Raises UsageError where Tk can't watch descriptors, as on Windows.

@@ -1,12 +1,12 @@
-"""In a trio task."""
+"""The reactor in a trio task."""
 
 from __future__ import annotations
 
 import math
-import threading
 
-from reactor.embed.attachment import BUDGET, check_attachable
+from reactor.embed.attachment import BUDGET
 from reactor.embed.extras import missing_host
+from reactor.options import seconds
 from reactor.reactor import Reactor
 
 try:
@@ -28,12 +28,11 @@ async def run(
     budget: seconds of work after which other tasks have their turn. task_status: for `nursery.start`, which
     gets the reactor.
     """
-    check_attachable(reactor, budget)
+    seconds("budget", budget, zero=True)
     fd = reactor.fileno()
-    shows_timers = reactor.timers_in_fileno()
-    at_close = reactor.call_at_close(trio.lowlevel.notify_closing, fd)
-    reactor.host = threading.get_ident()
+    reactor.attach_host(lambda: trio.lowlevel.notify_closing(fd))
     try:
+        shows_timers = reactor.timers_in_fileno()
         task_status.started(reactor)
         while not reactor.is_closed():
             wait = None if shows_timers else reactor.next_timeout()
@@ -41,7 +40,6 @@ async def run(
                 await trio.lowlevel.wait_readable(fd)
             reactor.run_once(0, budget)
     except trio.ClosedResourceError:
-        pass  # what `at_close` has brought about
+        pass  # by `notify_closing`
     finally:
-        at_close.cancel()
-        reactor.host = None
+        reactor.detach_host()

@@ -1,4 +1,4 @@
-"""In Twisted's reactor."""
+"""The reactor in Twisted's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["attach"]
 
 
 def attach(reactor: Reactor, host: Any = None, *, budget: float = BUDGET) -> Attachment:
-    """Let Twisted's reactor `host` drive `reactor`, on the thread of the first; None takes the installed one.
+    """Make Twisted's reactor `host` drive `reactor`, on the thread of `host`; None: the installed one.
 
     budget: seconds of work after which the host has its turn.
     """
@@ -41,7 +41,7 @@ def attach(reactor: Reactor, host: Any = None, *, budget: float = BUDGET) -> Att
 
 @implementer(IReadDescriptor)
 class _Descriptor:
-    """What Twisted watches."""
+    """The reactor's descriptor, as Twisted watches it."""
 
     def __init__(self, host: Any) -> None:
         self._host = host

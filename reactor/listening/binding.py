@@ -1,4 +1,4 @@
-"""Listening sockets: from an address to descriptors that accept."""
+"""Binding: from an address to listening sockets."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from reactor.address import Address
 from reactor.errors import ListenError
 from reactor.loop.system import KERNEL, System
 
-__all__ = ["SocketOption", "UnixPath", "bind", "cannot_listen", "given"]
+__all__ = ["SocketOption", "UnixPath", "adopt_listening_socket", "bind", "cannot_listen"]
 
-#: What setsockopt(2) takes: the level, the option and its value.
+#: The level, the option and its value, as for setsockopt(2).
 SocketOption = tuple[int, int, int | bytes]
 
 
 class UnixPath:
-    """The file of a listening Unix socket: removed at the end, if it is still the one that we made."""
+    """The file of a listening Unix socket, removed with it if it is still the same file."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._made = _identity(path)
 
     def remove(self) -> None:
-        """Remove the file, unless somebody has put another in its place."""
+        """Remove the file, unless there is another in its place."""
         if self._made is not None and _identity(self._path) == self._made:
             os.unlink(self._path)
 
@@ -41,10 +41,10 @@ def bind(
     options: Iterable[SocketOption],
     system: System = KERNEL,
 ) -> list[socket.socket]:
-    """Return non-blocking listening sockets for all that `address` stands for.
+    """Return a non-blocking listening socket for each address that `address` resolves to.
 
     backlog: connections that the kernel holds until they are accepted.
-    options: set before bind(2). A name with several addresses gives a socket for each, on one port.
+    options: set before bind(2). The sockets of a name with several addresses have one port.
     Raises ListenError with the address and the cause in one line; nothing is left open then.
     """
     try:
@@ -74,15 +74,15 @@ def bind(
 
 def cannot_listen(address: Address, exc: OSError) -> ListenError:
     """Return the error that says, in one line, why `address` can't be listened on and what helps."""
-    mends = {
+    hints = {
         errno.EADDRINUSE: "stop what listens there, or choose another",
         errno.EACCES: "choose a port above 1023 or a path that you may write to",
         errno.EADDRNOTAVAIL: "choose an address of this machine",
         errno.ENOENT: "make its directory first",
     }
-    mend = mends.get(exc.errno or 0)
+    hint = hints.get(exc.errno or 0)
     cause = exc.strerror or str(exc)
-    return ListenError(exc.errno, f"cannot listen on {address}: {cause}" + (f": {mend}" if mend else ""))
+    return ListenError(exc.errno, f"cannot listen on {address}: {cause}" + (f": {hint}" if hint else ""))
 
 
 def _listening(
@@ -115,7 +115,7 @@ def _set_inet_options(sock: socket.socket, *, dual_stack: bool, reuse_port: bool
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def given(sock: socket.socket) -> socket.socket:
+def adopt_listening_socket(sock: socket.socket) -> socket.socket:
     """Return a listening socket that the caller made, set to not block. Raises ListenError if it is none."""
     try:
         _check_listening(sock)
@@ -173,5 +173,5 @@ def _is_live(path: str) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except BlockingIOError:
-            return True  # a full backlog: somebody owns it
+            return True  # its accept queue is full: a process has it
     return True

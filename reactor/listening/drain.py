@@ -1,4 +1,4 @@
-"""Drain: let connections come to their end within a time, and tell how each of them ended."""
+"""Draining: let connections come to their end within a time, and report how each of them ended."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from reactor.connection.closing import Linger
 from reactor.connection.connection import Connection, activity, may_end
 from reactor.errors import DrainTimeout
 from reactor.loop.loop import Loop
+from reactor.loop.timers import Handle
 
 __all__ = ["Drain", "Drained"]
 
-# Connections that are asked in one go, and how long the busy ones are let alone, seconds.
-_ASKED_AT_ONCE = 256
+# Connections that are checked in one go, and the seconds between two checks of the busy ones.
+_CHECKS_AT_ONCE = 256
 _FIRST_PAUSE = 0.01
 _LAST_PAUSE = 0.1
 
@@ -36,50 +37,73 @@ class Drained:
         return f"{self.idle} idle, {self.finished} finished, {self.failed} failed, {self.aborted} aborted"
 
 
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Drain:
-    """One drain on its way.
+    """A drain in progress, of one listener or of a reactor: it closes connections that are idle.
 
-    connections: returns those that are open. lingering: returns the sockets of closed ones that wait for
-    their peer's end. held: returns how many descriptors have not been given back. stop_listening: is
-    called when the time is up. on_done: is given the report.
+    It counts the connections that it waits for: those that `count_connections` finds when it begins, those
+    that `connection_opened` adds, without those of `connection_ended`. It is done when there is none left,
+    and nothing is listened on.
+
+    loop: drives it. timeout: seconds, after which what is still open is aborted.
+    connections: returns the open connections. lingering: returns their lingering closes.
+    count_connections: returns the number of connections whose sockets are open, or whose `connection_lost`
+        has not been called.
+    is_listening: returns whether connections can still be accepted.
+    stop_listening: called when the time is up.
+    on_done: called with the report.
     """
 
-    def __init__(
-        self,
-        loop: Loop,
-        timeout: float,
-        *,
-        connections: Callable[[], Iterable[Connection]],
-        lingering: Callable[[], Iterable[Linger]],
-        held: Callable[[], int],
-        stop_listening: Callable[[], object],
-        on_done: Callable[[Drained], object],
-    ) -> None:
-        self._loop = loop
-        self._timeout = timeout
-        self._connections = connections
-        self._lingering = lingering
-        self._held = held
-        self._stop_listening = stop_listening
-        self._on_done = on_done
-        self._idle = self._clean = self._failed = self._aborted = 0
-        self._silent_since: dict[Connection, float] = {}
-        self._to_ask = list(connections())
-        self._pause = _FIRST_PAUSE
-        self._done = (
-            True  # until all is there: of one that an interrupt has left half made nothing is to come
-        )
-        self._due = loop.time() + timeout
-        self._deadline = loop.call_at(self._due, self._time_out)
-        self._next = loop.call_soon(self._ask)
+    # What it drains.
+    _loop: Loop
+    _timeout: float
+    _connections: Callable[[], Iterable[Connection]]
+    _lingering: Callable[[], Iterable[Linger]]
+    _count_connections: Callable[[], int]
+    _is_listening: Callable[[], bool]
+    _stop_listening: Callable[[], object]
+    _on_done: Callable[[Drained], object]
+
+    # The connections that it waits for, and what became of the others.
+    _open: int = attrs.field(init=False)
+    _idle: int = attrs.field(default=0, init=False)
+    _clean: int = attrs.field(default=0, init=False)  # the idle ones included
+    _failed: int = attrs.field(default=0, init=False)
+    _aborted: int = attrs.field(default=0, init=False)
+
+    # The check for idle connections: those still to be checked, and, of those that came out of the accept
+    # queue, the time of their last byte: until there is another they are no idle ones.
+    _unchecked: list[Connection] = attrs.field(init=False)
+    _silent_since: dict[Connection, float] = attrs.field(factory=dict, init=False)
+
+    # Its timers.
+    _due: float = attrs.field(init=False)
+    _deadline: Handle = attrs.field(init=False)
+    _pause: float = attrs.field(default=_FIRST_PAUSE, init=False)
+    _next: Handle = attrs.field(init=False)
+    # True until it is whole: one that an interrupt has left half made never reports.
+    _done: bool = attrs.field(default=True, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        scheduler = self._loop.scheduler
+        self._open = self._count_connections()
+        self._unchecked = list(self._connections())
+        self._due = self._loop.time() + self._timeout
+        self._deadline = scheduler.call_at(self._due, self._time_out)
+        self._next = scheduler.call_soon(self._check)
         self._done = False
 
-    def admitted(self, connection: Connection) -> None:
-        """`connection` came out of the backlog: it has its chance to speak before it counts as idle."""
+    def connection_opened(self) -> None:
+        """Wait for one more connection: it was accepted or made."""
+        self._open += 1
+
+    def connection_admitted(self, connection: Connection) -> None:
+        """Give `connection`, which was in the accept queue, the chance to send before it counts as idle."""
         self._silent_since[connection] = activity(connection)
 
-    def ended(self, reason: BaseException | None) -> None:
-        """A connection was given back, and told `reason`."""
+    def connection_ended(self, reason: BaseException | None) -> None:
+        """Wait for one connection less: its socket is closed, and `connection_lost` was given `reason`."""
+        self._open -= 1
         if reason is None:
             self._clean += 1
         elif isinstance(reason, DrainTimeout):
@@ -89,19 +113,22 @@ class Drain:
         self.finish_if_empty()
 
     def finish_if_empty(self) -> None:
-        """Report, if nothing is held any more and everybody has been told so."""
-        if not self._done and not self._held():
-            if self._loop.notices_due():
-                self._next.cancel()
-                self._next = self._loop.call_soon(self.finish_if_empty)
-                return
-            self.cancel()
-            finished = self._clean - self._idle
-            report = Drained(idle=self._idle, finished=finished, failed=self._failed, aborted=self._aborted)
-            self._loop.call(self._on_done, report)
+        """Report, if there is nothing left to wait for."""
+        if self._done or self._open or self._is_listening():
+            return
+        if (
+            self._loop.scheduler.notices_due()
+        ):  # a `connection_lost` of a connection that was counted as ended
+            self._next.cancel()
+            self._next = self._loop.scheduler.call_soon(self.finish_if_empty)
+            return
+        self.cancel()
+        finished = self._clean - self._idle
+        report = Drained(idle=self._idle, finished=finished, failed=self._failed, aborted=self._aborted)
+        self._loop.scheduler.call(self._on_done, report)
 
     def cancel(self) -> None:
-        """Stop asking, and report nothing."""
+        """Close nothing more, and report nothing."""
         self._done = True
         self._deadline.cancel()
         self._next.cancel()
@@ -112,35 +139,36 @@ class Drain:
         return self._done
 
     def recover(self) -> None:
-        """Ask everybody again, after an interrupt anywhere before the report."""
+        """Count and check anew, after an interrupt anywhere before the report."""
         self._done = False
+        self._open = self._count_connections()
         self._deadline.cancel()
-        self._deadline = self._loop.call_at(self._due, self._time_out)
+        self._deadline = self._loop.scheduler.call_at(self._due, self._time_out)
         self._next.cancel()
-        self._next = self._loop.call_soon(self._ask_again)
+        self._next = self._loop.scheduler.call_soon(self._check_all)
 
-    def _ask(self) -> None:
+    def _check(self) -> None:
         if self._done:
             return
-        for connection in self._to_ask[-_ASKED_AT_ONCE:]:
+        for connection in self._unchecked[-_CHECKS_AT_ONCE:]:
             if not connection.is_closing() and self._is_idle(connection):
-                self._idle += self._pause == _FIRST_PAUSE  # not been found busy before
+                self._idle += self._pause == _FIRST_PAUSE  # not found busy before
                 connection.close(self._timeout)
-        del self._to_ask[-_ASKED_AT_ONCE:]
-        if self._to_ask:
-            self._next = self._loop.call_soon(self._ask)
+        del self._unchecked[-_CHECKS_AT_ONCE:]
+        if self._unchecked:
+            self._next = self._loop.scheduler.call_soon(self._check)
             return
         for lingering in self._lingering():
             if lingering.is_delivered():
                 lingering.close()
         self.finish_if_empty()
         if not self._done:
-            self._next = self._loop.call_later(self._pause, self._ask_again)
+            self._next = self._loop.scheduler.call_later(self._pause, self._check_all)
             self._pause = min(self._pause * 2, _LAST_PAUSE)
 
-    def _ask_again(self) -> None:
-        self._to_ask = list(self._connections())
-        self._ask()
+    def _check_all(self) -> None:
+        self._unchecked = list(self._connections())
+        self._check()
 
     def _is_idle(self, connection: Connection) -> bool:
         if activity(connection) == self._silent_since.get(connection) and connection.is_reading():

@@ -1,4 +1,4 @@
-"""The accepting side: listening sockets, their limits, and when they hold still."""
+"""Listeners: accept, the limits on connections, and the reasons to accept nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import ssl
 import sys
 from collections import Counter
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from io import FileIO
 from typing import Any
@@ -18,7 +19,6 @@ import attrs
 from reactor.address import Address, client_prefix, pack_sockaddr
 from reactor.connection.closing import Linger, close_quietly, lingering_of, reset
 from reactor.connection.connection import Connection, connections_of, open_connection
-from reactor.connection.deadlines import DeadlineMonitor
 from reactor.connection.handshake import pending_handshake_of
 from reactor.connection.interface import make_protocol
 from reactor.connection.settings import Settings
@@ -34,94 +34,98 @@ from reactor.listening.drain import Drain, Drained
 from reactor.loop.loop import Loop
 from reactor.loop.registry import EVENT_READ
 from reactor.loop.timers import Handle
-from reactor.options import Limits, Timeouts, check_callable, seconds
+from reactor.options import check_callable, seconds
 from reactor.protocol import Factory
-from reactor.tls.secure_socket import Bios, Tls
+from reactor.tls.secure_socket import Tls
 
-__all__ = ["AcceptErrorHandler", "Listener", "TLSErrorHandler", "set_no_delay"]
+__all__ = [
+    "AcceptErrorHandler", "Listener", "TLSErrorHandler", "begin_draining", "detach_listener",
+    "recover_listener", "set_no_delay",
+]  # fmt: skip
 
-#: Makes the protocol of a new connection.
-
-#: Is told of a TLS handshake that failed.
+#: Called with the error of a TLS handshake that failed.
 TLSErrorHandler = Callable[[TLSHandshakeError], object]
 
-#: Is told that there is no descriptor or memory for a newcomer; returns whether it has made room.
+#: Called when there is no descriptor or memory for a new connection; returns whether it has made room.
 AcceptErrorHandler = Callable[[OSError], bool]
 
-# How long accepting stops when descriptors or memory have run out, seconds: doubling up to a second,
+# The back-off from accepting when descriptors or memory have run out, seconds: doubling up to a second,
 # as long as asyncio always waits.
 _FIRST_BACKOFF = 0.01
 _LAST_BACKOFF = 1.0
 
 
+class Hold(Enum):
+    """A reason to accept nothing: a listener accepts while there is none."""
+
+    PAUSED = "paused"  # from `pause` to `resume`, or to a drain
+    FULL = "full"  # from the connection that reaches `Limits.max_connections` to the end of one
+    BACKING_OFF = "backing off"  # from an error of accept(2) to the retry, or to the end of a connection
+
+
+# The end of a connection makes room for another one, and gives a descriptor back.
+_ENDED_BY_A_CONNECTION_S_END = (Hold.FULL, Hold.BACKING_OFF)
+
+
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Listener:
-    """Accepts connections on one address and gives each a protocol of the factory.
+    """Listening sockets of one address, and the limits of their connections.
 
     Made by `Reactor.listen`. Called on the thread that drives the reactor.
 
-    addresses: what is listened on, with the real ports. connections: how many are open, or closed and
-    waiting for their peer's end.
+    addresses: those that it listens on, with the real ports.
+    connections: how many of its connections are open, or closed and waiting for their peer's end.
     """
 
-    def __init__(
-        self,
-        loop: Loop,
-        sockets: list[socket.socket],
-        factory: Factory,
-        *,
-        limits: Limits,
-        timeouts: Timeouts,
-        monitor: DeadlineMonitor,
-        connection_type: type[Connection],
-        on_gone: Callable[[bytes | None, BaseException | None], object],
-        on_accept_error: AcceptErrorHandler | None,
-        backlog: int,
-        path: str | None,
-        bios: Bios,
-        tls: Tls | None,
-        on_tls_error: TLSErrorHandler | None,
-    ) -> None:
-        self.connections = 0
-        self._loop = loop
-        self._factory = factory
-        self._limits = limits
-        self._on_gone = on_gone
-        self._connection_type = connection_type
-        self._on_accept_error = on_accept_error
-        self._on_tls_error = on_tls_error
-        self._sockets = sockets
-        self._path = UnixPath(path) if path is not None else None
-        self.addresses: tuple[Address, ...] = ()
-        self._by_site: Counter[bytes] = Counter()
-        self._holds: set[str] = set()
-        self._backoff = _FIRST_BACKOFF
-        self._retry = Handle(self._release, ("backing off",))
-        self._tell_admitted: list[Callable[[Connection], object]] = []
-        self._backlog = backlog
-        # During a drain: what each socket's accept queue may still hold of those who came before it.
-        self._left_in_backlog: dict[socket.socket, int] = {}
-        self._drain: Drain | None = None
-        # Given up for a moment when there are none left, so that newcomers can be refused.
-        self._reserve: FileIO | None = None
+    addresses: tuple[Address, ...] = attrs.field(default=(), init=False)
+    connections: int = attrs.field(default=0, init=False)
+
+    # What it is made of.
+    _sockets: list[socket.socket]
+    _path: UnixPath | None  # of a Unix socket whose file is to be removed
+    _settings: Settings  # of its connections; made with those of the reactor
+    _loop: Loop = attrs.field(init=False)
+
+    # How it accepts.
+    _factory: Factory
+    _connection_type: type[Connection]
+    _backlog: int
+    _on_accept_error: AcceptErrorHandler | None
+    _on_tls_error: TLSErrorHandler | None
+
+    # Counting: for its limits by client prefix, for the reactor with two callables.
+    _by_prefix: Counter[bytes] = attrs.field(factory=Counter, init=False)
+    _on_open: Callable[[], object]
+    _on_gone: Callable[[bytes | None, BaseException | None], object] = attrs.field(init=False)
+
+    # Accepting nothing.
+    _holds: set[Hold] = attrs.field(factory=set, init=False)
+    _backoff: float = attrs.field(default=_FIRST_BACKOFF, init=False)
+    _retry: Handle = attrs.field(init=False)
+    # With `when_full="refuse"`: a descriptor that is closed for a moment when there are none left, so that
+    # connections can be accepted and closed.
+    _reserve: FileIO | None = attrs.field(default=None, init=False)
+
+    # Draining.
+    _drain: Drain | None = attrs.field(default=None, init=False)  # its own
+    _drains: list[Drain] = attrs.field(factory=list, init=False)  # and the reactor's
+    # What each accept queue may still hold of the connections that came before the drain.
+    _left_in_backlog: dict[socket.socket, int] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        settings = self._settings
+        self._loop = loop = settings.loop
+        self._on_gone = settings.on_gone
+        self._retry = Handle(self._release, (Hold.BACKING_OFF,))
         try:
-            self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in sockets)
+            self.addresses = tuple(Address.from_sockaddr(sock.getsockname()) for sock in self._sockets)
             origin = f"accepted on {', '.join(map(str, self.addresses))}"
-            self._settings = Settings(
-                loop=loop,
-                reactor=loop,
-                limits=limits,
-                timeouts=timeouts,
-                monitor=monitor,
-                origin=origin,
-                listener=self,
-                on_gone=self._gone,
-                bios=bios,
-                tls=tls,
-            )
-            if limits.when_full == "refuse":
+            self._settings = attrs.evolve(settings, origin=origin, listener=self, on_gone=self._gone)
+            if settings.limits.when_full == "refuse":
                 self._reserve = loop.system.reserve()
             for sock in self._sockets:
-                loop.registry.register(sock.fileno(), EVENT_READ, _Acceptor.on_event, _Acceptor(self, sock))
+                acceptor = _Acceptor(self, self._accept, sock)
+                loop.registry.register(sock.fileno(), EVENT_READ, _Acceptor.on_event, acceptor)
         except OSError:
             self.close()
             raise
@@ -130,48 +134,42 @@ class Listener:
         return f"<Listener {', '.join(map(str, self.addresses)) or 'closed'}>"
 
     def pause(self) -> None:
-        """Accept nobody until `resume`; the kernel's backlog holds the newcomers."""
+        """Accept nothing until `resume`; new connections wait in the kernel's accept queue."""
         self._check_open()
-        self._hold("paused")
+        self._hold(Hold.PAUSED)
 
     def resume(self) -> None:
         """Undo `pause`."""
         self._check_open()
-        self._release("paused")
+        self._release(Hold.PAUSED)
 
     def replace_tls(self, context: ssl.SSLContext) -> None:
         """Speak TLS with `context` on connections that come from now on; those that are open go on.
 
         Raises UsageError for a context of the client's side.
         """
-        self._loop.check_process()
+        self._loop.lifetime.check_process()
         self._settings = attrs.evolve(self._settings, tls=Tls(context, self._settings.bios, server_side=True))
 
     def close(self) -> None:
         """Accept no more, and remove the file of a Unix socket. Open connections go on.
 
-        Who waits in the kernel's backlog is reset by it; `drain` serves them.
+        Connections still in the accept queue are reset; `drain` serves them.
         """
-        self._loop.check_process()
+        self._loop.lifetime.check_process()
         for sock in list(self._sockets):
             self._close_socket(sock)
 
-    def disown(self) -> list[socket.socket]:
-        """Return the sockets: this is a child process, which may do nothing but close them."""
-        self._path = None
-        self._give_up()
-        return self._sockets
-
     def is_closed(self) -> bool:
-        """Return whether it accepts no more: `close` was called, or `drain` has emptied the backlog."""
+        """Return whether it accepts no more: `close` was called, or `drain` has emptied the accept queue."""
         return not self._sockets
 
     def drain(self, timeout: float = 30.0, on_done: Callable[[Drained], object] | None = None) -> None:
-        """Serve who waits in the backlog, accept no more, and let the connections come to their end.
+        """Serve the connections in the accept queue, accept no more, and let all come to their end.
 
         A connection that has nothing under way is closed at once: no unread input, nothing queued, no
-        message owed (`Timeouts.read`), and `Protocol.draining`, where there is one, does not say True.
-        The others are asked again. on_done: is given a `Drained` when all have ended.
+        message owed (`Timeouts.read`), and `Protocol.draining`, where there is one, does not return True.
+        The others are checked again. on_done: called with a `Drained` when all have ended; None logs it.
         timeout: seconds, after which what is still open is aborted with `DrainTimeout`; infinity: never.
         More than once does nothing. Raises UsageError after `close`, ValueError for a timeout below 0 or NaN,
         TypeError for one that is no number.
@@ -181,43 +179,41 @@ class Listener:
         if self._drain is None:
             self._check_open()
             self._drain = Drain(
-                self._loop,
-                timeout,
+                loop=self._loop,
+                timeout=timeout,
                 connections=self._own_connections,
                 lingering=self._own_lingering,
-                held=lambda: self.connections + len(self._sockets),
+                count_connections=lambda: self.connections,
+                is_listening=lambda: bool(self._sockets),
                 stop_listening=self.close,
-                on_done=on_done or self._tell_drained,
+                on_done=on_done or self._log_drained,
             )
-            self.start_drain(self._drain.admitted)
+            self._begin_draining(self._drain)
 
-    def start_drain(self, admitted: Callable[[Connection], object]) -> None:
-        """Take in what waits in the backlog, and close each listening socket when there is nobody more.
-
-        admitted: is told of each connection.
-        """
-        if admitted not in self._tell_admitted:
-            self._tell_admitted.append(admitted)
+    def _begin_draining(self, drain: Drain) -> None:
+        """Accept what is in the accept queue, and close each listening socket once that is empty."""
+        if drain not in self._drains:
+            self._drains.append(drain)
         if not self._left_in_backlog:
-            # Linux holds one more than it is told: listen(2).
+            # Linux holds one more than it is asked to: listen(2).
             self._left_in_backlog = dict.fromkeys(self._sockets, self._backlog + 1)
-            self._release("paused")
+            self._release(Hold.PAUSED)
             for sock in self._sockets:
-                self._loop.call_soon(self.accept, sock)
+                self._loop.scheduler.call_soon(self._accept, sock)
 
     def _own_connections(self) -> list[Connection]:
-        everyone = connections_of(self._loop.registry)
-        return [connection for connection in everyone if connection.listener is self]
+        connections = connections_of(self._loop.registry)
+        return [connection for connection in connections if connection.listener is self]
 
     def _own_lingering(self) -> list[Linger]:
         return [lingering for lingering in lingering_of(self._loop.registry) if lingering.listener is self]
 
-    def _tell_drained(self, report: Drained) -> None:
+    def _log_drained(self, report: Drained) -> None:
         logging.getLogger("reactor").info("%s drained: %s", self, report)
 
-    def accept(self, sock: socket.socket) -> None:
-        """Accept what waits on one of the listening sockets, a batch at most. The loop's call."""
-        for _ in range(self._limits.accept_batch):
+    def _accept(self, sock: socket.socket) -> None:
+        """Accept what waits on one of the listening sockets, up to `Limits.accept_batch`."""
+        for _ in range(self._settings.limits.accept_batch):
             if self._holds or sock not in self._sockets:
                 return
             try:
@@ -236,26 +232,26 @@ class Listener:
                 self._backoff = _FIRST_BACKOFF
                 self._admit(accepted, sockaddr)
                 self._count_backlog(sock)
-        self._look_again(sock)
+        self._accept_again(sock)
 
-    def _look_again(self, sock: socket.socket) -> None:
-        # An empty backlog is no event, and a drain waits to see it empty.
+    def _accept_again(self, sock: socket.socket) -> None:
+        # An empty accept queue is no event, and a drain waits to see it empty.
         if sock in self._left_in_backlog and sock in self._sockets:
-            self._loop.call_soon(self.accept, sock)
+            self._loop.scheduler.call_soon(self._accept, sock)
 
     def _count_backlog(self, sock: socket.socket) -> None:
         if sock in self._left_in_backlog and sock in self._sockets:
             self._left_in_backlog[sock] -= 1
-            if not self._left_in_backlog[sock]:  # whoever comes now came after the drain began
+            if not self._left_in_backlog[sock]:  # what comes now came after the drain began
                 self._close_socket(sock)
 
     def _admit(self, sock: socket.socket, sockaddr: Any) -> None:
-        limits = self._limits
-        site = None if limits.max_per_ip is None else client_prefix(pack_sockaddr(sockaddr))
+        limits = self._settings.limits
+        prefix = None if limits.max_per_ip is None else client_prefix(pack_sockaddr(sockaddr))
         if limits.max_connections is not None and self.connections >= limits.max_connections:
             self._refuse(sock, "max_connections")
             return
-        if site is not None and self._by_site[site] >= (limits.max_per_ip or 0):
+        if prefix is not None and self._by_prefix[prefix] >= (limits.max_per_ip or 0):
             self._refuse(sock, "max_per_ip")
             return
         try:
@@ -266,15 +262,16 @@ class Listener:
                 protocol = pending(self, self._factory, partial(self._tls_failed, sockaddr))
         except Exception as exc:
             reset(sock)
-            self._loop.report(exc, f"the protocol factory of {self}")
+            self._loop.scheduler.report(exc, f"the protocol factory of {self}")
             return
         try:
             self.connections += 1
-            if site is not None:
-                self._by_site[site] += 1
+            if prefix is not None:
+                self._by_prefix[prefix] += 1
             self._loop.counters.accepted += 1
+            self._opened()
             if self.connections == limits.max_connections and limits.when_full == "hold":
-                self._hold("full")
+                self._hold(Hold.FULL)
             sock.setblocking(False)
             if sys.platform != "linux":
                 set_no_delay(sock)  # inherited from the listening socket on Linux only
@@ -282,39 +279,44 @@ class Listener:
             open_connection(connection)
         except OSError as exc:
             reset(sock)
-            self._gone(site, exc)
-            self._loop.report(exc, f"accepting on {self}")
+            self._gone(prefix, exc)
+            self._loop.scheduler.report(exc, f"accepting on {self}")
             return
-        for admitted in self._tell_admitted:
-            admitted(connection)
+        for drain in self._drains:
+            drain.connection_admitted(connection)
 
     def _tls_failed(self, sockaddr: Any, exc: BaseException) -> None:
         if isinstance(exc, ConnectionAborted):
-            return  # this side has given it up
+            return  # by this side
         peer = Address.from_sockaddr(sockaddr)
         kind = type(exc) if isinstance(exc, TLSHandshakeError) else TLSHandshakeError
         error = kind(f"no TLS with {peer}: {exc}")
         error.__cause__ = exc
         if self._on_tls_error is None:
-            self._loop.log.log(logging.INFO, (self, str(exc)), "%s", error)
+            self._loop.scheduler.log.log(logging.INFO, (self, str(exc)), "%s", error)
         else:
-            self._loop.call(self._on_tls_error, error)
+            self._loop.scheduler.call(self._on_tls_error, error)
 
     def _refuse(self, sock: socket.socket, reason: str) -> None:
         self._loop.counters.refused[reason] += 1
         close_quietly(sock)
 
-    def _gone(self, site: bytes | None, reason: BaseException | None) -> None:
-        self.connections -= 1
-        if site is not None and site in self._by_site:
-            self._by_site[site] -= 1
-            if not self._by_site[site]:
-                del self._by_site[site]
-        self._release("full")
-        self._release("backing off")  # there is a descriptor again
-        self._on_gone(site, reason)
+    def _opened(self) -> None:
+        self._on_open()
         if self._drain is not None:
-            self._drain.ended(reason)
+            self._drain.connection_opened()
+
+    def _gone(self, prefix: bytes | None, reason: BaseException | None) -> None:
+        self.connections -= 1
+        if prefix is not None and prefix in self._by_prefix:
+            self._by_prefix[prefix] -= 1
+            if not self._by_prefix[prefix]:
+                del self._by_prefix[prefix]
+        if self._holds:
+            self._release(*_ENDED_BY_A_CONNECTION_S_END)
+        self._on_gone(prefix, reason)
+        if self._drain is not None:
+            self._drain.connection_ended(reason)
 
     def _make_room(self, exc: OSError) -> bool:
         if exc.errno not in ACCEPT_EXHAUSTED:
@@ -327,78 +329,61 @@ class Listener:
         try:
             return bool(self._on_accept_error(exc))
         except Exception as problem:
-            self._loop.report(problem, f"on_accept_error of {self}")
+            self._loop.scheduler.report(problem, f"on_accept_error of {self}")
             return False
 
     def _back_off(self, exc: OSError, sock: socket.socket) -> None:
         scarce = "out of resources" if exc.errno in ACCEPT_EXHAUSTED else "cannot accept"
         if self._reserve is not None and exc.errno in {errno.EMFILE, errno.ENFILE}:
             self._refuse_batch(sock)
-        told = "%s: %s: %s; trying again in %g s"
-        self._loop.log.log(logging.ERROR, (self, exc.errno), told, self, scarce, exc, self._backoff)
-        self._hold("backing off")
+        message = "%s: %s: %s; trying again in %g s"
+        self._loop.scheduler.log.log(
+            logging.ERROR, (self, exc.errno), message, self, scarce, exc, self._backoff
+        )
+        self._hold(Hold.BACKING_OFF)
         self._retry.cancel()
-        self._retry = self._loop.call_later(self._backoff, self._release, "backing off")
+        self._retry = self._loop.scheduler.call_later(self._backoff, self._release, Hold.BACKING_OFF)
         self._backoff = min(self._backoff * 2, _LAST_BACKOFF)
 
     def _refuse_batch(self, sock: socket.socket) -> None:
-        """With the reserve descriptor given up, accept newcomers only to close them."""
+        """Close the reserve descriptor, and accept connections only to close them."""
         assert self._reserve is not None
         self._reserve.close()
         self._reserve = None
         try:
-            for _ in range(self._limits.accept_batch):
+            for _ in range(self._settings.limits.accept_batch):
                 self._refuse(sock.accept()[0], "descriptors")
         except OSError:
-            pass  # nobody is left, or even this one descriptor was taken: the back-off goes on with it
+            pass  # none is left, or even this one descriptor was taken: the back-off goes on with it
         try:
             self._reserve = self._loop.system.reserve()
         except OSError:
-            self._loop.call_later(_LAST_BACKOFF, self._renew_reserve)
+            self._loop.scheduler.call_later(_LAST_BACKOFF, self._renew_reserve)
 
     def _renew_reserve(self) -> None:
         if self._sockets and self._reserve is None:
             try:
                 self._reserve = self._loop.system.reserve()
             except OSError:
-                self._loop.call_later(_LAST_BACKOFF, self._renew_reserve)
+                self._loop.scheduler.call_later(_LAST_BACKOFF, self._renew_reserve)
 
-    def recover(self, open_: Counter[bytes | None]) -> None:
-        """Count again, and accept where nothing holds it, after an interrupt anywhere.
-
-        open_: how many sockets of its connections are open, by the site of their peers.
-        """
-        self.connections = open_.total()
-        if self._limits.max_per_ip is not None:
-            self._by_site = Counter({site: number for site, number in open_.items() if site is not None})
-        limit = self._limits.max_connections
-        if limit is None or self.connections < limit:
-            self._holds.discard("full")
-        if self._retry.cancelled():
-            self._holds.discard("backing off")
-        self._watch(0 if self._holds else EVENT_READ)
-        for sock in self._sockets:
-            self._look_again(sock)
-        if self._drain is not None and not self._drain.is_done():
-            self.start_drain(self._drain.admitted)
-            self._drain.recover()
-
-    def _hold(self, why: str) -> None:
+    def _hold(self, reason: Hold) -> None:
         if not self._holds:
             self._watch(0)
-        self._holds.add(why)
+        self._holds.add(reason)
 
-    def _release(self, why: str) -> None:
-        if why not in self._holds:
+    def _release(self, *reasons: Hold) -> None:
+        """End these reasons to accept nothing, and accept again if there is no other."""
+        if self._holds.isdisjoint(reasons):
             return
-        self._holds.discard(why)
+        self._holds.difference_update(reasons)
         if not self._holds:
             try:
                 self._watch(EVENT_READ)
             except OSError as exc:
                 self._back_off(exc, self._sockets[0])
             for sock in self._sockets:
-                self._look_again(sock)
+                self._accept_again(sock)
 
     def _watch(self, events: int) -> None:
         for sock in self._sockets:
@@ -410,11 +395,11 @@ class Listener:
             self._loop.registry.unregister(sock.fileno())
         close_quietly(sock)
         if not self._sockets:
-            self._give_up()
+            self._release_files()
         if self._drain is not None:
             self._drain.finish_if_empty()
 
-    def _give_up(self) -> None:
+    def _release_files(self) -> None:
         if self._reserve is not None:
             self._reserve.close()
             self._reserve = None
@@ -423,28 +408,67 @@ class Listener:
             self._path = None
 
     def _check_open(self) -> None:
-        self._loop.check_process()
+        self._loop.lifetime.check_process()
         if not self._sockets:
             raise UsageError("the listener is closed: listen again")
 
 
 class _Acceptor:
-    """One listening socket of a listener, as the loop sees it."""
+    """One listening socket of a listener, for the registry."""
 
-    __slots__ = ("_listener", "_sock")
+    __slots__ = ("_accept", "_listener", "_sock")
 
-    def __init__(self, listener: Listener, sock: socket.socket) -> None:
+    def __init__(
+        self, listener: Listener, accept: Callable[[socket.socket], None], sock: socket.socket
+    ) -> None:
         self._listener = listener
+        self._accept = accept
         self._sock = sock
 
     def __repr__(self) -> str:
         return repr(self._listener)
 
     def on_event(self, events: int) -> None:
-        self._listener.accept(self._sock)
+        self._accept(self._sock)
 
 
 def set_no_delay(sock: socket.socket) -> None:
     """Send small pieces at once on a TCP socket; other kinds are left alone."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+# For the reactor
+
+
+def begin_draining(listener: Listener, drain: Drain) -> None:
+    """Accept what is in the accept queue for `drain`, and close each listening socket once that is empty."""
+    listener._begin_draining(drain)
+
+
+def recover_listener(listener: Listener, open_: Counter[bytes | None]) -> None:
+    """Count again, and accept unless something holds it, after an interrupt anywhere.
+
+    open_: how many sockets of its connections are open, by the client prefix of their peers.
+    """
+    listener.connections = open_.total()
+    limits, holds, drain = listener._settings.limits, listener._holds, listener._drain
+    if limits.max_per_ip is not None:
+        listener._by_prefix = Counter({prefix: n for prefix, n in open_.items() if prefix is not None})
+    if limits.max_connections is None or listener.connections < limits.max_connections:
+        holds.discard(Hold.FULL)
+    if listener._retry.cancelled():
+        holds.discard(Hold.BACKING_OFF)
+    listener._watch(0 if holds else EVENT_READ)
+    for sock in listener._sockets:
+        listener._accept_again(sock)
+    if drain is not None and not drain.is_done():
+        listener._begin_draining(drain)
+        drain.recover()
+
+
+def detach_listener(listener: Listener) -> list[socket.socket]:
+    """Detach after fork: stop using kernel objects shared with the parent. Returns the sockets."""
+    listener._path = None
+    listener._release_files()
+    return listener._sockets

@@ -1,13 +1,13 @@
-"""A loop in a thread of its own, for as long as a `with` block."""
+"""A thread that drives a loop for the time of a `with` block."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
 from reactor.errors import ReactorError, UsageError
+from reactor.loop.context import ContextExit
 
 __all__ = ["Background"]
 
@@ -16,7 +16,7 @@ _GRACE = 5.0
 
 
 class Drivable(Protocol):
-    """What can be driven in the background."""
+    """The methods that are called of a loop that is driven in the background."""
 
     def run(self) -> None: ...
 
@@ -32,8 +32,8 @@ class Drivable(Protocol):
 Driven = TypeVar("Driven", bound=Drivable)
 
 
-class Background(Generic[Driven]):
-    """A context manager in which a thread drives `reactor`; it gives the reactor.
+class Background(ContextExit, Generic[Driven]):
+    """A context manager in which a thread drives `reactor`; entering it returns the reactor.
 
     drain_timeout: seconds that connections have to come to their end when the block is left.
     name: the thread's.
@@ -55,12 +55,7 @@ class Background(Generic[Driven]):
             raise self._problem
         return self._reactor
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave_block(self, exc: BaseException | None) -> None:
         try:
             self._reactor.drain(self._drain_timeout)
             self._thread.join(min(self._drain_timeout + _GRACE, threading.TIMEOUT_MAX))
@@ -87,6 +82,6 @@ class Background(Generic[Driven]):
             self._problem = exc  # closed, or driven by another thread, whose it then is
         except BaseException as exc:
             self._problem = exc
-            self._reactor.close()  # nobody drives it any more: who waits for an answer is told so
+            self._reactor.close()  # nothing drives it any more: futures that are waited for are cancelled
         finally:
             self._begun.set()

@@ -29,7 +29,7 @@ class _Window:
 
 def caller() -> str:
     """Return the file and line of the code outside of this package that called into it."""
-    frame = sys._getframe()
+    frame = sys._getframe()  # noqa: SLF001  # the documented way to the caller's frame
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "reactor":
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

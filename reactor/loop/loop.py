@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -10,24 +11,27 @@ import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
-from types import TracebackType
-from typing import Any, Self, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from reactor.errors import UsageError
 from reactor.loop.alarm import Alarm, new_alarm
-from reactor.loop.callbacks import SENDING, Callbacks, ErrorHandler
+from reactor.loop.lifetime import Lifetime
+from reactor.loop.log import caller
 from reactor.loop.registry import FileDescriptorLike, Registry
+from reactor.loop.scheduler import SENDING, ErrorHandler, Scheduler
 from reactor.loop.selector import default_selector
 from reactor.loop.signals import Signals
-from reactor.loop.timers import Handle, TickTimes, TimerHeap
+from reactor.loop.stats import Counters
+from reactor.loop.system import KERNEL, System
+from reactor.loop.timers import Handle, TickTimes
 from reactor.loop.wakeup import Wakeup
 from reactor.options import check_callable, number, seconds
 
-__all__ = ["ErrorHandler", "Loop"]
+__all__ = ["EVENTS_PER_TICK", "ErrorHandler", "Loop"]
 
 Ts = TypeVarTuple("Ts")
 
-#: What one tick handles at most of each kind, so that none starves the others. libuv and uvloop take
+#: The limit of events that one tick handles, so that they don't starve the rest. libuv and uvloop take
 #: 1024 events a poll. Here what a tick has received and gathered should fit the processor's cache: with
 #: 256 busy connections, 64 measured 4 to 9 % faster than 256, and 16 was slower again.
 EVENTS_PER_TICK = 64
@@ -35,7 +39,7 @@ EVENTS_PER_TICK = 64
 # The same where a budget is given: what was gathered is sent after the budget's end.
 EVENTS_PER_SLICE = 16
 
-# epoll_wait(2) counts milliseconds in an int, 24 days at most; a wait that ends early does no harm.
+# epoll_wait(2) counts milliseconds in an int, 24 days; a wait that ends early does no harm.
 _LONGEST_WAIT = 86400.0
 
 _NEVER = math.inf
@@ -43,31 +47,28 @@ _NEVER = math.inf
 T = TypeVar("T")
 
 
-class Loop(Callbacks):
-    """One selector, one thread at a time, any number in a process.
+def _do_nothing() -> None:
+    pass
 
-    selector: where descriptors are registered; None takes the platform's `DefaultSelector`, which the
-        loop then closes with itself.
-    clock: seconds that never go back.
-    on_error: called as `on_error(exception, callback, connection)` for each exception that leaves a
-        callback, with the callback's name, and its connection or None. None logs it with its traceback.
-    slow_callback: seconds; a callback that takes longer is named in a warning. None: none is timed.
-    debug: warn of calls from the wrong thread; needs time.
+
+class Loop:
+    """An event loop: one selector, driven by one thread at a time; any number in a process.
+
+    A `Reactor` has one, and documents for users what is called there by the same name. Methods are called on
+    the thread that drives the loop, but for those that say otherwise.
+
+    selector: where descriptors are registered; None takes the platform's `DefaultSelector`. It is closed with
+        the loop.
+    clock, on_error, slow_callback, debug: as `Reactor` has them.
+    system: where sockets, names and threads come from.
     flush: takes, at the end of a tick's phase, the list of what its callbacks have left in `outbox`,
         and the tick's time; returns how many bytes it sent.
+    on_close: called when the loop is being closed, with its descriptors open, to end what was built on it.
+    on_recover: called before the tick after an interrupt, to repair what was built on the loop.
+    on_fork: called in a forked child, to detach what was built on the loop.
 
-    Every method may be called on the thread that drives the loop; those that may be called on others
-    say so.
+    scheduler: its callbacks and timers. registry: its descriptors. lifetime: whether it can be used.
     """
-
-    #: Within a tick, what is to be handed to `flush` at its end; None outside of ticks.
-    outbox: list[Any] | None
-    #: Counted by those who receive and send.
-    bytes_received: int
-    bytes_sent: int
-    #: Turns of the loop, and the events, timers and callbacks that they handled.
-    ticks: int
-    events: int
 
     def __init__(
         self,
@@ -77,56 +78,76 @@ class Loop(Callbacks):
         on_error: ErrorHandler | None = None,
         slow_callback: float | None = None,
         debug: bool = False,
+        system: System = KERNEL,
         flush: Callable[[list[Any], float], int] = lambda outbox, now: 0,
+        on_close: Callable[[], object] = _do_nothing,
+        on_recover: Callable[[], object] = _do_nothing,
+        on_fork: Callable[[], object] = _do_nothing,
     ) -> None:
+        check_callable("clock", clock)
+        check_callable("on_error", on_error, optional=True)
         if slow_callback is not None:
             slow_callback = seconds("slow_callback", slow_callback, zero=True)
-        super().__init__(clock, on_error, slow_callback, debug=debug)
-        self.bytes_received = self.bytes_sent = self.ticks = self.events = 0
-        self.registry = Registry(default_selector() if selector is None else selector)
-        self.outbox = None
+
+        #: The clock, and its time at the beginning of this tick.
+        self.time = clock
+        self.now = clock()
+        #: Ticks, and the events, timers and callbacks that they handled.
+        self.ticks = self.events = 0
+        #: Counted by whoever receives and sends.
+        self.bytes_received = self.bytes_sent = 0
+        self.counters = Counters()
         self.tick_times = TickTimes()
-        self._flush = flush
-        #: An interrupt may have left things half done: they are made whole before the next tick.
+        #: Within a tick, what is to be handed to `flush` at its end; None outside of ticks.
+        self.outbox: list[Any] | None = None
+        #: An interrupt may have left things half done: they are repaired before the next tick.
         self.unsure = False
+
+        self.system = system
+        self.lifetime = Lifetime()
+        self.scheduler = Scheduler(
+            clock=clock,
+            lifetime=self.lifetime,
+            system=system,
+            counters=self.counters,
+            wake=self._wake,
+            check_thread=self.check_thread if debug else None,
+            on_error=on_error,
+            slow_callback=slow_callback,
+        )
+        self.registry = Registry(default_selector() if selector is None else selector)
+
+        self._slow_callback = slow_callback
+        self._flush = flush
+        self._on_close = on_close
+        self._on_recover = on_recover
+        self._on_fork = on_fork
+        self._driver: int | None = None  # the thread that is in `run` or `run_once`
         self._stop_asked = False
         self._close_asked = False
         self._at_close: list[Handle] = []
+
+        # A host that waits for `fileno`.
+        self._hosted = False
+        self._host: int | None = None  # the thread of the one that is attached: the loop is closed there
+        self._host_at_close: Handle | None = None
         self._alarm: Alarm | None = None
         self._alarm_due = _NEVER
-        self._pid = os.getpid()
-        #: The thread on which a host drives the loop, while one does: that is where it is closed.
-        self.host: int | None = None
+
         with ExitStack() as undo:
-            if selector is None:  # one that was given is still the caller's
+            if selector is None:  # another is still the caller's
                 undo.callback(self.registry.close)
-            self._wakeup = Wakeup(self._ready.append, self.system.socketpair())
+            self._wakeup = Wakeup(self.scheduler.ready.append, system.socketpair())
             undo.callback(self._wakeup.close)
             self.registry.register(self._wakeup.fileno(), EVENT_READ, Wakeup.on_event, self._wakeup)
             undo.pop_all()
-        self._signals = Signals(self.call_soon_threadsafe, self._wakeup)
+        self._signals = Signals(self.scheduler.call_soon_threadsafe, self._wakeup)
         _loops.add(self)
-
-    def __enter__(self) -> Self:
-        self._check_open()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Driving
 
     def run(self) -> None:
-        """Drive the loop on this thread until `stop` or `close`.
-
-        Raises UsageError if it is closed, or being driven already. KeyboardInterrupt and SystemExit
-        pass through, and the loop can be run again after them.
-        """
+        """Drive the loop on this thread until `stop` or `close`. Raises as `Reactor.run`."""
         self._drive(self._run_until_stopped)
 
     def _run_until_stopped(self) -> None:
@@ -134,16 +155,7 @@ class Loop(Callbacks):
             self._tick(None)
 
     def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
-        """Run a step on this thread and return how many events and callbacks it handled.
-
-        timeout: seconds to wait for something to do; 0 or less does not wait, None waits for ever.
-        budget: seconds of work, from the end of the wait: it goes on while there is something to do, and
-            returns after the callback with which they are over. What is left is for the next call; some of
-            each kind, descriptors, timers and callbacks, is done in every one. None: one tick, which handles
-            a bounded number of each.
-        Raises UsageError if the loop is closed, or being driven already; ValueError for NaN, or for a budget
-        below 0; TypeError for what is no number.
-        """
+        """As `Reactor.run_once`."""
         if budget is not None:
             budget = seconds("budget", budget, zero=True)
         if timeout is not None:
@@ -153,8 +165,8 @@ class Loop(Callbacks):
         return self._drive(self._run_slice, timeout, budget)
 
     def _drive(self, step: Callable[..., T], *args: Any) -> T:
-        """Return what `step(*args)` returns, as the one who drives the loop meanwhile."""
-        self._check_open()
+        """Return what `step(*args)` returns, with this thread as the loop's driver meanwhile."""
+        self.lifetime.check_open()
         here = threading.get_ident()
         entered = 0
         try:
@@ -182,42 +194,41 @@ class Loop(Callbacks):
             raise
 
     def _recover(self) -> None:
-        """Make whole what an interrupt has left: everything is moved by an event or a timer again."""
+        """Repair what an interrupt has left: each part waits for an event or a timer again."""
         self.registry.recover()
         self._wakeup.wake()
         self._alarm_due = _NEVER
+        self._on_recover()
 
     def _run_slice(self, timeout: float | None, budget: float) -> int:
         total = handled = self._tick(timeout, budget)
         end = self.now + budget  # the wait is not counted
-        while handled and not self._stop_asked and (left := end - self._clock()) > 0:
+        while handled and not self._stop_asked and (left := end - self.time()) > 0:
             handled = self._tick(0, left)
             total += handled
         return total
 
     def stop(self) -> None:
-        """Let `run` return after the tick that it is in. From any thread, callback or signal handler.
-
-        While the loop is not running, the next `run` returns at once.
-        """
-        self.check_process()
+        """As `Reactor.stop`."""
+        self.lifetime.check_process()
         self._stop_asked = True
         self._wake()
 
     def close(self) -> None:
-        """Give back every descriptor and drop every callback; a loop that is running is stopped first.
+        """Close the descriptors and cancel the callbacks; a loop that is running is stopped first.
 
-        From any thread; more than once does nothing. What the loop was used for can't go on after it. While
-        it is driven, or attached to a host, it is closed on that thread.
+        From any thread; more than once does nothing. While it is driven, or attached to a host, it is closed
+        on that thread.
         """
-        if self._closed:
+        lifetime = self.lifetime
+        if lifetime.closed:
             return
         here = threading.get_ident()
-        if self._disowned:
-            self._closed = True
+        if lifetime.forked:
+            lifetime.closed = True
             self._close_descriptors()
             self.registry.selector.close()
-        elif self._driver is None and self.host in (None, here):
+        elif self._driver is None and self._host in (None, here):
             self._driver = here  # no call between the question and this: no thread comes between
             try:
                 self._close()
@@ -226,21 +237,14 @@ class Loop(Callbacks):
         else:
             self._close_asked = True
             self.stop()
-            if self._driver is None and self.host in (None, here):
-                self.close()  # who drove it has left meanwhile, and may have looked before
+            if self._driver is None and self._host in (None, here):
+                self.close()  # the driver has left meanwhile, and may have looked before
 
-    def is_closed(self) -> bool:
-        """Return whether `close` has been done."""
-        return self._closed
+    # A host's loop around this one
 
     def fileno(self) -> int:
-        """Return a descriptor for the host's own selector: readable while `run_once(0)` has something to do.
-
-        From the first call on the loop keeps it so, for what is asked for outside of ticks too. Whether
-        timers show there as well, `timers_in_fileno` says.
-        Raises UsageError where the platform's selector has none.
-        """
-        self._check_open()
+        """As `Reactor.fileno`."""
+        self.lifetime.check_open()
         selector = self.registry.selector
         fileno = getattr(selector, "fileno", None)
         if fileno is None:
@@ -248,39 +252,57 @@ class Loop(Callbacks):
         if not self._hosted:
             self._alarm = self._watched_alarm()
             self._hosted = True
-        self._tell_host()  # each time: an interrupt may have come before the end of the last tick did
+            self.scheduler.on_added = self._update_host
+        self._update_host()  # each time: an interrupt may have come before the end of the last tick did
         number: int = fileno()
         return number
 
     def timers_in_fileno(self) -> bool:
-        """Return whether `fileno` gets readable for timers too, by timerfd_create(2).
-
-        Where it does not, the host is to call `run_once` after `next_timeout` seconds at the latest, and to
-        ask for them anew whenever it has been readable, as it is when a timer is set outside of ticks.
-        """
+        """As `Reactor.timers_in_fileno`."""
         self.fileno()
         return self._alarm is not None
 
     def next_timeout(self) -> float | None:
-        """Return the seconds until `run_once` has a timer or callback to run; None if only events can."""
-        if self._ready or self.registry.leftover or self.outbox:
+        """As `Reactor.next_timeout`."""
+        if self.scheduler.ready or self.registry.leftover or self.outbox:
             return 0.0
-        due = self._timers.next_due()
-        return None if due is None else min(max(0.0, due - self._clock()), _LONGEST_WAIT)
+        due = self.scheduler.timers.next_due()
+        return None if due is None else min(max(0.0, due - self.time()), _LONGEST_WAIT)
 
-    def _tell_host(self) -> None:
+    def attach_host(self, on_close: Callable[[], object]) -> None:
+        """As `Reactor.attach_host`."""
+        self.lifetime.check_open()
+        self.check_unattached()
+        self._host_at_close = self.call_at_close(on_close)
+        self._host = threading.get_ident()
+
+    def detach_host(self) -> bool:
+        """As `Reactor.detach_host`."""
+        handle, self._host_at_close = self._host_at_close, None
+        if handle is not None:
+            handle.cancel()
+        self._host = None
+        return not self.lifetime.forked
+
+    def check_unattached(self) -> None:
+        """Raise UsageError if a host drives the loop."""
+        if self._host is not None:
+            raise UsageError("the reactor is attached to a host, which drives it: detach it first")
+
+    def _update_host(self) -> None:
+        """Make `fileno` readable if there is something to do, or when the next timer is due."""
         if self._driver is not None:
             return  # in a tick: its end does this
-        if self._ready or self.registry.leftover or self.outbox:
+        if self.scheduler.ready or self.registry.leftover or self.outbox:
             self._wake()
             return
-        due = self._timers.next_due()
+        due = self.scheduler.timers.next_due()
         if due is None or due >= self._alarm_due:
             return
         if self._alarm is None:
             self._wake()
         else:
-            self._alarm.set(min(due - self._clock(), _LONGEST_WAIT))
+            self._alarm.set(min(due - self.time(), _LONGEST_WAIT))
         self._alarm_due = due
 
     def _watched_alarm(self) -> Alarm | None:
@@ -299,13 +321,13 @@ class Loop(Callbacks):
     def touch(self) -> None:
         """Bring `now` up to date outside of ticks: the host may call long after the last one."""
         if self.outbox is None:
-            self.now = self._clock()
+            self.now = self.time()
 
     def _leave(self) -> None:
         self._stop_asked = False
         outbox, self.outbox = self.outbox, None
         if outbox:
-            sent = self._flush(outbox, self._clock())
+            sent = self._flush(outbox, self.time())
             self.bytes_sent += sent
         if self._close_asked:
             self.close()
@@ -313,34 +335,34 @@ class Loop(Callbacks):
             if self.unsure:
                 self._wake()
             if self._alarm is None:  # the host asks for `next_timeout` now
-                due = self._timers.next_due()
+                due = self.scheduler.timers.next_due()
                 self._alarm_due = _NEVER if due is None else due
-            self._tell_host()
+            self._update_host()
 
     def _tick(self, timeout: float | None, budget: float | None = None) -> int:
-        registry = self.registry
+        registry, scheduler = self.registry, self.scheduler
         stale = registry.stale
-        due = self._timers.next_due()
-        most = EVENTS_PER_TICK if budget is None else EVENTS_PER_SLICE
+        due = scheduler.timers.next_due()
+        limit = EVENTS_PER_TICK if budget is None else EVENTS_PER_SLICE
         if registry.leftover:
-            events = registry.batch(registry.leftover, most)
+            events = registry.batch(registry.leftover, limit)
         else:
-            if self._ready or self.outbox:  # a flush may call back, and that write
+            if scheduler.ready or self.outbox:  # a flush may call back, and that write
                 timeout = 0
             elif due is not None:
-                wait = min(max(0.0, due - self._clock()), _LONGEST_WAIT)
+                wait = min(max(0.0, due - self.time()), _LONGEST_WAIT)
                 timeout = wait if timeout is None else min(wait, timeout)
             if stale:
                 stale.clear()
-            events = registry.poll(timeout, most)
-            if len(events) > most:
-                events = registry.batch(events, most)
-        self.now = self._clock()
+            events = registry.poll(timeout, limit)
+            if len(events) > limit:
+                events = registry.batch(events, limit)
+        self.now = self.time()
         end = None if budget is None else self.now + budget
 
         timed = end is not None or self._slow_callback is not None
         if timed:
-            self._lap = self.now
+            scheduler.lap = self.now
         on_events, owners = registry.on_events, registry.owners
         handled = len(events)
         for fd, ready in events:
@@ -358,27 +380,27 @@ class Loop(Callbacks):
             self._flush_outbox()
 
         if due is not None and due <= self.now:
-            handled += self._run_timers(end)
-        if self._ready:
-            handled += self._run_ready(end)
+            handled += scheduler.run_timers(self.now, end)
+        if scheduler.ready:
+            handled += scheduler.run_ready(end)
         if self.outbox:
             self._flush_outbox()
         self.ticks += 1
         self.events += handled
-        ended = self._clock()
+        ended = self.time()
         if ended - self.now > self.tick_times.usual:
             self.tick_times.add(ended, ended - self.now)
             self.counters.add_lag(ended - self.now)
-        if self._slow_callback is not None and ended - self._lap > self._slow_callback:
-            self._end_lap(SENDING, ended)
+        if self._slow_callback is not None and ended - scheduler.lap > self._slow_callback:
+            scheduler.end_lap(SENDING, ended)
         return handled
 
     def _end_event(self, owner: Any, end: float | None) -> bool:
         """Warn if the event of `owner` took long; return whether the clock has reached `end`."""
-        now = self._clock()
-        if self._slow_callback is not None and now - self._lap > self._slow_callback:
-            self._end_lap(repr(owner), now)
-        self._lap = now
+        now = self.time()
+        if self._slow_callback is not None and now - self.scheduler.lap > self._slow_callback:
+            self.scheduler.end_lap(repr(owner), now)
+        self.scheduler.lap = now
         return end is not None and now >= end
 
     def _flush_outbox(self) -> None:
@@ -390,61 +412,31 @@ class Loop(Callbacks):
             raise
         self.bytes_sent += sent  # a line of its own: what is called has added to it as well
 
-    def _check_open(self) -> None:
-        self.check_process()
-        if self._closed:
-            raise UsageError("the reactor is closed: make a new one")
-
-    def check_lasting(self) -> None:
-        """Raise UsageError if what is made now would outlive the loop: it is closed, or being closed."""
-        self._check_open()
-        if self._closing:
-            raise UsageError("the reactor is being closed: make a new one")
-
-    def check_unattached(self) -> None:
-        """Raise UsageError if a host drives the loop."""
-        if self.host is not None:
-            raise UsageError("the reactor is attached to a host, which drives it: detach it first")
-
-    def check_process(self) -> None:
-        """Raise UsageError in a forked child of the process that made this."""
-        if self._disowned:
-            raise UsageError(
-                f"the reactor belongs to process {self._pid}, and this is a child of it: make a new one"
-            )
-
-    def is_disowned(self) -> bool:
-        """Return whether this is a forked child's copy, of which only `close` can be used."""
-        return self._disowned
-
-    def disown(self) -> None:
-        """Let go of everything without touching what is shared with the parent process: this is a child.
-
-        From now on every use is a UsageError, but for `close`, which closes the child's descriptors.
-        """
-        self._disowned = True
-        self._hosted = False
-        self.registry.disown(self.check_process)
-        self._ready.clear()  # no future is cancelled: a thread that is not here may have held its lock
-        self._timers = TimerHeap()
-        self._signals.clear()
-        if self.outbox is not None:
-            self.outbox.clear()
+    def check_thread(self, method: str) -> None:
+        """Warn if this is not the thread that drives the loop, where `method` was called. For debug mode."""
+        if self._driver is None or self._driver == threading.get_ident():
+            return
+        # Not a limited log, whose timer would be another call from the wrong thread.
+        logging.getLogger("reactor").warning(
+            "%s was called on thread %s, and another drives the reactor: use call_soon_threadsafe, at %s",
+            method,
+            threading.current_thread().name,
+            caller(),
+        )
 
     def _wake(self) -> None:
         try:
             self._wakeup.wake()
         except OSError:
-            if not self._closed:
+            if not self.lifetime.closed:
                 raise
 
-    def call_at_close(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
-        """Run `callback(*args)` when the loop is closed, while its descriptors are still open. Cancellable.
+    # The end
 
-        It runs on the thread that closes the loop.
-        """
+    def call_at_close(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
+        """As `Reactor.call_at_close`."""
         check_callable("callback", callback)
-        self._check_open()
+        self.lifetime.check_open()
         self._at_close = [handle for handle in self._at_close if not handle.cancelled()]
         handle = Handle(callback, args)
         self._at_close.append(handle)
@@ -452,89 +444,85 @@ class Loop(Callbacks):
 
     def _close(self) -> None:
         try:
-            self._end()
+            self.scheduler.lap = self.time()  # what is slow is measured from here
+            for handle in self._at_close:
+                self.scheduler.run(handle)
+            self.lifetime.closing = True
+            self._on_close()
+            self.scheduler.run_notices()
         finally:
-            self._closed = True
+            self.lifetime.closed = True
             self._hosted = False
-            self.log.flush()
-            self._drop_all()
+            self.scheduler.close()
             if self._signals.clear():
                 self._close_descriptors()
             self.registry.close()
-            if self._workers is not None:
-                self._workers.close(timeout=0)
-
-    def _end(self) -> None:
-        """Let all that there is come to its end, while descriptors are open. Nothing new is taken on."""
-        for handle in self._at_close:
-            self._run(handle)
-        self._closing = True
-        self._end_all()
-        self._run_notices()
-
-    def _end_all(self) -> None:
-        """End what has been built on the loop."""
+            self.scheduler.end_threads()
 
     def _close_descriptors(self) -> None:
         self._wakeup.close()
         if self._alarm is not None:
             self._alarm.close()
 
+    def detach(self) -> None:
+        """Detach after fork: stop using kernel objects shared with the parent.
+
+        From now on every use is a UsageError, but for `close`, which closes the child's descriptors.
+        """
+        self._on_fork()
+        self.lifetime.forked = True
+        self._hosted = False
+        self.registry.detach(self.lifetime.check_process)
+        self.scheduler.detach()
+        self._signals.clear()
+        if self.outbox is not None:
+            self.outbox.clear()
+
     # Descriptors
 
     def add_reader(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Run `callback(*args)` whenever `fd`, a descriptor of your own, is readable.
-
-        Another call for the same descriptor replaces the callback.
-        Raises UsageError for a descriptor that belongs to a connection or listener, OSError or
-        ValueError for one that can't be waited for.
-        """
+        """As `Reactor.add_reader`."""
         check_callable("callback", callback)
-        self.check_lasting()
-        self.registry.watch(fd, EVENT_READ, self.call, callback, args)
+        self.lifetime.check_lasting()
+        self.registry.watch(fd, EVENT_READ, self.scheduler.call, callback, args)
 
     def add_writer(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Run `callback(*args)` whenever `fd` is writable; else as `add_reader`."""
+        """As `Reactor.add_writer`."""
         check_callable("callback", callback)
-        self.check_lasting()
-        self.registry.watch(fd, EVENT_WRITE, self.call, callback, args)
+        self.lifetime.check_lasting()
+        self.registry.watch(fd, EVENT_WRITE, self.scheduler.call, callback, args)
 
     def remove_reader(self, fd: FileDescriptorLike) -> bool:
-        """Undo `add_reader`, before the descriptor is closed; return whether there was a callback."""
-        self.check_process()
+        """As `Reactor.remove_reader`."""
+        self.lifetime.check_process()
         return self.registry.unwatch(fd, EVENT_READ)
 
     def remove_writer(self, fd: FileDescriptorLike) -> bool:
-        """Undo `add_writer`, before the descriptor is closed; return whether there was a callback."""
-        self.check_process()
+        """As `Reactor.remove_writer`."""
+        self.lifetime.check_process()
         return self.registry.unwatch(fd, EVENT_WRITE)
 
     # Signals
 
     def add_signal_handler(self, signum: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Run `callback(*args)` on the loop when signal `signum` comes, until it is removed or closed.
-
-        What handled the signal before is put back then. On the main thread only.
-        Raises TypeError for what is no signal's number, UsageError on another thread, ValueError or OSError
-        for a signal that can't be handled.
-        """
+        """As `Reactor.add_signal_handler`."""
         check_callable("callback", callback)
-        self.check_lasting()
+        self.lifetime.check_lasting()
         self._signals.add(signum, callback, args)
 
     def remove_signal_handler(self, signum: int) -> bool:
-        """Put back what handled `signum` before; return whether there was a handler of this loop."""
+        """As `Reactor.remove_signal_handler`."""
         return self._signals.remove(signum)
 
 
-#: Those of this process, for the one thing that concerns them all: that it forks.
+#: The loops of this process, for what concerns them all: a fork.
 _loops: weakref.WeakSet[Loop] = weakref.WeakSet()
 
 
-def _disown_all() -> None:
+def _detach_all() -> None:
     for loop in _loops:
-        loop.disown()
+        loop.detach()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown_all)
+    os.register_at_fork(after_in_child=_detach_all)

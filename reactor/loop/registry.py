@@ -194,7 +194,7 @@ class Registry:
             self.unregister(fd)
         return True
 
-    def disown(self, refuse: Callable[[], None]) -> None:
+    def detach(self, refuse: Callable[[], None]) -> None:
         """Call `refuse` instead of every function and of waiting: this is a child process.
 
         The selector is left as it is, because what it has in the kernel belongs to the parent.

@@ -64,7 +64,7 @@ class TimerHandle(Handle):
         super().cancel()
         heap, self._heap = self._heap, None
         if heap is not None:
-            heap._forget_one()
+            heap.forget_cancelled()
 
     def leave_heap(self) -> bool:
         """Come out of the heap; return whether that had been told of a cancel before."""
@@ -120,7 +120,8 @@ class TimerHeap:
         due = self.next_due()
         return None if due is None or due > now else self._heap[0][2]
 
-    def _forget_one(self) -> None:
+    def forget_cancelled(self) -> None:
+        """Count a timer that was cancelled; remove them when they are more than half."""
         self._cancelled += 1
         if len(self._heap) > self._COMPACT_ABOVE and self._cancelled * 2 > len(self._heap):
             for _, _, handle in self._heap:

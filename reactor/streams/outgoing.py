@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from reactor.address import AddressLike
+from reactor.connecting.connector import keep_through_drain
 from reactor.connection.connection import Connection
 from reactor.errors import ConnectError, ReactorError, UsageError
 from reactor.options import Limits, Timeouts
@@ -96,7 +97,7 @@ class Connecting(Wait):
             on_failure=self._failed,
             **self._options,
         )
-        self._connector.outlasts_drain = True
+        keep_through_drain(self._connector)
         return False
 
     def unpark(self) -> None:

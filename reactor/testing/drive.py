@@ -7,8 +7,7 @@ from collections.abc import Callable
 from itertools import repeat
 
 from reactor.errors import UsageError
-from reactor.reactor import Reactor
-from reactor.testing.network import Network
+from reactor.testing.network import Driven, Network
 from reactor.testing.selector import MemorySelector
 
 __all__ = ["drive", "settle", "wait"]
@@ -76,15 +75,13 @@ def _step(network: Network, turn: Callable[[], int], waiting: MemorySelector | N
     return bool(moved) or any(_is_busy(reactor) for reactor in _others(network, waiting))
 
 
-def _others(network: Network, waiting: MemorySelector | None) -> list[Reactor]:
+def _others(network: Network, waiting: MemorySelector | None) -> list[Driven]:
     network.reactors = [reactor for reactor in network.reactors if not reactor.is_closed()]
-    return [reactor for reactor in network.reactors if reactor.registry.selector is not waiting]
+    return [reactor for reactor in network.reactors if reactor.selector is not waiting]
 
 
-def _is_busy(reactor: Reactor) -> bool:
-    selector = reactor.registry.selector
-    assert isinstance(selector, MemorySelector)
-    return bool(selector.ready()) or reactor.next_timeout() == 0
+def _is_busy(reactor: Driven) -> bool:
+    return bool(reactor.selector.ready()) or reactor.next_timeout() == 0
 
 
 def _next_due(network: Network, waiting: MemorySelector | None = None) -> float | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from random import Random
-from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, Self, TypeVar, TypeVarTuple
 
 from reactor.connection.connection import Connection
 from reactor.connection.debug import DebugConnection
 from reactor.errors import UsageError
+from reactor.loop.context import ContextExit
 from reactor.loop.futures import AwaitableFuture
 from reactor.loop.loop import ErrorHandler
 from reactor.loop.registry import FileDescriptorLike
@@ -61,7 +61,7 @@ class DebugMemoryConnection(MemoryConnection, DebugConnection):
     __slots__ = ()
 
 
-class MemoryNetwork(Network):
+class MemoryNetwork(ContextExit, Network):
     """A network in memory with hosts, names, partitions and a clock, on which reactors live.
 
     All that they do is decided by `seed`, down to the order in which connections are served: the same seed
@@ -115,12 +115,7 @@ class MemoryNetwork(Network):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave_block(self, exc: BaseException | None) -> None:
         _close_after(self.close, exc)
 
     def reactor(
@@ -210,8 +205,10 @@ class MemoryReactor(Reactor):
         it. addresses has those of its host, none if it has all that are left.
     Raises UsageError if both a network and what makes one are given.
 
-    clock: its time, which is the network's.
+    clock: its time, which is the network's. selector: that of its sockets in memory.
     """
+
+    _connection_types = (MemoryConnection, DebugMemoryConnection)
 
     def __init__(
         self,
@@ -233,20 +230,15 @@ class MemoryReactor(Reactor):
         self.clock = network.clock
         host = network.host_with(tuple(addresses))
         self.addresses = host.addresses
-        self.system = MemorySystem(network, host)
+        self._system = MemorySystem(network, host)
         self._untaken = Errors()
         selector = MemorySelector(network, lambda selector, timeout: wait(network, selector, timeout))
         on_error = self._keep if on_error is None else on_error
         super().__init__(selector=selector, clock=self.clock, on_error=on_error, debug=debug)
-        self._connection_type: type[Connection] = DebugMemoryConnection if debug else MemoryConnection
+        self.selector = selector
         network.reactors.append(self)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave_block(self, exc: BaseException | None) -> None:
         _close_after(self.close, exc)
 
     def pair(
@@ -323,12 +315,12 @@ class MemoryReactor(Reactor):
 
     def add_reader(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """As `Reactor.add_reader`, for a socket in memory."""
-        self.system.check(fd)
+        self._system.check(fd)
         super().add_reader(fd, callback, *args)
 
     def add_writer(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """As `Reactor.add_writer`, for a socket in memory."""
-        self.system.check(fd)
+        self._system.check(fd)
         super().add_writer(fd, callback, *args)
 
     def add_signal_handler(self, signum: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:

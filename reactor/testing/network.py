@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from reactor.address import Address
 from reactor.errors import UsageError
-from reactor.reactor import Reactor
 from reactor.testing.clock import ManualClock
 from reactor.testing.endpoint import Endpoint, ListeningEndpoint, error
 from reactor.testing.host import Host, numeric, socket_address
@@ -27,6 +26,23 @@ class HasAddresses(Protocol):
 
     @property
     def addresses(self) -> tuple[str, ...]: ...
+
+
+class Driven(Protocol):
+    """What lives on a network: a `MemoryReactor`."""
+
+    @property
+    def selector(self) -> Any: ...  # a `MemorySelector`, whose module is above this one
+
+    def is_closed(self) -> bool: ...
+
+    def connections(self) -> list[Any]: ...
+
+    def run_once(self, timeout: float | None = 0, /) -> int: ...
+
+    def next_timeout(self) -> float | None: ...
+
+    def close(self) -> None: ...
 
 
 #: A host: an address of it, a name, or a reactor on it.
@@ -71,7 +87,7 @@ class Network:
         self.complaints: list[str] = []
         self.names: dict[str, Sequence[str]] = {}
         self.unreachable: dict[str, int | None] = {}
-        self.reactors: list[Reactor] = []
+        self.reactors: list[Driven] = []
         self.descriptors: dict[int, Any] = {}
         self.watched: set[int] = set()
         self.stalled: dict[Endpoint, None] = {}

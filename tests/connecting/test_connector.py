@@ -19,6 +19,7 @@ from reactor import (
     Timeouts,
     TLSTruncated,
 )
+from reactor.reactor import loop_of
 from reactor.testing import ManualClock, Recorder
 from tests.helpers import DEADLINE, Echo, silent_address, spin
 
@@ -313,7 +314,7 @@ def test_selector_that_refuses_the_connection_is_a_failed_attempt(reactor, failu
     def refuse(*args):
         raise OSError(28, "No more watches")
 
-    monkeypatch.setattr(reactor.registry.selector, "register", refuse)
+    monkeypatch.setattr(loop_of(reactor).registry.selector, "register", refuse)
     reactor.run_once(0)
     monkeypatch.undo()
     assert "No more watches" in str(failures[0])

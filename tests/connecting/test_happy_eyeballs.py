@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reactor import Timeouts
 from reactor.address import Address
 from reactor.connecting.happy_eyeballs import ATTEMPT_DELAY, interleave
+from reactor.reactor import loop_of
 from reactor.testing import Recorder
 from tests.helpers import DEADLINE, Echo, silent_address, spin
 
@@ -70,7 +71,7 @@ def looked_up(reactor):
 
 def attempts(reactor):
     """Return how many sockets wait to be connected: they alone wait for room to write."""
-    watched = reactor.registry.selector.get_map()
+    watched = loop_of(reactor).registry.selector.get_map()
     return sum(watched[fd].events == 2 for fd in watched)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reactor import BufferedProtocol, Limits, Reactor
 from reactor.connection.channel import RECV_SIZE
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE
+from reactor.reactor import loop_of
 from reactor.testing import Errors, Recorder, ScriptedSocket
 from tests.helpers import examples, spin
 
@@ -693,13 +694,13 @@ def test_run_does_not_wait_with_bytes_that_were_written_while_a_tick_was_flushed
                 while True:
                     ours.send(bytes(1 << 20))
             held = []
-            poll = world.reactor.registry.poll
+            poll = loop_of(world.reactor).registry.poll
 
             def watched_poll(timeout, most):
-                held.append((timeout, len(world.reactor.outbox)))
+                held.append((timeout, len(loop_of(world.reactor).outbox)))
                 return poll(timeout, most)
 
-            world.reactor.registry.poll = watched_poll
+            loop_of(world.reactor).registry.poll = watched_poll
             world.reactor.call_soon(connection.write, b"one too many")
             world.reactor.call_later(0.001, world.reactor.stop)
             world.reactor.run()

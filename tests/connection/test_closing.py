@@ -11,6 +11,7 @@ import pytest
 
 from reactor import Limits, Protocol, Reactor, Timeouts
 from reactor.connection.closing import is_quiet, lingering_of
+from reactor.reactor import loop_of
 from reactor.testing import ManualClock, Recorder, ScriptedSocket
 from tests.helpers import DEADLINE, Echo, connect, pair, spin
 
@@ -215,7 +216,7 @@ def test_delivered_is_what_the_peer_s_kernel_has_and_nothing_is_unread(reactor, 
     with connect(reactor, listener.addresses[0]) as client:
         spin(reactor, reactor.connections)
         reactor.connections()[0].close()
-        (lingering,) = lingering_of(reactor.registry)
+        (lingering,) = lingering_of(loop_of(reactor).registry)
         spin(reactor, lingering.is_delivered)
         with monkeypatch.context() as patched:
 

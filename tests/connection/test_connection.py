@@ -17,6 +17,7 @@ from reactor import (
     Timeouts,
     UsageError,
 )
+from reactor.reactor import loop_of
 from reactor.testing import Recorder, ScriptedSocket
 from tests.helpers import DEADLINE, Echo, connect, pair, spin
 
@@ -24,7 +25,7 @@ BIG = 4 * 1024 * 1024  # more than any socket buffer here takes at once
 
 
 def watched(reactor, connection):
-    key = reactor.registry.selector.get_map().get(connection.get_extra_info("socket").fileno())
+    key = loop_of(reactor).registry.selector.get_map().get(connection.get_extra_info("socket").fileno())
     return key.events & (EVENT_READ | EVENT_WRITE) if key else 0
 
 
@@ -578,7 +579,7 @@ def test_selector_that_refuses_a_change_ends_the_connection(reactor, connection,
     def refuse(fileobj, events, data=None):
         raise problem
 
-    monkeypatch.setattr(reactor.registry.selector, "modify", refuse)
+    monkeypatch.setattr(loop_of(reactor).registry.selector, "modify", refuse)
     connection.write(b"x" * BIG)
     reactor.run_once(0)
     assert recorder.reason is problem

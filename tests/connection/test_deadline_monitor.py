@@ -9,6 +9,7 @@ import pytest
 from reactor import Reactor
 from reactor.connection.deadlines import CHECKS_AT_ONCE, DeadlineMonitor
 from reactor.loop.timers import round_up
+from reactor.reactor import loop_of
 
 
 class Member:
@@ -39,7 +40,7 @@ def reactor(clock):
 
 @pytest.fixture
 def monitor(reactor):
-    made = DeadlineMonitor(reactor, lambda member, now: member.check(made, now))
+    made = DeadlineMonitor(loop_of(reactor), lambda member, now: member.check(made, now))
     return made
 
 

@@ -37,6 +37,7 @@ from reactor.errors import (
     UsageError,
     WriteTimeout,
 )
+from reactor.reactor import loop_of
 from reactor.testing import Errors, ManualClock, Recorder
 from tests.conftest import SELECTORS
 from tests.helpers import pair, spin
@@ -701,7 +702,7 @@ class ReactorMachine(RuleBasedStateMachine):
 
     @invariant()
     def selector_holds_what_is_waited_for(self):
-        expected = {self.reactor._wakeup.fileno(): EVENT_READ}
+        expected = {loop_of(self.reactor)._wakeup.fileno(): EVENT_READ}
         for door in self.all_doors:
             if door.accepts():
                 expected |= {sock.fileno(): EVENT_READ for sock in door.listener._sockets}
@@ -712,9 +713,9 @@ class ReactorMachine(RuleBasedStateMachine):
             events = EVENT_READ * reading | EVENT_WRITE * bool(connection.get_write_buffer_size())
             if events:
                 expected[connection.get_extra_info("socket").fileno()] = events
-        for lingering in lingering_of(self.reactor.registry):
+        for lingering in lingering_of(loop_of(self.reactor).registry):
             expected[lingering._sock.fileno()] = EVENT_READ
-        watched = self.reactor.registry.selector.get_map()
+        watched = loop_of(self.reactor).registry.selector.get_map()
         both = EVENT_READ | EVENT_WRITE  # and not for errors alone
         assert {fd: watched[fd].events for fd in watched if watched[fd].events & both} == expected
 
@@ -740,7 +741,9 @@ class ReactorMachine(RuleBasedStateMachine):
     @invariant()
     def listeners_count_their_connections(self):
         for door in self.all_doors:
-            lingering = sum(one.listener is door.listener for one in lingering_of(self.reactor.registry))
+            lingering = sum(
+                one.listener is door.listener for one in lingering_of(loop_of(self.reactor).registry)
+            )
             told = [protocol for protocol in door.served if protocol.lost]
             clean = [protocol for protocol in told if protocol.reason is None]
             held = door.listener.connections - (len(door.served) - len(told))
@@ -825,7 +828,7 @@ class ReactorMachine(RuleBasedStateMachine):
         self.spin(turn)
         assert not self.reactor.listeners()
         assert not self.reactor.connections()
-        assert not lingering_of(self.reactor.registry)
+        assert not lingering_of(loop_of(self.reactor).registry)
         self.receive_the_rest()
 
     def receive_the_rest(self):

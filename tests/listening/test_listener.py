@@ -12,6 +12,7 @@ import pytest
 
 from reactor import AddressError, ConnectionAborted, Limits, ListenError, Reactor, UsageError
 from reactor.connection.closing import lingering_of
+from reactor.reactor import loop_of
 from reactor.testing import ManualClock, Recorder, ScriptedSocket
 from tests.helpers import DEADLINE, Echo, connect, spin
 
@@ -210,7 +211,7 @@ def test_selector_that_refuses_the_newcomer_resets_it(reactor, errors, factory, 
     def refuse(*args):
         raise problem
 
-    monkeypatch.setattr(reactor.registry.selector, "register", refuse)
+    monkeypatch.setattr(loop_of(reactor).registry.selector, "register", refuse)
     with connect(reactor, listener.addresses[0]) as client:
         spin(reactor, lambda: errors.seen)
         with pytest.raises(ConnectionResetError):
@@ -384,7 +385,7 @@ def test_listener_that_was_closed_gets_no_reserve_again(factory, monkeypatch, de
 
 
 def test_descriptor_of_a_closed_listener_can_be_listened_on_again(reactor, factory):
-    before = list(reactor.registry.owned())
+    before = list(loop_of(reactor).registry.owned())
     for _ in range(3):
         listener = reactor.listen("127.0.0.1:0", factory)
         with connect(reactor, listener.addresses[0]) as client:
@@ -392,7 +393,7 @@ def test_descriptor_of_a_closed_listener_can_be_listened_on_again(reactor, facto
             spin(reactor, lambda: factory.made and factory.made[-1].received)
         spin(reactor, lambda: factory.made[-1].lost)
         listener.close()
-    assert list(reactor.registry.owned()) == before
+    assert list(loop_of(reactor).registry.owned()) == before
 
 
 def test_on_accept_error_may_make_room(reactor, factory, caplog):
@@ -467,7 +468,7 @@ def test_lingering_sockets_make_room(reactor, factory, caplog):
     with connect(reactor, listener.addresses[0]) as first, connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: len(factory.made) == 2)
         factory.made[0].connection.close()
-        spin(reactor, lingering_of(reactor.registry)[0].is_delivered)
+        spin(reactor, lingering_of(loop_of(reactor).registry)[0].is_delivered)
         sock.add(accept=[OSError(errno.EMFILE, "full")])
         with connect(reactor, listener.addresses[0]):
             spin(reactor, lambda: len(factory.made) == 3)
@@ -539,7 +540,7 @@ def test_selector_that_refuses_the_listening_socket_leaves_nothing(
     def refuse(*args):
         raise OSError(errno.ENOMEM, "no memory")
 
-    monkeypatch.setattr(reactor.registry.selector, "register", refuse)
+    monkeypatch.setattr(loop_of(reactor).registry.selector, "register", refuse)
     with pytest.raises(OSError, match="no memory"):
         reactor.listen("127.0.0.1:0", factory)
     assert reactor.listeners() == []

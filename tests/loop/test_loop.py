@@ -17,6 +17,7 @@ import pytest
 
 from reactor import Reactor, UsageError
 from reactor.loop.loop import EVENTS_PER_TICK, Loop
+from reactor.reactor import loop_of
 from reactor.testing import Errors, Recorder
 from tests.helpers import DEADLINE, pair
 
@@ -199,7 +200,7 @@ def test_what_would_outlive_a_close_is_refused(make_selector, descriptors):
 
     last = Last()
     with Reactor(selector=make_selector()) as reactor:
-        if hasattr(reactor.registry.selector, "fileno"):
+        if hasattr(loop_of(reactor).registry.selector, "fileno"):
             reactor.fileno()
         _, peer = pair(reactor, last)
     assert told == ["the reactor is being closed: make a new one"] * 3
@@ -547,7 +548,7 @@ def test_event_that_was_no_longer_asked_for_when_its_turn_came_is_dropped(reacto
 def test_writer_s_hang_up_of_an_unwatched_direction_is_dropped(pairs):
     # epoll tells of a hang-up whether or not it is asked for.
     ((ours, theirs),) = pairs(1)
-    with Loop() as loop:
+    with contextlib.closing(Loop()) as loop:
         ran = []
         loop.add_reader(ours, lambda: (ran.append(ours.recv(10)), loop.remove_reader(ours)))
         theirs.close()
@@ -558,7 +559,7 @@ def test_writer_s_hang_up_of_an_unwatched_direction_is_dropped(pairs):
 
 def test_events_that_nobody_asked_for_are_passed_over(make_selector, pairs, ran):
     ((ours, _),) = pairs(1)
-    with Loop(selector=make_selector()) as loop:
+    with contextlib.closing(Loop(selector=make_selector())) as loop:
         loop.add_reader(ours, ran.append, 1)
         real = loop.registry.poll
         loop.registry.poll = lambda timeout, most: [*real(0, most), (ours.fileno(), 0)]
@@ -602,8 +603,8 @@ def test_idle_loop_makes_no_system_calls():
 
 def test_a_loop_alone_knows_nothing_to_flush(ran):
     errors = Errors()
-    with Loop(on_error=errors) as loop:
-        loop.call_soon(lambda: loop.outbox.append("something"))
+    with contextlib.closing(Loop(on_error=errors)) as loop:
+        loop.scheduler.call_soon(lambda: loop.outbox.append("something"))
         loop.run_once()
     assert errors.seen == []
     assert time.monotonic() >= loop.now

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from reactor import Reactor, UsageError
+from reactor.reactor import loop_of
 from tests.helpers import DEADLINE, spin
 
 SIGNUM = signal.SIGUSR1
@@ -123,7 +124,7 @@ def test_storm_neither_ends_the_loop_nor_loses_the_last(reactor):
 def test_signal_that_comes_after_its_handler_was_removed_is_dropped(before, reactor):
     got = []
     reactor.add_signal_handler(SIGNUM, got.append, 1)
-    reactor._signals._on_signal(signal.SIGUSR2, None)
+    loop_of(reactor)._signals._on_signal(signal.SIGUSR2, None)
     reactor.remove_signal_handler(SIGNUM)
     reactor.run_once(0)
     assert got == []

@@ -15,6 +15,7 @@ import attrs
 
 from reactor import Limits, Listener, Timeouts
 from reactor.errors import UsageError
+from reactor.reactor import loop_of
 from reactor.testing import MemoryNetwork
 from reactor.testing.drive import drive
 from reactor.testing.endpoint import ListeningEndpoint
@@ -96,7 +97,7 @@ class World:
         self.clock = self.network.clock
         self.clock.now = self.began
         self.reactor = self.network.reactor(on_error=self._on_error)
-        self.selector = self.reactor.registry.selector
+        self.selector = loop_of(self.reactor).registry.selector
         self.complaints = self.network.complaints
         self.links: dict[Any, Link] = {}
         self._present: list[Program] = []

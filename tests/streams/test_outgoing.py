@@ -112,7 +112,20 @@ def test_what_fails_is_raised_where_it_is_awaited(reactor):
         assert told.result == errno.ECONNREFUSED
 
 
-def test_time_to_connect_is_the_timeouts(reactor):
+@pytest.fixture
+def made(reactor, monkeypatch):
+    """The connectors of the reactor."""
+    connectors = []
+
+    def connect(*args, **options):
+        connectors.append(Reactor.connect(reactor, *args, **options))
+        return connectors[-1]
+
+    monkeypatch.setattr(reactor, "connect", connect)
+    return connectors
+
+
+def test_time_to_connect_is_the_timeouts(reactor, made):
     with silent_address() as address:
 
         async def ask(stream):
@@ -120,25 +133,25 @@ def test_time_to_connect_is_the_timeouts(reactor):
                 await connect(address, timeouts=Timeouts(connect=0.01))
             with pytest.raises(StreamTimeout), stream.timeout(0.01):
                 await connect(address)
-            return [connector.is_done() for connector in reactor._connectors]
+            return [connector.is_done() for connector in made]
 
         with client_of(reactor, ask) as (told, _):
             spin(reactor, lambda: told.seen)
             assert all(told.result)
 
 
-def test_attempt_is_given_up_when_the_connection_ends(reactor):
+def test_attempt_is_given_up_when_the_connection_ends(reactor, made):
     with silent_address() as address:
 
         async def ask(stream):
             await connect(address)
 
         with client_of(reactor, ask) as (told, client):
-            assert [connector.is_done() for connector in reactor._connectors] == [False]
+            assert [connector.is_done() for connector in made] == [False]
             reset(client)
             spin(reactor, lambda: told.seen)
             assert isinstance(told.result, StreamClosed)
-            assert [connector.is_done() for connector in reactor._connectors] == [True]
+            assert [connector.is_done() for connector in made] == [True]
 
 
 def test_misuse_is_told_on_the_line(reactor):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from reactor import Connection
+from reactor.reactor import loop_of
 from reactor.testing import Errors, MemoryNetwork, MemoryReactor, Recorder
 from reactor.testing.drive import drive
 from reactor.testing.sockets import MemorySocket, listening_socket
@@ -40,7 +41,7 @@ class Stage:
         self._fault = fault
         self._fired = False
         self.reactor: MemoryReactor = self.attempt(self._make_reactor)
-        self.selector = self.reactor.registry.selector
+        self.selector = loop_of(self.reactor).registry.selector
 
     @property
     def undisturbed(self) -> bool:

@@ -1,5 +1,6 @@
 """Callbacks: their order and bounds, timers, other threads, and what becomes of exceptions."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import Reactor
-from reactor.loop.callbacks import CALLBACKS_PER_TICK, TIMERS_PER_TICK
 from reactor.loop.loop import Loop
+from reactor.loop.scheduler import CALLBACKS_PER_TICK, TIMERS_PER_TICK
+from reactor.reactor import loop_of
 from reactor.testing import ManualClock, Recorder
 from tests.helpers import DEADLINE, pair, spin
 
@@ -157,10 +159,10 @@ def test_timers_run_when_they_are_due_and_in_order(timed, clock, ran):
 def test_every_timer_that_is_not_cancelled_runs_once_never_early(delays, cancelled):
     clock = ManualClock()
     ran = []
-    with Loop(clock=clock) as loop:
+    with contextlib.closing(Loop(clock=clock)) as loop:
         start = clock.now
         handles = [
-            loop.call_later(delay, lambda number=number: ran.append((number, clock.now - start)))
+            loop.scheduler.call_later(delay, lambda number=number: ran.append((number, clock.now - start)))
             for number, delay in enumerate(delays)
         ]
         for number in cancelled & set(range(len(handles))):
@@ -211,8 +213,8 @@ def test_time_that_is_no_number(reactor):
 def test_timer_is_due_after_any_delay_and_not_before(delay):
     ran = []
     clock = ManualClock(1000.0)
-    with Loop(clock=clock) as loop:
-        loop.call_later(delay, ran.append, 1)
+    with contextlib.closing(Loop(clock=clock)) as loop:
+        loop.scheduler.call_later(delay, ran.append, 1)
         wait = loop.next_timeout()
         assert 0 <= wait <= 86400
         loop.run_once(0)
@@ -221,8 +223,8 @@ def test_timer_is_due_after_any_delay_and_not_before(delay):
 
 def test_after_a_long_uptime_timers_still_run(ran):
     clock = ManualClock(1e16)
-    with Loop(clock=clock) as loop:
-        loop.call_later(1e-9, ran.append, 1)
+    with contextlib.closing(Loop(clock=clock)) as loop:
+        loop.scheduler.call_later(1e-9, ran.append, 1)
         loop.run_once()
     assert ran == [1]
 
@@ -263,7 +265,7 @@ def test_call_from_a_thread_ends_an_endless_wait(reactor, ran):
 def test_burst_of_calls_wakes_the_loop_once_and_runs_in_order(reactor, ran):
     for number in range(1000):
         reactor.call_soon_threadsafe(ran.append, number)
-    fd = reactor._wakeup.fileno()
+    fd = loop_of(reactor)._wakeup.fileno()
     with socket.socket(fileno=os.dup(fd)) as receiver:
         assert receiver.recv(100, socket.MSG_PEEK) == b"\0"
     spin(reactor, lambda: len(ran) == 1000)
@@ -287,7 +289,7 @@ def test_wake_up_that_fails_is_loud(reactor, monkeypatch):
     def broken():
         raise OSError(5, "broken")
 
-    monkeypatch.setattr(type(reactor._wakeup), "wake", lambda self: broken())
+    monkeypatch.setattr(type(loop_of(reactor)._wakeup), "wake", lambda self: broken())
     with pytest.raises(OSError, match="broken"):
         reactor.call_soon_threadsafe(print)
     monkeypatch.undo()
