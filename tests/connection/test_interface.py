@@ -53,7 +53,5 @@ def test_exception_of_a_factory_comes_out_as_it_is():
 
 
 def test_factory_without_a_name_is_shown_by_its_repr():
-    with pytest.raises(
-        TypeError, match=r"^the factory functools\.partial\(.*\) returned 0, which is no protocol"
-    ):
+    with pytest.raises(TypeError, match=r"^the factory functools\.partial\(.*\) returned 0, which"):
         make_protocol(partial(int))
