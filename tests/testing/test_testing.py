@@ -266,7 +266,7 @@ def run_tests(pytester, text):
 
 
 @pytest.mark.slow
-def test_fixtures_come_by_themselves(pytester):
+def test_fixtures_work(pytester):
     result = run_tests(
         pytester,
         """
