@@ -419,30 +419,6 @@ def test_nothing_in_clear_is_decoded_behind_the_upgrade_one_at_a_time_either(rea
         assert isinstance(protocol.reasons[0], TLSHandshakeError)
 
 
-class Bodies(FramedProtocol):
-    """Stores a body behind each header, which is its length."""
-
-    framer_changes = True
-
-    def __init__(self):
-        super().__init__(Lines())
-
-    def frame_received(self, frame):
-        if isinstance(self.framer, Lines):
-            self.set_framer(Block(int(frame)))
-        else:
-            self.set_framer(Lines())
-            self.send(b"%d bytes stored" % len(frame))
-
-
-def test_framing_changes_between_header_and_body(reactor):
-    _, peer = pair(reactor, Bodies())
-    with peer:
-        peer.sendall(b"5\n1\n2\n30\n3\nabc")
-        expected = b"5 bytes stored\n0 bytes stored\n3 bytes stored\n"
-        assert receive(reactor, peer, lambda got: len(got) >= len(expected)) == expected
-
-
 # A few frames at once
 
 

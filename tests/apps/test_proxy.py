@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,8 +28,7 @@ def target(reactor):
             served.append(self)
 
     listener = reactor.listen("127.0.0.1:0", Target)
-    listener.served = served
-    return listener
+    return SimpleNamespace(addresses=listener.addresses, served=served)
 
 
 @pytest.fixture

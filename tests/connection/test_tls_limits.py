@@ -229,10 +229,10 @@ def test_drain_waits_for_the_rest_of_a_record(reactor, certificates):
         spin(reactor, lambda: peer.step() and peer.established and made)
         peer.write(bytes(8000))
         record = peer.outgoing.read()
-        before = reactor.bytes_received
+        before = reactor.stats().bytes_received
         sock.send(record[:4000])
         settle(reactor)
-        assert reactor.bytes_received == before
+        assert reactor.stats().bytes_received == before
         listener.drain(60, reports.append)
         settle(reactor)
         assert not made[0].connection.is_closing()
