@@ -13,7 +13,8 @@ ACROSS = {
     "compat": {"test_stdlib"},
     "connecting": {"test_connector_tls", "test_reconnect"},
     "connection": {
-        "test_asyncio_protocol", "test_chunks", "test_deadline_monitor", "test_faults", "test_machine",
+        "test_asyncio_protocol", "test_callbacks_that_end", "test_chunks", "test_deadline_monitor",
+        "test_faults", "test_machine",
         "test_start_tls", "test_tls_certificates", "test_tls_closing", "test_tls_limits",
     },
     "loop": {"test_fork"},

@@ -113,7 +113,7 @@ class Linger:
     which is in the clock's seconds.
     """
 
-    __slots__ = ("_bucket", "_settings", "_sock", "prefix")
+    __slots__ = ("_bucket", "_due", "_settings", "_sock", "prefix")
 
     def __init__(
         self, settings: Settings, sock: socket.socket, prefix: bytes | None, start: float, timeout: float
@@ -122,8 +122,9 @@ class Linger:
         self._sock = sock
         self.prefix = prefix
         self._bucket: Bucket | None = None
+        self._due = round_up(start + timeout, timeout)
         settings.loop.registry.replace(sock.fileno(), Linger.on_event, self)
-        self._bucket = settings.monitor.add(self, None, round_up(start + timeout, timeout))
+        self._bucket = settings.monitor.add(self, None, self._due)
 
     @property
     def listener(self) -> Any:
@@ -167,8 +168,10 @@ class Linger:
         self._settings.on_gone(self.prefix, None)
 
     def recover(self) -> None:
-        """Close the socket, if an interrupt within `close` has left it unregistered."""
-        if not self._settings.loop.registry.interest(self._sock.fileno()):
+        """Watch the timeout again after an interrupt anywhere; close the socket if it came within `close`."""
+        if self._settings.loop.registry.interest(self._sock.fileno()):
+            self._bucket = self._settings.monitor.add(self, self._bucket, self._due)
+        else:
             self.close()
 
     def detach(self) -> socket.socket:

@@ -32,6 +32,7 @@ from reactor.connection.deadlines import Deadline, first_passed
 from reactor.connection.interface import AnyProtocol, check_protocol, takes_buffers
 from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE, Closing, Sending, SendQueue
+from reactor.connection.sendfile import FileEnded
 from reactor.connection.settings import Settings
 from reactor.connection.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
 from reactor.errors import (
@@ -169,8 +170,10 @@ class Connection:
             self._break_off()
             raise
 
-    def _limited_channel(self) -> LimitedChannel:
-        return LimitedChannel(self._read_bucket(), buffered=takes_buffers(self._protocol))
+    def _clear_channel(self) -> Channel:
+        """Return the channel for this protocol and rate, in clear."""
+        rate, buffered = self._read_bucket(), takes_buffers(self._protocol)
+        return LimitedChannel(rate, buffered=buffered) if rate or buffered else CLEAR
 
     def _read_bucket(self) -> TokenBucket | None:
         rate = self._settings.limits.read_rate
@@ -275,15 +278,18 @@ class Connection:
         else:
             self._on_event(EVENT_READ, limit)
 
-    def _receive_into(self, limit: int) -> None:
+    def _receive_into(self, limit: int) -> None:  # noqa: PLR0911 - each step may end it
         """Read once into the protocol's buffer, up to `limit` bytes."""
+        protocol = self._protocol
         try:
-            buffer = self._protocol.get_buffer(limit)
+            buffer = protocol.get_buffer(limit)
             if not len(buffer):
                 raise UsageError("get_buffer returned an empty buffer: return at least one byte")
         except Exception as exc:
             self._callback_failed(exc, "get_buffer")
             return
+        if not self.is_reading() or self._protocol is not protocol:
+            return  # since that call
         loop = self._settings.loop
         try:
             nbytes = self._sock.recv_into(buffer if len(buffer) <= limit else memoryview(buffer)[:limit])
@@ -455,7 +461,7 @@ class Connection:
                 self._try(sock.take_in)
                 if not sock.stalled:
                     self._on_writable()
-            if self.is_reading():
+            if self.is_reading() and not self._channel.held:
                 self._receive()
         if events & EVENT_WRITE:
             self._try(sock.flush)
@@ -503,7 +509,8 @@ class Connection:
         try:
             if self._try(channel.step):
                 self._last_active = self._settings.loop.now
-                self._set_channel(CLEAR)
+                self._set_channel(self._clear_channel())
+                self._update_interest()
                 self._made()
             elif self._state not in ENDED:
                 self._update_interest()
@@ -590,6 +597,8 @@ class Connection:
                 raise UsageError("write after write_eof: our direction has ended")
             self._drop(sum(map(len, pieces)))
             return False
+        if not any(map(len, pieces)):
+            return self._check_high_water()
         queue, limits = self._queued(), self._settings.limits
         limit = limits.max_write_buffer
         if limit is not None and queue.size > limit and queue.in_memory() > limit:
@@ -638,7 +647,7 @@ class Connection:
         queue.armed = True
         queue.since = self._settings.loop.now
         self._update_interest()
-        if queue.armed:
+        if queue.armed and self._state not in ENDED:
             self._watch_deadlines()
 
     def _disarm(self, queue: SendQueue) -> None:
@@ -658,8 +667,15 @@ class Connection:
                 queue.offer(self._sock, self._channel, loop.now)
             except (BlockingIOError, InterruptedError):
                 pass
+            except FileEnded as exc:
+                self.abort(exc)  # a reset, so that half a file does not look complete
+                return
             except OSError as exc:
                 failure = exc
+            except Exception as exc:  # of a file that its owner has closed, for one
+                loop.scheduler.report(exc, "sendfile", self)
+                self.abort(exc)
+                return
             if queue.size < before:
                 self._last_active = loop.now
                 loop.bytes_sent += before - queue.size
@@ -692,7 +708,7 @@ class Connection:
             self._queue = None
             self._sending = _IDLE
         self._disarm(queue)
-        if self._state not in WRITABLE:
+        if self._state not in WRITABLE and self._state not in ENDED:
             self._write_side_done(queue.closing)
 
     def _check_high_water(self) -> bool:
@@ -770,8 +786,8 @@ class Connection:
                 self._begin_close(self._settings.timeouts.close, None)
             elif self._sending is _SHUT:
                 self._write_side_done(None)
-            else:
-                self._flush(self._queued())
+            elif not (queue := self._queued()).is_waiting():
+                self._flush(queue)
         except BaseException:
             self._break_off()
             raise
@@ -1024,7 +1040,8 @@ class Connection:
         self._watch_at(round_up(start + timeout, timeout))
 
     def _watch_at(self, when: float) -> None:
-        self._bucket = self._settings.monitor.add(self, self._bucket, when)
+        if self._state not in ENDED:
+            self._bucket = self._settings.monitor.add(self, self._bucket, when)
 
     def _watch_deadlines(self) -> None:
         for start, timeout, _, _ in self._deadlines():
@@ -1166,14 +1183,16 @@ class Connection:
         """
         check_protocol(protocol, "set_protocol was given")
         self.hold_reading(False)
+        if self._state is State.LOST:
+            return
         self._protocol = protocol
-        if self._state in ENDED:
+        if self._state is State.CLOSED:
             return
         channel = self._channel
         if isinstance(channel, LimitedChannel) and (channel.rate or channel.kind is not Kind.LIMITED):
             channel.buffered = takes_buffers(protocol)
         elif takes_buffers(protocol) or channel is not CLEAR:
-            self._set_channel(self._limited_channel() if takes_buffers(protocol) else CLEAR)
+            self._set_channel(self._clear_channel())
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return information about the connection, or `default` where it is not available.
@@ -1272,8 +1291,7 @@ def open_connection(connection: Connection) -> None:
     Raises OSError if the selector refuses the socket, which the caller must then close.
     """
     settings, protocol = connection._settings, connection._protocol
-    if settings.limits.read_rate is not None or takes_buffers(protocol):
-        connection._channel = connection._limited_channel()
+    connection._channel = connection._clear_channel()
     try:
         on_event = connection._event_method()
         settings.loop.registry.register(connection._sock.fileno(), EVENT_READ, on_event, connection)

@@ -6,7 +6,7 @@ import errno
 import os
 from typing import IO, Any
 
-__all__ = ["send_part"]
+__all__ = ["FileEnded", "send_part"]
 
 #: Bytes of a file sent per call, so that no connection starves the others; fewer where the file is read.
 _CHUNK = 256 * 1024
@@ -14,6 +14,10 @@ _READ_LIMIT = 64 * 1024
 
 # Errors of sendfile(2) for a kind of file or socket that it does not support.
 _UNFIT = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+
+class FileEnded(OSError):
+    """A file ended before all of it was sent: EIO."""
 
 
 def send_part(sock: Any, file: IO[bytes], offset: int, size: int, limit: int | None) -> int:
@@ -45,5 +49,5 @@ def _read_and_send(sock: Any, file: IO[bytes], offset: int, wanted: int) -> int:
     return sent
 
 
-def _too_short(offset: int) -> OSError:
-    return OSError(errno.EIO, f"the file ended at {offset}, before all of it was sent")
+def _too_short(offset: int) -> FileEnded:
+    return FileEnded(errno.EIO, f"the file ended at {offset}, before all of it was sent")

@@ -349,6 +349,7 @@ class SecureSocket:
     def _finish(self, end: TLSError | bytes) -> None:
         self._end = end
         self.needs_slow_path = True
+        self.stalled = False  # nothing more is received
         self._incoming.read()  # discard what follows the end
         self._put_output()
 

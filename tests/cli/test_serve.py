@@ -213,9 +213,8 @@ def test_factory_that_makes_no_protocol_is_reported_and_closes_the_connection(tm
     (tmp_path / "no_protocol.py").write_text(f"def make():\n    {body}\n")
     words = ("serve", "no_protocol:make", "--listen", "127.0.0.1:0")
     with server(*words, cwd=tmp_path) as (process, address):
-        with client_of(address) as client:
-            with pytest.raises(ConnectionResetError):
-                client.recv(1)
+        with pytest.raises(ConnectionResetError), client_of(address) as client:
+            client.recv(1)
         log = []
         while not log or not log[-1].startswith(b"TypeError: "):
             log.append(process.stderr.readline())
