@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from reactor import Drained, DrainTimeout, Limits, Protocol, Reactor, Timeouts, UsageError
+from reactor.reactor import loop_of
 from reactor.streams import handler
 from reactor.testing import Recorder
 from tests.helpers import DEADLINE, Echo, connect, pair, spin
@@ -463,3 +464,37 @@ def test_reset_that_a_drain_finds_is_a_failure_and_no_clean_end(reactor, clock, 
     go_on(reactor, clock, lambda: reports, limit=40)
     assert isinstance(recorder.reason, ConnectionResetError)
     assert reports == [Drained(idle=0, finished=0, failed=1, aborted=0)]
+
+
+def test_drain_counts_for_itself_and_not_by_the_statistics(reactor):
+    _, peer = pair(reactor, Recorder())
+    counters = loop_of(reactor).counters
+    counters.accepted += 5
+    counters.connected += 5
+    drained = []
+    with peer:
+        reactor.drain(20, drained.append)
+        spin(reactor, lambda: not reactor.connections())
+    spin(reactor, lambda: drained)
+    assert drained == [Drained(idle=1, finished=0, failed=0, aborted=0)]
+
+
+def test_drain_waits_for_a_connection_that_is_made_in_it(reactor):
+    busy = Recorder()
+    busy.draining = lambda: True
+    _, peer = pair(reactor, busy)
+    drained = []
+    reactor.drain(20, drained.append)
+    reactor.run_once(0)
+    late = Recorder()
+    late.draining = lambda: True
+    _, other = pair(reactor, late)
+    busy.connection.abort()
+    spin(reactor, lambda: busy.lost)
+    reactor.run_once(0)
+    assert drained == []
+    late.connection.abort()
+    spin(reactor, lambda: drained)
+    assert drained == [Drained(idle=0, finished=0, failed=2, aborted=0)]
+    peer.close()
+    other.close()

@@ -299,3 +299,13 @@ def test_stop_after_close_is_nothing():
     reactor = Reactor()
     reactor.close()
     reactor.stop()
+
+
+def test_time_between_the_last_tick_and_close_is_no_slow_callback(ran, caplog):
+    clock = ManualClock()
+    with Reactor(clock=clock, slow_callback=0.1) as reactor:
+        reactor.call_at_close(ran.append, 1)
+        reactor.run_once(0)
+        clock.advance(10)
+    assert ran == [1]
+    assert caplog.messages == []
