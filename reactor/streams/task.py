@@ -34,7 +34,7 @@ class Place(Protocol):
 
 
 class Task:
-    """A coroutine of a stream, and the place at which it is suspended; None before its start and at its end."""
+    """A coroutine of a stream, and the place at which it is suspended; None before start and after end."""
 
     __slots__ = ("coroutine", "place", "send", "stream")
 
