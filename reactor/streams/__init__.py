@@ -1,20 +1,20 @@
-"""Coroutine handlers: `async def handler(stream)`, driven by the reactor itself.
+"""Coroutine handlers, `async def handler(stream)`, that the reactor itself drives.
 
-There is no task queue and no future. An `await` that has to wait yields the place where it waits (the
-stream's input, the room in its queue, a point in time), the task is left there, and the event that ends
-the wait resumes it straight from the loop: one resumption for each event.
+There is no task queue and no future. An `await` that must wait suspends the task at a place (the stream's
+input, room in its send queue, a point in time), and the event that ends the wait resumes the task directly
+from the loop: one resumption for each event.
 
-What can be awaited in a task, which is a handler or what `Stream.start_soon` runs:
+A task is a handler, or a coroutine started by `Stream.start_soon`. It can await:
 
-- the methods of its `Stream`, and of others of the same reactor; one task at a time reads from each;
-- `connect(address)`: a `Stream` to somewhere else;
-- what `Reactor.run_in_executor` and `submit` return; `wait(future)` for any `concurrent.futures.Future`;
+- the methods of its `Stream`, and of other streams of the same reactor; one task at a time reads from each;
+- `connect(address)`: a `Stream` to another host;
+- the results of `Reactor.run_in_executor` and `submit`; `wait(future)` for any `concurrent.futures.Future`;
 - `Queue.put` and `get`, `Event.wait`;
 - `gather` and `first`: several of all these at once;
 - `async def` functions of these.
 
-Each of these waits ends when the connection of the task ends, and when the time of a `with stream.timeout()`
-is up. Awaitables of other loops, asyncio's for example, raise UsageError.
+Each wait ends when the connection of the task ends, and when a `with stream.timeout()` around it expires.
+Awaitables of other loops, as of asyncio, raise UsageError.
 """
 
 from reactor.streams.group import first, gather

@@ -1,4 +1,4 @@
-"""Several awaits at once."""
+"""Structured concurrency: `gather` and `first` await several awaitables at once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["first", "gather"]
 def gather(*awaitables: Awaitable[Any]) -> Generator[Place, None, list[Any]]:
     """Wait for all of `awaitables` at once; return their results, in the order of the arguments.
 
-    Each runs as a task of the stream of the task that waits, and they begin in that order. When one fails,
-    the others are ended, their `finally` blocks run, and what it has raised is raised here. They are all
-    ended when this wait is, by a timeout or with the connection. A task that is ended can't wait any more:
-    what it awaits in its `finally` blocks is ended at once.
-    In any task of `reactor.streams`. Raises UsageError for what can't be awaited.
+    Each runs as a task of the same stream as the caller, and they start in that order. When one fails,
+    the others are cancelled, their `finally` blocks run, and its exception is raised here. All are
+    cancelled when this wait ends early, by a timeout or with the connection. A cancelled task can't wait any
+    more: an await in its `finally` blocks ends at once.
+    In any task of `reactor.streams`. Raises UsageError for an argument that can't be awaited.
     """
     results = (yield from _Group(awaitables, len(awaitables)).wait()) if awaitables else {}
     return [results[number] for number in range(len(awaitables))]
@@ -27,17 +27,18 @@ def gather(*awaitables: Awaitable[Any]) -> Generator[Place, None, list[Any]]:
 
 @types.coroutine
 def first(*awaitables: Awaitable[Any]) -> Generator[Place, None, tuple[int, Any]]:
-    """Wait for the first of `awaitables` that is done; return its place among the arguments, and its result.
+    """Wait until the first of `awaitables` completes; return its index among the arguments, and its result.
 
-    The others are then ended, as `gather` does it. What they wait for is not lost: bytes that came stay with
-    the stream, an item with its queue; a future that they wait for is cancelled. If the first that is done
-    has failed, what it raises is raised here.
+    The others are then cancelled, as by `gather`. Nothing is lost with them: received bytes stay in the
+    stream, an item stays in its queue; a future that they wait for is cancelled. If the first one fails,
+    its exception is raised here.
 
         match await first(stream.receive(), queue.get()):
             case 0, data: ...
             case 1, item: ...
 
-    In any task of `reactor.streams`. Raises UsageError for what can't be awaited, ValueError for nothing.
+    In any task of `reactor.streams`. Raises UsageError for an argument that can't be awaited, ValueError
+    without arguments.
     """
     if not awaitables:
         raise ValueError("first needs something to wait for")
@@ -46,11 +47,11 @@ def first(*awaitables: Awaitable[Any]) -> Generator[Place, None, tuple[int, Any]
 
 
 class _Ended(BaseException):
-    """Ends the waits of a task whose group is over; not for handlers to catch."""
+    """Cancels a task whose group is over; handlers must not catch it."""
 
 
 class _Group(Wait):
-    """A wait for so many tasks of its own as are `enough`, or for the first of them that fails."""
+    """A wait for `enough` tasks of a group to complete, or for the first one that fails."""
 
     __slots__ = ("_awaitables", "_children", "_enough", "_failure", "_results", "_starting", "over")
 
@@ -65,19 +66,19 @@ class _Group(Wait):
         self.over = False
 
     def wait(self) -> Generator[Place, None, dict[int, Any]]:
-        """Run them; return the results of those that are done, by their numbers."""
+        """Run the tasks; return the results of those that completed, by index."""
         try:
             yield from suspend(self)
         finally:
             for each in self._awaitables:
                 if isinstance(each, (Coroutine, Generator)):
-                    each.close()  # it may not have begun
+                    each.close()  # it may not have started
         if self._failure is not None:
             raise self._failure
         return self._results
 
     def park(self, task: Task) -> bool:
-        """As `Place.park`."""
+        """Implement `Place.park`."""
         super().park(task)
         self._children = [_Child(task, self, number, each) for number, each in enumerate(self._awaitables)]
         task.stream.depend(*self._children)
@@ -88,7 +89,7 @@ class _Group(Wait):
         return self.over
 
     def unpark(self) -> None:
-        """As `Place.unpark`: end the tasks that are not done."""
+        """Implement `Place.unpark`: cancel the tasks that have not completed."""
         self.over = True
         assert self.task is not None
         self.task.stream.release(*self._children)
@@ -96,7 +97,7 @@ class _Group(Wait):
             child.end()
 
     def child_ended(self, child: _Child, exc: BaseException) -> None:
-        """Go on, if that is enough. StopIteration: it has returned."""
+        """End the group's wait, if it is over. exc: what ended the child; StopIteration if it returned."""
         if isinstance(exc, StopIteration):
             self._results[child.number] = exc.value
             if len(self._results) < self._enough:
@@ -119,24 +120,24 @@ class _Child(Task):
         self.number = number
 
     def check_open(self) -> None:
-        """As `Task.check_open`."""
+        """Implement `Task.check_open`."""
         super().check_open()
         if self._group.over:
             raise _Ended
 
     def end(self) -> None:
-        """End its wait: the group is over."""
+        """Cancel the task: the group is over."""
         self.throw(self.stream.closed() if self.stream.is_lost() else _Ended())
 
     def stop(self, exc: BaseException) -> None:
-        """Take note that it has returned, or raised `exc`."""
+        """Report its result to the group. exc: what it raised; StopIteration if it returned."""
         self.place = None
         if not self._group.over:
             self._group.child_ended(self, exc)
         elif is_mistake(exc):
             self.stream.reactor().report(exc, self.name, self.stream.connection)
         elif not isinstance(exc, (Exception, _Ended)):
-            self.stream.reactor().call_soon(_raise, exc)  # out of `run`, when the others have been ended
+            self.stream.reactor().call_soon(_raise, exc)  # out of `run`, when the others were cancelled
 
 
 def _raise(exc: BaseException) -> NoReturn:

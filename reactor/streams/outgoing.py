@@ -1,4 +1,4 @@
-"""Connections that a task makes."""
+"""`connect`: outgoing connections of tasks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def connect(
 ) -> Connecting:
     """Connect to `address`: `async with streams.connect(address) as peer`, or `peer = await ...`.
 
-    Either gives a `Stream`, which the task uses as its own. At the end of the block it is closed, after all
-    was sent; what comes out of the block as an exception resets it, so that half a request can't look whole.
-    At the latest it ends with the handler of the task's connection: it is closed when that returns, and reset
-    when that raises or the connection is lost.
+    Both yield a `Stream`, which the task uses like its own. At the end of the block it is closed, after
+    everything was sent; an exception that leaves the block resets it, so that half a request does not look
+    complete. At the latest it ends with the handler of the task's connection: it is closed when that returns,
+    and reset when that raises or the connection is lost.
 
     limit: as for `handler`. The others: as for `Reactor.connect`.
-    In any task of `reactor.streams`, whose reactor it uses. The attempt is given up when the task's
-    connection ends or a timeout passes. Raises ConnectError if no attempt succeeds, ConnectTimeout if that
+    In any task of `reactor.streams`, whose reactor it uses. The attempt is cancelled when the task's
+    connection ends or a timeout expires. Raises ConnectError if no attempt succeeds, ConnectTimeout if that
     takes longer than `Timeouts.connect`; AddressError and UsageError as `Reactor.connect`; ValueError if
     `limit` is not positive.
     """
@@ -55,7 +55,26 @@ def connect(
 
 
 class Connecting(Wait):
-    """What `connect` returns: await it, or enter it with `async with`; once."""
+    """An outgoing connection that `connect` returns, to be awaited or entered by `async with`.
+
+    Raises UsageError when it is awaited a second time.
+
+        from reactor import streams
+        from reactor.apps.echo import Echo
+        from reactor.testing import MemoryReactor, Recorder
+
+        async def proxy(stream):
+            async with streams.connect("10.0.0.1:7") as peer:
+                await peer.send(b"hello")
+                await stream.send(await peer.receive())
+
+        with MemoryReactor() as reactor:
+            reactor.listen("10.0.0.1:7", Echo)
+            _, client = reactor.pair(streams.handler(proxy), Recorder)
+            recorder = client.get_protocol()
+            reactor.run_out()
+        assert recorder.received == b"hello"
+    """
 
     __slots__ = ("_address", "_connector", "_error", "_limit", "_options", "_stream")
 
@@ -68,7 +87,7 @@ class Connecting(Wait):
         self._stream: Outgoing | None = None
 
     def __await__(self) -> Generator[Any, None, Stream]:
-        """Wait until the peer has answered."""
+        """Wait until the connection is established, and return its `Stream`."""
         if self.task is not None:
             raise UsageError("streams.connect was awaited before: call it again for another connection")
         yield from suspend(self)
@@ -89,7 +108,7 @@ class Connecting(Wait):
         self.end(exc)
 
     def park(self, task: Task) -> bool:
-        """As `Place.park`."""
+        """Implement `Place.park`."""
         super().park(task)
         self._connector = task.stream.reactor().connect(
             self._address,
@@ -101,17 +120,17 @@ class Connecting(Wait):
         return False
 
     def unpark(self) -> None:
-        """As `Place.unpark`."""
+        """Implement `Place.unpark`."""
         self._connector.cancel()
 
     def connected(self, stream: Outgoing) -> None:
-        """Let the task go on with `stream`."""
+        """Resume the task with `stream`."""
         self._stream = stream
         stream.owner.depend(self)
         self.wake()
 
     def end(self, exc: BaseException | None) -> None:
-        """As `Lease.end`."""
+        """Implement `Lease.end`."""
         assert self._stream is not None
         self._stream.owner.release(self)
         if exc is None:
@@ -125,7 +144,7 @@ class Connecting(Wait):
 
 
 class Outgoing(Stream):
-    """A stream to somewhere else, which a task of `owner` has made."""
+    """The stream of an outgoing connection that a task of the stream `owner` has made."""
 
     __slots__ = ("_lease", "owner")
 
@@ -135,21 +154,21 @@ class Outgoing(Stream):
         self.owner = owner
 
     def connection_made(self, connection: Connection) -> None:
-        """Hand it to the task that waits for it."""
+        """Resume the task that waits for it."""
         super().connection_made(connection)
         self._lease.connected(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End what waits here."""
+        """End the waits on this stream."""
         self.owner.release(self._lease)
         super().connection_lost(exc)
 
     def draining(self) -> bool:
-        """Return that it is at work: it ends with its owner, of which a drain asks the same."""
+        """Return True: it ends with its owner, whose `draining` decides."""
         return True
 
     def running_task(self) -> Task | None:
-        """As `Stream.running_task`; a task of the owner's counts too."""
+        """Return the task as `Stream.running_task` does, or a task of the owner."""
         return super().running_task() or self.owner.running_task()
 
     def _blamed(self, exc: ReactorError) -> ReactorError:

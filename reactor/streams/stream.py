@@ -1,4 +1,4 @@
-"""`Stream`: one connection as coroutines see it, and the handler that serves it."""
+"""`Stream`: the coroutine interface of one connection, and the handler that serves it."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from reactor.streams.task import Place, Sleep, Task, Timeout, Wait, is_mistake, 
 
 __all__ = ["LIMIT", "Handler", "Lease", "Stream", "check_limit", "handler"]
 
-#: What serves a connection. Its result is dropped.
+#: A coroutine handler: serves one connection. Its result is ignored.
 Handler = Callable[["Stream"], Coroutine[Any, Any, object]]
 
-#: Bytes that are received before anybody asks for them; then reading is paused. asyncio's figure as well.
+#: Bytes that are buffered without a task waiting for them; then reading is paused. asyncio has the same.
 LIMIT = 64 * 1024
 
 
 class Lease(Interface):
-    """A connection that a task has made, and that ends with the stream of the task."""
+    """An outgoing connection of a task, which ends with the task's stream."""
 
     def end(self, exc: BaseException | None) -> None:
-        """Close it, or reset it for the reason `exc`."""
+        """Close it; if there is an `exc`, reset it with that as the reason."""
 
 
 def handler(fn: Handler, *, limit: int = LIMIT) -> Callable[[], Stream]:
-    """Return what `Reactor.listen` and `connect` take, for connections that `fn` serves.
+    """Return a protocol factory for `Reactor.listen` and `connect` whose connections `fn` serves.
 
-    fn: called as `await fn(stream)` for each connection, which is closed when it returns, after all was
-        sent. So it is when it raises a `ReactorError` about this peer's input, or `StreamTimeout`, which is
-        then the reason. Any other exception resets the connection, so that half an answer can't look whole,
-        and goes to the reactor's `on_error`, unless it tells that another connection has failed.
-    limit: bytes that may wait to be received before the peer is held back.
-    Raises ValueError if `limit` is not positive, TypeError if `fn` can't be called.
+    fn: called as `await fn(stream)` for each connection. When it returns, the connection is closed, after
+        everything was sent; also when it raises a `ReactorError` about this peer's input or `StreamTimeout`,
+        which is then the reason. Any other exception resets the connection, so that half an answer does not
+        look complete, and goes to the reactor's `on_error`, unless it is the failure of another connection.
+    limit: bytes that are buffered without a task waiting for them; then reading is paused.
+    Raises ValueError if `limit` is not positive, TypeError if `fn` is not callable.
     """
     check_limit(limit)
     options.check_callable("fn", fn)
@@ -57,20 +57,34 @@ def _nothing() -> Generator[Any, None, None]:
     yield from ()
 
 
-# An await that does not wait: a generator that has run out can be awaited again and again, in 20 ns.
+# An await that does not wait: an exhausted generator can be awaited again and again, in 20 ns.
 _DONE = _nothing()
 list(cast("Generator[Any]", _DONE))
 
 
 class Stream(Protocol):
-    """One connection as coroutines see it.
+    r"""The coroutine interface of one connection: a protocol whose input and flow control are awaited.
 
-    connection: the `Connection`, for all that is no await.
+    connection: the `Connection`, for everything else.
 
-    Its methods are called from tasks: handlers, and what `start_soon` runs. Those of another stream of the
-    same reactor may call them too, unless the method says otherwise. One task at a time may receive; any
-    number may send, and what each sends stays in one piece.
-    Each await raises `StreamClosed` once the connection has ended; its cause is the reason.
+    Its methods are called in tasks: the handler, and coroutines started by `start_soon`. Tasks of other
+    streams of the same reactor may call them too, unless the method says otherwise. One task at a time may
+    receive; any number may send, and the bytes of one `send` stay together.
+    Each await raises `StreamClosed` once the connection has ended; its `__cause__` is the reason.
+
+        from reactor import streams
+        from reactor.testing import MemoryReactor, Recorder
+
+        async def shout(stream):
+            async for line in stream.lines():
+                await stream.send(line.upper() + b"!")
+
+        with MemoryReactor() as reactor:
+            _, client = reactor.pair(streams.handler(shout), Recorder)
+            client.write(b"hello\n")
+            reactor.settle()
+            assert client.get_protocol().received == b"HELLO!"
+            client.close()
     """
 
     __slots__ = (
@@ -84,18 +98,18 @@ class Stream(Protocol):
         self._fn = fn
         self._limit = limit
         self._buffer: bytes | bytearray = b""
-        self._at = 0  # of the first byte in the buffer that was not given out
-        self._ended = False  # the peer's input
+        self._at = 0  # offset of the first byte in the buffer that no task has received
+        self._ended = False  # the peer's end of file was received
         self._lost = False
-        self._reason: BaseException | None = None  # of the end; before, what `fault_elsewhere` was given
-        self._held = False  # reading is paused, because nobody asks for what is there
+        self._reason: BaseException | None = None  # of the end; before it, the argument of `fault_elsewhere`
+        self._held = False  # reading is paused, because the buffer is full
         self._paused = False  # above the high-water mark
         self._reader: Task | None = None
         self.writers: tuple[_Room, ...] = ()  # the waits for room in the queue, which enter themselves
         self._main: Task | None = None
         self._dependents: tuple[Task | Lease, ...] = ()
 
-    # What the reactor calls
+    # Callbacks of the reactor
 
     def connection_made(self, connection: Connection) -> None:
         """Start the handler."""
@@ -105,7 +119,7 @@ class Stream(Protocol):
             self._main.step()
 
     def data_received(self, data: bytes) -> None:
-        """Hand it to the task that waits for input, or keep it."""
+        """Resume the task that waits for input with `data`, or buffer it."""
         task = self._reader
         if task is None or self._buffer:
             self._keep(data)
@@ -118,32 +132,32 @@ class Stream(Protocol):
             return
         if (
             place is not self
-        ):  # what is usual costs nothing: it waits for input again, and is the reader still
+        ):  # the usual case costs nothing: it waits for input again, and is still the reader
             self._reader = None
             task.wait_at(place)
             self._hold_back()
 
     def eof_received(self) -> bool:
-        """Tell the task that waits for input; the handler may go on sending."""
+        """Resume the task that waits for input; the handler may go on sending."""
         self._ended = True
         self._step_reader()
         return True
 
     def pause_writing(self) -> None:
-        """Let `send` wait."""
+        """Make `send` wait from now on."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """Let those go on that wait to send."""
+        """Resume the tasks that wait in `send`."""
         self._paused = False
         self._wake_writers()
 
     def handshake_completed(self) -> None:
-        """Let the one go on that waits for it."""
+        """Resume the task that waits in `start_tls`."""
         self._wake_writers()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End what waits here, and what belongs here."""
+        """End all waits on this stream, its tasks, and their outgoing connections."""
         self._ended = self._lost = True
         self._reason = exc
         self._buffer, self._at = b"", 0
@@ -155,14 +169,14 @@ class Stream(Protocol):
         self._end_leases(self.closed())
 
     def draining(self) -> bool:
-        """Return whether the handler is at work: it does not wait for a message of which nothing has come."""
+        """Return False only if a task waits for input and none has come: then the stream is idle."""
         return self._reader is None or bool(self._buffer) or self._reader.is_running()
 
     # Receiving
 
     @types.coroutine
     def receive(self, n: int = LIMIT) -> Generator[Place, bytes | None, bytes]:
-        """Wait for input, and return at most `n` bytes of it; b"" at its end."""
+        """Wait for input, and return up to `n` bytes of it; b"" at the end of file."""
         while not self._buffer:
             if self._ended:
                 self._check_open()
@@ -176,9 +190,9 @@ class Stream(Protocol):
 
     @types.coroutine
     def receive_exactly(self, n: int) -> Generator[Place, bytes | None, bytes]:
-        """Wait for `n` bytes, and return them.
+        """Wait for exactly `n` bytes, and return them.
 
-        Raises EndOfStream if the input ends before; its `partial` holds what came.
+        Raises EndOfStream if the input ends earlier; its `partial` holds the bytes that came.
         """
         while len(self._buffer) - self._at < n:
             self._check_not_ended()
@@ -187,10 +201,10 @@ class Stream(Protocol):
 
     @types.coroutine
     def receive_until(self, delimiter: bytes, limit: int = LIMIT) -> Generator[Place, bytes | None, bytes]:
-        """Wait for `delimiter`, and return what stands before it; the delimiter itself is dropped.
+        """Wait for `delimiter`, and return the bytes before it; the delimiter itself is dropped.
 
-        limit: bytes before the delimiter; FrameTooLong is raised if there are more. EndOfStream is raised
-        if the input ends before; its `partial` holds what came.
+        limit: bytes before the delimiter. Raises FrameTooLong if there are more, EndOfStream if the input
+        ends earlier; its `partial` holds the bytes that came.
         """
         searched = 0
         while True:
@@ -207,17 +221,17 @@ class Stream(Protocol):
             self._buffer = (yield self) or self._buffer
 
     def lines(self, limit: int = LIMIT) -> AsyncIterator[bytes]:
-        """Return the lines of the input for `async for`, each without its end: LF, or CR and LF.
+        """Return an asynchronous iterator over the lines of the input, without their LF or CR LF.
 
-        What follows the last end is a line too. limit: bytes of a line, its CR included; FrameTooLong is
-        raised for a longer one.
+        Bytes after the last line end are a line too. limit: bytes of a line, its CR included; a longer one
+        raises FrameTooLong.
         """
         return _Lines(self, limit)
 
     # Sending
 
     def send(self, data: bytes | bytearray | memoryview) -> Awaitable[None]:
-        """Send `data`; if then more than the high-water mark is queued, wait for the low-water mark.
+        """Send `data`; if more than the high-water mark is queued then, wait for the low-water mark.
 
         Raises UsageError after `send_eof`.
         """
@@ -226,7 +240,7 @@ class Stream(Protocol):
         return self._sent()
 
     def send_eof(self) -> Awaitable[None]:
-        """Send our end of file after all that was sent; the peer may go on."""
+        """Half-close: send our end of file after everything that was sent; the peer may go on sending."""
         self._check_open()
         self.connection.write_eof()
         return _DONE
@@ -239,9 +253,9 @@ class Stream(Protocol):
         server_side: bool | None = None,
         server_hostname: str | None = None,
     ) -> Generator[Place, None, None]:
-        """Go on over TLS, as `Connection.start_tls` does, and wait until both sides have come to terms.
+        """Upgrade to TLS, as `Connection.start_tls` does, and wait until the handshake is complete.
 
-        What has come and was not received belongs to the peer's handshake; clear text ends the connection.
+        Buffered input belongs to the peer's handshake; if it is clear text, the connection ends.
         """
         self._check_open()
         early = bytes(memoryview(self._buffer)[self._at :])
@@ -266,21 +280,21 @@ class Stream(Protocol):
 
     @types.coroutine
     def sleep(self, seconds: float) -> Generator[Place, None, None]:
-        """Wait for `seconds`; never less, and without an end for infinity.
+        """Wait for at least `seconds`; for ever if that is infinity.
 
-        Raises ValueError for a number below 0 or NaN, TypeError for what is no number.
+        Raises ValueError for a number below 0 or NaN, TypeError for anything but a number.
         """
         duration = options.seconds("seconds", seconds, zero=True)
         self._check_open()
         yield from suspend(Sleep(duration))
 
     def timeout(self, seconds: float) -> Timeout:
-        """Return a context manager whose body may take `seconds`; then StreamTimeout is raised.
+        """Return a context manager that raises StreamTimeout if its body takes longer than `seconds`.
 
-        It ends the await at which the task waits, whatever that is, and comes out of the `with`. It may be
-        nested. For the tasks of this stream; of a stream that `connect` has made, for those of the stream
-        whose task has made it too. Raises UsageError elsewhere, ValueError for a number below 0 or NaN,
-        TypeError for what is no number.
+        It ends the await at which the task waits, whatever that is, and leaves the `with` as StreamTimeout.
+        It can be nested. It is for tasks of this stream, and, if `connect` has made the stream, for those of
+        the stream whose task has made it. Raises UsageError elsewhere, ValueError for a number below 0 or
+        NaN, TypeError for anything but a number.
         """
         duration = options.seconds("seconds", seconds, zero=True)
         task = self.running_task()
@@ -289,9 +303,9 @@ class Stream(Protocol):
         return Timeout(task, duration)
 
     def start_soon(self, fn: Callable[..., Awaitable[object]], *args: Any) -> None:
-        """Run `await fn(*args)` beside the handler, until the connection ends at the latest.
+        """Start a task that runs `await fn(*args)` beside the handler; it ends with the connection.
 
-        What it raises is treated as what the handler raises.
+        Its exceptions are treated like those of the handler.
         """
         self._check_open()
         task = Task(self, fn(*args))
@@ -309,7 +323,7 @@ class Stream(Protocol):
         return self._lost
 
     def closed(self) -> StreamClosed:
-        """Return the error for an await after the end."""
+        """Return the exception that an await raises after the end."""
         reason = self._reason if self._lost else None
         why = "" if reason is None else f": {reason}"
         exc = StreamClosed(f"{self.connection} has ended{why}")
@@ -317,14 +331,14 @@ class Stream(Protocol):
         return exc
 
     def running_task(self) -> Task | None:
-        """Return the task of this stream from within which this is called, or None."""
+        """Return the task of this stream that is running now, or None."""
         for each in (self._main, *self._dependents):
             if isinstance(each, Task) and each.is_running():
                 return each
         return None
 
     def depend(self, *dependents: Task | Lease) -> None:
-        """Let each of `dependents` end with the connection, until `release`."""
+        """End each of `dependents` when the connection ends, until `release`."""
         self._dependents = (*self._dependents, *dependents)
 
     def release(self, *dependents: Task | Lease) -> None:
@@ -333,12 +347,12 @@ class Stream(Protocol):
         self._dependents = tuple(each for each in self._dependents if each not in gone)
 
     def fault_elsewhere(self, exc: BaseException) -> None:
-        """Take note that `exc`, if it comes out of a task, is no fault of this connection's peer."""
+        """Remember that `exc`, if a task raises it, is not the fault of this connection's peer."""
         if not self._lost:
             self._reason = exc
 
     def park(self, task: Task) -> bool:
-        """Let `task` be the one that waits for the input."""
+        """Make `task` the reader: the task that waits for input. Raises UsageError if there is one."""
         if self._reader is not None:
             raise UsageError("another task waits for this stream's input: only one can have it")
         self._reader = task
@@ -346,11 +360,11 @@ class Stream(Protocol):
         return False
 
     def unpark(self) -> None:
-        """Undo `park`."""
+        """Remove the reader."""
         self._reader = None
 
     def task_ended(self, task: Task, exc: BaseException) -> None:
-        """End the connection if `task` was the handler, or failed. StopIteration: it has returned."""
+        """End the connection if `task` was the handler, or failed. exc: StopIteration if it returned."""
         is_main = task is self._main
         if is_main:
             self._main = None
@@ -458,7 +472,7 @@ class _Lines(AsyncIterator[bytes]):
 
 
 class _Room(Wait):
-    """Room in a stream's queue, or the end of its handshake."""
+    """A wait for room in a stream's send queue, or for the end of its handshake."""
 
     __slots__ = ("_stream",)
 
@@ -467,10 +481,10 @@ class _Room(Wait):
         self._stream = stream
 
     def park(self, task: Task) -> bool:
-        """As `Place.park`."""
+        """Implement `Place.park`."""
         self._stream.writers = (*self._stream.writers, self)
         return super().park(task)
 
     def unpark(self) -> None:
-        """As `Place.unpark`."""
+        """Implement `Place.unpark`."""
         self._stream.writers = tuple(other for other in self._stream.writers if other is not self)

@@ -1,4 +1,4 @@
-"""What tasks of different connections wait for: a queue's items, an event."""
+"""Synchronization between tasks of one reactor: `Event` and `Queue`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,26 @@ T = TypeVar("T")
 
 
 class Event:
-    """A flag that tasks wait for, those of one reactor. `asyncio.Event` has the same methods.
+    """A flag that tasks of one reactor wait for, with the methods of `asyncio.Event`.
 
-    `set`, `clear` and `is_set` are called on the reactor's thread: in tasks, callbacks and protocols. From
-    other threads: `reactor.call_soon_threadsafe(event.set)`.
+    `set`, `clear` and `is_set` are called on the reactor's thread: in tasks, callbacks and protocols. On
+    other threads call `reactor.call_soon_threadsafe(event.set)`.
+
+        from reactor import streams
+        from reactor.testing import MemoryReactor, Recorder
+
+        ready = streams.Event()
+
+        async def greet(stream):
+            await ready.wait()
+            await stream.send(b"ready")
+
+        with MemoryReactor() as reactor:
+            _, client = reactor.pair(streams.handler(greet), Recorder)
+            recorder = client.get_protocol()
+            reactor.call_later(1, ready.set)
+            reactor.run_out()
+        assert recorder.received == b"ready"
     """
 
     __slots__ = ("_is_set", "_line")
@@ -33,31 +49,52 @@ class Event:
         return self._is_set
 
     def set(self) -> None:
-        """Set it. Every task that waits goes on in the next tick, even if it is cleared before."""
+        """Set it. Every waiting task resumes in the next tick, even if it is cleared before that."""
         self._is_set = True
         while self._line.call_next():
             pass
 
     def clear(self) -> None:
-        """Undo `set`: from now on tasks wait."""
+        """Clear it: from now on `wait` waits."""
         self._is_set = False
 
     @types.coroutine
     def wait(self) -> Generator[Place, None, None]:
-        """Wait until it is set. In any task of `reactor.streams`, any number at once."""
+        """Wait until it is set. In any number of tasks of `reactor.streams`."""
         if not self._is_set:
             yield from suspend(_Turn(self._line))
 
 
 class Queue(Generic[T]):
-    """Items between tasks of one reactor, first in, first out. `asyncio.Queue` has the same methods.
+    r"""A first-in, first-out queue between tasks of one reactor, with the methods of `asyncio.Queue`.
 
-    maxsize: items that it holds; 0 sets no limit.
+    maxsize: limit of the items that it holds; 0 for none.
 
-    `put_nowait`, `get_nowait` and the questions are called on the reactor's thread: in tasks, callbacks and
-    protocols. From other threads: `reactor.call_soon_threadsafe(queue.put_nowait, item)`.
-    Tasks that wait are served in the order in which they came. A wait that is ended, by a timeout or because
-    its connection has ended, has put or taken nothing. Raises ValueError if `maxsize` is negative.
+    `put_nowait`, `get_nowait`, `qsize`, `empty` and `full` are called on the reactor's thread: in tasks,
+    callbacks and protocols. On other threads call `reactor.call_soon_threadsafe(queue.put_nowait, item)`.
+    Waiting tasks are served in order. A wait that ends early, by a timeout or with its connection, has put or
+    taken nothing. Raises ValueError if `maxsize` is negative.
+
+        from reactor import streams
+        from reactor.testing import MemoryReactor, Recorder
+
+        queue = streams.Queue(maxsize=100)
+
+        async def produce(stream):
+            async for line in stream.lines():
+                await queue.put(line)
+
+        async def consume(stream):
+            await stream.send(await queue.get())
+
+        with MemoryReactor() as reactor:
+            _, producer = reactor.pair(streams.handler(produce), Recorder)
+            _, consumer = reactor.pair(streams.handler(consume), Recorder)
+            recorder = consumer.get_protocol()
+            producer.write(b"item\n")
+            producer.write_eof()
+            reactor.run_out()
+        assert recorder.received == b"item"
     """
 
     __slots__ = ("_getters", "_items", "_maxsize", "_putters")
@@ -75,11 +112,11 @@ class Queue(Generic[T]):
         return len(self._items)
 
     def empty(self) -> bool:
-        """Return whether `get` would wait: no item is left to it by the tasks that came before."""
+        """Return whether `get` would wait: all items are for tasks that waited earlier."""
         return len(self._items) <= self._getters.called
 
     def full(self) -> bool:
-        """Return whether `put` would wait: no room is left to it by the tasks that came before."""
+        """Return whether `put` would wait: all room is for tasks that waited earlier."""
         return 0 < self._maxsize <= len(self._items) + self._putters.called
 
     def put_nowait(self, item: T) -> None:
@@ -90,7 +127,7 @@ class Queue(Generic[T]):
         self._getters.call_next()
 
     def get_nowait(self) -> T:
-        """Return the first item. Raises `queue.Empty` where `get` would wait."""
+        """Remove and return the first item. Raises `queue.Empty` where `get` would wait."""
         if self.empty():
             raise Empty
         item = self._items.popleft()
@@ -99,33 +136,33 @@ class Queue(Generic[T]):
 
     @types.coroutine
     def put(self, item: T) -> Generator[Place, None, None]:
-        """Wait for room, and add `item`. In any task of `reactor.streams`, any number at once."""
+        """Wait for room, and add `item`. In any number of tasks of `reactor.streams`."""
         if self.full():
             yield from self._putters.wait()
         self.put_nowait(item)
 
     @types.coroutine
     def get(self) -> Generator[Place, None, T]:
-        """Wait for an item, and return it. In any task of `reactor.streams`, any number at once."""
+        """Wait for an item, remove it and return it. In any number of tasks of `reactor.streams`."""
         if self.empty():
             yield from self._getters.wait()
         return self.get_nowait()
 
 
 class _Line:
-    """Tasks that wait for their turn, first come, first served.
+    """A line of waiting tasks, first come, first served.
 
-    called: how many have been called and have not gone on yet; what they were called for is theirs.
+    called: tasks that were called and have not resumed yet; an item or room is reserved for each.
     """
 
     __slots__ = ("called", "waiting")
 
     def __init__(self) -> None:
         self.called = 0
-        self.waiting: OrderedDict[_Turn, None] = OrderedDict()  # any may leave
+        self.waiting: OrderedDict[_Turn, None] = OrderedDict()  # any may be removed
 
     def call_next(self) -> bool:
-        """Let the first one go on; return whether there is one."""
+        """Call the first task; return whether there was one."""
         if not self.waiting:
             return False
         turn, _ = self.waiting.popitem(last=False)
@@ -134,7 +171,7 @@ class _Line:
         return True
 
     def wait(self) -> Generator[Place, None, None]:
-        """Wait to be called. If the wait is ended after that, the next one is called instead."""
+        """Wait to be called. If the wait ends early after the call, the next task is called instead."""
         turn = _Turn(self)
         try:
             yield from suspend(turn)
@@ -155,18 +192,18 @@ class _Turn(Wait):
         self.is_called = False
 
     def call(self) -> None:
-        """Let the task go on in the next tick."""
+        """Resume the task in the next tick."""
         assert self.task is not None
         self.is_called = True
         self.task.stream.reactor().call_soon(self.wake)
 
     def park(self, task: Task) -> bool:
-        """As `Place.park`."""
+        """Implement `Place.park`."""
         self._line.waiting[self] = None
         return super().park(task)
 
     def unpark(self) -> None:
-        """As `Place.unpark`."""
+        """Implement `Place.unpark`."""
         if self.is_called:
             self._line.called -= 1
         else:

@@ -1,7 +1,7 @@
-"""Tasks, and the places where they wait.
+"""Tasks: coroutines that a reactor runs, and the places at which they are suspended.
 
-A place is whatever an await yields that has `park(task)` and `unpark()`. It calls `task.wake(place)`, on the
-reactor's thread, when the wait is over.
+An await that must wait yields a place: an object with `park(task)` and `unpark()`, which calls
+`task.wake(place)` on the reactor's thread when the wait is over.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ T = TypeVar("T")
 
 
 class Place(Protocol):
-    """Where a task waits."""
+    """An object at which a task is suspended until it calls `task.wake`."""
 
     def park(self, task: Task) -> bool:
-        """Begin the wait of `task`; return whether it is over already. What it raises, the await raises."""
+        """Begin the wait of `task`; return whether it is over already. The await raises what this raises."""
 
     def unpark(self) -> object:
-        """End the wait: it is over, or given up. The task is not to be woken from here any more."""
+        """End the wait, which is over or cancelled: the task must not be woken from here any more."""
 
 
 class Task:
-    """A coroutine, and the place where it waits: None until it has begun, and when it is done."""
+    """A coroutine of a stream, and the place at which it is suspended; None before start and after end."""
 
     __slots__ = ("coroutine", "place", "send", "stream")
 
@@ -46,40 +46,40 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The name of what it runs."""
+        """The qualified name of the coroutine."""
         return getattr(self.coroutine, "__qualname__", "task")
 
     def is_running(self) -> bool:
-        """Return whether this is called from within it."""
+        """Return whether the task is running now, so that this is called from within it."""
         running: bool = getattr(self.coroutine, "cr_running", False) or getattr(
             self.coroutine, "gi_running", False
         )
         return running
 
     def check_open(self) -> None:
-        """Raise what ends each further wait, if the task is to end."""
+        """Raise the exception that ends each further wait, if the task must end."""
         if self.stream.is_lost():
             raise self.stream.closed()
 
     def begin(self) -> None:
-        """Run to the first wait, unless the connection has ended before."""
+        """Run to the first wait, unless the connection has ended already."""
         if self.stream.is_lost():
             self.coroutine.close()
         else:
             self.step()
 
     def step(self) -> None:
-        """Go on to the next wait."""
+        """Run to the next wait."""
         self._go_on(self.send, None)
 
     def wake(self, place: Place) -> None:
-        """Go on, if the wait is still the one at `place`."""
+        """Resume, if the task is still suspended at `place`."""
         if self.place is place:
             place.unpark()
             self.step()
 
     def throw(self, exc: BaseException) -> None:
-        """End the wait with `exc`."""
+        """Raise `exc` at the place where the task is suspended."""
         if self.place is not None:
             self.place.unpark()
             self._go_on(self.coroutine.throw, exc)
@@ -93,7 +93,7 @@ class Task:
             self.wait_at(place)
 
     def wait_at(self, place: Any) -> None:
-        """Leave it at `place`; if that can't be, the await raises why."""
+        """Suspend the task at `place`; if `park` fails, the await raises its exception."""
         while True:
             how: Callable[[Any], Any] = self.send
             what = None
@@ -122,7 +122,7 @@ class Task:
             raise
 
     def stop(self, exc: BaseException) -> None:
-        """End: it has returned, or raised `exc`."""
+        """End the task. exc: what it raised; StopIteration if it returned."""
         self.place = None
         self.stream.task_ended(self, exc)
         if not isinstance(exc, Exception):
@@ -130,8 +130,8 @@ class Task:
 
 
 def _as_coroutine(awaitable: object) -> Coroutine[Any, Any, Any] | Generator[Any, Any, Any]:
-    """Return what drives `awaitable`, a bare `concurrent.futures.Future` too. Raises UsageError."""
-    if isinstance(awaitable, (Coroutine, Generator)):  # the latter: an await of this package
+    """Return a coroutine for `awaitable`, which may be a `concurrent.futures.Future`. Raises UsageError."""
+    if isinstance(awaitable, (Coroutine, Generator)):  # this package's own awaitables are generators
         return awaitable
     if isinstance(awaitable, Future):
         return wait(awaitable)
@@ -142,14 +142,14 @@ def _as_coroutine(awaitable: object) -> Coroutine[Any, Any, Any] | Generator[Any
 
 
 def is_mistake(exc: BaseException) -> bool:
-    """Return whether `exc`, which has come out of a task, is a mistake of the program: it is reported."""
+    """Return whether `exc`, which a task raised, is a mistake of the program, to be reported."""
     if isinstance(exc, ReactorError):
         return isinstance(exc, UsageError)
     return isinstance(exc, Exception) and not isinstance(exc, StopIteration)
 
 
 class Wait:
-    """A place of one wait of one task."""
+    """Base class of places that serve one wait of one task."""
 
     __slots__ = ("task",)
 
@@ -159,32 +159,32 @@ class Wait:
         self.task = None  # until it is parked
 
     def park(self, task: Task) -> bool:
-        """As `Place.park`."""
+        """Implement `Place.park`."""
         self.task = task
         return False
 
     def unpark(self) -> None:
-        """As `Place.unpark`."""
+        """Implement `Place.unpark`."""
 
     def wake(self) -> None:
-        """Let the task go on, if it still waits here."""
+        """Resume the task, if it is still suspended here."""
         if self.task is not None:
             self.task.wake(self)
 
 
 @types.coroutine
 def suspend(place: Wait) -> Generator[Place, None, None]:
-    """Wait at `place`. Raises UsageError where no task of this package runs."""
+    """Suspend the running task at `place`. Raises UsageError outside of this package's tasks."""
     try:
         yield place
     except Exception as exc:
-        if place.task is None and not isinstance(exc, ReactorError):  # another loop's word for it
+        if place.task is None and not isinstance(exc, ReactorError):  # raised by another loop
             raise UsageError("this can be awaited in the tasks of reactor.streams only") from exc
         raise
 
 
 class Sleep(Wait):
-    """A point in time."""
+    """A wait for a point in time."""
 
     __slots__ = ("_seconds", "_timer")
 
@@ -193,17 +193,17 @@ class Sleep(Wait):
         self._seconds = seconds
 
     def park(self, task: Task) -> bool:
-        """As `Place.park`."""
+        """Implement `Place.park`."""
         self._timer = task.stream.reactor().call_later(self._seconds, task.wake, self)
         return super().park(task)
 
     def unpark(self) -> None:
-        """As `Place.unpark`."""
+        """Implement `Place.unpark`."""
         self._timer.cancel()
 
 
 class _Completion(Wait):
-    """The completion of a future, on whatever thread."""
+    """A wait for the completion of a future, on whatever thread."""
 
     __slots__ = ("_future", "_reactor")
 
@@ -220,7 +220,7 @@ class _Completion(Wait):
         return False
 
     def unpark(self) -> None:
-        self.task = None  # the future may be kept for long, and this with it
+        self.task = None  # the future, and this with it, may live long
         self._future.cancel()
 
     def _completed(self, future: Future[Any]) -> None:
@@ -228,17 +228,17 @@ class _Completion(Wait):
             try:
                 self._reactor.call_soon_threadsafe(self.wake)
             except UsageError:
-                pass  # the reactor is closed, and has ended the task
+                pass  # the reactor was closed, and has ended the task
 
 
 @types.coroutine
 def wait(future: Future[T]) -> Generator[Place, None, T]:
     """Wait for `future`, which any thread may complete; return its result, or raise its exception.
 
-    For example `await wait(executor.submit(fn))`. What `Reactor.run_in_executor` and `submit` return can be
-    awaited without it.
-    The future is cancelled when the wait is ended, by a timeout or with the connection of the task. What has
-    begun on another thread goes on, and its result is dropped.
+    For example `await wait(executor.submit(fn))`. The results of `Reactor.run_in_executor` and `submit` can
+    be awaited without it.
+    The future is cancelled when the wait ends early, by a timeout or with the connection of the task. A call
+    that has started on another thread goes on, and its result is dropped.
     In any task of `reactor.streams`. Raises `concurrent.futures.CancelledError` if the future was cancelled.
     """
     if not future.done():
@@ -247,7 +247,7 @@ def wait(future: Future[T]) -> Generator[Place, None, T]:
 
 
 class _TimeIsUp(BaseException):
-    """Ends the waits of a `with stream.timeout()`; not for handlers to catch."""
+    """Ends the wait within an expired `with stream.timeout()`; handlers must not catch it."""
 
 
 class Timeout:

@@ -1,10 +1,9 @@
-"""For the tests of programs that use the reactor: no sockets, no waiting, and peers that misbehave.
+"""Test doubles for programs that use the reactor: no kernel sockets, no waiting, and faulty peers.
 
-`MemoryReactor` listens and connects in memory, and has a clock that goes when it is told to; several live on
-one `MemoryNetwork`, with names, hosts and partitions. `FaultyPeer` is the other end that delays, dribbles,
-resets or never reads; `ScriptedSocket` gives a real socket partial sends and errors; `Recorder` and `Errors`
-keep what they are told. pytest finds the fixtures `reactor`,
-`reactor_server`, `memory_reactor` and `memory_network` by itself.
+`MemoryReactor` listens and connects in memory, with a clock that the test advances; several reactors share a
+`MemoryNetwork`, with names, hosts and partitions. `FaultyPeer` is a peer that sends slowly, in pieces, resets
+or never reads; `ScriptedSocket` gives a real socket partial sends and errors; `Recorder` records the calls of a
+protocol, and `Errors` those of `on_error`. pytest finds the fixtures `reactor`, `reactor_server`, `memory_reactor` and `memory_network` by itself.
 """
 
 from reactor.testing.clock import ManualClock

@@ -1,4 +1,4 @@
-"""What drives a network in memory: ticks and turns until all is quiet, then on to the next thing due."""
+"""The driver of a network in memory: runs ticks until nothing happens, then advances the clock."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from reactor.testing.selector import MemorySelector
 
 __all__ = ["drive", "settle", "wait"]
 
-#: Ticks at one time of the clock after which something is taken to spin.
-_MOST_TICKS = 20_000
+#: Limit of the ticks at one time of the clock; beyond it something spins.
+_TICK_LIMIT = 20_000
 
-#: Times of the clock after which something is taken to go on for ever.
-_MOST_TIMES = 100_000
+#: Limit of the clock's times in one call; beyond it something goes on for ever.
+_TIME_LIMIT = 100_000
 
 
 def settle(network: Network, turn: Callable[[], int] = lambda: 0) -> None:
-    """Run ticks, deliveries and the peers' `turn` until none of them does anything at this time.
+    """Run ticks, deliveries and `turn` until none of them does anything more at this time.
 
-    turn: lets every peer do what it can now, and returns how many did something.
+    turn: runs the peers of a test that are no reactors; returns how many of them did something.
     """
-    for _ in range(_MOST_TICKS):
+    for _ in range(_TICK_LIMIT):
         if not _step(network, turn):
             return
     raise _spins(network)
 
 
 def drive(network: Network, turn: Callable[[], int] = lambda: 0, until: float = math.inf) -> None:
-    """Settle, and advance the clock to the next thing due, until nothing is, or not before `until`."""
-    for _ in range(_MOST_TIMES) if until == math.inf else repeat(None):
+    """Settle, and advance the clock to the next due event, until there is none up to the time `until`."""
+    for _ in range(_TIME_LIMIT) if until == math.inf else repeat(None):
         settle(network, turn)
         due = _next_due(network)
         if due is None or due > until:
             return
         _go_to(network, due)
-    raise AssertionError(f"no end: {_MOST_TIMES} times at which something was due, until {network.clock.now}")
+    raise AssertionError(f"no end: {_TIME_LIMIT} times at which something was due, until {network.clock.now}")
 
 
 def wait(network: Network, selector: MemorySelector, timeout: float | None) -> None:
-    """Let the others go on until `selector` has something, or for `timeout` seconds; None: for ever.
+    """Drive the other reactors until `selector` has an event, or for `timeout` seconds; None: without limit.
 
-    Raises UsageError if it would wait for ever, for nothing is due.
+    Raises UsageError if it would wait for ever because nothing is due.
     """
     until = math.inf if timeout is None else network.clock.now + timeout
     while not _settle_until_ready(network, selector):
@@ -58,7 +58,7 @@ def wait(network: Network, selector: MemorySelector, timeout: float | None) -> N
 
 
 def _settle_until_ready(network: Network, selector: MemorySelector) -> bool:
-    for _ in range(_MOST_TICKS):
+    for _ in range(_TICK_LIMIT):
         if selector.ready():
             return True
         if not _step(network, lambda: 0, selector):
@@ -67,7 +67,7 @@ def _settle_until_ready(network: Network, selector: MemorySelector) -> bool:
 
 
 def _step(network: Network, turn: Callable[[], int], waiting: MemorySelector | None = None) -> bool:
-    """Let deliveries, peers and each reactor have a turn; return whether there may be more to do."""
+    """Run deliveries, peers, and one tick of each reactor; return whether there may be more to do."""
     moved = network.run_due() + turn()
     for reactor in _others(network, waiting):
         if not reactor.is_closed():  # another one may just have done that
@@ -97,4 +97,4 @@ def _go_to(network: Network, when: float) -> None:
 
 
 def _spins(network: Network) -> AssertionError:
-    return AssertionError(f"something spins: {_MOST_TICKS} ticks at {network.clock()}")
+    return AssertionError(f"something spins: {_TICK_LIMIT} ticks at {network.clock()}")

@@ -1,8 +1,8 @@
-"""What a kernel keeps of the sockets of a connection in memory, and of those that listen.
+"""The kernel's side of sockets in memory: endpoints of connections, and listening endpoints.
 
-What TCP does on Linux is followed where a server can see it: each direction has a send buffer and a
-receive buffer, a FIN comes after the bytes before it, and closing with unread input, or sending to who
-has closed, is answered with a reset, which drops what was not delivered.
+They do what TCP on Linux does, as far as a server can observe it: each direction has a send buffer and a
+receive buffer, a FIN arrives after the bytes before it, and closing with unread input, or sending to a closed
+peer, causes a reset, which drops what was not delivered.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = ["ACKNOWLEDGE_TIMEOUT", "CONNECT_TIMEOUT", "Endpoint", "ListeningEndpo
 #: Seconds after which a kernel gives up connecting: tcp(7), tcp_syn_retries of 6.
 CONNECT_TIMEOUT = 127.0
 
-#: Seconds after which a kernel gives up a connection whose peer does not acknowledge what it is sent: tcp(7),
+#: Seconds after which a kernel gives up a connection whose peer does not acknowledge data: tcp(7),
 #: tcp_retries2 of 15, and "ip-sysctl" of Linux for the figure.
 ACKNOWLEDGE_TIMEOUT = 924.6
 
-# Seconds until a SYN is sent again: RFC 6298, 2.1. It comes once a second, and not ever more seldom.
+# Seconds until a SYN is sent again: RFC 6298, 2.1; without exponential backoff.
 _RETRANSMISSION = 1.0
 
 
@@ -47,9 +47,9 @@ def error(number: int) -> OSError:
 
 @attrs.define(eq=False)
 class ListeningEndpoint:
-    """What a kernel keeps of a listening socket: the connections that wait to be accepted.
+    """The kernel's side of a listening socket, with its accept queue.
 
-    limit: how many may wait. shared: SO_REUSEPORT. both: an IPv6 socket that takes IPv4 too.
+    limit: connections that the queue holds. shared: SO_REUSEPORT. both: an IPv6 socket that accepts IPv4 too.
     """
 
     network: Network
@@ -62,17 +62,17 @@ class ListeningEndpoint:
     closed: bool = False
 
     def is_full(self) -> bool:
-        """Return whether nobody more may wait."""
+        """Return whether the accept queue is full."""
         return len(self.backlog) >= self.limit
 
     def accept(self) -> Endpoint:
-        """Take out the connection that has waited longest."""
+        """Remove and return the first connection of the accept queue."""
         if not self.backlog:
             raise error(errno.EAGAIN)
         return self.backlog.popleft()
 
     def close(self, *, reset: bool = False) -> None:
-        """Refuse newcomers, and reset who waits."""
+        """Refuse new connections, and reset those in the accept queue."""
         self.closed = True
         while self.backlog:
             self.backlog.popleft().reset()
@@ -84,16 +84,16 @@ class ListeningEndpoint:
 
 @attrs.define(eq=False)
 class Endpoint:
-    """What a kernel keeps of one end of a connection; its methods are what its program calls.
+    """The kernel's side of one end of a connection; its methods are the system calls of its program.
 
-    ending: a FIN waits behind `sending`. ended: it is under way. at_eof: the peer's has arrived.
-    dead: reset by either side. orphan: its program has closed it, and `sending` still goes out.
+    ending: a FIN is queued behind `sending`. ended: the FIN was sent. at_eof: the peer's FIN has arrived.
+    dead: reset by either side. orphan: closed by its program; `sending` is still delivered.
     active: when its program last sent or received a byte. sent_at, sent: when it last sent, and how
-    many bytes it has.
+    many bytes in all.
 
-    address, peer_address: of the hosts, which a partition may part; "" for a Unix socket.
-    peername: how this end sees the other. connecting: the peer has not answered yet.
-    owner: the connection of a reactor, if it is one's.
+    address, peer_address: those of the two hosts, between which there may be a partition; "" for a Unix
+    socket. peername: the socket address of the other end, as this end sees it. connecting: the peer has not
+    answered yet. owner: the connection of a reactor that uses it, or None.
     """
 
     network: Network
@@ -126,14 +126,14 @@ class Endpoint:
         self._random = Random(self.network.random.getrandbits(64))
 
     def portion(self, size: int) -> int:
-        """Return how much of `size` goes at once: all of it, or from 1 byte on."""
+        """Return how many of `size` bytes one call or segment takes: all, or fewer, as `choppy` decides."""
         choppy = self.network.choppy
         return self._random.randint(1, size) if size > 1 and self._random.random() < choppy else size
 
-    # What the program calls
+    # System calls of the program
 
     def recv(self, size: int) -> bytes:
-        """Take at most `size` bytes that have arrived; none at the end of file."""
+        """Remove and return up to `size` bytes that have arrived; b"" at the end of file."""
         if self.receiving:
             data = bytes(self.receiving[:size])
             del self.receiving[:size]
@@ -143,7 +143,7 @@ class Endpoint:
         return self._receive_nothing()
 
     def peek(self, size: int) -> bytes:
-        """Return what `recv` would, and leave it there."""
+        """Return what `recv` would return, and keep it."""
         return bytes(self.receiving[:size]) or self._receive_nothing()
 
     def _receive_nothing(self) -> bytes:
@@ -154,7 +154,7 @@ class Endpoint:
         return b""
 
     def send(self, data: bytes | memoryview) -> int:
-        """Put what fits of `data` into the send buffer, and return how much that is."""
+        """Put as much of `data` as fits into the send buffer, and return how many bytes."""
         self._raise_error()
         if self.ending or self.dead:
             raise error(errno.EPIPE)
@@ -170,14 +170,14 @@ class Endpoint:
         return min(room, len(data))
 
     def shutdown(self) -> None:
-        """End the direction to the peer, after what is in the send buffer."""
+        """End our direction: queue a FIN behind the send buffer."""
         if self.dead or self.connecting or self.peer is None:
             raise error(errno.ENOTCONN)
         self.ending = True
         self.pump()
 
     def close(self, *, reset: bool = False) -> None:
-        """Give the connection up; unread input makes it a reset, as `reset` does: tcp(7), RFC 2525 2.17."""
+        """Close the socket; with a reset if there is unread input: tcp(7), RFC 2525 2.17. reset: always."""
         self.orphan = True
         if reset or self.receiving or self.connecting or self.peer is None:
             self.receiving.clear()
@@ -187,9 +187,9 @@ class Endpoint:
             self.pump()
 
     def ready(self) -> tuple[bool, bool]:
-        """Return whether the socket is readable and writable, as epoll tells it.
+        """Return whether the socket is readable and writable, as epoll reports it.
 
-        A hang-up or an error is both, and a send buffer more than two thirds full is not writable.
+        A hang-up or an error is both; a send buffer that is more than two thirds full is not writable.
         """
         if self.connecting:
             return False, False
@@ -198,17 +198,17 @@ class Endpoint:
         readable = bool(self.receiving) or self.at_eof
         return readable or hung_up, self.ending or hung_up or room * 3 >= self.send_size
 
-    # What happens on the wire
+    # Segments on the network
 
     def reset(self) -> None:
-        """Drop what was not delivered, and let the peer know."""
+        """Drop what was not delivered, and send a reset to the peer."""
         if not self.dead:
             self._die()
             if self.peer is not None:
                 self.transmit(self.peer.be_reset)
 
     def pump(self) -> None:
-        """Send what the peer's receive buffer has room for, then the FIN."""
+        """Send as many bytes as the peer's receive buffer has room for, then the FIN."""
         while self.sending and not self.dead and (room := self._window()):
             size = self.portion(min(room, len(self.sending)))
             segment = bytes(self.sending[:size])
@@ -221,16 +221,16 @@ class Endpoint:
 
     def transmit(self, arrive: Callable[[], object]) -> None:
         """Call `arrive` at the peer after the network's latency, in the order of the calls."""
-        least, most = self.network.latency
+        shortest, longest = self.network.latency
         now = self.network.clock()
-        if not most and self._arrival < now:  # nothing is under way, from when there was latency
+        if not longest and self._arrival < now:  # nothing is in transit
             self._arrive(arrive)
             return
-        self._arrival = max(self._arrival, now + self._random.uniform(least, most))
+        self._arrival = max(self._arrival, now + self._random.uniform(shortest, longest))
         self.network.at(self._arrival, partial(self._arrive, arrive))
 
     def _arrive(self, arrive: Callable[[], object]) -> None:
-        """Let `arrive` happen, when the partition that is in between is healed, if there is one."""
+        """Call `arrive`, or hold it back until a partition between the hosts is healed."""
         if not self.network.is_cut(self.address, self.peer_address):
             arrive()
             return
@@ -241,11 +241,11 @@ class Endpoint:
         self.network.stalled[self] = None
 
     def _give_up(self, held: deque[Callable[[], object]]) -> None:
-        if held is self._held:  # it has not been released since
+        if held is self._held:  # not released since
             self.fail(errno.ETIMEDOUT)
 
     def release(self) -> None:
-        """Let all that was held arrive, in its order: the partition has been healed."""
+        """Deliver what was held back, in order, after the partition was healed."""
         held, self._held = self._held, deque()
         for arrive in held:
             arrive()
@@ -253,12 +253,12 @@ class Endpoint:
     # The handshake of a client: SYN, then SYN and ACK, then ACK
 
     def start(self, find: Callable[[], ListeningEndpoint | None]) -> None:
-        """Be on the way to what `find` finds when the SYN arrives."""
+        """Send a SYN. find: returns the listening endpoint, when the SYN arrives; None if there is none."""
         self.connecting = True
         self.transmit(partial(self._syn, find, self.network.clock() + CONNECT_TIMEOUT))
 
     def start_in_vain(self, problem: int | None) -> None:
-        """Be on the way to where a router's answer is `problem`; None: there is no answer."""
+        """Send a SYN that fails with the errno `problem`, by a router's answer; None: without an answer."""
         self.connecting = True
         if problem is None:
             until = self.network.clock() + CONNECT_TIMEOUT
@@ -281,7 +281,7 @@ class Endpoint:
             self.fail(errno.ETIMEDOUT)
 
     def meet(self, listening: ListeningEndpoint) -> Endpoint:
-        """Make the other end, which is at the side of `listening`, and return it."""
+        """Create and return the server's end of a connection to `listening`."""
         name = listening.sockname
         if isinstance(name, tuple):  # a wildcard, maybe
             name = socket_address(self.peer_address, name[1])
@@ -306,7 +306,7 @@ class Endpoint:
             listening.backlog.append(self.peer)
 
     def fail(self, number: int) -> None:
-        """End with an error that the peer is not told of, unless it has ended already."""
+        """End with the errno `number`, without a segment to the peer. Does nothing if it has ended."""
         if not self.dead:
             self.error = number
             self._die()
@@ -334,7 +334,7 @@ class Endpoint:
         self.transmit(self.peer.be_reset)
 
     def be_reset(self) -> None:
-        """Be told by the peer, or by what stands between, that the connection is no more."""
+        """Receive a reset, from the peer or from a middlebox."""
         if not self.dead:
             self.error = errno.EPIPE if self.at_eof else errno.ECONNRESET
             self._die()

@@ -1,4 +1,4 @@
-"""A machine on the network in memory: its addresses, and what listens there."""
+"""`Host`: a machine on the network in memory, with its addresses and listening sockets."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Host", "numeric", "socket_address"]
 
-#: Where a host without addresses of its own connects from.
+#: Source addresses of a host without addresses of its own.
 _DEFAULTS = ("10.0.0.1", "fd00::1")
 
 _ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
 
 class Host:
-    """What the sockets of one machine share.
+    """A machine on the network: its addresses and its listening endpoints.
 
-    addresses: its own, besides loopback; none: it has every address that no other host has.
+    addresses: its own, beside loopback. If empty, it has every address that no other host has.
     """
 
     def __init__(self, network: Network, addresses: tuple[str, ...]) -> None:
@@ -36,9 +36,9 @@ class Host:
     # Listening
 
     def bind(self, family: int, where: Any, *, shared: bool, both: bool) -> Any:
-        """Return the name of a socket that is bound to `where`: a path, or a host and port.
+        """Return the socket address of a socket bound to `where`: a path, or a host and port.
 
-        shared: SO_REUSEPORT. both: an IPv6 socket that takes IPv4 too. Raises OSError as bind(2) does.
+        shared: SO_REUSEPORT. both: an IPv6 socket that accepts IPv4 too. Raises OSError as bind(2) does.
         """
         if isinstance(where, str):
             if self.find(where) is not None:
@@ -57,7 +57,7 @@ class Host:
         return socket_address(address, port)
 
     def listen(self, listening: ListeningEndpoint) -> None:
-        """Have `listening` found by who connects."""
+        """Add `listening`, so that clients can connect to it."""
         self._listening = [known for known in self._listening if not known.closed]
         self._listening.append(listening)
 
@@ -77,7 +77,7 @@ class Host:
     # Connecting
 
     def connect(self, end: Endpoint, where: Any) -> int:
-        """Let `end`, of a socket of this host, connect to `where`; return what connect_ex(2) does."""
+        """Begin to connect `end`, of a socket of this host, to `where`; return what connect_ex returns."""
         if isinstance(where, str):
             return self._connect_to_path(end, where)
         target = numeric(where[0])
@@ -108,13 +108,13 @@ class Host:
         return 0
 
     def _source(self, target: str) -> str | None:
-        """Return the address from which to connect to `target`; None if there is none of its family."""
+        """Return the source address for a connection to `target`; None if there is none of its family."""
         if ip_address(target).is_loopback or target in self.addresses:
             return target
         return next((own for own in self.addresses or _DEFAULTS if (":" in own) is (":" in target)), None)
 
     def find(self, where: str, port: int | None = None) -> ListeningEndpoint | None:
-        """Return what listens on a path, or an address and port; one of those that share it."""
+        """Return the endpoint that listens on a path, or an address and port; one of those that share it."""
         found = [
             known
             for known in self._listening
@@ -133,7 +133,7 @@ def _takes(listening: ListeningEndpoint, address: str, port: int) -> bool:
 
 
 def numeric(address: str) -> str:
-    """Return an IP address as it is written here. Raises UsageError if it is none."""
+    """Return the canonical text of an IP address. Raises UsageError if it is not one."""
     try:
         return str(ip_address(address.partition("%")[0]))
     except ValueError:
@@ -144,5 +144,5 @@ def numeric(address: str) -> str:
 
 
 def socket_address(address: str, port: int) -> tuple[Any, ...]:
-    """Return it as the socket module has it."""
+    """Return the socket address of an IP address and port, as the socket module has it."""
     return (address, port, 0, 0) if ":" in address else (address, port)

@@ -1,4 +1,4 @@
-"""Reactors in memory: their connections are real `Connection`s, and only the kernel is missing."""
+"""Reactors in memory: their connections are real `Connection`s, on simulated sockets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,15 @@ Ts = TypeVarTuple("Ts")
 
 
 class MemoryConnection(Connection):
-    """A connection of a `MemoryReactor`. It differs from others in its socket alone."""
+    """A connection of a `MemoryReactor`; only its socket differs from that of a `Connection`.
+
+    >>> from reactor.testing import MemoryReactor, Recorder
+    >>> with MemoryReactor() as reactor:
+    ...     server, client = reactor.pair(Recorder, Recorder)
+    ...     server.peer is client
+    ...     server.close()
+    True
+    """
 
     __slots__ = ("_kernel_end",)
 
@@ -45,9 +53,9 @@ class MemoryConnection(Connection):
 
     @property
     def peer(self) -> MemoryConnection:
-        """The connection at the other end, which may be another reactor's. It stays known after the end.
+        """The connection at the other end, perhaps of another reactor; also after the connection has ended.
 
-        Raises UsageError while the other end has not been accepted, and if it is no reactor's.
+        Raises UsageError while the other end is not accepted, and if it belongs to no reactor.
         """
         found = self._kernel_end.peer.owner
         if not isinstance(found, MemoryConnection):
@@ -56,16 +64,16 @@ class MemoryConnection(Connection):
 
 
 class DebugMemoryConnection(MemoryConnection, DebugConnection):
-    """The same in debug mode."""
+    """A connection of a `MemoryReactor` in debug mode."""
 
     __slots__ = ()
 
 
 class MemoryNetwork(ContextExit, Network):
-    """A network in memory with hosts, names, partitions and a clock, on which reactors live.
+    """A network in memory with hosts, names, partitions and a clock, shared by several reactors.
 
-    All that they do is decided by `seed`, down to the order in which connections are served: the same seed
-    replays exactly. Nothing is waited for: time passes in `advance`, `run_out` and `MemoryReactor.run`.
+    `seed` decides everything, down to the order in which connections are served: the same seed
+    replays exactly. No call waits: time passes in `advance`, `run_out` and `MemoryReactor.run`.
 
         from reactor.apps.echo import Echo
         from reactor.testing import FaultyPeer, MemoryNetwork
@@ -85,17 +93,18 @@ class MemoryNetwork(ContextExit, Network):
             network.run_out()
             assert peer.received == b"hello"
 
-    latency: the least and the most seconds that a segment is under way.
-    choppy: from 0 to 1, how often a call or a segment takes less than it could.
+    latency: minimum and maximum seconds that a segment is in transit.
+    choppy: from 0 to 1, the probability that a call or a segment takes fewer bytes than it could.
     buffers: bytes of each socket's send and receive buffer.
-    fault: called as `fault(name, index)` for each call to the kernel that can fail ("recv", "accept", …); an
+    fault: called as `fault(name, index)` for each system call that can fail ("recv", "accept", …); an
         errno that it returns is raised.
 
-    names: a dictionary from each name to its addresses, best first; others are unknown, but for localhost.
+    names: a dictionary from host names to their addresses, best first. Other names are unknown, except
+        localhost.
     unreachable: a dictionary from an address to the errno with which connecting to it fails, as
-        ENETUNREACH; None: nobody answers. An address of no host is EHOSTUNREACH.
-    clock: the time of all its reactors. calls: the names of all calls until now, for two runs to be compared.
-    complaints: in words, what no program may do to a kernel, as to close what is still registered.
+        ENETUNREACH; None: there is no answer. An address of no host fails with EHOSTUNREACH.
+    clock: the time of all its reactors. calls: the names of all system calls, for comparing two runs.
+    complaints: messages about calls that are never valid, as closing a descriptor that is registered.
 
     It and its reactors are for one thread. As a context manager it is closed at the end.
     """
@@ -123,28 +132,28 @@ class MemoryNetwork(ContextExit, Network):
     ) -> MemoryReactor:
         """Return a new reactor on the host that has `addresses`, IPv4 and IPv6.
 
-        Reactors with the same address are on one host, as processes are on a machine. Without addresses it is
-        on the host that has every address which no other has. on_error, debug: as for `MemoryReactor`.
-        Raises UsageError for what is no address, and for addresses of several hosts.
+        Reactors with the same address are on one host, like processes on a machine. Without addresses it is
+        on the host that has all unassigned addresses. on_error, debug: as for `MemoryReactor`.
+        Raises UsageError for an invalid address, and for addresses of several hosts.
         """
         return MemoryReactor(network=self, addresses=addresses, on_error=on_error, debug=debug)
 
     def settle(self) -> None:
-        """Let all happen that happens at this time: deliveries, callbacks, timers that are due.
+        """Run everything that is due at this time: deliveries, callbacks, timers.
 
-        Reactors have their ticks in turn, in the order in which they were made. Raises what a callback has
-        raised, where a reactor has no `on_error`, and AssertionError if it does not come to an end.
+        Reactors run their ticks in turn, in the order in which they were made. Raises the exceptions of
+        callbacks, where a reactor has no `on_error`, and AssertionError if it does not end.
         """
         settle(self)
 
     def advance(self, seconds: float) -> None:
-        """Let all happen that happens in `seconds`, each thing at its time. Raises as `settle` does."""
+        """Run everything that is due within `seconds`, each event at its time. Raises as `settle` does."""
         until = self.clock.now + seconds
         drive(self, until=until)
         self.clock.now = until
 
     def run_out(self) -> None:
-        """Let all happen, however long that takes, until nothing is due any more.
+        """Run everything until nothing is due any more, however much time passes.
 
         Raises as `settle` does, and AssertionError if it goes on for ever.
         """
@@ -158,7 +167,7 @@ class MemoryNetwork(ContextExit, Network):
         assert not self.complaints, f"the kernel complains: {'; '.join(self.complaints)}"
 
     def close(self) -> None:
-        """Close all reactors. Raises what a callback has raised and no driving call was there to raise."""
+        """Close all reactors. Raises exceptions of callbacks that no driving call has raised."""
         problems: list[Exception] = []
         for reactor in self.reactors:
             try:
@@ -170,18 +179,18 @@ class MemoryNetwork(ContextExit, Network):
 
 
 class _Paired(MemorySocket):
-    """A socket that knows its peer though that has reset it already."""
+    """A socket whose peer address stays available after a reset."""
 
     def getpeername(self) -> Any:
         return self.end.peername
 
 
 class MemoryReactor(Reactor):
-    """A reactor on a network in memory, by itself or with others; nothing real is opened.
+    """A reactor on a network in memory, alone or with others; it uses no kernel sockets.
 
-    It listens and connects as every reactor does, but for its sockets, which are in memory, its names, which
-    are those of `network.names`, and its time, which passes when `advance` is called. By itself it has every
-    address, so that it can connect to its own listeners:
+    It listens and connects like every reactor, except that its sockets are in memory, its names are
+    those of `network.names`, and its time passes when `advance` is called. Alone it has every address, so
+    that it can connect to its own listeners:
 
         from reactor.apps.echo import Echo
         from reactor.testing import FaultyPeer, MemoryReactor
@@ -194,16 +203,16 @@ class MemoryReactor(Reactor):
             reactor.run_out()
             assert peer.received == b"hello"
 
-    Without `on_error` an exception that leaves a callback is raised by the call that drives: `settle`,
+    Without `on_error`, an exception that leaves a callback is raised by the call that drives: `settle`,
     `advance`, `run_out`, `run_once`, `run`, or else `close`. It has a note with the callback's name.
-    What takes a thread elsewhere, a look-up of a name or `run_in_executor(None, …)`, is done at once, within
-    the call. Real descriptors and signals, executors and `background` are a UsageError.
+    Name resolution and `run_in_executor(None, …)`, which use a thread otherwise, run at once, within the
+    call. Kernel descriptors, signals, executors and `background` raise UsageError.
 
     seed, latency, choppy, buffers: of a network of its own, as for `MemoryNetwork`.
     on_error, debug: as for `Reactor`.
-    network, addresses: where it lives, if that is not a network of its own; as `MemoryNetwork.reactor` has
-        it. addresses has those of its host, none if it has all that are left.
-    Raises UsageError if both a network and what makes one are given.
+    network, addresses: an existing network, and the addresses of its host there, as for
+        `MemoryNetwork.reactor`.
+    Raises UsageError if both a network and options of a new one are given.
 
     clock: its time, which is the network's. selector: that of its sockets in memory.
     """
@@ -249,11 +258,11 @@ class MemoryReactor(Reactor):
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
     ) -> tuple[MemoryConnection, MemoryConnection]:
-        """Connect two protocols in memory, and return both ends: the server's, then the client's.
+        """Connect two protocols in memory, and return both connections: the server's, then the client's.
 
         There is no listener and no handshake. limits, timeouts: the server's; the client has the defaults.
-        The server's protocol is told first. If it ends its connection at once, both ends are returned all the
-        same, and the client learns of it as from any peer.
+        `connection_made` of the server's protocol is called first. If that ends the connection, both are
+        returned nevertheless, and the client sees the end as that of any peer.
         """
         listening = ListeningEndpoint(self.network, buffers=self.network.buffers)
         far = self.network.connect(listening)
@@ -270,34 +279,34 @@ class MemoryReactor(Reactor):
     # Driving
 
     def settle(self) -> None:
-        """As `MemoryNetwork.settle`, for all reactors of the network."""
+        """Call `MemoryNetwork.settle`, for all reactors of the network."""
         self.network.settle()
 
     def advance(self, seconds: float) -> None:
-        """As `MemoryNetwork.advance`, for all reactors of the network."""
+        """Call `MemoryNetwork.advance`, for all reactors of the network. seconds: how far."""
         self.network.advance(seconds)
 
     def run_out(self) -> None:
-        """As `MemoryNetwork.run_out`, for all reactors of the network."""
+        """Call `MemoryNetwork.run_out`, for all reactors of the network."""
         self.network.run_out()
 
     def run(self, *, signals: Collection[int] = (), drain_timeout: float = 30.0) -> None:
-        """As `Reactor.run`, with the network's time: while this waits, the clock and the others go on.
+        """Run as `Reactor.run` does, in the network's time: waiting advances the clock and drives the others.
 
-        Returns too when there is an exception to be raised. Raises UsageError if it would wait for ever, and
-        if signals are asked for.
+        Also ends when a callback has raised, with that exception. Raises UsageError if it would wait for
+        ever, and if `signals` is not empty.
         """
         super().run(signals=signals, drain_timeout=drain_timeout)
         self._raise_untaken()
 
     def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
-        """As `Reactor.run_once`, with the network's time: the clock and the others go on while it waits."""
+        """Run one tick as `Reactor.run_once` does; waiting advances the clock and drives the others."""
         handled = super().run_once(timeout, budget)
         self._raise_untaken()
         return handled
 
     def close(self) -> None:
-        """As `Reactor.close`. Raises what a callback has raised and no driving call was there to raise."""
+        """Close as `Reactor.close` does. Raises exceptions of callbacks that no driving call has raised."""
         super().close()
         self._raise_untaken()
 
@@ -311,26 +320,26 @@ class MemoryReactor(Reactor):
         self._untaken.seen.clear()
         _raise(problems)
 
-    # What would be real
+    # Methods that would use the kernel
 
     def add_reader(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        """As `Reactor.add_reader`, for a socket in memory."""
+        """Add a reader as `Reactor.add_reader` does, for a socket in memory."""
         self._system.check(fd)
         super().add_reader(fd, callback, *args)
 
     def add_writer(self, fd: FileDescriptorLike, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        """As `Reactor.add_writer`, for a socket in memory."""
+        """Add a writer as `Reactor.add_writer` does, for a socket in memory."""
         self._system.check(fd)
         super().add_writer(fd, callback, *args)
 
     def add_signal_handler(self, signum: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Raise UsageError."""
+        """Raise UsageError: there are no signals in memory."""
         raise UsageError("no signals come in memory: call what they would bring about, as `drain`")
 
     def run_in_executor(
         self, executor: Executor | None, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> AwaitableFuture[T]:
-        """Run `fn(*args, **kwargs)` at once; else as `Reactor.run_in_executor`.
+        """Run `fn(*args, **kwargs)` at once, and return the result as `Reactor.run_in_executor` does.
 
         Raises UsageError for an executor.
         """
@@ -339,7 +348,7 @@ class MemoryReactor(Reactor):
         return super().run_in_executor(None, fn, *args, **kwargs)
 
     def background(self, *, drain_timeout: float = 30.0, name: str = "reactor") -> NoReturn:
-        """Raise UsageError."""
+        """Raise UsageError: a reactor in memory is driven by its own thread."""
         raise UsageError("a thread has no place in memory: call `advance` or `run_out`, or use a Reactor")
 
 
@@ -351,7 +360,7 @@ def _raise(problems: list[Any]) -> None:
 
 
 def _close_after(close: Callable[[], None], exc: BaseException | None) -> None:
-    """Close at the end of a block; what the block has raised goes before what closing raises."""
+    """Close at the end of a block; an exception of the block has precedence over one of closing."""
     try:
         close()
     except Exception as problem:

@@ -1,4 +1,4 @@
-"""A network in memory, for one thread: descriptors, hosts with their names, and what is under way."""
+"""`Network`: a network in memory, for one thread: descriptors, hosts, names, and segments in transit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from reactor.testing.host import Host, numeric, socket_address
 
 __all__ = ["FIRST_DESCRIPTOR", "Network", "Place"]
 
-#: Descriptors in memory start here: those of a test's files and sockets are below as a rule.
+#: The lowest descriptor in memory; the kernel's descriptors in a test are usually lower.
 FIRST_DESCRIPTOR = 512
 
 
 class HasAddresses(Protocol):
-    """What stands for its host: a `MemoryReactor`."""
+    """An object that stands for its host: a `MemoryReactor`."""
 
     @property
     def addresses(self) -> tuple[str, ...]: ...
@@ -52,19 +52,19 @@ _LOOPBACK = ("::1", "127.0.0.1")
 
 
 class Network:
-    """Descriptors, hosts, deliveries that are due, and the one way in for every call that can fail.
+    """A network in memory: descriptors, hosts, due deliveries, and the count and faults of system calls.
 
-    clock: its time. random: decides on all that a kernel decides. Each end has one of its own beside it, so
-        that what happens to one connection does not depend on the order in which others are served.
-    latency: the least and the most seconds that a segment is under way.
-    choppy: from 0 to 1, how often a call or a segment takes less than it could.
+    clock: its time. random: makes the decisions of a kernel. Each endpoint has a generator of its own, so
+        that a connection does not depend on the order in which others are served.
+    latency: minimum and maximum seconds that a segment is in transit.
+    choppy: from 0 to 1, the probability that a call or a segment takes fewer bytes than it could.
     buffers: bytes of each socket's send and receive buffer.
-    fault: asked for each call, with its name and index; an errno that it returns is raised.
+    fault: called for each system call, with its name and index; an errno that it returns is raised.
 
-    calls: the names of all calls, in order. complaints: what no program may do, in words.
-    names: the addresses of each name, best first. unreachable: the errno with which connecting to an
-        address fails; None: nobody answers.
-    reactors: those that live on it, in the order in which they are driven.
+    calls: the names of all system calls, in order. complaints: messages about calls that are never valid.
+    names: the addresses of each host name, best first. unreachable: the errno with which connecting to an
+        address fails; None: there is no answer.
+    reactors: the reactors on it, in the order in which they are driven.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Network:
         self._ports = 0
 
     def call(self, name: str) -> None:
-        """Count a call that can fail; raise what `fault` says."""
+        """Count a system call; raise the error that `fault` returns for it."""
         self.calls.append(name)
         number = self.fault(name, len(self.calls) - 1)
         if number is not None:
@@ -109,7 +109,7 @@ class Network:
     # Descriptors
 
     def open(self, owner: Any) -> int:
-        """Give `owner` the lowest descriptor that is free, as a kernel does."""
+        """Return the lowest free descriptor, as a kernel does, for `owner`."""
         fd = heapq.heappop(self._free)
         if not self._free:
             self._free.append(fd + 1)
@@ -117,26 +117,26 @@ class Network:
         return fd
 
     def free(self, fd: int) -> None:
-        """Take back a descriptor; the next socket gets it."""
+        """Free a descriptor, so that the next socket gets it."""
         if fd in self.watched:
             self.complaints.append(f"descriptor {fd} was closed while it was registered")
         del self.descriptors[fd]
         heapq.heappush(self._free, fd)
 
     def ends(self) -> list[Endpoint | ListeningEndpoint]:
-        """Return what the open sockets have of the network, in the order of their descriptors."""
+        """Return the endpoints of the open sockets, in the order of their descriptors."""
         ends = [getattr(self.descriptors[fd], "end", None) for fd in sorted(self.descriptors)]
         return [end for end in ends if isinstance(end, (Endpoint, ListeningEndpoint))]
 
     # Time
 
     def at(self, when: float, action: Callable[[], object]) -> None:
-        """Run `action` when the clock has reached `when`."""
+        """Run `action` when the clock reaches `when`, in its seconds."""
         self._scheduled += 1
         heapq.heappush(self._due, (when, self._scheduled, action))
 
     def next_due(self) -> float | None:
-        """Return when the next action is due, or None."""
+        """Return when the next action is due, in the clock's seconds, or None."""
         return self._due[0][0] if self._due else None
 
     def run_due(self) -> int:
@@ -150,9 +150,9 @@ class Network:
     # Hosts and their names
 
     def host_with(self, addresses: Sequence[str]) -> Host:
-        """Return the host that has these addresses; none stand for every address that no other host has.
+        """Return the host that has these addresses; without any, the one that has all unassigned addresses.
 
-        Raises UsageError for what is no address, and for addresses of more than one host.
+        Raises UsageError for an invalid address, and for addresses of more than one host.
         """
         if not addresses:
             self._anywhere = self._anywhere or Host(self, ())
@@ -170,7 +170,7 @@ class Network:
         return self._hosts.get(address, self._anywhere)
 
     def resolve(self, address: Address, *, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
-        """As `Address.resolve`, with the names of this network."""
+        """Resolve as `Address.resolve` does, with the names of this network."""
         if address.host is None:
             return address.resolve()
         if address.family is not None:
@@ -182,8 +182,8 @@ class Network:
         try:
             names = [socket_address(numeric(each), address.port or 0) for each in found]
         except UsageError as exc:
-            told = str(exc).partition(" is no")[0]
-            raise socket.gaierror(socket.EAI_FAIL, f"{told} in `names` is no IP address") from exc
+            wrong = str(exc).partition(" is no")[0]
+            raise socket.gaierror(socket.EAI_FAIL, f"{wrong} in `names` is no IP address") from exc
         return [(socket.AF_INET6 if len(name) > 2 else socket.AF_INET, name) for name in names]
 
     def _look_up(self, name: str) -> Sequence[str]:
@@ -193,25 +193,28 @@ class Network:
         return [found] if isinstance(found, str) else found
 
     def next_port(self) -> int:
-        """Return a port for who does not care."""
+        """Return an ephemeral port."""
         self._ports += 1
         return 1024 + self._ports % 60000
 
     # Partitions
 
     def partition(self, one: Place, other: Place) -> None:
-        """Lose all that goes between two hosts, until `heal`.
+        """Drop all segments between two hosts, until `heal`.
 
-        Connections between them stall, and go on when it is healed, for what was lost is sent again. Who
-        connects gets no answer until then. The kernel gives up by itself with ETIMEDOUT, as Linux does: who
-        connects after 127 seconds, who has sent something after 924.6.
-        one, other: an address, which leaves a host's other addresses alone; a name; or a reactor, with all
+        Connections between them stall, and continue when it is healed, because lost segments are sent again.
+        Attempts to connect get no answer until then. The kernel gives up with ETIMEDOUT, as Linux does:
+        after 127 seconds when connecting, 924.6 seconds after sending.
+        one, other: an address, which leaves a host's other addresses connected; a name; or a reactor, for all
         its addresses.
         """
         self._cuts |= self._links(one, other)
 
     def heal(self, one: Place | None = None, other: Place | None = None) -> None:
-        """Undo `partition` between two hosts; without arguments, between all."""
+        """End the partition between two hosts; without arguments, all partitions.
+
+        Raises UsageError if only one is given.
+        """
         if (one is None) != (other is None):
             raise UsageError("a partition is between two: give both, or none to heal all")
         if one is None or other is None:
@@ -224,9 +227,9 @@ class Network:
                 end.release()
 
     def reset(self, one: Place, other: Place) -> None:
-        """Reset the connections between two hosts, at both ends, as what stands between them may do.
+        """Reset the connections between two hosts, at both ends, as a middlebox may do.
 
-        It gets through a partition.
+        It works in spite of a partition.
         """
         links = self._links(one, other)
         for end in self.ends():
@@ -253,9 +256,9 @@ class Network:
     def connect(
         self, listening: ListeningEndpoint, *, host: str = "10.0.0.1", buffers: tuple[int, int] | None = None
     ) -> Endpoint:
-        """Return the client's end of a new connection that waits in the backlog to be accepted.
+        """Return the client's end of a new connection, whose server's end is in the accept queue.
 
-        host: the client's. buffers: the sizes of its send and receive buffer; None for the listener's.
+        host: the client's address. buffers: bytes of its send and receive buffer; None for the listener's.
         """
         client = Endpoint(self, (host, self.next_port()), *(buffers or listening.buffers))
         client.address, client.peer_address = host, listening.sockname[0]

@@ -1,4 +1,4 @@
-"""The other end of a connection under test, when it does not behave."""
+"""`FaultyPeer`: a peer that misbehaves, for the other end of a connection under test."""
 
 from __future__ import annotations
 
@@ -16,15 +16,24 @@ _ENDINGS = ("stay", "half-close", "close", "reset")
 
 
 class FaultyPeer(Recorder):
-    """A peer that sends slowly, in pieces, does not read, or goes away; on a reactor, in memory or not.
+    """A protocol of a misbehaving peer: sends slowly, in pieces, does not read, or resets the connection.
 
-    outgoing: what it sends. chunk: bytes of each piece; None: all in one. delay: seconds before each piece,
-        and before the ending.
-    reads: False: it takes nothing of what it is sent, so that the other end's buffers fill.
-    ending: what it does when all is sent: "stay" open, "half-close" (it ends its direction, and reads on
-        until the other end closes), "close" or "reset".
+    outgoing: the bytes that it sends. chunk: bytes of each piece; None for all at once. delay: seconds before
+        each piece, and before the ending.
+    reads: if False, it never reads, so that the other end's buffers fill.
+    ending: its last step, when everything is sent: "stay" open, "half-close" (end its direction, and read
+        on until the other end closes), "close" or "reset".
 
-    As a `Recorder` it keeps what it is told. Raises UsageError for a chunk below 1 or an unknown ending.
+    It is a `Recorder`, on any reactor. Raises UsageError for a chunk below 1 or an unknown ending.
+
+    >>> from reactor.apps.echo import Echo
+    >>> from reactor.testing import MemoryReactor
+    >>> with MemoryReactor() as reactor:
+    ...     peer = FaultyPeer(b"hello", chunk=1, delay=0.5, ending="half-close")
+    ...     _ = reactor.pair(Echo, lambda: peer)
+    ...     reactor.run_out()
+    >>> peer.received, peer.reason
+    (b'hello', None)
     """
 
     def __init__(
@@ -49,19 +58,19 @@ class FaultyPeer(Recorder):
         self._done = False
 
     def connection_made(self, connection: Connection) -> None:
-        """Begin."""
+        """Start sending, and pause reading if the peer does not read."""
         super().connection_made(connection)
         if not self._reads:
             connection.pause_reading()
         self._wait()
 
     def eof_received(self) -> bool:
-        """Stay, or close with the other end."""
+        """Return whether the peer stays open after the other end's end of file."""
         super().eof_received()
         return self._ending == "stay" or not self._done
 
     def _wait(self) -> None:
-        # By way of the callbacks, which come after the timers: each piece goes out in a tick of its own.
+        # By call_soon, whose callbacks run after the timers: each piece is sent in a tick of its own.
         reactor = self.connection.reactor
         reactor.call_later(self._delay, reactor.call_soon, self._go_on)
 

@@ -1,4 +1,4 @@
-"""The fixtures that pytest has where this project is installed."""
+"""The pytest plugin of this package: its fixtures."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ __all__ = [
 
 @pytest.fixture
 def reactor_errors() -> Errors:
-    """What the fixture `reactor` was told by `on_error`. `take()` the one that a test brings about."""
+    """The `on_error` of the fixture `reactor`. Call `take()` for an error that the test causes on purpose."""
     return Errors()
 
 
 @pytest.fixture
 def reactor_selector() -> BaseSelector | None:
-    """The selector of the fixture `reactor`; None is the platform's. Override it to have another."""
+    """The selector of the fixture `reactor`; None for the platform's. Override it for another one."""
     return None
 
 
 @pytest.fixture
 def reactor(reactor_selector: BaseSelector | None, reactor_errors: Errors) -> Iterator[Reactor]:
-    """A reactor that the test drives. An error that is not taken from `reactor_errors` fails the test."""
+    """A reactor that the test drives. An error left in `reactor_errors` fails the test."""
     with Reactor(selector=reactor_selector, on_error=reactor_errors) as made:
         yield made
     _fail_of(reactor_errors)
@@ -49,10 +49,10 @@ def reactor(reactor_selector: BaseSelector | None, reactor_errors: Errors) -> It
 
 @pytest.fixture
 def memory_network() -> Iterator[MemoryNetwork]:
-    """A network in memory. The test fails by what a callback raised and nobody took, and by what it leaves.
+    """A network in memory. The test fails for exceptions of callbacks that it does not handle, and for leaks.
 
-    That is: connections that are open when all has happened that is due then, and complaints of the kernel in
-    memory. Listeners and connectors may be left.
+    Leaks are connections that are open after a final `settle`, and complaints of the kernel in memory.
+    Listeners and connectors may be left open.
     """
     with MemoryNetwork() as network:
         yield network
@@ -62,16 +62,24 @@ def memory_network() -> Iterator[MemoryNetwork]:
 
 @pytest.fixture
 def memory_reactor(memory_network: MemoryNetwork) -> MemoryReactor:
-    """A reactor in memory that has every address of its network, which is `memory_network`."""
+    """A reactor in memory that has every address of the network `memory_network`."""
     return memory_network.reactor()
 
 
 @attrs.frozen
 class RunningServer:
-    """A server in a thread of its own.
+    """A server on a thread of its own; the result of the fixture `reactor_server`.
 
-    reactor: what runs it; to be called with `submit`. address: where it listens. errors: what it was told
-    by `on_error`.
+    reactor: the reactor that runs it; call its methods by `submit`. address: the one it listens on.
+    errors: its `on_error`.
+
+        from reactor.apps.echo import Echo
+
+        def test_echo(reactor_server):
+            server = reactor_server(Echo)
+            with server.connect() as client:
+                client.sendall(b"hello")
+                assert client.recv(100) == b"hello"
     """
 
     reactor: Reactor
@@ -79,7 +87,7 @@ class RunningServer:
     errors: Errors
 
     def connect(self, timeout: float = 10.0) -> socket.socket:
-        """Return a blocking client's socket, connected. timeout: seconds, for each of its calls."""
+        """Return a blocking socket that is connected to the server. timeout: of each of its calls, in s."""
         if self.address.path is not None:
             client = socket.socket(socket.AF_UNIX)
             client.settimeout(timeout)
@@ -92,9 +100,9 @@ class RunningServer:
 def reactor_server() -> Iterator[Callable[..., RunningServer]]:
     """Start a server: `reactor_server(factory, address="127.0.0.1:0", drain_timeout=5.0, **options)`.
 
-    It is ready to connect to, and runs in a thread of its own until the test is over; then it is drained. It
-    fails the test by a connection that is still busy after the drain's seconds, and by an error of a callback
-    that is not taken from its `errors`. options: those of `Reactor.listen`.
+    It accepts connections when the call returns, and runs on a thread of its own until the test is over, when
+    it is drained. The test fails if a connection is still busy after `drain_timeout` seconds, or if an error
+    of a callback is left in its `errors`. options: those of `Reactor.listen`.
     """
     with ExitStack() as servers:
 
@@ -120,7 +128,7 @@ def _fail_of(errors: Errors) -> None:
     if errors.seen:
         where = ", ".join(callback for _, callback, _ in errors.seen)
         problems = [exc for exc, _, _ in errors.seen]
-        raise BaseExceptionGroup(f"the reactor was told of errors, in {where}", problems)
+        raise BaseExceptionGroup(f"callbacks of the reactor raised, in {where}", problems)
 
 
 def _fail_of_leaks(reactor: Reactor) -> None:

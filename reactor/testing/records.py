@@ -1,4 +1,4 @@
-"""What keeps what it is told, for a test to look at."""
+"""`Errors` and `Recorder`: an `on_error` and a protocol that record their calls for a test."""
 
 from __future__ import annotations
 
@@ -11,26 +11,47 @@ __all__ = ["Errors", "Recorder"]
 
 
 class Errors:
-    """An `on_error` that keeps what it was told in `seen`: exception, callback and connection of each."""
+    """An `on_error` that records its calls in `seen`, each as (exception, callback's name, connection).
+
+    >>> from reactor import Reactor
+    >>> errors = Errors()
+    >>> with Reactor(on_error=errors) as reactor:
+    ...     _ = reactor.call_soon(int, "x")
+    ...     _ = reactor.run_once()
+    >>> errors.take()[0]
+    ValueError("invalid literal for int() with base 10: 'x'")
+    """
 
     def __init__(self) -> None:
         self.seen: list[tuple[BaseException, str, Any]] = []
 
     def __call__(self, exc: BaseException, callback: str, connection: Any) -> None:
-        """Keep it."""
+        """Record the call."""
         self.seen.append((exc, callback, connection))
 
     def take(self) -> tuple[BaseException, str, Any]:
-        """Return the one error there is, and forget it. Raises ValueError if there is none, or more."""
+        """Remove and return the only error. Raises ValueError if there is none, or more than one."""
         (only,) = self.seen
         self.seen.clear()
         return only
 
 
 class Recorder(Protocol):
-    """A protocol that keeps every call in `calls`, in order, as a tuple of its name and argument.
+    """A protocol that records its calls in `calls`, each as a tuple of name and argument.
 
-    keep_open: what `eof_received` returns.
+    keep_open: the result of `eof_received`.
+
+    >>> from reactor.testing import MemoryReactor
+    >>> with MemoryReactor() as reactor:
+    ...     server, client = reactor.pair(Recorder, Recorder)
+    ...     recorder = server.get_protocol()
+    ...     _ = client.write(b"hello")
+    ...     client.close()
+    ...     reactor.run_out()
+    >>> recorder.names
+    ['connection_made', 'data_received', 'eof_received', 'connection_lost']
+    >>> recorder.received
+    b'hello'
     """
 
     def __init__(self) -> None:
@@ -40,49 +61,49 @@ class Recorder(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """The calls' names."""
+        """The names of the calls, in order."""
         return [call[0] for call in self.calls]
 
     @property
     def received(self) -> bytes:
-        """All bytes until now."""
+        """All bytes received so far."""
         return b"".join(call[1] for call in self.calls if call[0] == "data_received")
 
     @property
     def lost(self) -> bool:
-        """Whether it was told of the connection's end."""
+        """Whether `connection_lost` was called."""
         return "connection_lost" in self.names
 
     @property
     def reason(self) -> BaseException | None:
-        """What `connection_lost` was told. Raises AssertionError unless that came exactly once, and last."""
+        """The argument of `connection_lost`. Raises AssertionError unless that was called once, and last."""
         assert self.names.count("connection_lost") == 1, self.names
         assert self.names[-1] == "connection_lost", self.names
         reason: BaseException | None = self.calls[-1][1]
         return reason
 
     def connection_made(self, connection: Connection) -> None:
-        """Keep it."""
+        """Record the call."""
         self.connection = connection
         self.calls.append(("connection_made", connection))
 
     def data_received(self, data: bytes) -> None:
-        """Keep it."""
+        """Record the call."""
         self.calls.append(("data_received", data))
 
     def eof_received(self) -> bool:
-        """Keep it."""
+        """Record the call."""
         self.calls.append(("eof_received",))
         return self.keep_open
 
     def pause_writing(self) -> None:
-        """Keep it."""
+        """Record the call."""
         self.calls.append(("pause_writing",))
 
     def resume_writing(self) -> None:
-        """Keep it."""
+        """Record the call."""
         self.calls.append(("resume_writing",))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Keep it."""
+        """Record the call."""
         self.calls.append(("connection_lost", exc))

@@ -1,4 +1,4 @@
-"""`MemorySelector`: a selector over descriptors in memory, which waits by letting the clock go on."""
+"""`MemorySelector`: a selector of descriptors in memory, which waits by advancing the clock."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["MemorySelector"]
 
 
 class MemorySelector(selectors.BaseSelector):
-    """Tells what is ready in an order that the network's seed decides.
+    """A selector of descriptors in memory, which returns events in an order decided by the network's seed.
 
-    As the standard selectors do, it swallows what epoll_ctl(2) says to a removal and what
-    epoll_wait(2) says to a signal, and after a refused change it may have forgotten the descriptor.
+    Like the standard selectors it ignores errors of epoll_ctl(2) at a removal and EINTR of epoll_wait(2),
+    and may lose the registration at a failed change.
 
-    wait: called as `wait(selector, timeout)` if there is nothing, and there is time to wait.
+    wait: called as `wait(selector, timeout)` if nothing is ready and the timeout is not 0.
 
-    left: what was still registered when it was closed.
+    left: the descriptors that were still registered when it was closed.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class MemorySelector(selectors.BaseSelector):
         return ready
 
     def ready(self) -> list[tuple[SelectorKey, int]]:
-        """Return what is ready, without the call that may fail."""
+        """Return the ready keys and events, without counting a system call."""
         ready = []
         for fd in sorted(self._keys):
             key = self._keys[fd]

@@ -1,4 +1,4 @@
-"""`MemorySocket`: a socket object over the network in memory, with all that a reactor calls on one."""
+"""`MemorySocket`: a socket of the network in memory, with the methods that a reactor calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["MemorySocket", "listening_socket", "new_socket"]
 
 _LINGER = struct.Struct("ii")
 
-#: What accept(2) fails with while the connection stays in the backlog; all else takes it out.
+#: Errors of accept(2) that leave the connection in the accept queue; all others remove it.
 _STAYS = frozenset(
     {errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSR}
 )
@@ -27,10 +27,10 @@ _V6_ONLY = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 class MemorySocket:
-    """A stream socket whose every call goes through `network.call`, and takes a part where one may.
+    """A stream socket in memory; its calls can fail and be partial, as the network decides.
 
-    end: what the network keeps of it; a test's peers use theirs directly. host: where it is; None for one
-        that is connected or listens already. family: as sockets have it.
+    end: its endpoint, which a test's peer may use directly. host: its host; None for a socket that is
+        connected or listens already. family: the address family.
     """
 
     type = socket.SOCK_STREAM

@@ -1,4 +1,4 @@
-"""`MemorySystem`: what a reactor in memory has in the place of the operating system."""
+"""`MemorySystem`: the operating system of a reactor in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["MemorySystem"]
 
 
 class MemorySystem(System):
-    """Sockets and names of a network in memory, as one of its hosts has them."""
+    """The operating system of one host on a network in memory: sockets, name resolution, threads."""
 
     has_files = False
 
@@ -35,7 +35,7 @@ class MemorySystem(System):
         return new_socket(self._network, self._host, family)
 
     def socketpair(self) -> tuple[Any, Any]:
-        """Return both ends of a wake-up, which are one."""
+        """Return both ends of a wake-up's socket pair, which are the same object."""
         bell = _Bell(self._network)
         return bell, bell
 
@@ -48,17 +48,17 @@ class MemorySystem(System):
         return self._network.resolve(address, passive=passive)
 
     def workers(self, limit: int, name: str) -> Workers:
-        """Return what does at once, on this thread, what it is given."""
+        """Return workers that run each call at once, on this thread."""
         return _AtOnce(limit, name, daemon=True)
 
     def jitter(self, reconnect: Reconnect | None) -> Reconnect | None:
-        """Have the network's seed spread the delays, unless they have a random of their own."""
+        """Return `reconnect` with the network's random numbers, unless it has its own."""
         if reconnect is None or reconnect.random is not random.random:
             return reconnect
         return attrs.evolve(reconnect, random=self._network.random.random)
 
     def check(self, given: object) -> None:
-        """Raise UsageError for what is the kernel's."""
+        """Raise UsageError if `given` is a kernel socket or descriptor, or one of another network."""
         if isinstance(given, MemorySocket):
             if given.network is not self._network:
                 raise UsageError(f"{given!r} is of another network: make both reactors on one MemoryNetwork")
@@ -77,7 +77,7 @@ class MemorySystem(System):
 
 
 class _Held:
-    """A descriptor that stands for something that is not looked at."""
+    """A reserved descriptor in memory."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -94,7 +94,7 @@ class _Held:
 
 
 class _Bell(_Held):
-    """The two ends of a wake-up's socket pair in one: readable when something was sent."""
+    """Both ends of a wake-up's socket pair in one object: readable when something was sent."""
 
     family = None
 
@@ -119,7 +119,7 @@ class _Bell(_Held):
 
 
 class _AtOnce(Workers):
-    """Threads that are none."""
+    """Workers without threads: each call runs at once."""
 
     def submit(self, work: Callable[[], object]) -> None:
         work()

@@ -337,9 +337,9 @@ def test_errors_and_leaks_fail_the_test(pytester):
     result.assert_outcomes(passed=3, errors=3)
     result.stdout.fnmatch_lines(
         [
-            "*ExceptionGroup: the reactor was told of errors, in exec (1 sub-exception)*",
+            "*ExceptionGroup: callbacks of the reactor raised, in exec (1 sub-exception)*",
             "*LookupError: yours*",
-            "*ExceptionGroup: the reactor was told of errors, in Broken.data_received (1 sub-exception)*",
+            "*ExceptionGroup: callbacks of the reactor raised, in Broken.data_received (1 sub-exception)*",
             "*LookupError: mine*",
             "*1 connections were still busy when the server was drained*",
         ]
