@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor
 from selectors import BaseSelector
-from typing import Any, ParamSpec, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, TypeVarTuple
 
 from reactor.address import Address, AddressLike
 from reactor.connecting.connector import (
@@ -62,7 +61,11 @@ from reactor.loop.timers import Handle, TimerHandle
 from reactor.loop.workers import Workers
 from reactor.options import Limits, Reconnect, Timeouts, check_callable, check_type, seconds
 from reactor.protocol import Factory
-from reactor.tls.secure_socket import Bios, Tls
+
+if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
+    import ssl
+
+    from reactor.tls.secure_socket import Bios, Tls
 
 __all__ = ["Reactor", "loop_of"]
 
@@ -126,7 +129,7 @@ class Reactor(ContextExit):
         self._connectors: list[Connector] = []
         self._connection_type = self._connection_types[debug]
         self._monitor = DeadlineMonitor(self._loop, check_deadlines)
-        self._bios = Bios()
+        self._bios: Bios | None = None
         self._resolver: Workers | None = None
         self._drain_on: Drain | None = None
         self._inherited: list[socket.socket] = []  # in a forked child, to be closed by `close`
@@ -421,7 +424,7 @@ class Reactor(ContextExit):
         if not 0 <= backlog < 1 << 31:
             raise ValueError(f"backlog must be a number of connections, 0 or more, not {backlog}")
         self._loop.system.check(address)
-        secured = None if tls is None else Tls(tls, self._bios, server_side=True)
+        secured = None if tls is None else self._make_tls(tls, server_side=True)
         if isinstance(address, (Address, str, tuple)) or not hasattr(address, "accept"):
             where = Address.of(address)
             system = self._loop.system
@@ -480,7 +483,7 @@ class Reactor(ContextExit):
         check_callable("on_failure", on_failure, optional=True)
         check_type("reconnect", reconnect, Reconnect, optional=True)
         check_type("server_hostname", server_hostname, str, optional=True)
-        check_type("tls_session", tls_session, ssl.SSLSession, optional=True)
+        _check_ssl("tls_session", tls_session, "SSLSession")
         where = Address.of(address)
         if where.fd is not None:
             raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path, or adopt it")
@@ -493,7 +496,7 @@ class Reactor(ContextExit):
             server_hostname = where.host
             if server_hostname is None and tls.check_hostname:
                 raise UsageError(f"TLS to {where} needs server_hostname: whose certificate is expected?")
-        secured = None if tls is None else Tls(tls, self._bios, False, server_hostname, tls_session)
+        secured = None if tls is None else self._make_tls(tls, False, server_hostname, tls_session)
         settings = self._make_settings(limits, timeouts, f"connected to {where}", secured)
         if self._resolver is None:
             self._resolver = self._loop.system.workers(_RESOLVER_THREADS, "reactor-resolver")
@@ -537,7 +540,7 @@ class Reactor(ContextExit):
         _check_common(factory, limits, timeouts, tls)
         check_type("server_hostname", server_hostname, str, optional=True)
         self._loop.system.check(sock)
-        secured = None if tls is None else Tls(tls, self._bios, server_side, server_hostname)
+        secured = None if tls is None else self._make_tls(tls, server_side, server_hostname)
         origin = f"adopted at {caller()}" if self._debug else "adopted"
         settings = self._make_settings(limits, timeouts, origin, secured)
         sockaddr = sock.getpeername()
@@ -561,6 +564,19 @@ class Reactor(ContextExit):
         if not isinstance(exc, ConnectionAborted):
             self.report(exc, "a TLS handshake")
 
+    def _make_tls(
+        self,
+        context: ssl.SSLContext,
+        server_side: bool,
+        server_hostname: str | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> Tls:
+        from reactor.tls.secure_socket import Bios, Tls  # noqa: PLC0415 - imports ssl
+
+        if self._bios is None:
+            self._bios = Bios()
+        return Tls(context, self._bios, server_side, server_hostname, session)
+
     def _make_settings(
         self, limits: Limits | None, timeouts: Timeouts | None, origin: str, tls: Tls | None
     ) -> Settings:
@@ -573,7 +589,7 @@ class Reactor(ContextExit):
             origin=origin,
             listener=None,
             on_gone=self._connection_ended,
-            bios=self._bios,
+            make_tls=self._make_tls,
             tls=tls,
         )
 
@@ -712,7 +728,15 @@ def _check_common(
     check_callable("factory", factory)
     check_type("limits", limits, Limits, optional=True)
     check_type("timeouts", timeouts, Timeouts, optional=True)
-    check_type("tls", tls, ssl.SSLContext, optional=True)
+    _check_ssl("tls", tls, "SSLContext")
+
+
+def _check_ssl(name: str, value: object, kind: str) -> None:
+    """Raise TypeError, naming the parameter, if `value` is neither None nor of the type `kind` of ssl."""
+    if value is not None:
+        import ssl  # noqa: PLC0415 - see above
+
+        check_type(name, value, getattr(ssl, kind), optional=True)
 
 
 # For tests and measurements

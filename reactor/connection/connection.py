@@ -387,9 +387,7 @@ class Connection:
         if self._state is not State.OPEN or self._channel.kind is Kind.SECURE:
             raise UsageError("start_tls needs a connection in clear of which no direction has ended")
         server = settings.listener is not None if server_side is None else server_side
-        from reactor.tls.secure_socket import Tls  # noqa: PLC0415 - imports ssl
-
-        tls = Tls(context, settings.bios, server, server_hostname)
+        tls = settings.make_tls(context, server, server_hostname)
         try:
             self._begin_handshake(tls, early, self._handshake_completed)
         except Exception:

@@ -12,7 +12,7 @@ from reactor.loop.loop import Loop
 from reactor.options import Limits, Timeouts
 
 if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
-    from reactor.tls.secure_socket import Bios, Tls
+    from reactor.tls.secure_socket import Tls
 
 __all__ = ["Settings"]
 
@@ -27,7 +27,8 @@ class Settings:
     origin: their origin as text, for messages. listener: the listener that accepted them, or None.
     on_gone: called as `on_gone(prefix, reason)` when a connection's descriptor was closed, with the client
         prefix of its peer.
-    bios: the memory BIOs that the reactor's TLS connections share.
+    make_tls: makes the `Tls` of a context, with its arguments but the memory BIOs, which the reactor's TLS
+        connections share.
     tls: the TLS settings that they begin with; None for none.
     """
 
@@ -39,5 +40,5 @@ class Settings:
     origin: str
     listener: Any
     on_gone: Callable[[bytes | None, BaseException | None], object]
-    bios: Bios
+    make_tls: Callable[..., Tls]
     tls: Tls | None = None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-import ssl
 import sys
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from io import FileIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -36,7 +35,9 @@ from reactor.loop.registry import EVENT_READ
 from reactor.loop.timers import Handle
 from reactor.options import check_callable, seconds
 from reactor.protocol import Factory
-from reactor.tls.secure_socket import Tls
+
+if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
+    import ssl
 
 __all__ = [
     "AcceptErrorHandler", "Listener", "TLSErrorHandler", "begin_draining", "detach_listener",
@@ -149,7 +150,7 @@ class Listener:
         Raises UsageError for a context of the client's side.
         """
         self._loop.lifetime.check_process()
-        self._settings = attrs.evolve(self._settings, tls=Tls(context, self._settings.bios, server_side=True))
+        self._settings = attrs.evolve(self._settings, tls=self._settings.make_tls(context, True))
 
     def close(self) -> None:
         """Accept no more, and remove the file of a Unix socket. Open connections go on.

@@ -10,7 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from io import FileIO
+from typing import Any
 
 from reactor.errors import ACCEPT_EXHAUSTED
 
@@ -74,20 +76,26 @@ if sys.platform == "linux":
             os.timerfd_settime(fd, initial=delay)
 
     else:
-        import ctypes
 
-        _libc = ctypes.CDLL(None, use_errno=True)
-        _Spec = ctypes.c_long * 4  # struct itimerspec: the interval and the time, each in s and ns
+        @cache
+        def _c() -> tuple[Any, Any]:
+            """Return the C library and ctypes, whose import a program without a host does not wait for."""
+            import ctypes  # noqa: PLC0415
+
+            return ctypes.CDLL(None, use_errno=True), ctypes
 
         def _create() -> int:
-            fd: int = _libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-            return _checked(fd)
+            libc, _ = _c()
+            return _checked(libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
 
         def _set_time(fd: int, delay: float) -> None:
-            spec = _Spec(0, 0, *divmod(math.ceil(delay * 1e9), 1_000_000_000))
-            _checked(_libc.timerfd_settime(fd, 0, ctypes.byref(spec), None))
+            libc, ctypes = _c()
+            itimerspec = ctypes.c_long * 4  # the interval and the time, each in s and ns
+            spec = itimerspec(0, 0, *divmod(math.ceil(delay * 1e9), 1_000_000_000))
+            _checked(libc.timerfd_settime(fd, 0, ctypes.byref(spec), None))
 
         def _checked(result: int) -> int:
             if result < 0:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+                number = _c()[1].get_errno()
+                raise OSError(number, os.strerror(number))
             return result
