@@ -68,6 +68,18 @@ class Reactor(Loop):
 
     As a context manager it is closed at the end. Methods are called on the thread that drives the
     reactor, but for those that say otherwise.
+
+    >>> from reactor import Protocol
+    >>> class Echo(Protocol):
+    ...     def connection_made(self, connection):
+    ...         self.connection = connection
+    ...
+    ...     def data_received(self, data):
+    ...         self.connection.write(data)
+    >>> with Reactor() as reactor:
+    ...     listener = reactor.listen("127.0.0.1:0", Echo)
+    ...     _ = reactor.call_later(0.01, reactor.stop)
+    ...     reactor.run()
     """
 
     def __init__(
