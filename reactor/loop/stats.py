@@ -1,4 +1,4 @@
-"""What a reactor counts, and the snapshot of it that a program gets."""
+"""Statistics of a reactor: the running counts, and `Stats`, their snapshot."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Histogram:
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """What a reactor has done since it was made, and what it holds now. Made by `Reactor.stats`.
+    """A snapshot of a reactor's counts since it was made, and of what it holds now. Made by `Reactor.stats`.
 
     accepted: connections that listeners took in. connected: those of `connect` and `adopt`.
     refused: newcomers that were closed at once, by reason: "max_connections", "max_per_ip",
