@@ -96,6 +96,18 @@ class Reactor(ContextExit):
 
     As a context manager it is closed at the end. Methods are called on the thread that drives the
     reactor, but for those that say otherwise.
+
+    >>> from reactor import Protocol
+    >>> class Echo(Protocol):
+    ...     def connection_made(self, connection):
+    ...         self.connection = connection
+    ...
+    ...     def data_received(self, data):
+    ...         self.connection.write(data)
+    >>> with Reactor() as reactor:
+    ...     listener = reactor.listen("127.0.0.1:0", Echo)
+    ...     _ = reactor.call_later(0.01, reactor.stop)
+    ...     reactor.run()
     """
 
     # Subclasses for tests have others.
@@ -210,7 +222,7 @@ class Reactor(ContextExit):
         self._loop.stop()
 
     def drain(self, timeout: float = 30.0, on_done: Callable[[Drained], object] | None = None) -> None:
-        """Let all connections come to their end, as `Listener.drain` does, then return from `run`.
+        """Drain: close connections as they become idle, as `Listener.drain` does; then `run` returns.
 
         Attempts to connect are ended. timeout: seconds, after which what is still open is aborted
         with `DrainTimeout`; infinity: never. on_done: called with a `Drained`; None logs it. During a drain

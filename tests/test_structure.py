@@ -20,9 +20,9 @@ ACROSS = {
     "loop": {"test_fork"},
     "streams": {"test_together"},
     "": {
-        "test_arguments", "test_conftest", "test_init", "test_interrupts", "test_interrupts_calls",
-        "test_packaging", "test_pool_tls", "test_promises", "test_readme", "test_seeds", "test_structure",
-        "test_typing",
+        "test_arguments", "test_conftest", "test_docstrings", "test_init", "test_interrupts",
+        "test_interrupts_calls", "test_packaging", "test_pool_tls", "test_promises", "test_readme",
+        "test_seeds", "test_structure", "test_typing",
     },
 }  # fmt: skip
 

@@ -56,7 +56,20 @@ _lock = threading.Lock()
 
 
 class BaseServer(standard.BaseServer):
-    """As the standard one."""
+    """As the standard one.
+
+    For example:
+
+        import socket
+        from reactor.compat import socketserver
+
+        class Server(socketserver.TCPServer):
+            def service_actions(self):  # every `poll_interval` seconds
+                self.shutdown()
+
+        with Server(("127.0.0.1", 0), socketserver.StreamRequestHandler) as server:
+            server.serve_forever(poll_interval=0.01)
+    """
 
     _sessions: tuple[_Session, ...] = ()
     _shutdown_asked = False
@@ -265,11 +278,48 @@ class _Session:
 
 
 class TCPServer(BaseServer, standard.TCPServer):
-    """As the standard one."""
+    r"""As the standard one.
+
+    For example:
+
+        import socket
+        from threading import Thread
+        from reactor.compat import socketserver
+
+        class Upper(socketserver.StreamRequestHandler):
+            def handle(self):
+                self.wfile.write(self.rfile.readline().upper())
+
+        with socketserver.TCPServer(("127.0.0.1", 0), Upper) as server:
+            thread = Thread(target=server.serve_forever)
+            thread.start()
+            with socket.create_connection(server.server_address) as client:
+                client.sendall(b"hello\n")
+                assert client.recv(100) == b"HELLO\n"
+            server.shutdown()
+            thread.join()
+    """
 
 
 class UDPServer(TCPServer, standard.UDPServer):
-    """As the standard one."""
+    """As the standard one.
+
+    For example:
+
+        import socket
+        from reactor.compat import socketserver
+
+        class Upper(socketserver.DatagramRequestHandler):
+            def handle(self):
+                self.wfile.write(self.rfile.read().upper())
+
+        with socketserver.UDPServer(("127.0.0.1", 0), Upper) as server:
+            client = socket.socket(type=socket.SOCK_DGRAM)
+            client.sendto(b"hello", server.server_address)
+            server.handle_request()
+            assert client.recv(100) == b"HELLO"
+            client.close()
+    """
 
 
 class _Threads(list[threading.Thread]):
@@ -290,6 +340,16 @@ class ThreadingMixIn(standard.ThreadingMixIn):
         handler does not catch goes to `handle_error`. A handler that sets a timeout of its own has that one.
         Datagram sockets have none.
     `daemon_threads` and `block_on_close` are the standard ones.
+
+        from reactor.compat import socketserver
+
+        class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+            max_threads = 64
+            idle_timeout = 30.0
+            daemon_threads = True
+
+        with Server(("127.0.0.1", 0), socketserver.StreamRequestHandler) as server:
+            assert server.server_address[1]
     """
 
     max_threads = 512
@@ -353,7 +413,18 @@ class ThreadingUDPServer(ThreadingMixIn, UDPServer):
 if hasattr(os, "fork"):
 
     class ForkingMixIn(standard.ForkingMixIn):
-        """As the standard one; at `max_children` it waits without blocking."""
+        """As the standard one; at `max_children` it waits without blocking.
+
+        For example:
+
+            from reactor.compat import socketserver
+
+            class Server(socketserver.ForkingMixIn, socketserver.TCPServer):
+                max_children = 4
+
+            with Server(("127.0.0.1", 0), socketserver.StreamRequestHandler) as server:
+                assert server.server_address[1]
+        """
 
         def process_request(self, request: Any, client_address: Any) -> None:
             """Handle the request in a child process."""

@@ -450,7 +450,7 @@ def begin_connecting(connector: Connector) -> None:
 
 
 def keep_through_drain(connector: Connector) -> None:
-    """Have drains of the reactor let the connector go on: its connection belongs to one that is at work."""
+    """Keep the connector when the reactor drains: its connection serves another one that is busy."""
     connector._outlasts_drain = True
 
 

@@ -23,6 +23,18 @@ def attach(
 
     budget: seconds of work after which the loop has its turn.
     Raises UsageError for a loop that can't watch descriptors, as the Proactor loop of Windows.
+
+        import asyncio
+        from reactor import Reactor
+        from reactor.embed.asyncio import attach
+
+        async def main():
+            ended = asyncio.Event()
+            with Reactor() as reactor, attach(reactor):
+                reactor.call_later(0.01, ended.set)
+                await ended.wait()
+
+        asyncio.run(main())
     """
     host = asyncio.get_running_loop() if loop is None else loop
 

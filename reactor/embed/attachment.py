@@ -70,6 +70,18 @@ class Attachment(HostDriver):
     """A reactor whose descriptor its host watches.
 
     watch, call_later: the host's. The second is used where `timers_in_fileno` returns False.
+
+        import asyncio
+        from reactor import Reactor
+        from reactor.embed.asyncio import attach
+
+        async def main():
+            with Reactor() as reactor:
+                attachment = attach(reactor)
+                attachment.detach()
+                reactor.run_once()  # the program drives it again
+
+        asyncio.run(main())
     """
 
     def __init__(self, reactor: Reactor, budget: float, watch: Watch, call_later: CallLater) -> None:

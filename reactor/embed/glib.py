@@ -21,6 +21,15 @@ def attach(reactor: Reactor, *, budget: float = BUDGET) -> Attachment:
     """Make the main loop of GLib's default context drive `reactor`, on the thread of that loop.
 
     budget: seconds of work after which the rest of the program has its turn.
+
+        from gi.repository import GLib
+        from reactor import Reactor
+        from reactor.embed.glib import attach
+
+        host = GLib.MainLoop()
+        with Reactor() as reactor, attach(reactor):
+            reactor.call_later(0.01, host.quit)
+            host.run()
     """
 
     def watch(fd: int, callback: Callable[..., None]) -> Callable[[], object]:

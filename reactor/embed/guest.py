@@ -30,12 +30,33 @@ def attach(
     That is called on the host's thread and on another, and must not block. budget: seconds of work after
     which the host has its turn. To be called on the host's thread.
     Raises UsageError if the reactor's selector has no descriptor.
+
+        from queue import SimpleQueue
+        from reactor import Reactor
+        from reactor.embed.guest import attach
+
+        callbacks = SimpleQueue()
+        with Reactor() as reactor, attach(reactor, callbacks.put):
+            reactor.call_later(0.01, callbacks.put, None)
+            while callback := callbacks.get():  # the host's loop
+                callback()
     """
     return Guest(reactor, run_sync_soon_threadsafe, budget)
 
 
 class Guest(HostDriver):
-    """A reactor that its host drives by callbacks, which a helper thread hands it."""
+    """A reactor that its host drives by callbacks, which a helper thread hands it.
+
+    from queue import SimpleQueue
+    from reactor import Reactor
+    from reactor.embed.guest import attach
+
+    callbacks = SimpleQueue()
+    with Reactor() as reactor:
+        guest = attach(reactor, callbacks.put)
+        callbacks.get()()  # the host's loop
+        guest.detach()
+    """
 
     def __init__(
         self, reactor: Reactor, run_soon: Callable[[Callable[[], None]], object], budget: float

@@ -22,6 +22,15 @@ def attach(reactor: Reactor, *, budget: float = BUDGET) -> Attachment:
     budget: seconds of work after which the window has its turn.
     PyQt6 ends the process when a KeyboardInterrupt leaves a callback, as it does with slots.
     Raises ImportError if neither binding is installed.
+
+        from PySide6.QtCore import QCoreApplication
+        from reactor import Reactor
+        from reactor.embed.qt import attach
+
+        application = QCoreApplication([])
+        with Reactor() as reactor, attach(reactor):
+            reactor.call_later(0.01, application.quit)
+            application.exec()
     """
     core = _core()
 

@@ -17,6 +17,15 @@ def attach(reactor: Reactor, root: tk.Misc, *, budget: float = BUDGET) -> Attach
 
     budget: seconds of work after which the window has its turn.
     Raises UsageError where Tk can't watch descriptors, as on Windows.
+
+        import tkinter
+        from reactor import Reactor
+        from reactor.embed.tkinter import attach
+
+        root = tkinter.Tk()
+        with Reactor() as reactor, attach(reactor, root):
+            reactor.call_later(0.01, root.quit)
+            root.mainloop()
     """
     if not hasattr(root.tk, "createfilehandler"):
         raise UsageError("Tk can't watch descriptors here: step the reactor with root.after and run_once")

@@ -27,6 +27,17 @@ async def run(
 
     budget: seconds of work after which other tasks have their turn. task_status: for `nursery.start`, which
     gets the reactor.
+
+        import trio
+        from reactor import Reactor
+        from reactor.embed.trio import run
+
+        async def main():
+            with Reactor() as reactor:
+                reactor.call_later(0.01, reactor.close)
+                await run(reactor)
+
+        trio.run(main)
     """
     seconds("budget", budget, zero=True)
     fd = reactor.fileno()

@@ -22,6 +22,14 @@ def attach(reactor: Reactor, host: Any = None, *, budget: float = BUDGET) -> Att
     """Make Twisted's reactor `host` drive `reactor`, on the thread of `host`; None: the installed one.
 
     budget: seconds of work after which the host has its turn.
+
+        from twisted.internet import reactor as host
+        from reactor import Reactor
+        from reactor.embed.twisted import attach
+
+        with Reactor() as reactor, attach(reactor, host):
+            reactor.call_later(0.01, host.stop)
+            host.run()
     """
     if host is None:
         from twisted.internet import reactor as host

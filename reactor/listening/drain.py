@@ -26,6 +26,9 @@ class Drained:
 
     idle: closed at once, because nothing was under way. finished: came to their own end in time.
     failed: were lost meanwhile. aborted: were still busy when the time was up.
+
+    >>> str(Drained(idle=3, finished=1, failed=0, aborted=0))
+    '3 idle, 1 finished, 0 failed, 0 aborted'
     """
 
     idle: int

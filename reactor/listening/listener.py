@@ -76,6 +76,13 @@ class Listener:
 
     addresses: those that it listens on, with the real ports.
     connections: how many of its connections are open, or closed and waiting for their peer's end.
+
+    >>> from reactor import Protocol, Reactor
+    >>> with Reactor() as reactor:
+    ...     listener = reactor.listen("127.0.0.1:0", Protocol)
+    ...     listener.pause()
+    ...     listener.addresses[0].host, listener.connections
+    ('127.0.0.1', 0)
     """
 
     addresses: tuple[Address, ...] = attrs.field(default=(), init=False)

@@ -50,7 +50,7 @@ class Work(Handle):
             raise exc
 
     def broken_off(self, exc: BaseException) -> None:
-        """Let the future have it, if it has nothing yet."""
+        """Set `exc` as the future's exception, unless the future is done."""
         if not self.future.done():
             self.future.set_exception(exc)
 

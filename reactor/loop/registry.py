@@ -128,7 +128,7 @@ class Registry:
         self.owners[fd] = None
 
     def recover(self) -> None:
-        """Have the selector watch what is asked for here, after an interrupt in the middle of a change."""
+        """Restore the selector's registrations, after an interrupt in the middle of a change."""
         self._unsure = False
         for fd, owner in enumerate(self.owners):
             events = self._interest[fd] = 0 if owner is None else self._interest[fd]
@@ -170,7 +170,7 @@ class Registry:
         callback: Callable[..., object],
         args: tuple[Any, ...],
     ) -> None:
-        """Have `call` run `callback(*args)` when `fileobj` is ready for `event`."""
+        """Register `callback(*args)`, which `call` runs whenever `fileobj` is ready for `event`."""
         fd = _descriptor(fileobj)
         watch = self.owner_of(fd)
         if watch is None:
@@ -239,7 +239,7 @@ class _Watch:
 
 
 class _Refusal:
-    """What stands in the place of everything, and only says no."""
+    """A placeholder that refuses every use."""
 
     def __init__(self, refuse: Callable[[], None]) -> None:
         self._refuse = refuse

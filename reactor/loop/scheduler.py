@@ -274,7 +274,7 @@ class Scheduler:
         self.timers = TimerHeap()
 
     def end_threads(self) -> None:
-        """Have the threads of `run_in_executor` end when they are done, without waiting for them."""
+        """End the threads of `run_in_executor` when they are done, without waiting for them."""
         if self._workers is not None:
             self._workers.close(timeout=0)
 

@@ -73,7 +73,7 @@ if sys.platform == "linux":
             return SelectorKey(fileobj, key.fd, events, None)
 
         def force(self, fd: int, events: int) -> None:
-            """Have `fd` watched for `events`, 0 for none, whatever an interrupt of another call has left."""
+            """Watch `fd` for `events`, 0 for none, whatever an interrupted call has left."""
             if fd >= len(self._interest):
                 self._interest.extend(bytes(fd + 1 - len(self._interest)))
             self._interest[fd] = 0

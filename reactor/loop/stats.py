@@ -1,4 +1,4 @@
-"""What a reactor counts, and the snapshot of it that a program gets."""
+"""Statistics of a reactor: the running counts, and `Stats`, their snapshot."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ class Histogram:
 
     bounds: upper bounds, inclusive, in the values' unit. counts: how many values were at or below each
     and above the one before it; a last one for those above all.
+
+    >>> lag = Histogram(bounds=(0.001, 0.01), counts=(98, 1, 1))
+    >>> lag.total(), lag.quantile(0.99)
+    (100, 0.01)
     """
 
     bounds: tuple[float, ...]
@@ -47,7 +51,7 @@ class Histogram:
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """What a reactor has done since it was made, and what it holds now. Made by `Reactor.stats`.
+    """A snapshot of a reactor's counts since it was made, and of what it holds now. Made by `Reactor.stats`.
 
     accepted: connections that listeners took in. connected: those of `connect` and `adopt`.
     refused: newcomers that were closed at once, by reason: "max_connections", "max_per_ip",
@@ -61,6 +65,12 @@ class Stats:
     open, paused, lingering: connections that are open, those whose protocol was told to pause, and
         sockets of closed ones that wait for the peer's end.
     queued_bytes: written, and not taken by the kernel.
+
+    >>> from reactor import Reactor
+    >>> with Reactor() as reactor:
+    ...     stats = reactor.stats()
+    >>> stats.open, stats.closed.get("clean", 0)
+    (0, 0)
     """
 
     accepted: int

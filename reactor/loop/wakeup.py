@@ -71,7 +71,7 @@ class Wakeup:
             raise
 
     def on_event(self, events: int) -> None:
-        """Let `later` have what ends this: the byte is read behind the callbacks that it was sent for."""
+        """Schedule `_drain` by `later`, so that the byte is read after the callbacks it was sent for."""
         if self._draining.cancelled():  # not while one waits for its turn
             draining = Handle(self._drain, ())
             self._later(draining)

@@ -67,7 +67,7 @@ class Workers:
             return list(self._threads)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Let the threads end once all that was submitted is done; return whether they have.
+        """End the threads when everything submitted is done; return whether they have ended.
 
         timeout: seconds to wait for each; None waits as long as it takes. Not from one of the threads.
         """

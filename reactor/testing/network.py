@@ -29,7 +29,7 @@ class HasAddresses(Protocol):
 
 
 class Driven(Protocol):
-    """What lives on a network: a `MemoryReactor`."""
+    """A reactor of a network: a `MemoryReactor`."""
 
     @property
     def selector(self) -> Any: ...  # a `MemorySelector`, whose module is above this one

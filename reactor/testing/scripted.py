@@ -25,11 +25,19 @@ class ScriptedSocket:
 
     It wraps a real socket, or one in memory, for `Reactor.adopt` and `Reactor.listen`:
 
-        ours, theirs = socket.socketpair()
-        sock = ScriptedSocket(ours, send=[3, BlockingIOError], recv=[ConnectionResetError(104, "reset")])
-        reactor.adopt(sock, MyProtocol)
+        import socket
+        from reactor import Protocol, Reactor
+        from reactor.testing import ScriptedSocket
 
-    Here the first `send` passes on 3 bytes, the second finds the kernel's buffer full, and the rest work.
+        ours, theirs = socket.socketpair()
+        sock = ScriptedSocket(ours, send=[3, BlockingIOError])
+        with theirs, Reactor() as reactor:
+            reactor.adopt(sock, Protocol).write(b"hello")
+            assert theirs.recv(100) == b"hel"
+            reactor.run_once(1)  # finds the kernel's buffer full
+            reactor.run_once(1)
+            assert theirs.recv(100) == b"lo"
+
 
     sock: the socket that is called; afterwards the attribute `sock`. script: the results of the next calls of
         each method, by its name, in order. It is any iterable, and may be endless, as `itertools.repeat` is.
