@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import selectors
 import shutil
 import socket
@@ -194,6 +195,7 @@ def test_shutdown_ends_tls_and_what_is_called_after_it_says_so(reactor, serve, c
     raised = []
 
     def handler(connection):
+        select.select([connection], [], [], DEADLINE)  # what comes after SHUT_RDWR resets the connection
         connection.shutdown(socket.SHUT_RD)
         connection.sendall(b"answer")
         connection.shutdown(socket.SHUT_WR)

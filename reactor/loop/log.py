@@ -15,7 +15,7 @@ import attrs
 
 __all__ = ["LimitedLog", "caller", "printable"]
 
-#: Seconds in which what is the same is told once.
+#: Seconds within which equal messages are logged once.
 INTERVAL = 1.0
 
 
@@ -81,18 +81,18 @@ class LimitedLog:
         if window is not None and window.more:
             self._windows[key] = _Window(window.level, window.message, window.args)
             self._call_later(INTERVAL, self._look_back, key)
-            self._tell(window)
+            self._log_count(window)
 
-    def _tell(self, window: _Window) -> None:
+    def _log_count(self, window: _Window) -> None:
         message = f"{window.message} (and %d more like it in %g s, of which this is the last)"
         self._logger.log(window.level, message, *map(_safe, window.args), window.more, INTERVAL)
 
     def flush(self) -> None:
-        """Say what has been counted and not told: the loop is being closed."""
+        """Log the counts that are left: the loop is being closed."""
         windows, self._windows = self._windows, {}
         for window in windows.values():
             if window.more:
-                self._tell(window)
+                self._log_count(window)
 
 
 def _safe(arg: object) -> object:

@@ -32,14 +32,14 @@ class Registry:
     selector: what waits; closed with the registry.
 
     on_events: the function of each descriptor. owners: its first argument, or None for a free descriptor.
-    poll: takes a timeout in seconds (None: for ever) and the most events that are wanted, and returns
-        pairs of a descriptor and what `fold` understands; more than the most from some selectors.
-    fold: turns what `poll` says of a descriptor into EVENT_READ and EVENT_WRITE that are asked for.
-    stale: descriptors of which the batch at hand says nothing true any more: they are off the
-        selector, or new on it, or less is asked for than was. Selectors are level-triggered, so what
-        is dropped here is told again by the next poll, if it is true then.
+    poll: takes a timeout in seconds (None: for ever) and a limit of events, and returns pairs of a
+        descriptor and its event bits, as `fold` understands them; some selectors exceed the limit.
+    fold: turns the event bits of a descriptor into those of EVENT_READ and EVENT_WRITE that are asked for.
+    stale: descriptors whose events in the current batch are outdated: they are off the selector, or new
+        on it, or fewer events are asked for. Selectors are level-triggered: the next poll reports again
+        what is true then.
     reports_errors: whether the selector knows `ERRORS`; else that stands for no events.
-    leftover: what a selector that can't be told the most has said beyond it, for the next ticks.
+    leftover: events beyond the limit, for the next ticks.
     """
 
     def __init__(self, selector: BaseSelector) -> None:

@@ -162,8 +162,7 @@ def default_selector() -> BaseSelector:
 def poll_of(selector: BaseSelector) -> tuple[Poll, Fold]:
     """Return how to ask `selector` for events, and how to turn what it says into selectors' events.
 
-    The first takes a timeout in seconds and the most events that are wanted; a selector that can't be
-    told the most may return more.
+    The first takes a timeout in seconds and a limit of events, which selectors other than epoll may exceed.
     """
     if sys.platform == "linux" and isinstance(selector, FlatSelector):
         return selector.poll, selector.fold

@@ -60,11 +60,11 @@ class Stats:
     bytes_received, bytes_sent: from and to the kernel.
     dropped_writes: calls of `write` and `writelines` after the end, whose bytes went nowhere.
     handler_errors: exceptions that came out of callbacks.
-    ticks, events: turns of the loop, and the events that they handled.
-    lag: how long turns took, in seconds: what everything else has waited for meanwhile.
-    open, paused, lingering: connections that are open, those whose protocol was told to pause, and
-        sockets of closed ones that wait for the peer's end.
-    queued_bytes: written, and not taken by the kernel.
+    ticks, events: ticks of the loop, and the events that they handled.
+    lag: how long ticks took, in seconds: the time that everything else waited meanwhile.
+    open, paused, lingering: connections that are open, those between `pause_writing` and `resume_writing`,
+        and sockets of closed connections that wait for the peer's end of file.
+    queued_bytes: bytes that were written and not accepted by the kernel.
 
     >>> from reactor import Reactor
     >>> with Reactor() as reactor:

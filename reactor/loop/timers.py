@@ -31,7 +31,7 @@ class Handle:
         return self._callback is None
 
     def broken_off(self, exc: BaseException) -> None:
-        """Be told that KeyboardInterrupt or the like has ended the callback, or come before it began."""
+        """Note that KeyboardInterrupt or the like has ended the callback, or come before it began."""
 
     def pending(self) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
         """Return the callback with its arguments; None when there is nothing to run."""
@@ -67,9 +67,9 @@ class TimerHandle(Handle):
             heap.forget_cancelled()
 
     def leave_heap(self) -> bool:
-        """Come out of the heap; return whether that had been told of a cancel before."""
-        told, self._heap = self._heap is None, None
-        return told
+        """Leave the heap; return whether it was counted there as cancelled."""
+        counted, self._heap = self._heap is None, None
+        return counted
 
 
 class TimerHeap:

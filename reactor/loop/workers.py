@@ -39,7 +39,7 @@ class Workers:
         self._queue: SimpleQueue[Work | None] = SimpleQueue()  # None ends the thread that takes it
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
-        self._ending = 0  # threads that `close` has told to end
+        self._ending = 0  # threads that `close` has asked to end
         self._numbers = count(1)
         self._unfinished = 0
         self._start_failed = False
@@ -124,7 +124,7 @@ class Workers:
                 return self._end_or_go_on() if work is None else work
 
     def _end_or_go_on(self) -> Work | None:
-        """Return work that was submitted after `close` has told a thread to end, or None: it is this one."""
+        """Return work that was submitted after `close` asked a thread to end; None: this thread ends."""
         with self._lock:
             try:
                 work = self._queue.get_nowait()
