@@ -10,13 +10,10 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from reactor.errors import ReactorError, StreamTimeout, UsageError
 from reactor.reactor import Reactor
-
-if TYPE_CHECKING:
-    from reactor.streams.stream import Stream
 
 __all__ = ["Place", "Sleep", "Task", "Timeout", "Wait", "is_mistake", "suspend", "wait"]
 
@@ -34,11 +31,14 @@ class Place(Protocol):
 
 
 class Task:
-    """A coroutine of a stream, and the place at which it is suspended; None before start and after end."""
+    """A coroutine of a stream, and the place at which it is suspended; None before start and after end.
+
+    stream: the `Stream`, whose module is above this one.
+    """
 
     __slots__ = ("coroutine", "place", "send", "stream")
 
-    def __init__(self, stream: Stream, awaitable: Awaitable[object]) -> None:
+    def __init__(self, stream: Any, awaitable: Awaitable[object]) -> None:
         self.stream = stream
         self.coroutine = _as_coroutine(awaitable)
         self.send = self.coroutine.send

@@ -14,14 +14,11 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from reactor.testing.host import socket_address
-
-if TYPE_CHECKING:
-    from reactor.testing.network import Network
 
 __all__ = ["ACKNOWLEDGE_TIMEOUT", "CONNECT_TIMEOUT", "Endpoint", "ListeningEndpoint", "error"]
 
@@ -52,7 +49,7 @@ class ListeningEndpoint:
     limit: connections that the queue holds. shared: SO_REUSEPORT. both: an IPv6 socket that accepts IPv4 too.
     """
 
-    network: Network
+    network: Any
     sockname: Any = ("10.0.0.254", 9092)
     buffers: tuple[int, int] = (4096, 4096)
     limit: int = 128
@@ -96,7 +93,7 @@ class Endpoint:
     answered yet. owner: the connection of a reactor that uses it, or None.
     """
 
-    network: Network
+    network: Any
     sockname: Any
     send_size: int
     receive_size: int

@@ -6,13 +6,9 @@ import errno
 import os
 import socket
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reactor.errors import UsageError
-
-if TYPE_CHECKING:
-    from reactor.testing.endpoint import Endpoint, ListeningEndpoint
-    from reactor.testing.network import Network
 
 __all__ = ["Host", "numeric", "socket_address"]
 
@@ -28,10 +24,10 @@ class Host:
     addresses: its own, beside loopback. If empty, it has every address that no other host has.
     """
 
-    def __init__(self, network: Network, addresses: tuple[str, ...]) -> None:
+    def __init__(self, network: Any, addresses: tuple[str, ...]) -> None:
         self.addresses = addresses
         self._network = network
-        self._listening: list[ListeningEndpoint] = []
+        self._listening: list[Any] = []
 
     # Listening
 
@@ -56,7 +52,7 @@ class Host:
             port = self._network.next_port()
         return socket_address(address, port)
 
-    def listen(self, listening: ListeningEndpoint) -> None:
+    def listen(self, listening: Any) -> None:
         """Add `listening`, so that clients can connect to it."""
         self._listening = [known for known in self._listening if not known.closed]
         self._listening.append(listening)
@@ -76,7 +72,7 @@ class Host:
 
     # Connecting
 
-    def connect(self, end: Endpoint, where: Any) -> int:
+    def connect(self, end: Any, where: Any) -> int:
         """Begin to connect `end`, of a socket of this host, to `where`; return what connect_ex returns."""
         if isinstance(where, str):
             return self._connect_to_path(end, where)
@@ -98,7 +94,7 @@ class Host:
             end.start(lambda: host.find(target, where[1]))
         return errno.EINPROGRESS
 
-    def _connect_to_path(self, end: Endpoint, path: str) -> int:
+    def _connect_to_path(self, end: Any, path: str) -> int:
         listening = self.find(path)
         if listening is None:
             return errno.ENOENT
@@ -113,7 +109,7 @@ class Host:
             return target
         return next((own for own in self.addresses or _DEFAULTS if (":" in own) is (":" in target)), None)
 
-    def find(self, where: str, port: int | None = None) -> ListeningEndpoint | None:
+    def find(self, where: str, port: int | None = None) -> Any:
         """Return the endpoint that listens on a path, or an address and port; one of those that share it."""
         found = [
             known
@@ -124,7 +120,7 @@ class Host:
         return self._network.random.choice(exact) if len(exact) > 1 else next(iter(exact), None)
 
 
-def _takes(listening: ListeningEndpoint, address: str, port: int) -> bool:
+def _takes(listening: Any, address: str, port: int) -> bool:
     name = listening.sockname
     if isinstance(name, str) or name[1] != port:
         return False
