@@ -33,7 +33,7 @@ WARM_UP = 3.0  # seconds
 STOP_EVERY = 3.5  # seconds from one SIGSTOP to the next
 STOP_FOR = 2.0  # seconds until the SIGCONT, longer than every timeout
 SETTLE = 10.0  # seconds that the server has to let go of the last connections
-MEMORY_SLACK = 0.1  # growth that counts as none: the allocator keeps what it has had
+MEMORY_SLACK = 4_000_000  # bytes of growth that count as none: the allocator keeps what it has had
 LOOK = 0.1  # seconds
 
 
@@ -149,7 +149,7 @@ def _add_peers(report: Report, seen: dict[str, Any], took: float) -> None:
 def _add_held(report: Report, before: dict[str, int], after: dict[str, int]) -> None:
     table = report.table("what the server holds", ["", "before", "after", ""])
     for name, was in before.items():
-        back = after[name] - was <= (MEMORY_SLACK * was if name == "memory" else 0)
+        back = after[name] - was <= (MEMORY_SLACK if name == "memory" else 0)
         table.add_row(name, f"{was:,}", f"{after[name]:,}", "back" if back else "NOT BACK")
         if not back:
             report.failures.append(f"{name} did not come back: {was:,} before, {after[name]:,} after")
