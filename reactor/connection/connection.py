@@ -61,7 +61,7 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
 
 __all__ = [
     "Connection", "activity", "begin_blocking_handshake", "begin_handshake", "check_deadlines",
-    "connections_of", "detach", "fail", "flush_connections", "loop_of", "may_end", "note_activity",
+    "connections_of", "detach", "fail", "flush_connections", "may_end", "note_activity",
     "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
@@ -126,9 +126,7 @@ class Connection:
 
     # Deadlines.
     _last_active: float = attrs.field(init=False)  # the last byte in either direction, in the clock's seconds
-    _owed: tuple[float, float] | None = attrs.field(
-        default=None, init=False
-    )  # the read deadline: start, seconds
+    _owed: tuple[float, float] | None = attrs.field(default=None, init=False)  # start, seconds to read in
     _bucket: Bucket | None = attrs.field(default=None, init=False)  # the deadline monitor's
 
     def __attrs_post_init__(self) -> None:
@@ -1371,11 +1369,6 @@ def may_end(connection: Connection) -> bool:
     if connection._state not in READABLE:
         return True
     return connection._is_quiet(connection._sock) and connection._state not in ENDED
-
-
-def loop_of(connection: Connection) -> Loop:
-    """Return the loop that drives the connection."""
-    return connection._settings.loop
 
 
 def prefix_of(connection: Connection) -> bytes | None:

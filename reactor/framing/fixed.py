@@ -8,7 +8,36 @@ from reactor.framing.base import Data, Framer, check_positive
 __all__ = ["Block", "FixedLength"]
 
 
-class FixedLength(Framer):
+class _Sized(Framer):
+    """The part that framings of known length have in common: the pieces of a frame of `size` bytes."""
+
+    __slots__ = ("_held", "_pieces", "_size")
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+        self._pieces: list[bytes] = []
+        self._held = 0
+
+    def take_rest(self) -> bytes:
+        """Implement `Framer.take_rest`."""
+        rest = b"".join(self._pieces)
+        self._pieces = []
+        self._held = 0
+        return rest
+
+    def encode(self, frame: bytes) -> bytes:
+        """Implement `Framer.encode`."""
+        if len(frame) != self._size:
+            raise ValueError(f"a frame has {self._size} bytes here, not {len(frame)}")
+        return frame
+
+    def _fail_incomplete(self) -> None:
+        problem = f"the input ended {self._held} bytes into a frame of {self._size}"
+        self._fail(IncompleteFrame(problem), [])
+
+
+class FixedLength(_Sized):
     """Framing by length: each frame has `size` bytes. Raises ValueError for a size below 1.
 
     >>> framer = FixedLength(4)
@@ -18,13 +47,10 @@ class FixedLength(Framer):
     b'901'
     """
 
-    __slots__ = ("_held", "_pieces", "_size")
+    __slots__ = ()
 
     def __init__(self, size: int) -> None:
-        super().__init__()
-        self._size = check_positive("size", size)
-        self._pieces: list[bytes] = []
-        self._held = 0
+        super().__init__(check_positive("size", size))
 
     def feed(self, data: Data) -> list[bytes]:
         """Implement `Framer.feed`; no input is malformed."""
@@ -51,26 +77,11 @@ class FixedLength(Framer):
         """Implement `Framer.finish`."""
         self._check_usable()
         if self._held:
-            self._fail(
-                IncompleteFrame(f"the input ended {self._held} bytes into a frame of {self._size}"), []
-            )
+            self._fail_incomplete()
         return []
 
-    def take_rest(self) -> bytes:
-        """Implement `Framer.take_rest`."""
-        rest = b"".join(self._pieces)
-        self._pieces = []
-        self._held = 0
-        return rest
 
-    def encode(self, frame: bytes) -> bytes:
-        """Implement `Framer.encode`."""
-        if len(frame) != self._size:
-            raise ValueError(f"a frame has {self._size} bytes here, not {len(frame)}")
-        return frame
-
-
-class Block(Framer):
+class Block(_Sized):
     """Framing of one frame of `size` bytes, which may be 0; then another framer must take over.
 
     For a body whose length is in a header, with `FramedProtocol.set_framer`.
@@ -80,15 +91,10 @@ class Block(Framer):
     (b'12345', 5)
     """
 
-    __slots__ = ("_held", "_is_done", "_pieces", "_size")
+    __slots__ = ("_is_done",)
 
     def __init__(self, size: int) -> None:
-        super().__init__()
-        if size != 0:
-            check_positive("size", size)
-        self._size = size
-        self._pieces: list[bytes] = []
-        self._held = 0
+        super().__init__(check_positive("size", size) if size != 0 else size)
         self._is_done = False
 
     def feed(self, data: Data) -> list[bytes]:
@@ -119,20 +125,5 @@ class Block(Framer):
         """Implement `Framer.finish`. Raises IncompleteFrame unless the frame is complete."""
         frame, _ = self.next_frame(b"")
         if frame is None and not self._is_done:
-            self._fail(
-                IncompleteFrame(f"the input ended {self._held} bytes into a frame of {self._size}"), []
-            )
+            self._fail_incomplete()
         return [] if frame is None else [frame]
-
-    def take_rest(self) -> bytes:
-        """Implement `Framer.take_rest`."""
-        rest = b"".join(self._pieces)
-        self._pieces = []
-        self._held = 0
-        return rest
-
-    def encode(self, frame: bytes) -> bytes:
-        """Implement `Framer.encode`."""
-        if len(frame) != self._size:
-            raise ValueError(f"a frame has {self._size} bytes here, not {len(frame)}")
-        return frame

@@ -27,7 +27,7 @@ from reactor.errors import Incomplete, TLSError, TLSHandshakeError, TLSTruncated
 from reactor.options import check_type
 from reactor.tls.client_hello import server_name
 
-__all__ = ["ENDED_EARLY", "TLS_FACTS", "Bios", "SecureSocket", "Tls", "bare", "words_of"]
+__all__ = ["ENDED_EARLY", "TLS_FACTS", "Bios", "SecureSocket", "Tls", "words_of"]
 
 #: Limit of the bytes encrypted per system call: four records of RFC 8446, 5.1.
 _CHUNK = 64 * 1024
@@ -535,11 +535,6 @@ TLS_FACTS: dict[str, Callable[[SecureSocket], Any]] = {
     "peercert": lambda sock: sock.ssl.getpeercert(),
     "sni": lambda sock: sock.sni,
 }
-
-
-def bare(sock: Any) -> socket.socket:
-    """Return the kernel socket of `sock`, which may be a `SecureSocket`."""
-    return sock.bare if isinstance(sock, SecureSocket) else sock
 
 
 # OpenSSL's reasons for input that is not TLS, and the messages for them.
