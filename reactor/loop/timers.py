@@ -77,16 +77,19 @@ class TimerHeap:
 
     A cancelled timer drops its callback at once and its place in the heap when it comes to the top,
     or when cancelled ones are more than half of a heap of more than `_COMPACT_ABOVE`.
+
+    due: the earliest deadline, or an earlier time; infinity when there is none.
     """
 
     _COMPACT_ABOVE = 64
 
-    __slots__ = ("_cancelled", "_count", "_heap")
+    __slots__ = ("_cancelled", "_count", "_heap", "due")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, TimerHandle]] = []
         self._count = 0
         self._cancelled = 0
+        self.due = math.inf
 
     def __len__(self) -> int:
         return len(self._heap) - self._cancelled
@@ -97,6 +100,7 @@ class TimerHeap:
             raise ValueError("a timer's time must be a number of seconds, not nan")
         handle = TimerHandle(when, callback, args, self)
         self._count += 1
+        self.due = min(self.due, when)
         heapq.heappush(self._heap, (when, self._count, handle))
         return handle
 
@@ -106,10 +110,12 @@ class TimerHeap:
         while heap:
             when, _, handle = heap[0]
             if not handle.cancelled():
+                self.due = when
                 return when
             heapq.heappop(heap)
             if handle.leave_heap():
                 self._cancelled -= 1
+        self.due = math.inf
         return None
 
     def first_due(self, now: float) -> TimerHandle | None:
@@ -130,6 +136,8 @@ class TimerHeap:
             heap = [entry for entry in self._heap if not entry[2].cancelled()]
             heapq.heapify(heap)
             self._heap, self._cancelled = heap, 0
+        if self._heap and self._heap[0][2].cancelled():
+            self.next_due()
 
 
 class Bucket(set[Any]):
