@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from selectors import BaseSelector
 from typing import Any
 
+import pytest
 from hypothesis import settings
 
 from reactor import Connection, Reactor
+from reactor.loop.selector import FlatSelector
 from reactor.testing import Recorder
 
 _HYPOTHESIS_EXAMPLES = 100  # what a profile has that does not say how many
@@ -29,6 +32,22 @@ def spin(
         left = end - time.monotonic()
         assert left > 0, "what was waited for did not come"
         reactor.run_once(min(left, wait))
+
+
+def refuse_changes(
+    monkeypatch: pytest.MonkeyPatch, selector: BaseSelector, method: str, refuse: Callable[..., Any]
+) -> None:
+    """Call `refuse(fd, events)` instead of the `method` of `selector`, "register" or "modify"."""
+    if not isinstance(selector, FlatSelector):
+        monkeypatch.setattr(selector, method, refuse)
+        return
+    epoll = selector._epoll
+
+    class Refusing:
+        def __getattr__(self, name: str) -> Any:
+            return refuse if name == method else getattr(epoll, name)
+
+    monkeypatch.setattr(selector, "_epoll", Refusing())
 
 
 def settle(reactor: Reactor) -> None:

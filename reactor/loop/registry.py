@@ -33,7 +33,7 @@ class Registry:
 
     on_events: the function of each descriptor. owners: its first argument, or None for a free descriptor.
     poll: takes a timeout in seconds (None: for ever) and a limit of events, and returns pairs of a
-        descriptor and its event bits, as `fold` understands them; some selectors exceed the limit.
+        descriptor and its event bits, as `fold` understands them.
     fold: turns the event bits of a descriptor into those of EVENT_READ and EVENT_WRITE that are asked for.
     stale: descriptors whose events in the current batch are outdated: they are off the selector, or new
         on it, or fewer events are asked for. Selectors are level-triggered: the next poll reports again
@@ -49,14 +49,18 @@ class Registry:
         self.stale: set[int] = set()
         self.leftover: list[tuple[int, int]] = []
         self._interest = bytearray()
-        self.poll, self.fold = poll_of(selector)
+        self._poll, self.fold = poll_of(selector)
         self._unsure = False  # an interrupt has come in the middle of a change
         self.reports_errors = isinstance(selector, FlatSelector)
+        self.poll = self._poll if self.reports_errors else self._poll_bounded
 
-    def batch(self, events: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-        """Return the first `most` of `events`, and keep the others as `leftover`."""
-        self.leftover = events[most:]
-        return events[:most]
+    def _poll_bounded(self, timeout: float | None, limit: int) -> list[tuple[int, int]]:
+        return self.batch(self._poll(timeout, limit), limit)
+
+    def batch(self, events: list[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
+        """Return the first `limit` of `events`, and keep the others as `leftover`."""
+        self.leftover = events[limit:]
+        return events[:limit]
 
     def register(self, fd: int, events: int, on_event: OnEvent, owner: Any) -> None:
         """Call `on_event(owner, events)` when `fd` is ready for `events`. The owner owns the descriptor.
@@ -71,7 +75,8 @@ class Registry:
         elif self.owners[fd] is not None:
             # Its owner closed it without a word, and the kernel has given out the number again.
             self.unregister(fd)
-        self.replace(fd, on_event, owner)
+        self.on_events[fd] = on_event
+        self.owners[fd] = owner
         try:
             self.modify(fd, events)
         except (OSError, ValueError):
@@ -94,26 +99,31 @@ class Registry:
         before = self._interest[fd]
         if events == before:
             return
-        known, self._unsure = not self._unsure, True
+        unsure, self._unsure = self._unsure, True
         self._interest[fd] = events  # first: after an interrupt the selector is made to follow
         try:
-            if not known:
+            if unsure:
                 self._force(fd, events)
-            elif not before:
-                self.selector.register(fd, events)
-            elif not events:
-                self.selector.unregister(fd)
+            elif isinstance(self.selector, FlatSelector):
+                self.selector.change(fd, before, events)
             else:
-                self._change(fd, events)
+                self._change(fd, before, events)
         except (OSError, ValueError):
             self._interest[fd] = 0
-            self._unsure = not known
+            self._unsure = unsure
             raise
-        self._unsure = not known
+        self._unsure = unsure
         if not before or before & ~events:
             self.stale.add(fd)
 
-    def _change(self, fd: int, events: int) -> None:
+    def _change(self, fd: int, before: int, events: int) -> None:
+        """As `FlatSelector.change`, for another selector."""
+        if not before:
+            self.selector.register(fd, events)
+            return
+        if not events:
+            self.selector.unregister(fd)
+            return
         try:
             self.selector.modify(fd, events)
         except OSError:

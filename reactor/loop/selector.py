@@ -72,6 +72,26 @@ if sys.platform == "linux":
             self._interest[key.fd] = events
             return SelectorKey(fileobj, key.fd, events, None)
 
+        def change(self, fd: int, before: int, events: int) -> None:
+            """Watch `fd` for `events`, 0 for none, instead of for `before`; without keys, and unchecked."""
+            interest = self._interest
+            if not before:
+                if fd >= len(interest):
+                    interest.extend(bytes(fd + 1 - len(interest)))
+                self._epoll.register(fd, _MASK[events])
+            elif events:
+                try:
+                    self._epoll.modify(fd, _MASK[events])
+                except OSError:
+                    self.force(fd, 0)
+                    raise
+            else:
+                try:
+                    self._epoll.unregister(fd)
+                except OSError:
+                    pass  # the owner has closed it, and the kernel has dropped it by itself: epoll(7), Q6
+            interest[fd] = events
+
         def force(self, fd: int, events: int) -> None:
             """Watch `fd` for `events`, 0 for none, whatever an interrupted call has left."""
             if fd >= len(self._interest):

@@ -14,6 +14,20 @@ from reactor.options import Reconnect
 __all__ = ["KERNEL", "System"]
 
 
+class _ListeningSocket(socket.socket):
+    """A socket that keeps the enums of its family and type, which each `accept` takes 1.1 µs to make."""
+
+    __slots__ = ("family", "type")
+
+    family: socket.AddressFamily
+    type: socket.SocketKind
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.family = super().family
+        self.type = super().type
+
+
 class System:
     """Sockets, names, threads and descriptors of the kernel.
 
@@ -25,6 +39,10 @@ class System:
     def new_socket(self, family: int) -> socket.socket:
         """Return a new stream socket."""
         return socket.socket(family, socket.SOCK_STREAM)
+
+    def new_listening_socket(self, family: int) -> socket.socket:
+        """Return a new stream socket that is going to listen."""
+        return _ListeningSocket(family, socket.SOCK_STREAM)
 
     def socketpair(self) -> tuple[socket.socket, socket.socket]:
         """Return two stream sockets that are connected to each other, for a wake-up."""

@@ -21,7 +21,7 @@ from reactor import (
 )
 from reactor.reactor import loop_of
 from reactor.testing import ManualClock, Recorder
-from tests.helpers import DEADLINE, Echo, silent_address, spin
+from tests.helpers import DEADLINE, Echo, refuse_changes, silent_address, spin
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_selector_that_refuses_the_connection_is_a_failed_attempt(reactor, failu
     def refuse(*args):
         raise OSError(28, "No more watches")
 
-    monkeypatch.setattr(loop_of(reactor).registry.selector, "register", refuse)
+    refuse_changes(monkeypatch, loop_of(reactor).registry.selector, "register", refuse)
     reactor.run_once(0)
     monkeypatch.undo()
     assert "No more watches" in str(failures[0])

@@ -19,7 +19,7 @@ from reactor import (
 )
 from reactor.reactor import loop_of
 from reactor.testing import Recorder, ScriptedSocket
-from tests.helpers import DEADLINE, Echo, connect, pair, spin
+from tests.helpers import DEADLINE, Echo, connect, pair, refuse_changes, spin
 
 BIG = 4 * 1024 * 1024  # more than any socket buffer here takes at once
 
@@ -579,7 +579,7 @@ def test_selector_that_refuses_a_change_ends_the_connection(reactor, connection,
     def refuse(fileobj, events, data=None):
         raise problem
 
-    monkeypatch.setattr(loop_of(reactor).registry.selector, "modify", refuse)
+    refuse_changes(monkeypatch, loop_of(reactor).registry.selector, "modify", refuse)
     connection.write(b"x" * BIG)
     reactor.run_once(0)
     assert recorder.reason is problem

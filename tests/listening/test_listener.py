@@ -14,7 +14,7 @@ from reactor import AddressError, ConnectionAborted, Limits, ListenError, Reacto
 from reactor.connection.closing import lingering_of
 from reactor.reactor import loop_of
 from reactor.testing import ManualClock, Recorder, ScriptedSocket
-from tests.helpers import DEADLINE, Echo, connect, spin
+from tests.helpers import DEADLINE, Echo, connect, refuse_changes, spin
 
 
 class Factory:
@@ -211,7 +211,7 @@ def test_selector_that_refuses_the_newcomer_resets_it(reactor, errors, factory, 
     def refuse(*args):
         raise problem
 
-    monkeypatch.setattr(loop_of(reactor).registry.selector, "register", refuse)
+    refuse_changes(monkeypatch, loop_of(reactor).registry.selector, "register", refuse)
     with connect(reactor, listener.addresses[0]) as client:
         spin(reactor, lambda: errors.seen)
         with pytest.raises(ConnectionResetError):
@@ -540,7 +540,7 @@ def test_selector_that_refuses_the_listening_socket_leaves_nothing(
     def refuse(*args):
         raise OSError(errno.ENOMEM, "no memory")
 
-    monkeypatch.setattr(loop_of(reactor).registry.selector, "register", refuse)
+    refuse_changes(monkeypatch, loop_of(reactor).registry.selector, "register", refuse)
     with pytest.raises(OSError, match="no memory"):
         reactor.listen("127.0.0.1:0", factory)
     assert reactor.listeners() == []

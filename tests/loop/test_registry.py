@@ -9,7 +9,7 @@ import pytest
 from reactor import UsageError
 from reactor.loop.registry import Registry
 from reactor.testing import Recorder
-from tests.helpers import pair
+from tests.helpers import pair, refuse_changes
 
 
 class Handler:
@@ -75,7 +75,7 @@ def test_refused_descriptor_leaves_nothing(registry, sock, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(registry.selector, "register", refuse)
+    refuse_changes(monkeypatch, registry.selector, "register", refuse)
     with pytest.raises(OSError, match="full"):
         registry.register(sock.fileno(), EVENT_READ, Handler.on_event, Handler())
     assert registry.owned() == []
@@ -93,7 +93,7 @@ def test_refused_change_leaves_the_descriptor_off_the_selector(registry, sock, m
             unregister(fd)
         raise OSError(errno.ENOMEM, "full")
 
-    monkeypatch.setattr(registry.selector, "modify", refuse)
+    refuse_changes(monkeypatch, registry.selector, "modify", refuse)
     with pytest.raises(OSError, match="full"):
         registry.modify(sock.fileno(), EVENT_READ | EVENT_WRITE)
     assert watched(registry, sock) == 0

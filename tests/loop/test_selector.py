@@ -25,6 +25,17 @@ def test_platform_without_epoll_gets_its_own_default(monkeypatch):
         assert type(selector) is selectors.PollSelector
 
 
+def test_change_that_the_kernel_refuses_leaves_the_descriptor_off_the_selector():
+    ours, theirs = socket.socketpair()
+    with FlatSelector() as selector, theirs:
+        selector.change(ours.fileno(), 0, READ)
+        fd = ours.fileno()
+        ours.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            selector.change(fd, READ, WRITE)
+        assert not selector.get_map()
+
+
 class SelectorMachine(RuleBasedStateMachine):
     """Two selectors, ours and the standard one, over the same sockets."""
 

@@ -51,6 +51,8 @@ def test_nothing_is_made_past_the_system(path):
 def test_kernel_makes_sockets_that_are_closed_again():
     with KERNEL.new_socket(socket.AF_INET) as sock:
         assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_STREAM)
+    with KERNEL.new_listening_socket(socket.AF_INET6) as sock, sock.dup() as other:
+        assert (sock.family, sock.type) == (other.family, other.type) == (socket.AF_INET6, socket.SOCK_STREAM)
     ours, theirs = KERNEL.socketpair()
     with ours, theirs:
         ours.send(b"x")
