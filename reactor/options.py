@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -172,6 +171,12 @@ class Timeouts:
     close: float = _seconds("close", 30.0)
 
 
+def _random() -> Callable[[], float]:
+    import random  # noqa: PLC0415 - few programs reconnect
+
+    return random.random
+
+
 @attrs.frozen(kw_only=True)
 class Reconnect:
     """Exponential backoff of a connector that reconnects: after a failure, and when its connection ends.
@@ -193,7 +198,7 @@ class Reconnect:
     first: float = _seconds("first", 0.5)
     most: float = _seconds("most", 60.0)
     attempts: int | None = _optional(_count)
-    random: Callable[[], float] = random.random
+    random: Callable[[], float] = attrs.field(factory=_random)
 
     def __attrs_post_init__(self) -> None:
         check_callable("random", self.random)

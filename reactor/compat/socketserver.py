@@ -257,7 +257,7 @@ class _Session:
     def _back_off(self, exc: OSError) -> None:
         message = "cannot accept on %s: %s; next attempt in %g s"
         key = ("accept", exc.errno)
-        self._log.log(logging.WARNING, key, message, self._server.server_address, exc, self._backoff)
+        self._log.warning(key, message, self._server.server_address, exc, self._backoff)
         self._pause()
         self.reactor.call_later(self._backoff, self._resume)
         self._backoff = min(2 * self._backoff, _LAST_BACKOFF)

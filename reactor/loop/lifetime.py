@@ -11,7 +11,7 @@ from reactor.errors import UsageError
 __all__ = ["Lifetime"]
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Lifetime:
     """Whether a loop is open, being closed or closed, and whether this is a forked child's copy of it."""
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from functools import partial
-from typing import Any, ParamSpec, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple
 
-from reactor.errors import UsageError
-from reactor.loop.futures import AwaitableFuture, Work, cancel, follow, fulfil
 from reactor.loop.lifetime import Lifetime
 from reactor.loop.log import LimitedLog
 from reactor.loop.stats import Counters
 from reactor.loop.system import System
 from reactor.loop.timers import Handle, TimerHandle, TimerHeap
-from reactor.loop.workers import Workers
 from reactor.options import check_callable, number
+
+if TYPE_CHECKING:  # a program that hands no work to threads does not wait for their import
+    from concurrent.futures import Executor
+
+    from reactor.loop.futures import AwaitableFuture, LoopExecutor
 
 __all__ = ["CALLBACKS_PER_TICK", "SENDING", "TIMERS_PER_TICK", "ErrorHandler", "Scheduler"]
 
@@ -28,9 +27,6 @@ Ts = TypeVarTuple("Ts")
 #: The limits of what one tick runs of each kind, so that none starves the others.
 TIMERS_PER_TICK = 256
 CALLBACKS_PER_TICK = 256
-
-# Threads for `run_in_executor` without an executor.
-_WORKERS = 32
 
 #: The name, for warnings, of what runs in a tick besides its callbacks: it may call some of the protocols'.
 SENDING = "pause_writing or resume_writing of what was written in the tick"
@@ -78,8 +74,7 @@ class Scheduler:
         self._check_thread = check_thread
         self._on_error = on_error
         self._slow_callback = slow_callback
-        self._workers: Workers | None = None
-        self._elsewhere: set[Future[Any]] = set()  # of `run_in_executor`, and not done
+        self._executor: LoopExecutor | None = None  # of `run_in_executor`
 
     # Adding callbacks and timers
 
@@ -134,6 +129,8 @@ class Scheduler:
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> AwaitableFuture[T]:
         """As `Reactor.submit`."""
         check_callable("fn", fn)
+        from reactor.loop.futures import Work  # noqa: PLC0415 - see above
+
         work = Work(fn, *args, **kwargs)
         self._post(work)
         return work.future
@@ -146,26 +143,11 @@ class Scheduler:
         self._lifetime.check_open()
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise TypeError(f"executor must be a concurrent.futures.Executor or None, not {executor!r}")
-        future: AwaitableFuture[T] = AwaitableFuture()
-        elsewhere: Future[T]
-        if executor is not None:
-            elsewhere = executor.submit(fn, *args, **kwargs)
-        else:
-            if self._workers is None:
-                self._workers = self._system.workers(_WORKERS, "reactor-worker")
-            elsewhere = Future()
-            self._workers.submit(partial(fulfil, elsewhere, fn, *args, **kwargs))
-        self._elsewhere.add(future)
-        future.add_done_callback(self._elsewhere.discard)
-        future.add_done_callback(lambda done: elsewhere.cancel())
-        elsewhere.add_done_callback(lambda done: self._follow_soon(future, done))
-        return future
+        if self._executor is None:
+            from reactor.loop.futures import LoopExecutor  # noqa: PLC0415 - see above
 
-    def _follow_soon(self, future: Future[T], other: Future[T]) -> None:
-        try:
-            self.call_soon_threadsafe(follow, future, other)
-        except UsageError:
-            cancel(future)  # the loop was closed meanwhile
+            self._executor = LoopExecutor(self._system, self.call_soon_threadsafe)
+        return self._executor.run(executor, fn, *args, **kwargs)
 
     def _post(self, handle: Handle) -> None:
         self._lifetime.check_open()
@@ -244,17 +226,17 @@ class Scheduler:
                 return
             except Exception as problem:
                 message = "on_error itself failed; what it was called with follows"
-                self.log.log(logging.ERROR, ("on_error", *_identity(problem)), message, exc_info=problem)
+                self.log.traceback(problem, ("on_error", *_identity(problem)), message)
         subject = f"{callback} of {connection}" if connection is not None else callback
         key = (callback, *_identity(exc))
-        self.log.log(logging.ERROR, key, "exception in %s", subject, exc_info=exc)
+        self.log.traceback(exc, key, "exception in %s", subject)
 
     def end_lap(self, callback: str, now: float) -> None:
         """Begin a new lap of the clock, and warn if `callback` was slow in the one that ends."""
         took, self.lap = now - self.lap, now
         if self._slow_callback is not None and took > self._slow_callback:
             message = "slow callback: %s took %.3f s, and everything else waited"
-            self.log.log(logging.WARNING, ("slow", callback), message, callback, took)
+            self.log.warning(("slow", callback), message, callback, took)
 
     # The end
 
@@ -269,14 +251,14 @@ class Scheduler:
         self.on_added = None
         self.log.flush()
         _cancel_all(self.ready)
-        for future in list(self._elsewhere):
-            cancel(future)
+        if self._executor is not None:
+            self._executor.cancel()
         self.timers = TimerHeap()
 
     def end_threads(self) -> None:
         """End the threads of `run_in_executor` when they are done, without waiting for them."""
-        if self._workers is not None:
-            self._workers.close(timeout=0)
+        if self._executor is not None:
+            self._executor.end_threads()
 
     def detach(self) -> None:
         """Detach after fork: drop every callback and timer.

@@ -19,7 +19,7 @@ __all__ = ["Signals"]
 _installed: list[Signals] = []
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Handler:
     callback: Callable[..., object]
     args: tuple[Any, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from itertools import accumulate
@@ -90,7 +89,7 @@ class Stats:
     queued_bytes: int
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Counters:
     """The running counts, as attributes that whoever knows adds to."""
 
@@ -100,14 +99,14 @@ class Counters:
     closed: Counter[str] = attrs.field(factory=Counter)
     dropped_writes: int = 0
     handler_errors: int = 0
-    # Turns by duration; those below the first bound are the rest, and cost nothing to count.
+    # Ticks by duration; those below the first bound are the rest, and cost nothing to count.
     slow_ticks: list[int] = attrs.field(factory=lambda: [0] * (len(LAG_BOUNDS) + 1))
 
     def add_lag(self, seconds: float) -> None:
-        """Count a turn that took longer than the first bound."""
-        self.slow_ticks[bisect_left(LAG_BOUNDS, seconds)] += 1
+        """Count a tick that took longer than the first bound."""
+        self.slow_ticks[sum(bound < seconds for bound in LAG_BOUNDS)] += 1
 
     def lag(self, ticks: int) -> Histogram:
-        """Return `ticks` turns by duration."""
+        """Return the durations of `ticks` ticks."""
         slow = self.slow_ticks[1:]
         return Histogram(LAG_BOUNDS, (ticks - sum(slow), *slow))

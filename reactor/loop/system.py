@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from io import FileIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reactor.address import Address
-from reactor.loop.workers import Workers
 from reactor.options import Reconnect
+
+if TYPE_CHECKING:
+    from reactor.loop.workers import Workers
 
 __all__ = ["KERNEL", "System"]
 
@@ -47,6 +49,8 @@ class System:
 
     def workers(self, limit: int, name: str) -> Workers:
         """Return a pool of at most `limit` threads, for blocking calls."""
+        from reactor.loop.workers import Workers  # noqa: PLC0415 - few programs have any
+
         return Workers(limit, name, daemon=True)
 
     def jitter(self, reconnect: Reconnect | None) -> Reconnect | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable
 from itertools import count
 from queue import Empty, SimpleQueue
+
+from reactor.loop.log import logger
 
 __all__ = ["Workers"]
 
@@ -93,7 +94,7 @@ class Workers:
                 raise
             if not self._start_failed:
                 message = "%s: %s: %d do the work, and the rest waits for them"
-                logging.getLogger("reactor").warning(message, self._name, exc, available)
+                logger().warning(message, self._name, exc, available)
             self._start_failed = True
         else:
             self._start_failed = False

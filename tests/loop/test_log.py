@@ -51,7 +51,7 @@ def lines(caplog):
 def test_repeats_are_counted_and_logged_once_a_second(limited, timers, caplog):
     for second in range(3):
         for number in range(1000):
-            limited.log(logging.ERROR, "key", "failed: %d", number)
+            limited.error("key", "failed: %d", number)
         timers.advance(1)
         assert len(lines(caplog)) == second + 2
     assert lines(caplog)[0] == "failed: 0"
@@ -60,27 +60,27 @@ def test_repeats_are_counted_and_logged_once_a_second(limited, timers, caplog):
 
 
 def test_record_after_a_pause_is_logged_at_once(limited, timers, caplog):
-    limited.log(logging.ERROR, "key", "failed")
+    limited.error("key", "failed")
     timers.advance(1)
     assert len(timers.heap) == 0
-    limited.log(logging.ERROR, "key", "failed")
+    limited.error("key", "failed")
     assert lines(caplog) == ["failed", "failed"]
 
 
 def test_what_differs_does_not_hide_each_other(limited, caplog):
-    limited.log(logging.ERROR, "one", "one")
-    limited.log(logging.WARNING, "other", "other")
+    limited.error("one", "one")
+    limited.warning("other", "other")
     assert lines(caplog) == ["one", "other"]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
 def test_nothing_counted_is_lost_at_the_end(limited, timers, caplog):
-    limited.log(logging.ERROR, "key", "failed")
+    limited.error("key", "failed")
     limited.flush()
     limited.flush()
     assert lines(caplog) == ["failed"]
-    limited.log(logging.ERROR, "key", "failed")
-    limited.log(logging.ERROR, "key", "failed")
+    limited.error("key", "failed")
+    limited.error("key", "failed")
     limited.flush()
     assert "and 1 more" in lines(caplog)[-1]
     timers.advance(10)
@@ -118,7 +118,7 @@ def test_arguments_are_escaped_whatever_logging_the_program_has(text):
         timers = Timers()
         limited = LimitedLog(timers.call_later)
         for number in range(2):
-            limited.log(logging.ERROR, "key", "%s: %d: %s", Address(path=text), number, OSError(text))
+            limited.error("key", "%s: %d: %s", Address(path=text), number, OSError(text))
         limited.flush()
     finally:
         logger.removeHandler(handler)
