@@ -190,12 +190,12 @@ def test_what_is_no_duration_is_refused_and_changes_nothing(descriptors, reactor
     peer.close()
 
 
-@pytest.mark.parametrize("field", ["first", "most"])
+@pytest.mark.parametrize("field", ["first", "max_delay"])
 def test_delays_of_reconnect(field):
     for value in NO_NUMBER:
         with pytest.raises(TypeError, match=f"{field} must be a number of seconds, not "):
             Reconnect(**{field: value})
-    assert Reconnect(most=math.inf).most == math.inf
+    assert Reconnect(max_delay=math.inf).max_delay == math.inf
     assert 0 <= Reconnect(first=TINY).spread(TINY) <= TINY
 
 

@@ -269,13 +269,13 @@ def connecting(tracer, server_context, client_context):
         kept, broken = [], set()
         listener = serving.listen("127.0.0.1:0", lambda: Served(kept, broken), tls=server_context)
         there = ("localhost" if client_context else "127.0.0.1", listener.addresses[0].port)
-        again = Reconnect(first=0.5, most=0.5, attempts=3, random=lambda: 1.0)
+        again = Reconnect(first=0.5, max_delay=0.5, attempts=3, random=lambda: 1.0)
         long = Timeouts(connect=1000)
         once = Attempt(reactor, tracer, there, tls=client_context, timeouts=long)
         often = Attempt(reactor, tracer, there, tls=client_context, timeouts=long, reconnect=again)
         fails = Attempt(reactor, tracer, refused, timeouts=long)
         fails_often = Attempt(reactor, tracer, refused, timeouts=long, reconnect=again)
-        late = Attempt(reactor, tracer, refused, timeouts=long, reconnect=Reconnect(first=900, most=900))
+        late = Attempt(reactor, tracer, refused, timeouts=long, reconnect=Reconnect(first=900, max_delay=900))
         attempts = [each for each in (once, often, fails, fails_often) if each.connector is not None]
 
         def done(each):

@@ -730,7 +730,7 @@ def test_pool_as_a_client_of_somebody_else(descriptors, reactor, certificates):
             tls=certificates.client(),
             server_hostname="somebody.else",
             on_failure=failures.append,
-            reconnect=Reconnect(first=0.001, most=0.002, attempts=2),
+            reconnect=Reconnect(first=0.001, max_delay=0.002, attempts=2),
         )
         spin(reactor, lambda: connector.is_done() and not reactor.connections())
         spin(reactor, lambda: not reactor.stats().lingering)

@@ -372,7 +372,7 @@ class Connector:
         self._move(event)
         self.next_attempt = self._loop.time() + delay
         self._timer = self._loop.scheduler.call_at(self.next_attempt, self._begin)
-        self._delay = min(2 * self._delay, self._reconnect.most)
+        self._delay = min(2 * self._delay, self._reconnect.max_delay)
 
     def _gone(self, number: int, prefix: bytes | None, reason: BaseException | None) -> None:
         self._settings.on_gone(prefix, reason)

@@ -37,7 +37,7 @@ class Event(_Singletons):
     WRITE_EOF = "our end of file"
     CLOSE = "close"
     CUT = "cut"  # the queue is empty while closing, or abort, or an error
-    TOLD = "told"  # connection_lost was called
+    NOTIFIED = "notified"  # connection_lost was called
     FORKED = "forked"  # this process is a forked child: `connection_lost` is not called
 
 
@@ -57,7 +57,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WRITE_CLOSED, Event.CUT): State.CLOSED,
     (State.CLOSING, Event.CUT): State.CLOSED,
     (State.ENDING, Event.CUT): State.CLOSED,
-    (State.CLOSED, Event.TOLD): State.LOST,
+    (State.CLOSED, Event.NOTIFIED): State.LOST,
     **{(state, Event.FORKED): State.LOST for state in State},
 }
 

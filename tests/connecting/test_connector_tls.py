@@ -76,7 +76,7 @@ def test_reconnect_after_a_handshake_that_failed(reactor, certificates):
         tls=certificates.client(),
         server_hostname="somebody.else",
         on_failure=failures.append,
-        reconnect=Reconnect(first=0.001, most=0.002, attempts=3),
+        reconnect=Reconnect(first=0.001, max_delay=0.002, attempts=3),
     )
     spin(reactor, connector.is_done)
     spin(reactor, lambda: len(server_failures) == 3)
@@ -106,7 +106,7 @@ def test_connector_has_one_connection_whatever_becomes_of_earlier_ones(reactor, 
             tls=certificates.client(),
             server_hostname="localhost",
             on_failure=failures.append,
-            reconnect=Reconnect(first=0.01, most=0.02),
+            reconnect=Reconnect(first=0.01, max_delay=0.02),
         )
         spin(reactor, lambda: has_accepted(1))
         accepted[0].send(b"HTTP/1.0 400 no\r\n\r\n")

@@ -9,7 +9,7 @@ from reactor import ConnectorState, Protocol, Reconnect
 from reactor.testing import Recorder
 from tests.helpers import spin
 
-FULL = Reconnect(first=1.0, most=8.0, random=lambda: 1.0)  # no jitter: the whole delay
+FULL = Reconnect(first=1.0, max_delay=8.0, random=lambda: 1.0)  # no jitter: the whole delay
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_connection_that_stayed_begins_anew_with_the_first_delay(timed, clock, p
 
 def test_attempts_bound_the_rounds_that_fail_in_a_row(timed, clock, path):
     failures = []
-    bounded = Reconnect(first=1, most=1, attempts=3, random=lambda: 1.0)
+    bounded = Reconnect(first=1, max_delay=1, attempts=3, random=lambda: 1.0)
     connector = timed.connect(path, Protocol, on_failure=failures.append, reconnect=bounded)
     turn(timed)
     for number in (2, 3):
@@ -131,7 +131,7 @@ def test_attempts_bound_the_rounds_that_fail_in_a_row(timed, clock, path):
 
 
 def test_without_a_handler_only_the_last_failure_is_an_error(timed, clock, path, errors, caplog):
-    bounded = Reconnect(first=1, most=1, attempts=2, random=lambda: 1.0)
+    bounded = Reconnect(first=1, max_delay=1, attempts=2, random=lambda: 1.0)
     timed.connect(path, Protocol, reconnect=bounded)
     turn(timed)
     assert "No such file or directory; it is tried again" in caplog.text
@@ -185,7 +185,7 @@ def test_factory_that_raises_is_told_and_tried_again(timed, clock, errors, certi
         ("localhost", server.addresses[0].port),
         factory,
         on_failure=failures.append,
-        reconnect=Reconnect(first=1.0, most=8.0, attempts=3, random=lambda: 1.0),
+        reconnect=Reconnect(first=1.0, max_delay=8.0, attempts=3, random=lambda: 1.0),
         tls=certificates.client() if secured else None,
     )
     for number, delay in enumerate([1.0, 2.0, None]):
@@ -254,8 +254,8 @@ def test_example_of_a_connector_runs():
     ("fields", "told"),
     [
         ({"first": 0}, "first must be"),
-        ({"most": -1}, "most must be"),
-        ({"first": 2, "most": 1}, r"first \(2\) must not be above most \(1\)"),
+        ({"max_delay": -1}, "max_delay must be"),
+        ({"first": 2, "max_delay": 1}, r"first \(2\) must not be above max_delay \(1\)"),
         ({"attempts": 0}, "attempts must be a whole number of 1 or more, not 0"),
     ],
 )

@@ -23,7 +23,7 @@ def test_a_connection_can_be_cut_until_it_is_closed():
 
 
 def test_the_loss_is_told_from_closed_alone_and_is_the_end():
-    assert [state for state, event in TRANSITIONS if event is Event.TOLD] == [State.CLOSED]
+    assert [state for state, event in TRANSITIONS if event is Event.NOTIFIED] == [State.CLOSED]
     assert {after for (state, _), after in TRANSITIONS.items() if state is State.LOST} == {State.LOST}
 
 

@@ -551,7 +551,7 @@ def test_client_connects_again_after_a_partition_has_ended_its_connection(networ
         return made[-1]
 
     server.listen("10.0.0.1:80", Echo)
-    once_a_second = Reconnect(first=1.0, most=1.0)
+    once_a_second = Reconnect(first=1.0, max_delay=1.0)
     timeouts = Timeouts(idle=5.0, connect=2.0)
     connector = client.connect(
         "10.0.0.1:80", factory, reconnect=once_a_second, timeouts=timeouts, on_failure=failures.append
