@@ -182,8 +182,8 @@ class Reconnect:
     """Exponential backoff of a connector that reconnects: after a failure, and when its connection ends.
 
     first: seconds before the first retry. The delay doubles with each failure.
-    max_delay: seconds of the longest delay. After a connection that stayed open for at least the next delay, the
-        delays start from `first` again.
+    max_delay: seconds of the longest delay. After a connection that stayed open for at least the next delay,
+        the delays start from `first` again.
     attempts: consecutive failures after which it gives up; None for no limit.
     random: returns a number from 0 to 1. Each delay is shortened by up to half, so that the clients of
         a restarted server don't all return at the same moment ("equal jitter": M. Brooker, Exponential

@@ -14,7 +14,7 @@ BIG = bytes(range(256)) * 4096 * 4  # 4 MiB
 SMALL_BUFFER = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)]
 
 
-class Told:
+class HandlerRun:
     """Runs a handler, and keeps what came of it."""
 
     def __init__(self, fn):
@@ -39,11 +39,11 @@ class Told:
 @contextlib.contextmanager
 def client_of(reactor, fn, *, limit=65536, **options):
     """Serve with `fn`; yield what became of it, and a client that has connected."""
-    told = Told(fn)
-    listener = reactor.listen("127.0.0.1:0", handler(told, limit=limit), options=SMALL_BUFFER, **options)
+    run = HandlerRun(fn)
+    listener = reactor.listen("127.0.0.1:0", handler(run, limit=limit), options=SMALL_BUFFER, **options)
     with connect(reactor, listener.addresses[0]) as client:
-        spin(reactor, lambda: told.stream is not None)
-        yield told, client
+        spin(reactor, lambda: run.stream is not None)
+        yield run, client
 
 
 def reset(client):
@@ -54,15 +54,15 @@ def reset(client):
 def timed(fn):
     """Return what `fn` came to, with a clock that is set by hand, and a function that sets it."""
     clock = ManualClock()
-    told = Told(fn)
+    run = HandlerRun(fn)
     errors = Errors()
     reactor = Reactor(clock=clock, on_error=errors)
     ours, theirs = socket.socketpair()
-    reactor.adopt(ours, handler(told), timeouts=Timeouts(write=None))
+    reactor.adopt(ours, handler(run), timeouts=Timeouts(write=None))
 
     def go(seconds):
         clock.advance(seconds)
         reactor.run_once(0)
         reactor.run_once(0)
 
-    return reactor, theirs, told, go
+    return reactor, theirs, run, go

@@ -108,8 +108,8 @@ def test_argument_of_the_wrong_type_is_refused_and_changes_nothing(descriptors, 
     connection, peer = pair(reactor, recorder)
     listener = reactor.listen("127.0.0.1:0", Recorder)
     before = signal.getsignal(signal.SIGUSR1)
-    for call, told in typed_calls(reactor, connection, listener):
-        with pytest.raises(TypeError, match=f"^{re.escape(told)}"):
+    for call, message in typed_calls(reactor, connection, listener):
+        with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
             call()
         assert reactor.listeners() == [listener]
         assert reactor.connections() == [connection]
@@ -350,7 +350,7 @@ def _received(client):
 
 
 def test_tasks_sleep_and_are_bounded(reactor):
-    told = []
+    done = []
 
     async def serve(stream):
         for wrong in NO_DURATION:
@@ -369,11 +369,11 @@ def test_tasks_sleep_and_are_bounded(reactor):
                     await stream.sleep(long)
         await stream.sleep(0)
         await stream.sleep(TINY)
-        told.append(True)
+        done.append(True)
 
     listener = reactor.listen("127.0.0.1:0", handler(serve))
     with connect(reactor, listener.addresses[0]):
-        spin(reactor, lambda: told)
+        spin(reactor, lambda: done)
 
 
 @given(st.floats() | st.integers(-(10**400), 10**400))

@@ -59,8 +59,8 @@ def test_forked_child_fails_before_its_parent_does():
         os.write(writer, str(left()).encode())
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as told:
-        assert 0 < float(told.read()) < left()
+    with os.fdopen(reader) as report:
+        assert 0 < float(report.read()) < left()
     os.waitpid(pid, 0)
 
 

@@ -241,7 +241,7 @@ class Attempt:
             address, lambda: Client(self.kept), on_failure=self.failures.append, **options
         )
 
-    def told(self):
+    def connected(self):
         """Return how many of its protocols were told of a connection."""
         return sum("made" in client.calls for client in self.kept)
 
@@ -282,7 +282,7 @@ def connecting(tracer, server_context, client_context):
             if each is often:
                 return each.lost() >= 3
             if each is once:
-                return each.told() or each.failures
+                return each.connected() or each.failures
             return each.connector.is_done()
 
         for _ in range(ROUNDS):
@@ -304,7 +304,7 @@ def connecting(tracer, server_context, client_context):
             serving.run_once(0)
         for each in attempts:
             each.check()
-        assert once.told() <= 1
+        assert once.connected() <= 1
         assert len(once.failures) <= 1
         assert len(fails.failures) == (fails in attempts)
         assert len(fails_often.failures) <= 4  # a round that an interrupt has ended is none that has failed

@@ -321,11 +321,11 @@ def test_with_one_thread_only_the_others_wait_for_it(reactor, serve, no_threads)
 def test_without_descriptors_each_that_waits_is_told_and_none_inside_another(monkeypatch):
     gate, entered, depths = threading.Event(), threading.Event(), []
 
-    def told(exc, callback, connection):
+    def on_error(exc, callback, connection):
         depths.append((exc.errno, len(inspect.stack(0))))
 
     with (
-        Reactor(on_error=told) as reactor,
+        Reactor(on_error=on_error) as reactor,
         Pool(lambda connection: entered.set() or gate.wait(), workers=1) as pool,
     ):
         pairs = [socket.socketpair() for _ in range(5)]

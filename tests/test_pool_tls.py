@@ -291,9 +291,9 @@ def test_certificate_protocol_and_name_are_seen_by_the_socket_s_own_methods(reac
 
 
 def test_client_without_a_certificate_is_told_of_and_gets_no_worker(reactor, serve, certificates, errors):
-    told, served = [], []
+    failures, served = [], []
     context = certificates.server(client_ca=certificates.file("ca.pem"))
-    address = serve(served.append, tls=context, on_tls_error=told.append)
+    address = serve(served.append, tls=context, on_tls_error=failures.append)
 
     def refused():
         with secured(address, certificates.client()) as client:
@@ -301,10 +301,10 @@ def test_client_without_a_certificate_is_told_of_and_gets_no_worker(reactor, ser
 
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
         run(reactor, refused)
-    spin(reactor, lambda: told and not reactor.connections())
-    assert type(told[0]) is TLSHandshakeError
-    assert "peer did not return a certificate" in str(told[0])
-    assert "no TLS with 127.0.0.1:" in str(told[0])
+    spin(reactor, lambda: failures and not reactor.connections())
+    assert type(failures[0]) is TLSHandshakeError
+    assert "peer did not return a certificate" in str(failures[0])
+    assert "no TLS with 127.0.0.1:" in str(failures[0])
     assert reactor.stats().closed == {"TLSHandshakeError": 1}
     assert (served, errors.seen) == ([], [])
 
@@ -320,32 +320,32 @@ def test_client_without_a_certificate_is_told_of_and_gets_no_worker(reactor, ser
     ids=["HTTP", "zeros", "nothing", "a beginning"],
 )
 def test_handshake_that_fails_is_told_with_its_cause(descriptors, reactor, serve, certificates, words, cause):
-    told = []
-    address = serve(echo, tls=certificates.server(), on_tls_error=told.append)
+    failures = []
+    address = serve(echo, tls=certificates.server(), on_tls_error=failures.append)
     with connect(reactor, address) as client:
         client.sendall(words)
         client.shutdown(socket.SHUT_WR)
-        spin(reactor, lambda: told and not reactor.connections() and not reactor.stats().lingering)
-    assert cause in str(told[0])
+        spin(reactor, lambda: failures and not reactor.connections() and not reactor.stats().lingering)
+    assert cause in str(failures[0])
 
 
 def test_reset_during_the_handshake_is_told(descriptors, reactor, serve, certificates):
-    told = []
-    address = serve(echo, tls=certificates.server(), on_tls_error=told.append)
+    failures = []
+    address = serve(echo, tls=certificates.server(), on_tls_error=failures.append)
     with connect(reactor, address) as client:
         spin(reactor, reactor.connections)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    spin(reactor, lambda: told)
-    assert isinstance(told[0].__cause__, ConnectionResetError)
+    spin(reactor, lambda: failures)
+    assert isinstance(failures[0].__cause__, ConnectionResetError)
     assert reactor.stats().closed == {"ECONNRESET": 1}
 
 
 def test_silent_clients_occupy_no_worker_and_end_at_the_handshake_s_deadline(descriptors, certificates):
-    told, clock, errors = [], ManualClock(), Errors()
+    failures, clock, errors = [], ManualClock(), Errors()
     timeouts = Timeouts(handshake=10, read=1, idle=1)  # which begin after the handshake
     with Reactor(clock=clock, on_error=errors) as reactor, Pool(echo, workers=1) as pool:
         listener = reactor.listen(
-            "127.0.0.1:0", pool, tls=certificates.server(), timeouts=timeouts, on_tls_error=told.append
+            "127.0.0.1:0", pool, tls=certificates.server(), timeouts=timeouts, on_tls_error=failures.append
         )
         address = listener.addresses[0]
         with connect(reactor, address), connect(reactor, address) as slow:
@@ -356,11 +356,11 @@ def test_silent_clients_occupy_no_worker_and_end_at_the_handshake_s_deadline(des
             clock.advance(9)
             reactor.run_once(0)
             reactor.run_once(0)
-            assert (len(reactor.connections()), told) == (2, [])
+            assert (len(reactor.connections()), failures) == (2, [])
             clock.advance(2)
-            spin(reactor, lambda: len(told) == 2 and not listener.connections)
-        assert [type(exc) for exc in told] == [TLSHandshakeTimeout] * 2
-        assert "not done within 10 s" in str(told[0])
+            spin(reactor, lambda: len(failures) == 2 and not listener.connections)
+        assert [type(exc) for exc in failures] == [TLSHandshakeTimeout] * 2
+        assert "not done within 10 s" in str(failures[0])
         assert errors.seen == []
 
 
@@ -668,11 +668,11 @@ def test_closing_the_reactor_frees_everything(descriptors, certificates):
             raised.set()
             raise
 
-    errors, told = Errors(), []
+    errors, failures = Errors(), []
     with Pool(handler, workers=1) as pool:
         with Reactor(on_error=errors) as reactor:
             listener = reactor.listen(
-                "127.0.0.1:0", pool, tls=certificates.server(), on_tls_error=told.append
+                "127.0.0.1:0", pool, tls=certificates.server(), on_tls_error=failures.append
             )
             address = listener.addresses[0]
             first = run(reactor, secured, address, certificates.client())
@@ -682,7 +682,7 @@ def test_closing_the_reactor_frees_everything(descriptors, certificates):
                 reactor.close()
                 assert raised.wait(DEADLINE)
         assert pool.close(DEADLINE)
-    assert (errors.seen, told) == ([], [])
+    assert (errors.seen, failures) == ([], [])
 
 
 def test_replaced_context_is_for_those_that_come(reactor, serve, certificates):
@@ -784,12 +784,12 @@ def test_adopted_socket_whose_handshake_fails_is_reported(descriptors, reactor, 
 def test_without_a_descriptor_for_the_handshake_it_is_told(
     descriptors, reactor, serve, certificates, monkeypatch
 ):
-    told = []
-    address = serve(echo, tls=certificates.server(), on_tls_error=told.append)
+    failures = []
+    address = serve(echo, tls=certificates.server(), on_tls_error=failures.append)
     with monkeypatch.context() as patched, connect(reactor, address):
         patched.setattr(os, "dup", lambda fd: os.open("/", os.O_WRONLY))  # EISDIR, as good as EMFILE
-        spin(reactor, lambda: told)
-    assert isinstance(told[0].__cause__, IsADirectoryError)
+        spin(reactor, lambda: failures)
+    assert isinstance(failures[0].__cause__, IsADirectoryError)
     spin(reactor, lambda: not reactor.connections())
     assert run(reactor, exchange, address, certificates.client()) == b"Hello\n"
 

@@ -276,7 +276,7 @@ def test_client_that_sends_a_message_and_prints_the_answer(number):
 
 def test_client_with_a_timeout():
     """The client that gives up after some seconds: here where the server accepts and says nothing."""
-    told = []
+    errors = []
 
     async def client(stream):
         try:
@@ -284,23 +284,23 @@ def test_client_with_a_timeout():
                 await stream.send(b"ping")
                 await stream.receive(1024)
         except TimeoutError as exc:
-            told.append(exc)
+            errors.append(exc)
         reactor.stop()
 
     with socket.create_server(("127.0.0.1", 0)) as silent, Reactor() as reactor:
         reactor.connect(silent.getsockname(), handler(client))
         reactor.run()
-    assert len(told) == 1
+    assert len(errors) == 1
 
 
 def test_client_tells_why_it_could_not_connect():
     """The client's errors, by the type that it catches."""
-    told = []
+    errors = []
     with socket.create_server(("127.0.0.1", 0)) as gone:
         address = gone.getsockname()
     with Reactor() as reactor:
-        reactor.connect(address, Protocol, on_failure=lambda exc: (told.append(exc), reactor.stop()))
+        reactor.connect(address, Protocol, on_failure=lambda exc: (errors.append(exc), reactor.stop()))
         reactor.run()
-    (problem,) = told
+    (problem,) = errors
     assert isinstance(problem, ConnectionError)
     assert isinstance(problem.attempts[0][1], ConnectionRefusedError)

@@ -101,6 +101,6 @@ def test_type_checker_tells_right_calls_from_wrong_ones(tmp_path):
         str(tmp_path / "cache"),
     ]
     done = subprocess.run([*words, str(program)], cwd=ROOT, capture_output=True, text=True)
-    told = {int(line) for line in re.findall(r"program\.py:(\d+): error: ", done.stdout)}
+    reported = {int(line) for line in re.findall(r"program\.py:(\d+): error: ", done.stdout)}
     wrong = {number for number, line in enumerate(PROGRAM.splitlines(), 1) if line.endswith("# wrong")}
-    assert told == wrong, done.stdout + done.stderr
+    assert reported == wrong, done.stdout + done.stderr

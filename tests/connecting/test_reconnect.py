@@ -251,7 +251,7 @@ def test_example_of_a_connector_runs():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"first": 0}, "first must be"),
         ({"max_delay": -1}, "max_delay must be"),
@@ -259,8 +259,8 @@ def test_example_of_a_connector_runs():
         ({"attempts": 0}, "attempts must be a whole number of 1 or more, not 0"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(fields, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_meant_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
         Reconnect(**fields)
 
 

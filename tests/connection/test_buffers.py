@@ -42,11 +42,11 @@ class BufferMachine(RuleBasedStateMachine):
         self.all_sent += self.model[:sent]
         self.model = self.model[sent:]
 
-    @rule(most=st.integers(1, 50))
-    def vector_may_be_bounded(self, most):
+    @rule(limit=st.integers(1, 50))
+    def vector_may_be_bounded(self, limit):
         whole = self.buffer.vector()
-        vector = self.buffer.vector(most)
-        assert b"".join(vector) == b"".join(whole)[:most]
+        vector = self.buffer.vector(limit)
+        assert b"".join(vector) == b"".join(whole)[:limit]
         assert all(len(piece) for piece in vector)
         for piece, one in list(zip(vector, whole, strict=False))[:-1]:
             assert piece is one or piece.obj is one.obj

@@ -214,10 +214,10 @@ class World:
     def spin(self, until):
         spin(self.reactor, until, deadline=5)  # a failing example is tried many times
 
-    def receive(self, most=1 << 20):
+    def receive(self, limit=1 << 20):
         """Take what has come to the peer; return whether its stream has ended."""
         try:
-            while more := self.peer.recv(most):
+            while more := self.peer.recv(limit):
                 self.got += more
         except BlockingIOError:
             return False
@@ -236,8 +236,8 @@ class World:
             except (BrokenPipeError, ConnectionResetError):
                 return  # a fault has ended it already
 
-    def follow(self, plan, most=1 << 20):
-        """Write as planned, with the peer receiving up to `most` bytes after each tick."""
+    def follow(self, plan, limit=1 << 20):
+        """Write as planned, with the peer receiving up to `limit` bytes after each tick."""
         for place, writes in plan:
             self.planned += place != "tick"
             if place == "outside":
@@ -253,11 +253,11 @@ class World:
                 self.feed(1)
             else:
                 self.reactor.run_once(0)
-                self.receive_once(most)
+                self.receive_once(limit)
 
-    def receive_once(self, most):
+    def receive_once(self, limit):
         try:
-            self.got += self.peer.recv(most)
+            self.got += self.peer.recv(limit)
         except (BlockingIOError, ConnectionResetError):
             pass
 
@@ -274,14 +274,14 @@ def assert_stream(got, size, what):
         raise AssertionError(f"{what}: {len(got)} bytes for {size}, the first wrong one at {wrong}")
 
 
-@given(plan=PLAN, at_start=WRITES, script=SENDING, limits=LIMITS, most=SIZES.filter(bool))
-def test_what_is_written_arrives_byte_for_byte(make_selector, plan, at_start, script, limits, most):
+@given(plan=PLAN, at_start=WRITES, script=SENDING, limits=LIMITS, limit=SIZES.filter(bool))
+def test_what_is_written_arrives_byte_for_byte(make_selector, plan, at_start, script, limits, limit):
     writer = Writer(at_start)
     with World(make_selector, writer, limits=limits, **script) as world:
-        world.follow(plan, most)
+        world.follow(plan, limit)
         world.settle()
         world.connection.close()
-        world.spin(lambda: world.receive(max(most, 4096)))
+        world.spin(lambda: world.receive(max(limit, 4096)))
         assert_stream(world.got, writer.written, "received by the peer")
         world.spin(lambda: writer.lost)
         assert writer.reason is None
@@ -368,8 +368,8 @@ class Echo(Writer):
             self.connection.resume_reading()
 
 
-@given(cuts=CUTS, script=BOTH, limits=LIMITS, polite=st.booleans(), most=SIZES.filter(bool))
-def test_echo_gives_back_every_byte(make_selector, cuts, script, limits, polite, most):
+@given(cuts=CUTS, script=BOTH, limits=LIMITS, polite=st.booleans(), limit=SIZES.filter(bool))
+def test_echo_gives_back_every_byte(make_selector, cuts, script, limits, polite, limit):
     echo = Echo()
     echo.polite = polite
     size = sum(cuts)
@@ -380,9 +380,9 @@ def test_echo_gives_back_every_byte(make_selector, cuts, script, limits, polite,
                 try:
                     world.fed += world.peer.send(STREAM[world.fed : rest])
                 except BlockingIOError:
-                    world.receive(max(most, 4096))
+                    world.receive(max(limit, 4096))
                 world.reactor.run_once(0)
-            world.receive_once(most)
+            world.receive_once(limit)
         world.peer.shutdown(socket.SHUT_WR)
         world.spin(lambda: world.receive() or "eof_received" in echo.names)
         echo.connection.close()
@@ -696,9 +696,9 @@ def test_run_does_not_wait_with_bytes_that_were_written_while_a_tick_was_flushed
             held = []
             poll = loop_of(world.reactor).registry.poll
 
-            def watched_poll(timeout, most):
+            def watched_poll(timeout, limit):
                 held.append((timeout, len(loop_of(world.reactor).outbox)))
-                return poll(timeout, most)
+                return poll(timeout, limit)
 
             loop_of(world.reactor).registry.poll = watched_poll
             world.reactor.call_soon(connection.write, b"one too many")

@@ -37,11 +37,11 @@ def test_connections_left_open_are_told_with_where_they_come_from(make_selector,
         client = connect(reactor, listener.addresses[0])
         spin(reactor, reactor.connections)
         _, peer = pair(reactor, Recorder())
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2
-    assert any("still open at close: <Connection 127.0.0.1" in line for line in told)
-    assert any(f"accepted on {listener.addresses[0]}" in line for line in told)
-    assert any("adopted at " in line for line in told)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert any("still open at close: <Connection 127.0.0.1" in line for line in messages)
+    assert any(f"accepted on {listener.addresses[0]}" in line for line in messages)
+    assert any("adopted at " in line for line in messages)
     client.close()
     peer.close()
 
@@ -54,9 +54,9 @@ def test_connection_used_on_another_thread(reactor, caplog, name):
     args = {"write": [b"x"], "writelines": [[b"x"]]}.get(name, [])
     reactor.call_soon(on_another_thread, getattr(connection, name), *args)
     reactor.run_once(0)
-    told = caplog.records[0].getMessage()
-    assert told.startswith(f"Connection.{name} was called on thread stranger, and another drives the reactor")
-    assert "use call_soon_threadsafe, at " in told
+    line = caplog.records[0].getMessage()
+    assert line.startswith(f"Connection.{name} was called on thread stranger, and another drives the reactor")
+    assert "use call_soon_threadsafe, at " in line
     peer.close()
 
 
@@ -108,11 +108,11 @@ def test_slow_callback_is_named_with_its_time(make_selector, caplog):
         reactor.run_once(0)
         reactor.call_soon(slow.writelines, [bytes(1000)] * 4000)
         reactor.run_once(0)
-        told = [record.getMessage() for record in caplog.records]
-        assert told[0] == "slow callback: <Connection open, Slow> took 0.500 s, and everything else waited"
-        assert "slow_timer took 0.300 s" in told[1]
-        assert "writelines took 0.700 s" in told[2]
-        assert len(told) == 3
+        lines = [record.getMessage() for record in caplog.records]
+        assert lines[0] == "slow callback: <Connection open, Slow> took 0.500 s, and everything else waited"
+        assert "slow_timer took 0.300 s" in lines[1]
+        assert "writelines took 0.700 s" in lines[2]
+        assert len(lines) == 3
         peer.close()
         other.close()
 

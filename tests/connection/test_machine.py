@@ -115,7 +115,7 @@ class Served:
 
     # What the reactor calls
 
-    def told(self, name):
+    def note_call(self, name):
         self.names.append(name)
         assert self.names[0] == "connection_made", f"{name} before connection_made"
         assert self.names.count("connection_made") == 1, "connection_made twice"
@@ -131,11 +131,11 @@ class Served:
         self.timeouts = self.listener.timeouts if self.listener is not None else Timeouts(write=None)
         if self.timeouts.read is not None:
             self.owed_by = self.machine.clock.now + self.timeouts.read
-        self.told("connection_made")
+        self.note_call("connection_made")
         self.write(STREAM[: self.policy.greeting])
 
     def took(self, data):
-        self.told("data")
+        self.note_call("data")
         assert data, "told of no data"
         assert not self.at_end, "data after the end of file"
         assert self.reading, "data while reading was paused"
@@ -153,7 +153,7 @@ class Served:
             self.act(self.policy.on_data)
 
     def eof_received(self):
-        self.told("eof_received")
+        self.note_call("eof_received")
         assert not self.at_end, "two ends of file"
         assert self.reading, "end of file while reading was paused"
         self.at_end = True
@@ -168,7 +168,7 @@ class Served:
         return self.policy.keep_open
 
     def pause_writing(self):
-        self.told("pause_writing")
+        self.note_call("pause_writing")
         assert self.pauses() == "pause_writing", "paused twice"
         high = self.connection.get_write_buffer_limits()[1]
         assert self.connection.get_write_buffer_size() > high, "paused below the high-water mark"
@@ -177,7 +177,7 @@ class Served:
         self.act(self.policy.on_pause)
 
     def resume_writing(self):
-        self.told("resume_writing")
+        self.note_call("resume_writing")
         assert self.pauses(before=1) == "pause_writing", "resumed without a pause"
         low = self.connection.get_write_buffer_limits()[0]
         assert self.connection.get_write_buffer_size() <= low, "resumed above the low-water mark"
@@ -192,7 +192,7 @@ class Served:
         return calls[-1 - before] if len(calls) > before else None
 
     def connection_lost(self, exc):
-        self.told("connection_lost")
+        self.note_call("connection_lost")
         self.reason = exc
         self.check_timeout(exc)
         if self.partner is not None:
@@ -287,14 +287,14 @@ class Served:
             self.link.lossy = True
         middle = len(data) // 3
         pieces = [data[:middle], b"", data[middle:]]
-        told = len(self.names)
+        known = len(self.names)
         taken = conn.writelines(pieces) if together else conn.write(data)
         queued = conn.get_write_buffer_size()
         high = conn.get_write_buffer_limits()[1]
         allowed = {queued <= high}
         if high < queued <= GATHER_LIMIT:
-            allowed = {True, False}  # gathered, and told of only if the kernel does not take it
-        if "pause_writing" in self.names[told:]:
+            allowed = {True, False}  # gathered, and known of only if the kernel does not take it
+        if "pause_writing" in self.names[known:]:
             allowed |= {False}  # what it did may have sent the rest
         if conn.is_closing():
             allowed = {False}
@@ -360,7 +360,7 @@ class Door:
     """A listener, and what the model knows of it."""
 
     listener: object = None
-    most: int | None = None
+    limit: int | None = None
     per_ip: int | None = None
     cap: int | None = None
     when_full: str = "hold"
@@ -370,11 +370,11 @@ class Door:
     served: list = attrs.field(factory=list)
 
     def accepts(self):
-        full = self.when_full == "hold" and self.listener.connections == self.most
+        full = self.when_full == "hold" and self.listener.connections == self.limit
         return not (self.paused or self.closed or full)
 
     def refuses(self):
-        return self.per_ip is not None or (self.most is not None and self.when_full == "refuse")
+        return self.per_ip is not None or (self.limit is not None and self.when_full == "refuse")
 
 
 @attrs.define(eq=False)
@@ -418,12 +418,12 @@ class Link:
             assert self.lossy or self.shut_out() or self.cut_off(), "the client was cut off"
             self.lossy = True
 
-    def receive(self, most):
-        """Receive up to `most` bytes."""
+    def receive(self, limit):
+        """Receive up to `limit` bytes."""
         if not self.client_open or self.over:
             return
         try:
-            more = self.client.recv(most)
+            more = self.client.recv(limit)
         except BlockingIOError:
             return
         except OSError:
@@ -499,7 +499,7 @@ class ReactorMachine(RuleBasedStateMachine):
         target=doors,
         unix=st.booleans(),
         kind=st.sampled_from([Plain, Plain, Buffered]),
-        most=st.sampled_from([None, None, 1, 2]),
+        limit=st.sampled_from([None, None, 1, 2]),
         per_ip=st.sampled_from([None, None, None, 1, 2]),
         when_full=st.sampled_from(["hold", "hold", "refuse"]),
         marks=st.sampled_from([(65536, 16384), (4096, 1024), (0, 0)]),
@@ -512,11 +512,11 @@ class ReactorMachine(RuleBasedStateMachine):
             write=st.sampled_from([None, None, 60.0]),
         ),
     )
-    def listen(self, unix, kind, most, per_ip, when_full, marks, cap, timeouts):
+    def listen(self, unix, kind, limit, per_ip, when_full, marks, cap, timeouts):
         if len(self.all_doors) == 3:
             return multiple()
         per_ip = None if unix else per_ip
-        door = Door(most=most, per_ip=per_ip, cap=cap, when_full=when_full, timeouts=timeouts)
+        door = Door(limit=limit, per_ip=per_ip, cap=cap, when_full=when_full, timeouts=timeouts)
 
         def factory():
             door.served.append(kind(self, door))
@@ -524,7 +524,7 @@ class ReactorMachine(RuleBasedStateMachine):
 
         address = f"unix:{self.folder}/door{next(self.names)}" if unix else "127.0.0.1:0"
         limits = Limits(
-            max_connections=most,
+            max_connections=limit,
             max_per_ip=per_ip,
             when_full=when_full,
             high_water=marks[0],
@@ -598,12 +598,12 @@ class ReactorMachine(RuleBasedStateMachine):
 
     @rule(
         link=links,
-        most=st.sampled_from([1, 1 << 20, 1 << 20]),
+        limit=st.sampled_from([1, 1 << 20, 1 << 20]),
         turns=st.sampled_from([1, 10, 100]),
     )
-    def client_receives(self, link, most, turns):
+    def client_receives(self, link, limit, turns):
         for _ in range(turns):
-            link.receive(most)
+            link.receive(limit)
             self.tick()
 
     @rule(link=links, ticks=TICKS)
@@ -744,13 +744,13 @@ class ReactorMachine(RuleBasedStateMachine):
             lingering = sum(
                 one.listener is door.listener for one in lingering_of(loop_of(self.reactor).registry)
             )
-            told = [protocol for protocol in door.served if protocol.lost]
-            clean = [protocol for protocol in told if protocol.reason is None]
-            held = door.listener.connections - (len(door.served) - len(told))
+            lost = [protocol for protocol in door.served if protocol.lost]
+            clean = [protocol for protocol in lost if protocol.reason is None]
+            held = door.listener.connections - (len(door.served) - len(lost))
             assert held <= lingering <= len(door.served), "counts what is gone"
             assert 0 <= held <= len(clean), "forgets what is there"
-            if door.most is not None:
-                assert door.listener.connections <= door.most, "more than max_connections"
+            if door.limit is not None:
+                assert door.listener.connections <= door.limit, "more than max_connections"
 
     @invariant()
     def nothing_was_reported(self):

@@ -60,14 +60,14 @@ def receive(reactor, peer):
 def test_who_never_reads_costs_the_cap_and_one_message(reactor, recorder):
     limits = Limits(high_water=10_000, low_water=1000, max_write_buffer=100_000)
     connection, peer = pair(reactor, recorder, limits=limits)
-    most = 0
+    largest = 0
     for _ in range(100_000):
         connection.write(bytes(1000))
-        most = max(most, connection.get_write_buffer_size())
-    assert 100_000 < most <= 101_000
+        largest = max(largest, connection.get_write_buffer_size())
+    assert 100_000 < largest <= 101_000
     reactor.run_once(0)
     assert isinstance(recorder.reason, SlowConsumer)
-    assert str(recorder.reason) == f"{most} bytes queued, and max_write_buffer is 100000"
+    assert str(recorder.reason) == f"{largest} bytes queued, and max_write_buffer is 100000"
     assert reactor.stats().closed == {"SlowConsumer": 1}
     peer.close()
 

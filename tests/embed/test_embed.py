@@ -44,8 +44,8 @@ def display():
     words = [program_of("xvfb", "Xvfb"), "-displayfd", str(sender), "-screen", "0", "640x480x24"]
     with subprocess.Popen(words, pass_fds=[sender], stderr=subprocess.DEVNULL) as server:
         os.close(sender)
-        with os.fdopen(receiver) as told:
-            number = told.readline().strip()
+        with os.fdopen(receiver) as output:
+            number = output.readline().strip()
         assert number, "Xvfb did not start"
         yield f":{number}"
         server.terminate()
@@ -214,7 +214,7 @@ def test_without_timers_in_the_descriptor_the_host_is_asked_for_them(loop, monke
 def test_three_reactors_in_one_process(loop):
     """One nested, one as a guest, one in a thread; a client of each in the next."""
     over = []
-    told = asyncio.Event()
+    stopped = asyncio.Event()
 
     class Greet(Protocol):
         def connection_made(self, connection):
@@ -224,7 +224,7 @@ def test_three_reactors_in_one_process(loop):
         def data_received(self, data):
             over.append(threading.get_ident())
             if len(over) == 3:
-                loop.call_soon_threadsafe(told.set)
+                loop.call_soon_threadsafe(stopped.set)
             self.connection.close()
 
     async def main():
@@ -237,7 +237,7 @@ def test_three_reactors_in_one_process(loop):
             listeners = [await in_asyncio.call(each, each.listen, "127.0.0.1:0", Echo) for each in ring]
             for each, listener in zip(ring, listeners[1:] + listeners[:1], strict=True):
                 await in_asyncio.call(each, each.connect, listener.addresses[0], Greet)
-            await told.wait()
+            await stopped.wait()
 
     run(loop, main())
     here = threading.get_ident()
@@ -335,14 +335,14 @@ def test_attached_reactor_is_driven_by_nobody_else(loop, kind):
 
 @pytest.mark.parametrize("kind", ["asyncio", "guest"])
 def test_reactor_that_somebody_else_drives_is_let_go_of(loop, kind):
-    told = []
+    problems = []
     refused = asyncio.Event()
 
-    def tell(loop, context):
-        told.append(context["exception"])
+    def handle(loop, context):
+        problems.append(context["exception"])
         refused.set()
 
-    loop.set_exception_handler(tell)
+    loop.set_exception_handler(handle)
     with Reactor() as reactor:
         attach = in_asyncio.attach if kind == "asyncio" else guest.attach
         with attach(reactor, loop if kind == "asyncio" else loop.call_soon_threadsafe):
@@ -362,17 +362,17 @@ def test_reactor_that_somebody_else_drives_is_let_go_of(loop, kind):
             release.set()
             reactor.stop()
             other.join(DEADLINE)
-    (problem,) = told
+    (problem,) = problems
     assert "driven by another thread already" in str(problem)
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "guest"])
 def test_close_on_another_thread_is_done_on_the_host_s(loop, kind):
-    told = []
+    threads = []
 
     class Last(Protocol):
         def connection_lost(self, exc):
-            told.append(threading.get_ident())
+            threads.append(threading.get_ident())
             loop.call_soon_threadsafe(lost.set)
 
     lost = asyncio.Event()
@@ -386,7 +386,7 @@ def test_close_on_another_thread_is_done_on_the_host_s(loop, kind):
     run(loop, lost.wait())
     thread.join()
     assert reactor.is_closed()
-    assert told == [threading.get_ident()]
+    assert threads == [threading.get_ident()]
     theirs.close()
 
 

@@ -177,7 +177,7 @@ def decoded(framer, pieces):
 
 
 @pytest.mark.parametrize(
-    ("framer", "data", "frames", "error", "told"),
+    ("framer", "data", "frames", "error", "message"),
     [
         (Lines(4), b"abcd\r\nx\nabcde\n", [], FrameTooLong, "longer than the limit of 4 bytes"),
         (Lines(4), b"abc\r\nx\nabcde\n", [b"abc", b"x"], FrameTooLong, "limit of 4 bytes"),
@@ -196,11 +196,11 @@ def decoded(framer, pieces):
         (Netstrings(9), b"1:a,1000", [b"a"], MalformedFrame, "at most 9 bytes has no length b'100'"),
     ],
 )
-def test_bad_frame_is_told_and_those_before_it_are_not_lost(framer, data, frames, error, told):
+def test_bad_frame_is_told_and_those_before_it_are_not_lost(framer, data, frames, error, message):
     with pytest.raises(error) as caught:
         framer.feed(data)
     assert caught.value.frames == frames
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_small_frames_in_large_pieces_cost_linear_time():
 
 
 @pytest.mark.parametrize(
-    ("make_one", "told"),
+    ("make_one", "message"),
     [
         (lambda: Lines(0), "limit must be a whole number of bytes, 1 or more, not 0"),
         (lambda: Lines(1.5), "limit must be a whole number"),
@@ -295,14 +295,14 @@ def test_small_frames_in_large_pieces_cost_linear_time():
         (lambda: Netstrings(True), "limit must be a whole number"),
     ],
 )
-def test_what_cannot_be_is_refused_when_it_is_made(make_one, told):
+def test_what_cannot_be_is_refused_when_it_is_made(make_one, message):
     with pytest.raises(ValueError, match="must be") as refused:
         make_one()
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("framer", "frame", "told"),
+    ("framer", "frame", "message"),
     [
         (Lines(), b"a\nb", "can't contain its delimiter"),
         (Lines(2), b"abc", "limit of 2 bytes"),
@@ -314,8 +314,8 @@ def test_what_cannot_be_is_refused_when_it_is_made(make_one, told):
         (Netstrings(2), b"abc", "limit of 2 bytes"),
     ],
 )
-def test_what_is_no_frame_is_not_encoded(framer, frame, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_frame_is_not_encoded(framer, frame, message):
+    with pytest.raises(ValueError, match=message):
         framer.encode(frame)
 
 

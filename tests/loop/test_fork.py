@@ -27,9 +27,9 @@ def in_child(run):
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as report:
-        told = report.read()
+        failure = report.read()
     os.waitpid(pid, 0)
-    assert told == ""
+    assert failure == ""
 
 
 @pytest.fixture
@@ -186,10 +186,10 @@ def test_child_that_comes_out_of_a_callback_does_not_drive_on(reactor):
     os.waitpid(pids[0], 0)
     os.close(writer)
     with os.fdopen(reader) as lines:
-        told = sorted(lines.read().splitlines())
-    assert told[0] == "a timer of the parent's"
-    assert told[1].startswith("refused: the reactor belongs to process")
-    assert len(told) == 2
+        reported = sorted(lines.read().splitlines())
+    assert reported[0] == "a timer of the parent's"
+    assert reported[1].startswith("refused: the reactor belongs to process")
+    assert len(reported) == 2
     for recorder in recorders:
         del recorder.data_received
     for peer in peers:

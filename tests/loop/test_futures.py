@@ -210,8 +210,8 @@ def test_a_type_checker_sees_a_missing_argument(tmp_path):
         "reactor.run_in_executor(None, work, 1)\n"
         "reactor.run_in_executor(None, work, 'x', name='a')\n"
     )
-    told, _, _ = mypy.api.run(
+    output, _, _ = mypy.api.run(
         ["--cache-dir", str(tmp_path), "--disable-error-code", "empty-body", str(program)]
     )
-    lines = [int(line.split(":")[1]) for line in told.splitlines() if "error:" in line]
-    assert lines == [7, 8, 9, 10], told
+    lines = [int(line.split(":")[1]) for line in output.splitlines() if "error:" in line]
+    assert lines == [7, 8, 9, 10], output

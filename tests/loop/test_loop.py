@@ -182,7 +182,7 @@ def test_long_wait_ends_with_an_event(reactor, timeout):
 
 
 def test_what_would_outlive_a_close_is_refused(make_selector, descriptors):
-    told = []
+    refused = []
 
     class Last(Recorder):
         def connection_lost(self, exc):
@@ -194,7 +194,7 @@ def test_what_would_outlive_a_close_is_refused(make_selector, descriptors):
                 try:
                     use()
                 except UsageError as problem:
-                    told.append(str(problem))
+                    refused.append(str(problem))
             reactor.close()
             super().connection_lost(exc)
 
@@ -203,7 +203,7 @@ def test_what_would_outlive_a_close_is_refused(make_selector, descriptors):
         if hasattr(loop_of(reactor).registry.selector, "fileno"):
             reactor.fileno()
         _, peer = pair(reactor, last)
-    assert told == ["the reactor is being closed: make a new one"] * 3
+    assert refused == ["the reactor is being closed: make a new one"] * 3
     assert last.lost
     peer.close()
 
@@ -562,7 +562,7 @@ def test_events_that_nobody_asked_for_are_passed_over(make_selector, pairs, ran)
     with contextlib.closing(Loop(selector=make_selector())) as loop:
         loop.add_reader(ours, ran.append, 1)
         real = loop.registry.poll
-        loop.registry.poll = lambda timeout, most: [*real(0, most), (ours.fileno(), 0)]
+        loop.registry.poll = lambda timeout, limit: [*real(0, limit), (ours.fileno(), 0)]
         loop.run_once(0)
     assert ran == []
 
@@ -591,13 +591,13 @@ def test_idle_loop_makes_no_system_calls():
         with pytest.raises(subprocess.TimeoutExpired):
             tracer.communicate(timeout=1)
         tracer.terminate()
-        _, told = tracer.communicate(timeout=DEADLINE)
+        _, trace = tracer.communicate(timeout=DEADLINE)
     finally:
         idle.kill()
         idle.communicate()
-    calls = [line for line in told.splitlines() if "(" in line and not line.startswith("strace:")]
-    assert f"Process {idle.pid} attached" in told
-    assert len(calls) <= 1, told  # the wait that it was found in
+    calls = [line for line in trace.splitlines() if "(" in line and not line.startswith("strace:")]
+    assert f"Process {idle.pid} attached" in trace
+    assert len(calls) <= 1, trace  # the wait that it was found in
     assert all("epoll_" in call for call in calls)
 
 

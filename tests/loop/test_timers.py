@@ -182,7 +182,7 @@ def test_wheel_looks_at_each_member_by_its_time_and_not_before_its_bucket(steps)
     members = [Member(wheel) for _ in range(6)]
     inside = {}  # the time by which each is to be looked at
     now = 0.0
-    for action, number, seconds, most in steps:
+    for action, number, seconds, limit in steps:
         member = members[number]
         if action == "add":
             due = round_up(now + seconds, 10)
@@ -196,8 +196,8 @@ def test_wheel_looks_at_each_member_by_its_time_and_not_before_its_bucket(steps)
             member.discard()
         else:
             now += seconds
-            taken = list(wheel.take_due(now, most))
-            assert len(taken) == min(most, sum(due <= now for due in inside.values()))
+            taken = list(wheel.take_due(now, limit))
+            assert len(taken) == min(limit, sum(due <= now for due in inside.values()))
             for member in taken:
                 assert inside.pop(member) <= now
         assert len(wheel) == len(inside)

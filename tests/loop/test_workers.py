@@ -69,9 +69,9 @@ def test_end_that_does_not_come_is_told():
 @pytest.fixture
 def hooked(monkeypatch):
     """Return a list of what reaches `threading.excepthook`."""
-    told = []
-    monkeypatch.setattr(threading, "excepthook", told.append)
-    return told
+    reported = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+    return reported
 
 
 @pytest.fixture
@@ -115,15 +115,15 @@ def test_hook_that_raises_itself_costs_no_thread(monkeypatch):
     def broken(args):
         raise LookupError("in the hook")
 
-    told, done = [], threading.Event()
+    reported, done = [], threading.Event()
     monkeypatch.setattr(threading, "excepthook", broken)
-    monkeypatch.setattr(sys, "excepthook", lambda *args: told.append(args))
+    monkeypatch.setattr(sys, "excepthook", lambda *args: reported.append(args))
     workers = Workers(1, "hook", daemon=True)
     workers.submit(lambda: 1 / 0)
     workers.submit(done.set)
     assert done.wait(DEADLINE)
     assert workers.close(DEADLINE)
-    ((kind, problem, _),) = told
+    ((kind, problem, _),) = reported
     assert kind is LookupError
     assert isinstance(problem.__context__, ZeroDivisionError)
 
@@ -137,8 +137,8 @@ def test_thread_that_can_not_be_started_leaves_the_work_to_those_there(no_thread
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
             workers.submit(done.release)
-    told = [record.getMessage() for record in caplog.records]
-    assert told == ["scarce: can't start new thread: 1 do the work, and the rest waits for them"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["scarce: can't start new thread: 1 do the work, and the rest waits for them"]
     assert (len(workers.threads()), workers.unfinished()) == (1, 6)
     no_threads.clear()
     workers.submit(done.release)  # it tries again, and the first one is still held up

@@ -106,7 +106,7 @@ class _Model:
         if not holds:
             self.world.complain(f"{what}: {self.names[-8:]}, {self.policy}, {self.link}")
 
-    def told(self, name: str, detail: object = None) -> None:
+    def note_call(self, name: str, detail: object = None) -> None:
         self.trace(name, detail)
         self.check("connection_lost" not in self.names, f"{name} after connection_lost")
         self.names.append(name)
@@ -123,12 +123,12 @@ class _Model:
         self.link.served = self
         self.made_at = self.world.clock.now
         self.owes(self.door.timeouts.read)
-        self.told("connection_made")
+        self.note_call("connection_made")
         self.door.let_in(self)
         self.write(STREAM[: self.policy.greeting])
 
     def took(self, data: bytes) -> None:
-        self.told("data", len(data))
+        self.note_call("data", len(data))
         sent = STREAM[self.received : self.received + len(data)]
         self.check(data == sent, "received other bytes than were sent")
         self.check(not self.at_eof, "data after the end of file")
@@ -148,7 +148,7 @@ class _Model:
             self.later(self.random.uniform(0.0, 5.0), self.connection.resume_reading)
 
     def eof_received(self) -> bool:
-        self.told("eof_received")
+        self.note_call("eof_received")
         self.check(not self.at_eof, "two ends of file")
         self.at_eof = True
         self.check(self.received == self.link.program.sent, "end of file before all was received")
@@ -160,7 +160,7 @@ class _Model:
         return keep
 
     def pause_writing(self) -> None:
-        self.told("pause_writing")
+        self.note_call("pause_writing")
         self.check(not self.paused, "paused twice")
         self.paused = True
         high = self.connection.get_write_buffer_limits()[1]
@@ -169,7 +169,7 @@ class _Model:
             self.connection.pause_reading()
 
     def resume_writing(self) -> None:
-        self.told("resume_writing")
+        self.note_call("resume_writing")
         self.check(self.paused, "resumed without a pause")
         self.paused = False
         low = self.connection.get_write_buffer_limits()[0]
@@ -178,7 +178,7 @@ class _Model:
             self.connection.resume_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.told("connection_lost", type(exc).__name__)
+        self.note_call("connection_lost", type(exc).__name__)
         self.reason = exc
         self.check(self.link.program.left or self.is_ours(exc), f"ended for {exc!r}, and the peer is there")
         self.check(isinstance(exc, Broken) == self.breaks, f"ended for {exc!r}, and breaks: {self.breaks}")
@@ -233,8 +233,8 @@ class _Model:
         queued = self.connection.get_write_buffer_size()
         if queued and self.door.limits.write_rate is None:
             self.check_not_late(max(self.end.sent_at, self.written_at), self.door.timeouts.write)
-        most = self.door.limits.max_write_buffer
-        self.check(most is None or queued <= most + self.largest, "more than max_write_buffer")
+        limit = self.door.limits.max_write_buffer
+        self.check(limit is None or queued <= limit + self.largest, "more than max_write_buffer")
 
     def check_lingering(self) -> None:
         """Check that what was closed is given back in time, and at once when the peer has ended too."""

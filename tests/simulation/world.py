@@ -68,11 +68,11 @@ class Door:
         """Count a connection, and check the limits on how many there are."""
         self.live.add(served)
         hosts = Counter(other.connection.get_extra_info("peername")[0] for other in self.live)
-        for most, count in (
+        for limit, count in (
             (self.limits.max_connections, len(self.live)),
             (self.limits.max_per_ip, max(hosts.values())),
         ):
-            served.check(most is None or count <= most, f"{count} connections, and {most} are allowed")
+            served.check(limit is None or count <= limit, f"{count} connections, and {limit} are allowed")
 
 
 class World:

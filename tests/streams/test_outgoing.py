@@ -107,9 +107,9 @@ def test_what_fails_is_raised_where_it_is_awaited(reactor):
             await connect(address)
         return caught.value.attempts[0][1].errno
 
-    with client_of(reactor, ask) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert told.result == errno.ECONNREFUSED
+    with client_of(reactor, ask) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert run.result == errno.ECONNREFUSED
 
 
 @pytest.fixture
@@ -135,9 +135,9 @@ def test_time_to_connect_is_the_timeouts(reactor, made):
                 await connect(address)
             return [connector.is_done() for connector in made]
 
-        with client_of(reactor, ask) as (told, _):
-            spin(reactor, lambda: told.seen)
-            assert all(told.result)
+        with client_of(reactor, ask) as (run, _):
+            spin(reactor, lambda: run.seen)
+            assert all(run.result)
 
 
 def test_attempt_is_given_up_when_the_connection_ends(reactor, made):
@@ -146,11 +146,11 @@ def test_attempt_is_given_up_when_the_connection_ends(reactor, made):
         async def ask(stream):
             await connect(address)
 
-        with client_of(reactor, ask) as (told, client):
+        with client_of(reactor, ask) as (run, client):
             assert [connector.is_done() for connector in made] == [False]
             reset(client)
-            spin(reactor, lambda: told.seen)
-            assert isinstance(told.result, StreamClosed)
+            spin(reactor, lambda: run.seen)
+            assert isinstance(run.result, StreamClosed)
             assert [connector.is_done() for connector in made] == [True]
 
 
@@ -169,9 +169,9 @@ def test_misuse_is_told_on_the_line(reactor):
             await once
         return True
 
-    with client_of(reactor, ask) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert told.result is True
+    with client_of(reactor, ask) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert run.result is True
 
 
 def test_it_is_reset_when_the_outer_connection_ends(reactor, upstream):
@@ -180,14 +180,14 @@ def test_it_is_reset_when_the_outer_connection_ends(reactor, upstream):
         await peer.send(b"half a request")
         await peer.receive()
 
-    with client_of(reactor, relay) as (told, client):
+    with client_of(reactor, relay) as (run, client):
         accepted = accept(reactor, upstream)
         with accepted:
             spin(reactor, lambda: len(reactor.connections()) == 2)
             reset(client)
             spin(reactor, lambda: not reactor.connections())
             assert end_of(accepted) == (b"half a request", errno.ECONNRESET)
-        assert isinstance(told.result, StreamClosed)
+        assert isinstance(run.result, StreamClosed)
 
 
 def test_block_that_raises_resets_it_and_the_handler_goes_on(reactor, upstream):
@@ -214,10 +214,10 @@ def test_what_the_handler_has_sent_there_arrives_though_it_returned_first(reacto
         peer = await connect(address_of(upstream))
         peer.connection.write(bytes(size))
 
-    with client_of(reactor, leave) as (told, client):
+    with client_of(reactor, leave) as (run, client):
         accepted = accept(reactor, upstream)
         with accepted:
-            spin(reactor, lambda: told.seen)
+            spin(reactor, lambda: run.seen)
             client.close()
             accepted.setblocking(False)
             got = []
@@ -244,7 +244,7 @@ def test_failure_elsewhere_is_no_clean_end_here(reactor, upstream, errors, how):
                 await connect("127.0.0.1:1")
             await peer.receive_exactly(4)
 
-    with client_of(reactor, relay) as (told, client):
+    with client_of(reactor, relay) as (run, client):
         accepted = accept(reactor, upstream)
         accepted.sendall(b"half")
         spin(reactor, lambda: reactor.stats().bytes_sent == 4)
@@ -253,9 +253,9 @@ def test_failure_elsewhere_is_no_clean_end_here(reactor, upstream, errors, how):
         elif how == "truncated":
             accepted.sendall(b"an")
             accepted.shutdown(socket.SHUT_WR)
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         expected = {"closed": StreamClosed, "truncated": EndOfStream, "unreachable": ConnectError}
-        assert isinstance(told.result, expected[how])
+        assert isinstance(run.result, expected[how])
         spin(reactor, lambda: not reactor.connections())
         assert end_of(client) == (b"half", errno.ECONNRESET)
         assert errors.seen == []
@@ -268,12 +268,12 @@ def test_handler_that_raises_resets_the_connection(reactor, errors):
         await stream.receive()
         raise LookupError("not found")
 
-    with client_of(reactor, broken) as (told, client):
+    with client_of(reactor, broken) as (run, client):
         client.sendall(b"x")
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         spin(reactor, lambda: not reactor.connections())
         assert end_of(client) == (b"half an ans", errno.ECONNRESET)
-        assert errors.take()[0] is told.result
+        assert errors.take()[0] is run.result
 
 
 def test_child_that_raises_resets_the_connection(reactor, errors):
@@ -286,9 +286,9 @@ def test_child_that_raises_resets_the_connection(reactor, errors):
         await stream.receive()
         raise LookupError("not found")
 
-    with client_of(reactor, parent) as (told, client):
+    with client_of(reactor, parent) as (run, client):
         client.sendall(b"x")
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         spin(reactor, lambda: not reactor.connections())
         assert end_of(client) == (b"half an ans", errno.ECONNRESET)
         assert isinstance(errors.take()[0], LookupError)
@@ -300,8 +300,8 @@ def test_error_of_a_close_by_ourselves_is_no_reset(reactor):
         stream.connection.close()
         await stream.send(b"more")
 
-    with client_of(reactor, leave) as (told, client):
-        spin(reactor, lambda: told.seen)
+    with client_of(reactor, leave) as (run, client):
+        spin(reactor, lambda: run.seen)
         assert end_of(client) == (b"whole", None)
         spin(reactor, lambda: not reactor.connections())
         assert reactor.stats().closed == {"clean": 1}
@@ -315,9 +315,9 @@ def test_timeout_of_either_stream_is_for_the_task(reactor, upstream):
                     await peer.receive()
         return True
 
-    with client_of(reactor, ask) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert told.result is True
+    with client_of(reactor, ask) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert run.result is True
 
 
 def test_several_connections_at_once(reactor):
@@ -331,9 +331,9 @@ def test_several_connections_at_once(reactor):
         await one.send(b"three\n")
         return answers, await first(two.receive(), one.receive())
 
-    with client_of(reactor, ask) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert told.result == ([b"ONE", b"TWO"], (1, b"THREE\n"))
+    with client_of(reactor, ask) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert run.result == ([b"ONE", b"TWO"], (1, b"THREE\n"))
 
 
 def test_task_beside_belongs_to_the_connection_that_was_made(reactor, upstream):
@@ -412,9 +412,9 @@ def test_tls_and_names(reactor, certificates):
             await peer.send(b"secret\n")
             return await peer.receive_until(b"\n")
 
-    with client_of(reactor, ask) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert told.result == b"SECRET"
+    with client_of(reactor, ask) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert run.result == b"SECRET"
 
 
 def test_closing_the_reactor_ends_it_all(errors, upstream):
@@ -422,11 +422,11 @@ def test_closing_the_reactor_ends_it_all(errors, upstream):
         async with connect(address_of(upstream)) as peer:
             await peer.receive()
 
-    with Reactor(on_error=errors) as reactor, client_of(reactor, ask) as (told, _):
+    with Reactor(on_error=errors) as reactor, client_of(reactor, ask) as (run, _):
         spin(reactor, lambda: len(reactor.connections()) == 2)
         reactor.close()
-        assert isinstance(told.result, StreamClosed)
-        assert isinstance(told.result.__cause__, ConnectionAborted)
+        assert isinstance(run.result, StreamClosed)
+        assert isinstance(run.result.__cause__, ConnectionAborted)
     assert errors.seen == []
 
 

@@ -19,11 +19,11 @@ from tests.helpers import spin
 
 def result_of(reactor, fn):
     """Return what `fn(stream)` returned."""
-    with client_of(reactor, fn) as (told, _):
-        spin(reactor, lambda: told.seen)
-        if isinstance(told.result, BaseException):
-            raise told.result
-        return told.result
+    with client_of(reactor, fn) as (run, _):
+        spin(reactor, lambda: run.seen)
+        if isinstance(run.result, BaseException):
+            raise run.result
+        return run.result
 
 
 # Futures
@@ -79,11 +79,11 @@ def test_future_is_cancelled_with_its_wait(reactor, how):
         with stream.timeout(0.001 if how == "timeout" else 3600):
             await wait(future)
 
-    with client_of(reactor, serve) as (told, client):
+    with client_of(reactor, serve) as (run, client):
         if how == "end":
             reset(client)
-        spin(reactor, lambda: told.seen)
-        assert isinstance(told.result, StreamTimeout if how == "timeout" else StreamClosed)
+        spin(reactor, lambda: run.seen)
+        assert isinstance(run.result, StreamTimeout if how == "timeout" else StreamClosed)
         assert future.cancelled()
 
 
@@ -94,10 +94,10 @@ def test_future_that_is_kept_keeps_no_stream(reactor):
     async def serve(stream):
         await wait(future)
 
-    with client_of(reactor, serve) as (told, client):
+    with client_of(reactor, serve) as (run, client):
         reset(client)
-        spin(reactor, lambda: told.seen)
-    told.stream, told.seen = None, []
+        spin(reactor, lambda: run.seen)
+    run.stream, run.seen = None, []
     gc.collect()
     assert [each for each in gc.get_objects() if isinstance(each, Stream)] == []
     future.set_result("nobody waits")
@@ -130,14 +130,14 @@ def test_event_lets_all_go_on_that_wait():
             await event.wait()
         return True
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
-        assert not told.seen
+        assert not run.seen
         event.set()
         go(0)
         go(1)
-        assert told.result is True
+        assert run.result is True
 
 
 def test_event_that_is_cleared_at_once_lets_go_who_waited_before_and_no_other():
@@ -342,12 +342,12 @@ def test_gather_returns_the_results_in_order():
     async def serve(stream):
         return await gather(nap(stream, 3), nap(stream, 1), stream.send(b"x"), nap(stream, 2)), await gather()
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         for _ in range(3):
-            assert not told.seen
+            assert not run.seen
             go(1)
-        assert told.result == ([3, 1, None, 2], [])
+        assert run.result == ([3, 1, None, 2], [])
 
 
 def test_gather_ends_the_others_when_one_fails():
@@ -370,14 +370,14 @@ def test_gather_ends_the_others_when_one_fails():
         ended.append("then")
         return await stream.receive()
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
         go(1)
         assert ended == ["now", "then"]
         peer.sendall(b"x")
         go(0)
-        assert told.result == b"x"
+        assert run.result == b"x"
 
 
 def test_first_says_which_and_loses_nothing_of_the_others():
@@ -389,7 +389,7 @@ def test_first_says_which_and_loses_nothing_of_the_others():
             got.append(await first(stream.receive_exactly(2), messages.get()))
         return got
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
         peer.sendall(b"a")
@@ -400,7 +400,7 @@ def test_first_says_which_and_loses_nothing_of_the_others():
         messages.put_nowait("two")
         go(0)
         go(0)
-        assert sorted(told.result, key=str) == [(0, b"ab"), (0, b"cd"), (1, "one"), (1, "two")]
+        assert sorted(run.result, key=str) == [(0, b"ab"), (0, b"cd"), (1, "one"), (1, "two")]
 
 
 def test_first_that_is_done_at_once_never_begins_the_others():
@@ -415,10 +415,10 @@ def test_first_that_is_done_at_once_never_begins_the_others():
             await first()
         return True
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
-        assert told.result is True
+        assert run.result is True
 
 
 def test_first_raises_what_the_first_has_raised():
@@ -432,10 +432,10 @@ def test_first_raises_what_the_first_has_raised():
             await first(fails(), 5)
         return True
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
-        assert told.result is True
+        assert run.result is True
 
 
 @pytest.mark.parametrize("how", ["timeout", "end"])
@@ -460,11 +460,11 @@ def test_all_of_it_ends_with_its_wait(reactor, errors, how):
                 first(tidy("input", stream.receive()), tidy("inner", gather(tidy("deep", event.wait())))),
             )
 
-    with client_of(reactor, serve) as (told, client):
+    with client_of(reactor, serve) as (run, client):
         if how == "end":
             reset(client)
-        spin(reactor, lambda: told.seen)
-        assert isinstance(told.result, StreamTimeout if how == "timeout" else StreamClosed)
+        spin(reactor, lambda: run.seen)
+        assert isinstance(run.result, StreamTimeout if how == "timeout" else StreamClosed)
         assert sorted(ended) == ["deep", "event", "future", "inner", "input", "queue", "sleep"]
         assert future.cancelled()
     event.set()
@@ -484,11 +484,11 @@ def test_what_is_ended_and_raises_is_reported(errors):
     async def serve(stream):
         return await first(broken(stream), stream.sleep(1))
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
         go(1)
-        assert told.result == (1, None)
+        assert run.result == (1, None)
         assert reactor.stats().handler_errors == 1
 
 
@@ -521,11 +521,11 @@ def test_timeout_within_one_of_several_is_its_own():
     async def serve(stream):
         return await gather(patient(stream), stream.sleep(2))
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(1)
         go(1)
-        assert told.result == ["timed out", None]
+        assert run.result == ["timed out", None]
 
 
 def test_handler_that_waits_for_input_among_others_is_idle_and_else_busy():
@@ -535,13 +535,13 @@ def test_handler_that_waits_for_input_among_others_is_idle_and_else_busy():
         await first(stream.receive(), held.get())
         await held.get()
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
-        assert told.stream.draining() is False
+        assert run.stream.draining() is False
         peer.sendall(b"x")
         go(0)
-        assert told.stream.draining() is True
+        assert run.stream.draining() is True
 
 
 def test_cleaning_up_after_the_end_can_t_wait(reactor):
@@ -557,9 +557,9 @@ def test_cleaning_up_after_the_end_can_t_wait(reactor):
                     await each()
                 refused.append(each)
 
-    with client_of(reactor, serve) as (told, client):
+    with client_of(reactor, serve) as (run, client):
         reset(client)
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         assert len(refused) == 4
 
 

@@ -597,13 +597,13 @@ def test_reconnect_with_a_random_of_its_own_keeps_it(lone):
 
 
 def test_time_is_one_and_each_thing_comes_at_its_own(network, server, client):
-    told = []
-    client.call_later(2.0, lambda: told.append(("client", network.clock.now)))
-    server.call_later(1.0, lambda: told.append(("server", network.clock.now)))
-    server.call_later(2.0, lambda: told.append(("server", network.clock.now)))
+    calls = []
+    client.call_later(2.0, lambda: calls.append(("client", network.clock.now)))
+    server.call_later(1.0, lambda: calls.append(("server", network.clock.now)))
+    server.call_later(2.0, lambda: calls.append(("server", network.clock.now)))
     began = network.clock.now
     server.advance(2.5)
-    assert told == [("server", began + 1), ("server", began + 2), ("client", began + 2)]
+    assert calls == [("server", began + 1), ("server", began + 2), ("client", began + 2)]
     assert (server.time(), client.time()) == (began + 2.5, began + 2.5)
 
 
@@ -673,8 +673,8 @@ def test_seed_replays_exactly_and_another_goes_another_way():
     log, calls = play(1)
     assert (log, calls) == play(1)
     assert log != play(2)[0]
-    told = {entry[2] for entry in log if len(entry) > 2}
-    assert told == {"connection_made", "data_received", "connection_lost"}
+    names = {entry[2] for entry in log if len(entry) > 2}
+    assert names == {"connection_made", "data_received", "connection_lost"}
     assert any("no answer within 5 s" in entry[1] for entry in log if len(entry) == 2)
 
 

@@ -33,13 +33,13 @@ def test_pair_talks(memory):
     server, client = memory.pair(Echo, Recorder)
     assert (server.peer, client.peer) == (client, server)
     assert isinstance(server, MemoryConnection)
-    told = client.get_protocol()
+    protocol = client.get_protocol()
     client.write(b"hello")
     memory.settle()
-    assert told.received == b"hello"
+    assert protocol.received == b"hello"
     client.close()
     memory.settle()
-    assert told.reason is None
+    assert protocol.reason is None
 
 
 def test_time_goes_when_it_is_told_to(memory):

@@ -57,14 +57,14 @@ def test_key_with_a_password(certificates, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("password", "told"),
+    ("password", "message"),
     [(None, "is encrypted, and no password was given"), ("wrong", "is encrypted, and the password is wrong")],
 )
-def test_key_without_its_password(certificates, tmp_path, password, told):
+def test_key_without_its_password(certificates, tmp_path, password, message):
     key = encrypted(certificates, tmp_path)
     with pytest.raises(TLSContextError) as caught:
         server_context(certificates.file("server.pem"), key, password=password)
-    assert str(caught.value) == f"{key} {told}"
+    assert str(caught.value) == f"{key} {message}"
 
 
 def test_key_of_another_certificate(certificates):
@@ -126,7 +126,7 @@ def test_device_that_never_ends_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (["h2", ""], "the ALPN name '' must have 1 to 255 ASCII characters"),
         (["x" * 256], "must have 1 to 255 ASCII characters"),
@@ -134,9 +134,9 @@ def test_device_that_never_ends_is_refused():
         (["x" * 255] * 256, "256 ALPN names are too many"),
     ],
 )
-def test_alpn_name_that_cannot_be_sent(certificates, names, told):
+def test_alpn_name_that_cannot_be_sent(certificates, names, message):
     for make in (certificates.server, client_context):
-        with pytest.raises(TLSContextError, match=told):
+        with pytest.raises(TLSContextError, match=message):
             make(alpn=names)
 
 
@@ -164,20 +164,20 @@ def test_file_of_something_else(certificates, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"client_ca": "ca.pem"}, "must ask for certificates"),
         ({"min_version": ssl.TLSVersion.TLSv1_3}, "must have the min_version"),
     ],
 )
-def test_name_s_context_can_t_ask_for_what_openssl_would_not_ask(certificates, options, told):
+def test_name_s_context_can_t_ask_for_what_openssl_would_not_ask(certificates, options, message):
     """A switch of contexts in the handshake takes certificates along, and not what is asked of clients."""
     options = {
         key: certificates.file(value) if key == "client_ca" else value for key, value in options.items()
     }
     strict = certificates.server(**options)
-    with pytest.raises(TLSContextError, match=told):
+    with pytest.raises(TLSContextError, match=message):
         certificates.server(names={"example.org": strict})
-    with pytest.raises(TLSContextError, match=told):
+    with pytest.raises(TLSContextError, match=message):
         certificates.server(names={"example.org": certificates.server()}, **options)
     certificates.server(names={"example.org": strict}, **options)

@@ -70,14 +70,14 @@ def assert_empty(bios):
 @given(
     data=st.binary(min_size=1, max_size=300_000),
     parts=PARTS,
-    most=st.integers(1, 300_000),
+    limit=st.integers(1, 300_000),
     flushes=st.booleans(),
 )
-def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates, data, parts, most, flushes):
+def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates, data, parts, limit, flushes):
     with secured(certificates, send=parts) as (sock, reader, bios):
         left = memoryview(data)
         while left:
-            sent = sock.send(left[:most])
+            sent = sock.send(left[:limit])
             assert 0 <= sent <= len(left)
             assert_empty(bios)
             left = left[sent:]

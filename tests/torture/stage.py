@@ -170,6 +170,6 @@ class Stage:
         assert self.selector.left is not None, "the selector was not closed"
         assert len(self.selector.left) == 1, "more than the wake-up was left registered"
         assert self.network.watched == set()
-        told = len(self.errors.seen) - self.expected
-        # What can't be watched was accepted in vain, and only that has nobody else to be told of it.
-        assert told <= (self._fired and self._fault.name == "register"), self.errors.seen
+        reported = len(self.errors.seen) - self.expected
+        # What can't be watched was accepted in vain, and only that has nobody else to be reported of it.
+        assert reported <= (self._fired and self._fault.name == "register"), self.errors.seen
