@@ -1,4 +1,4 @@
-"""Real objects for the tests: servers, clients, pairs of sockets, and how long to wait for them."""
+"""Shared by the tests: servers, clients, pairs of sockets, and waiting for them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hypothesis import settings
 from reactor import Connection, Reactor
 from reactor.testing import Recorder
 
-_HYPOTHESIS_EXAMPLES = 100  # what a profile has that does not say how many
+_HYPOTHESIS_EXAMPLES = 100  # Hypothesis's default
 
-DEADLINE = 20.0  # seconds after which a wait for something has failed; nothing waits for it
+DEADLINE = 20.0  # seconds after which a wait has failed; no test waits so long otherwise
 
 
 def spin(
     reactor: Reactor, until: Callable[[], object], deadline: float = DEADLINE, wait: float = 0.05
 ) -> None:
-    """Drive `reactor` until `until()` is true, which is asked after each tick or `wait` seconds of it."""
+    """Drive `reactor` until `until()` is true; it is called after each tick of at most `wait` seconds."""
     end = time.monotonic() + deadline
     while not until():
         left = end - time.monotonic()
@@ -32,13 +32,13 @@ def spin(
 
 
 def settle(reactor: Reactor) -> None:
-    """Run a few ticks: what can be done now is done then."""
+    """Run a few ticks, enough for all that is due now."""
     for _ in range(5):
         reactor.run_once(0)
 
 
 def examples(count: int) -> settings:
-    """Let a test that is slow try `count` examples where the profile asks for no certain number."""
+    """Return settings with `count` examples for a slow test, unless the profile sets their number."""
     asked = settings.default.max_examples
     return settings(max_examples=count if asked == _HYPOTHESIS_EXAMPLES else asked)
 
@@ -76,7 +76,7 @@ def serving(server: Any, threads: int = 1) -> Iterator[Any]:
 
 
 class Echo(Recorder):
-    """A recorder that sends back what it gets."""
+    """A recorder that echoes."""
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -110,7 +110,7 @@ def accepting(server: subprocess.Popen[bytes]) -> str:
 
 @contextmanager
 def silent_address() -> Iterator[str]:
-    """Give the address of a listener whose backlog is full: connecting to it gets no answer."""
+    """Yield the address of a listener whose backlog is full: connecting to it gets no answer."""
     with socket.socket() as listening, ExitStack() as waiting:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)

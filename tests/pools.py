@@ -1,4 +1,4 @@
-"""What the tests of pools share: a server with a pool, and a handler."""
+"""Shared by the tests of pools: a server with a pool, and a handler."""
 
 import threading
 

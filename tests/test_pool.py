@@ -1,4 +1,4 @@
-"""Blocking handlers: what they may do, how many at once, and how they are freed."""
+"""Blocking handlers: their socket, the number of workers, and how deadlines free them."""
 
 import contextlib
 import errno
@@ -19,21 +19,21 @@ __all__ = ["serve"]
 
 
 def received(reactor, client):
-    """Return all that the client receives until the end."""
+    """Return the bytes that the client receives until the end of file."""
     client.setblocking(False)
     got = bytearray()
 
-    def turn():
+    def step():
         with contextlib.suppress(BlockingIOError):
             more = client.recv(1 << 20)
             got.extend(more)
             return not more
 
-    spin(reactor, turn, wait=0.005)
+    spin(reactor, step, wait=0.005)
     return bytes(got)
 
 
-def test_echo_as_the_documents_write_it(reactor, serve):
+def test_blocking_echo_handler_serves(reactor, serve):
     address = serve(echo)
     with connect(reactor, address) as client:
         client.sendall(b"Hello\n")
@@ -42,7 +42,7 @@ def test_echo_as_the_documents_write_it(reactor, serve):
     spin(reactor, lambda: not reactor.connections())
 
 
-def test_makefile_and_with(reactor, serve):
+def test_socket_supports_makefile_and_with(reactor, serve):
     def lines(connection):
         with connection, connection.makefile("rwb") as file:
             for line in file:
@@ -57,14 +57,14 @@ def test_makefile_and_with(reactor, serve):
     spin(reactor, lambda: not reactor.connections())
 
 
-def test_large_answer_arrives_though_input_is_left_unread(reactor, serve):
+def test_large_answer_arrives_though_input_is_unread(reactor, serve):
     address = serve(lambda connection: connection.sendall(BIG), timeouts=Timeouts(write=None))
     with connect(reactor, address) as client:
         client.sendall(b"never read")
         assert received(reactor, client) == BIG
 
 
-def test_waits_for_a_free_worker_first_come_first_served(reactor, serve):
+def test_connections_wait_for_a_worker_in_order(reactor, serve):
     order, gates = [], threading.Semaphore(0)
 
     def handler(connection):
@@ -88,7 +88,7 @@ def test_waits_for_a_free_worker_first_come_first_served(reactor, serve):
         spin(reactor, lambda: not reactor.connections())
 
 
-def test_max_connections_counts_who_is_served_and_who_waits(reactor, serve):
+def test_max_connections_counts_served_and_waiting_connections(reactor, serve):
     gate = threading.Event()
     limits = Limits(max_connections=3, when_full="refuse")
     address = serve(lambda connection: gate.wait(DEADLINE), workers=1, limits=limits)
@@ -101,7 +101,7 @@ def test_max_connections_counts_who_is_served_and_who_waits(reactor, serve):
         assert [received(reactor, client) for client in clients[:3]] == [b""] * 3
 
 
-def test_who_leaves_the_queue_is_not_served(reactor, serve):
+def test_client_that_disconnects_while_waiting_is_not_served(reactor, serve):
     gate, served = threading.Event(), []
 
     def handler(connection):
@@ -131,7 +131,7 @@ def test_who_leaves_the_queue_is_not_served(reactor, serve):
     ],
     ids=["idle", "read", "write", "makefile"],
 )
-def test_worker_that_blocks_past_a_deadline_is_freed(reactor, serve, timeouts, blocks, error):
+def test_deadline_frees_a_blocked_worker(reactor, serve, timeouts, blocks, error):
     raised = []
 
     def handler(connection):
@@ -151,7 +151,7 @@ def test_worker_that_blocks_past_a_deadline_is_freed(reactor, serve, timeouts, b
         assert reactor.stats().handler_errors == 0
 
 
-def test_bytes_put_the_idle_timeout_off(reactor, serve):
+def test_bytes_restart_the_idle_timeout(reactor, serve):
     heard = []
 
     def handler(connection):
@@ -183,7 +183,7 @@ def test_exception_is_reported_and_ends_the_connection(reactor, serve, errors):
             client.recv(1)
 
 
-def test_reset_of_the_peer_is_no_error_of_the_handler(reactor, serve):
+def test_reset_by_the_peer_is_not_reported(reactor, serve):
     address = serve(echo)
     with connect(reactor, address) as client:
         spin(reactor, reactor.connections)
@@ -236,7 +236,7 @@ def test_closing_the_reactor_frees_the_workers(make_selector, errors, descriptor
     assert errors.seen == []
 
 
-def test_handler_that_closes_its_socket_leaves_the_reactor_s(reactor, serve):
+def test_handler_may_close_its_socket(reactor, serve):
     address = serve(lambda connection: connection.close())
     with connect(reactor, address) as client:
         assert received(reactor, client) == b""
@@ -279,9 +279,7 @@ def no_threads(monkeypatch):
     return refusing
 
 
-def test_without_any_thread_the_connection_ends_and_the_next_has_one_again(
-    descriptors, reactor, serve, errors, no_threads
-):
+def test_connection_ends_if_no_thread_can_be_started(descriptors, reactor, serve, errors, no_threads):
     address = serve(echo)
     no_threads.set()
     for number in range(5):
@@ -299,7 +297,7 @@ def test_without_any_thread_the_connection_ends_and_the_next_has_one_again(
     spin(reactor, lambda: not reactor.connections() and not reactor.stats().lingering)
 
 
-def test_with_one_thread_only_the_others_wait_for_it(reactor, serve, no_threads):
+def test_connections_wait_if_only_one_thread_can_be_started(reactor, serve, no_threads):
     entered, gate = threading.Semaphore(0), threading.Event()
 
     def handler(connection):
@@ -318,7 +316,7 @@ def test_with_one_thread_only_the_others_wait_for_it(reactor, serve, no_threads)
         assert [received(reactor, client) for client in clients] == [b"done"] * 4
 
 
-def test_without_descriptors_each_that_waits_is_told_and_none_inside_another(monkeypatch):
+def test_waiting_connections_end_without_recursion_if_no_descriptor_is_left(monkeypatch):
     gate, entered, depths = threading.Event(), threading.Event(), []
 
     def on_error(exc, callback, connection):

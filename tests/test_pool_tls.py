@@ -1,4 +1,4 @@
-"""Blocking handlers over TLS: real clients, what they may do to the handshake, and how workers are freed."""
+"""Blocking handlers over TLS: real clients, the handshake, and how deadlines free workers."""
 
 import contextlib
 import os
@@ -39,12 +39,12 @@ __all__ = ["serve"]
 
 @pytest.fixture
 def reactor_selector():
-    """One is enough: what differs between selectors is tested in clear."""
+    """One selector is enough: the differences between selectors are tested in clear."""
     return default_selector()
 
 
 def run(reactor, use, *args):
-    """Return what `use(*args)` does on another thread while the reactor is driven on this one."""
+    """Return `use(*args)`, called on another thread while the reactor is driven on this one."""
     with ThreadPoolExecutor(1) as thread:
         done = thread.submit(use, *args)
         spin(reactor, done.done, wait=0.005)
@@ -52,7 +52,7 @@ def run(reactor, use, *args):
 
 
 def secured(address, context, **options):
-    """Return a real client, whose handshake is done. Truncated ends are errors for it."""
+    """Return a client that completed its handshake; a truncation raises in it."""
     options.setdefault("server_hostname", "localhost")
     sock = socket.create_connection((address.host, address.port), timeout=DEADLINE)
     return context.wrap_socket(sock, suppress_ragged_eofs=False, **options)
@@ -63,7 +63,7 @@ def read_all(client):
 
 
 def exchange(address, context, data=b"Hello\n", **options):
-    """Return what a client gets that says `data`, until a proper end of TLS."""
+    """Return the answer to `data` until close_notify."""
     with secured(address, context, **options) as client:
         client.sendall(data)
         got = client.recv(65536)
@@ -96,7 +96,7 @@ def test_handler_has_an_ssl_socket(descriptors, reactor, serve, certificates, ve
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-def test_openssl_talks_with_it(reactor, serve, certificates, version):
+def test_openssl_s_client_is_served(reactor, serve, certificates, version):
     assert shutil.which("openssl"), "openssl is missing: install the package openssl"
 
     def handler(connection):
@@ -132,7 +132,7 @@ def test_openssl_talks_with_it(reactor, serve, certificates, version):
     ids=["return", "close", "makefile", "shutdown"],
 )
 @pytest.mark.parametrize("version", VERSIONS)
-def test_clean_end_has_a_close_notify_after_all_that_was_sent(reactor, serve, certificates, version, end):
+def test_close_notify_follows_all_sent_bytes(reactor, serve, certificates, version, end):
     def handler(connection):
         connection.sendall(BIG)
         end(connection)
@@ -151,7 +151,7 @@ def test_clean_end_has_a_close_notify_after_all_that_was_sent(reactor, serve, ce
     assert reactor.stats().closed == {"clean": 1}
 
 
-def test_handler_that_raises_ends_without_a_close_notify(reactor, serve, certificates, errors):
+def test_handler_that_raises_sends_no_close_notify(reactor, serve, certificates, errors):
     def broken(connection):
         with connection:
             connection.sendall(b"a part")
@@ -171,7 +171,7 @@ def test_handler_that_raises_ends_without_a_close_notify(reactor, serve, certifi
     assert name.endswith("broken")
 
 
-def test_what_is_closed_by_the_handler_is_closed_for_it(reactor, serve, certificates):
+def test_socket_closed_by_the_handler_raises(reactor, serve, certificates):
     raised = []
 
     def handler(connection):
@@ -191,11 +191,11 @@ def test_what_is_closed_by_the_handler_is_closed_for_it(reactor, serve, certific
     assert raised == ["Bad file descriptor"] * 3
 
 
-def test_shutdown_ends_tls_and_what_is_called_after_it_says_so(reactor, serve, certificates):
+def test_calls_after_shutdown_raise(reactor, serve, certificates):
     raised = []
 
     def handler(connection):
-        select.select([connection], [], [], DEADLINE)  # what comes after SHUT_RDWR resets the connection
+        select.select([connection], [], [], DEADLINE)  # bytes received after SHUT_RDWR reset the connection
         connection.shutdown(socket.SHUT_RD)
         connection.sendall(b"answer")
         connection.shutdown(socket.SHUT_WR)
@@ -217,7 +217,7 @@ def test_shutdown_ends_tls_and_what_is_called_after_it_says_so(reactor, serve, c
     assert reactor.stats().closed == {"clean": 1}
 
 
-def test_unwrap_goes_on_in_clear(reactor, serve, certificates):
+def test_unwrap_continues_in_clear(reactor, serve, certificates):
     def handler(connection):
         assert connection.recv(10) == b"secret"
         plain = connection.unwrap()
@@ -238,7 +238,7 @@ def test_unwrap_goes_on_in_clear(reactor, serve, certificates):
     assert reactor.stats().closed == {"clean": 1}
 
 
-def test_every_way_to_receive_and_send(reactor, serve, certificates):
+def test_every_method_receives_and_sends(reactor, serve, certificates):
     heard = []
 
     def handler(connection):
@@ -267,7 +267,7 @@ def test_every_way_to_receive_and_send(reactor, serve, certificates):
     assert heard == [b"one", b"two..", b"th", b"reef", 4]
 
 
-def test_certificate_protocol_and_name_are_seen_by_the_socket_s_own_methods(reactor, serve, certificates):
+def test_ssl_socket_methods_return_certificate_protocol_and_name(reactor, serve, certificates):
     seen = []
     other = certificates.server(client_ca=certificates.file("ca.pem"), alpn=["two", "one"])
     context = certificates.server(
@@ -290,7 +290,7 @@ def test_certificate_protocol_and_name_are_seen_by_the_socket_s_own_methods(reac
     assert seen[::2] == [(names, "one", False), (names, "one", True)]
 
 
-def test_client_without_a_certificate_is_told_of_and_gets_no_worker(reactor, serve, certificates, errors):
+def test_client_without_a_certificate_is_reported_and_not_served(reactor, serve, certificates, errors):
     failures, served = [], []
     context = certificates.server(client_ca=certificates.file("ca.pem"))
     address = serve(served.append, tls=context, on_tls_error=failures.append)
@@ -319,7 +319,7 @@ def test_client_without_a_certificate_is_told_of_and_gets_no_worker(reactor, ser
     ],
     ids=["HTTP", "zeros", "nothing", "a beginning"],
 )
-def test_handshake_that_fails_is_told_with_its_cause(descriptors, reactor, serve, certificates, words, cause):
+def test_failed_handshake_is_reported_with_its_cause(descriptors, reactor, serve, certificates, words, cause):
     failures = []
     address = serve(echo, tls=certificates.server(), on_tls_error=failures.append)
     with connect(reactor, address) as client:
@@ -329,7 +329,7 @@ def test_handshake_that_fails_is_told_with_its_cause(descriptors, reactor, serve
     assert cause in str(failures[0])
 
 
-def test_reset_during_the_handshake_is_told(descriptors, reactor, serve, certificates):
+def test_reset_during_the_handshake_is_reported(descriptors, reactor, serve, certificates):
     failures = []
     address = serve(echo, tls=certificates.server(), on_tls_error=failures.append)
     with connect(reactor, address) as client:
@@ -340,7 +340,7 @@ def test_reset_during_the_handshake_is_told(descriptors, reactor, serve, certifi
     assert reactor.stats().closed == {"ECONNRESET": 1}
 
 
-def test_silent_clients_occupy_no_worker_and_end_at_the_handshake_s_deadline(descriptors, certificates):
+def test_silent_clients_occupy_no_worker_and_end_at_the_handshake_timeout(descriptors, certificates):
     failures, clock, errors = [], ManualClock(), Errors()
     timeouts = Timeouts(handshake=10, read=1, idle=1)  # which begin after the handshake
     with Reactor(clock=clock, on_error=errors) as reactor, Pool(echo, workers=1) as pool:
@@ -352,7 +352,7 @@ def test_silent_clients_occupy_no_worker_and_end_at_the_handshake_s_deadline(des
             spin(reactor, lambda: listener.connections == 2)
             assert run(reactor, exchange, address, certificates.client()) == b"Hello\n"
             spin(reactor, lambda: listener.connections == 2)
-            slow.sendall(b"\x16\x03\x01")  # bytes put off nothing
+            slow.sendall(b"\x16\x03\x01")  # bytes don't extend it
             clock.advance(9)
             reactor.run_once(0)
             reactor.run_once(0)
@@ -377,7 +377,7 @@ def test_silent_clients_occupy_no_worker_and_end_at_the_handshake_s_deadline(des
     ],
     ids=["idle", "read", "write", "makefile", "SSLSocket.read", "unwrap", "idle in sendall"],
 )
-def test_worker_that_blocks_past_a_deadline_is_freed(reactor, serve, certificates, timeouts, blocks, error):
+def test_deadline_frees_a_blocked_worker(reactor, serve, certificates, timeouts, blocks, error):
     raised = []
 
     def handler(connection):
@@ -407,8 +407,8 @@ def test_worker_that_blocks_past_a_deadline_is_freed(reactor, serve, certificate
     assert reactor.stats().handler_errors == 0
 
 
-def test_after_a_write_timeout_nothing_can_be_sent_in_the_place_of_what_was_not(reactor, serve, certificates):
-    """OpenSSL would send the rest of the record that waits, and say that it was the new one."""
+def test_send_after_a_write_timeout_is_refused(reactor, serve, certificates):
+    """OpenSSL would send the rest of the pending record, and report it as the new one."""
     raised, late = [], threading.Event()
 
     def handler(connection):
@@ -434,7 +434,7 @@ def test_after_a_write_timeout_nothing_can_be_sent_in_the_place_of_what_was_not(
     spin(reactor, lambda: raised)
 
 
-def test_idle_timeout_begins_after_the_handshake(certificates):
+def test_idle_timeout_starts_after_the_handshake(certificates):
     clock, heard = ManualClock(), []
     with Reactor(clock=clock) as reactor, Pool(lambda connection: heard.append(connection.recv(1))) as pool:
         timeouts = Timeouts(idle=5, handshake=10)
@@ -455,7 +455,7 @@ def test_idle_timeout_begins_after_the_handshake(certificates):
     assert heard == [b"x"]
 
 
-def test_handshake_waits_for_room_to_send_it(descriptors, reactor, certificates):
+def test_handshake_waits_until_the_socket_is_writable(descriptors, reactor, certificates):
     heard = []
 
     def handler(connection):
@@ -487,7 +487,7 @@ def test_handshake_waits_for_room_to_send_it(descriptors, reactor, certificates)
         assert pool.close(DEADLINE)
 
 
-def test_bytes_put_the_idle_timeout_off(reactor, serve, certificates):
+def test_bytes_restart_the_idle_timeout(reactor, serve, certificates):
     heard = []
 
     def handler(connection):
@@ -505,7 +505,7 @@ def test_bytes_put_the_idle_timeout_off(reactor, serve, certificates):
 
 
 @pytest.mark.parametrize("break_off", ["end", "garbage"])
-def test_end_without_close_notify_is_told_apart(reactor, serve, certificates, errors, break_off):
+def test_end_without_close_notify_is_a_truncation(reactor, serve, certificates, errors, break_off):
     raised = []
 
     def handler(connection):
@@ -525,9 +525,11 @@ def test_end_without_close_notify_is_told_apart(reactor, serve, certificates, er
                     bare.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
                 bare.shutdown(socket.SHUT_WR)
                 bare.settimeout(DEADLINE)
-                with contextlib.suppress(ConnectionResetError):  # what the handler raises resets it
+                with contextlib.suppress(
+                    ConnectionResetError
+                ):  # the handler's exception resets the connection
                     while bare.recv(65536):
-                        pass  # what is left unread would make the close a reset
+                        pass  # unread input would make the close a reset
 
     run(reactor, client)
     spin(reactor, lambda: raised and reactor.stats().closed)
@@ -537,7 +539,7 @@ def test_end_without_close_notify_is_told_apart(reactor, serve, certificates, er
     assert errors.seen == []
 
 
-def test_timeout_of_the_handler_s_own(reactor, serve, certificates):
+def test_settimeout_of_the_handler_applies(reactor, serve, certificates):
     seen = []
 
     def handler(connection):
@@ -563,7 +565,7 @@ def test_timeout_of_the_handler_s_own(reactor, serve, certificates):
     assert seen == [TimeoutError, b"now"]
 
 
-def test_close_notify_waits_for_room_and_gives_up_at_the_write_timeout(reactor, serve, certificates):
+def test_close_notify_waits_until_the_write_timeout(reactor, serve, certificates):
     full = threading.Event()
 
     def handler(connection):
@@ -597,7 +599,7 @@ def test_limits_count_from_the_first_byte(descriptors, reactor, serve, certifica
             spin(reactor, lambda: reactor.stats().refused.get("max_per_ip") == 1)
 
 
-def test_who_leaves_while_waiting_gives_everything_back(descriptors, reactor, serve, certificates):
+def test_client_that_disconnects_while_waiting_leaks_nothing(descriptors, reactor, serve, certificates):
     gate, served = threading.Event(), []
 
     def handler(connection):
@@ -658,7 +660,7 @@ def test_drain_aborts_at_its_deadline(reactor, serve, certificates):
     assert (reports[0].aborted, raised) == (2, ["DrainTimeout"])
 
 
-def test_closing_the_reactor_frees_everything(descriptors, certificates):
+def test_closing_the_reactor_frees_workers_and_sockets(descriptors, certificates):
     raised = threading.Event()
 
     def handler(connection):
@@ -685,7 +687,7 @@ def test_closing_the_reactor_frees_everything(descriptors, certificates):
     assert (errors.seen, failures) == ([], [])
 
 
-def test_replaced_context_is_for_those_that_come(reactor, serve, certificates):
+def test_replaced_context_applies_to_new_connections(reactor, serve, certificates):
     seen = []
 
     def handler(connection):
@@ -701,7 +703,7 @@ def test_replaced_context_is_for_those_that_come(reactor, serve, certificates):
     assert seen == ["one", "two"]
 
 
-def test_pool_as_a_client(descriptors, reactor, certificates):
+def test_pool_serves_client_connections(descriptors, reactor, certificates):
     heard = []
 
     def handler(connection):
@@ -718,7 +720,7 @@ def test_pool_as_a_client(descriptors, reactor, certificates):
         assert pool.close(DEADLINE)
 
 
-def test_pool_as_a_client_of_somebody_else(descriptors, reactor, certificates):
+def test_pool_serves_client_connections_to_openssl(descriptors, reactor, certificates):
     failures = []
     listener = reactor.listen(
         "127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=lambda exc: None
@@ -738,7 +740,7 @@ def test_pool_as_a_client_of_somebody_else(descriptors, reactor, certificates):
     assert "the peer's certificate is not accepted: Hostname mismatch" in str(failures[0])
 
 
-def test_pool_as_a_client_of_a_silent_server(descriptors, reactor, certificates):
+def test_client_of_a_silent_server_ends_at_the_connect_timeout(descriptors, reactor, certificates):
     failures = []
     with socket.create_server(("127.0.0.1", 0)) as server, Pool(echo) as pool:
         reactor.connect(
@@ -752,7 +754,7 @@ def test_pool_as_a_client_of_a_silent_server(descriptors, reactor, certificates)
     assert isinstance(failures[0], TimeoutError)
 
 
-def test_adopted_sockets(descriptors, reactor, certificates, errors):
+def test_pool_serves_adopted_sockets(descriptors, reactor, certificates, errors):
     heard = []
 
     def client(connection):
@@ -781,7 +783,7 @@ def test_adopted_socket_whose_handshake_fails_is_reported(descriptors, reactor, 
     spin(reactor, lambda: not reactor.connections() and not reactor.stats().lingering)
 
 
-def test_without_a_descriptor_for_the_handshake_it_is_told(
+def test_lack_of_descriptors_for_the_handshake_is_reported(
     descriptors, reactor, serve, certificates, monkeypatch
 ):
     failures = []
@@ -794,7 +796,7 @@ def test_without_a_descriptor_for_the_handshake_it_is_told(
     assert run(reactor, exchange, address, certificates.client()) == b"Hello\n"
 
 
-def test_pool_never_writes_around_tls(reactor, certificates, errors):
+def test_wrapped_pool_over_tls_is_refused(reactor, certificates, errors):
     def blocking(connection):
         connection.sendall(b"in clear")
 

@@ -37,7 +37,7 @@ def ask(reactor, root):
         got = bytearray()
         answers = []
 
-        def turn():
+        def step():
             with contextlib.suppress(BlockingIOError):
                 got.extend(peer.recv(1 << 20))
             while b"\n" in got:
@@ -49,7 +49,7 @@ def ask(reactor, root):
                 got[:] = rest[size:]
             return len(answers) == len(names)
 
-        spin(reactor, turn)
+        spin(reactor, step)
         assert not got
         return answers
 

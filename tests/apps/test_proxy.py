@@ -65,13 +65,13 @@ def test_client_s_half_close_comes_even_before_the_target_has_answered(reactor):
         client.setblocking(False)
         got = bytearray()
 
-        def turn():
+        def step():
             with contextlib.suppress(BlockingIOError):
                 more = client.recv(100)
                 got.extend(more)
                 return not more
 
-        spin(reactor, turn, wait=0.01)
+        spin(reactor, step, wait=0.01)
         assert got == b"at once"
 
 

@@ -421,7 +421,7 @@ def test_threads_have_a_length_as_cpython_s_own_tests_ask_for(descriptors):
 
 
 def silent(stack, server, count):
-    """Return silent clients."""
+    """Return clients that send nothing."""
     return [stack.enter_context(socket.create_connection(server.server_address)) for _ in range(count)]
 
 
@@ -451,7 +451,7 @@ def test_one_line_says_that_all_threads_are_busy_each_time_that_it_comes_to_it(c
                 assert all(entered.acquire(timeout=DEADLINE) for _ in range(2))
                 clients += silent(stack, server, 3)
                 assert all(taken.acquire(timeout=DEADLINE) for _ in range(5))
-                for client in clients[:2]:  # two of those that wait get their threads
+                for client in clients[:2]:  # two of the waiting ones get threads
                     client.sendall(b".")
                     assert entered.acquire(timeout=DEADLINE)
                 clients += silent(stack, server, 3)
@@ -539,7 +539,7 @@ def test_children_are_bounded_reaped_and_noticed(descriptors):
 
         def process_request(self, request, client_address):
             super().process_request(request, client_address)
-            forked.release()  # a child may speak before its parent knows it
+            forked.release()  # a child may write before its parent continues
 
     forked = threading.Semaphore(0)
 

@@ -83,7 +83,7 @@ def test_reconnect_after_a_handshake_that_failed(reactor, certificates):
     assert len(failures) == 3
 
 
-def test_connector_has_one_connection_whatever_becomes_of_earlier_ones(reactor, certificates):
+def test_end_of_an_earlier_connection_does_not_end_the_current_one(reactor, certificates):
     made, failures = [], []
 
     class Client(Recorder):
@@ -113,9 +113,9 @@ def test_connector_has_one_connection_whatever_becomes_of_earlier_ones(reactor, 
         spin(reactor, lambda: failures and has_accepted(2))
         peer = TlsPeer(accepted[1], certificates.server(), server_side=True)
         spin(reactor, lambda: peer.step() and made)
-        assert reactor.stats().lingering == 1  # the first one's
+        assert reactor.stats().lingering == 1  # of the first connection
         accepted[0].close()
         spin(reactor, lambda: not reactor.stats().lingering)
         settle(reactor)
-        assert reactor.next_timeout() > 1  # no round is about to begin
+        assert reactor.next_timeout() > 1  # no round is due
         connector.cancel()

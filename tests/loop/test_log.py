@@ -17,7 +17,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))  # surrogates too
 
 
 class Timers:
-    """A loop's `call_later`, on a clock that is moved by hand."""
+    """A loop's `call_later`, on a manual clock."""
 
     def __init__(self):
         self.clock = ManualClock()
@@ -67,14 +67,14 @@ def test_record_after_a_pause_is_logged_at_once(limited, timers, caplog):
     assert lines(caplog) == ["failed", "failed"]
 
 
-def test_what_differs_does_not_hide_each_other(limited, caplog):
+def test_records_with_different_keys_are_logged(limited, caplog):
     limited.error("one", "one")
     limited.warning("other", "other")
     assert lines(caplog) == ["one", "other"]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
-def test_nothing_counted_is_lost_at_the_end(limited, timers, caplog):
+def test_flush_logs_the_counts_that_are_left(limited, timers, caplog):
     limited.error("key", "failed")
     limited.flush()
     limited.flush()
@@ -102,13 +102,13 @@ def test_printable_text_has_no_control_character(text):
     assert [character for character in text if character.isprintable() and character not in shown] == []
 
 
-def test_what_is_printable_stays_as_it_is():
+def test_printable_text_is_unchanged():
     assert printable("Grüße: 2 ≤ 3, C:\\n") == "Grüße: 2 ≤ 3, C:\\n"
     assert printable("a\nb\x1b[0m\x85\ud800") == r"a\nb\x1b[0m\x85\ud800"
 
 
 @given(ANY_TEXT)
-def test_arguments_are_escaped_whatever_logging_the_program_has(text):
+def test_arguments_are_escaped_for_every_handler(text):
     records = []
     handler = logging.Handler()
     handler.emit = records.append

@@ -1,4 +1,4 @@
-"""The server's protocols in a simulated world: each follows a policy, and checks what it is told."""
+"""The server's protocols in a simulated world: each follows a policy, and checks its calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_WRITTEN = 40_000
 
 
 class Broken(Exception):
-    """What a protocol raises where its policy says so."""
+    """The exception that a protocol raises where its policy says so."""
 
 
 @attrs.frozen
@@ -74,7 +74,7 @@ def draw_policy(random: Random) -> Policy:
 class _Model:
     """What is known of a connection from outside, and the checks that only this needs.
 
-    written: what was accepted for sending. reason: what connection_lost was told.
+    written: what was accepted for sending. reason: the argument of connection_lost.
     closing_at: when the connection began to close. breaks: whether it ends because a callback raised.
     """
 
@@ -113,7 +113,7 @@ class _Model:
         self.check(self.names[0] == "connection_made", f"{name} before connection_made")
         self.check(self.names.count("connection_made") == 1, "connection_made twice")
 
-    # What the reactor calls
+    # Called by the reactor
 
     def connection_made(self, connection: Connection) -> None:
         self.connection = connection
@@ -260,7 +260,7 @@ class _Model:
             self.owes(self.random.choice([None, 2.0, 2000.0]))
             self.connection.set_timeouts(read=self.owed and self.owed[1])
 
-    # What the protocol does
+    # Actions of the protocol
 
     def later(self, seconds: float, action: object) -> None:
         self.world.later(seconds, action)
@@ -296,7 +296,7 @@ class _Model:
             self.write(STREAM[: self.policy.reply])
 
     def do_nothing(self) -> None:
-        """Go on."""
+        """Resume reading."""
 
     def do_close(self) -> None:
         self.close()
@@ -326,7 +326,7 @@ class _Model:
 
 
 class Served(_Model, Protocol):
-    """A protocol that is handed the bytes."""
+    """A protocol with `data_received`."""
 
     def data_received(self, data: bytes) -> None:
         self.took(data)

@@ -1,4 +1,4 @@
-"""Coroutine handlers: what each await returns and raises, and that nothing is left waiting."""
+"""Coroutine handlers: what each await returns and raises, and that no task is left waiting."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ def exchange(reactor, fn, sent, **options):
 # Receiving
 
 
-def test_receive_returns_what_is_there_and_nothing_at_the_end(reactor):
+def test_receive_returns_available_bytes_and_nothing_at_the_end(reactor):
     async def echo(stream):
         pieces = []
         while data := await stream.receive():
@@ -54,7 +54,7 @@ def test_receive_returns_what_is_there_and_nothing_at_the_end(reactor):
     assert exchange(reactor, echo, b"hello") == ((b"hello", b""), b"hello")
 
 
-def test_receive_takes_no_more_than_asked_for(reactor):
+def test_receive_returns_at_most_its_size(reactor):
     async def bite(stream):
         bites = []
         while data := await stream.receive(2):
@@ -66,14 +66,14 @@ def test_receive_takes_no_more_than_asked_for(reactor):
     assert max(map(len, bites)) <= 2
 
 
-def test_receive_exactly(reactor):
+def test_receive_exactly_returns_that_many_bytes(reactor):
     async def read(stream):
         return [await stream.receive_exactly(n) for n in (3, 0, 4)], await stream.receive()
 
     assert exchange(reactor, read, b"abcdefghi")[0] == ([b"abc", b"", b"defg"], b"hi")
 
 
-def test_receive_exactly_at_the_end_has_what_came(reactor):
+def test_receive_exactly_at_the_end_raises_with_the_partial_bytes(reactor):
     async def read(stream):
         with pytest.raises(EndOfStream, match="ended after 2 bytes") as caught:
             await stream.receive_exactly(3)
@@ -82,7 +82,7 @@ def test_receive_exactly_at_the_end_has_what_came(reactor):
     assert exchange(reactor, read, b"ab")[0] == b"ab"
 
 
-def test_receive_until(reactor):
+def test_receive_until_returns_up_to_the_delimiter(reactor):
     async def read(stream):
         return await stream.receive_until(b"--"), await stream.receive_until(b"-"), await stream.receive()
 
@@ -116,7 +116,7 @@ def test_receive_until_does_not_wait_beyond_its_limit(reactor, errors):
         assert reactor.stats().closed == {"FrameTooLong": 1}
 
 
-def test_lines(reactor):
+def test_stream_is_iterated_by_lines(reactor):
     async def read(stream):
         return [line async for line in stream.lines()]
 
@@ -131,7 +131,7 @@ PARTS = st.lists(st.binary(max_size=40), max_size=8)
     chunks=PARTS,
     asks=st.lists(st.tuples(st.sampled_from(["receive", "exactly", "until"]), st.integers(1, 30))),
 )
-def test_whatever_is_asked_for_the_bytes_come_once_and_in_order(chunks, asks):
+def test_all_ways_of_receiving_return_every_byte_once_in_order(chunks, asks):
     got = []
 
     async def ask(stream, how, n):
@@ -148,7 +148,7 @@ def test_whatever_is_asked_for_the_bytes_come_once_and_in_order(chunks, asks):
             except EndOfStream as end:
                 got.append(end.partial)
             except FrameTooLong:
-                pass  # and nothing of it is taken
+                pass  # and no byte of it is consumed
         while data := await stream.receive():
             got.append(data)
 
@@ -163,7 +163,7 @@ def test_whatever_is_asked_for_the_bytes_come_once_and_in_order(chunks, asks):
     assert b"".join(got) == b"".join(chunks)
 
 
-def test_what_nobody_asks_for_is_left_with_the_peer(reactor):
+def test_reading_is_paused_while_no_task_receives(reactor):
     async def sleepy(stream):
         await stream.sleep(3600)
 
@@ -183,7 +183,7 @@ def test_what_nobody_asks_for_is_left_with_the_peer(reactor):
         assert reactor.stats().bytes_received < 1 << 20
 
 
-def test_what_was_held_back_comes_when_it_is_asked_for(reactor):
+def test_held_input_is_returned_by_the_next_receive(reactor):
     async def late(stream):
         await stream.receive_exactly(1)
         await stream.sleep(0.01)
@@ -199,7 +199,7 @@ def test_what_was_held_back_comes_when_it_is_asked_for(reactor):
         assert run.result == BIG[1:]
 
 
-def test_only_one_task_can_wait_for_the_input(reactor, errors):
+def test_second_receive_at_the_same_time_is_refused(reactor, errors):
     async def both(stream):
         stream.start_soon(stream_reader, stream)
         return await stream.receive()
@@ -242,7 +242,7 @@ def test_send_waits_for_the_low_water_mark(reactor):
         assert received == BIG
 
 
-def test_send_eof_lets_the_peer_go_on(reactor):
+def test_send_eof_keeps_the_other_direction_open(reactor):
     async def half(stream):
         await stream.send(b"that was all")
         await stream.send_eof()
@@ -259,7 +259,7 @@ def test_send_eof_lets_the_peer_go_on(reactor):
         assert run.result == b"fine."
 
 
-def test_what_was_sent_arrives_after_the_handler_has_returned(reactor):
+def test_bytes_sent_before_the_handler_returned_arrive(reactor):
     async def much(stream):
         stream.connection.write(BIG)
 
@@ -289,7 +289,7 @@ def test_what_was_sent_arrives_after_the_handler_has_returned(reactor):
     ],
     ids=["receive", "receive_exactly", "receive_until", "lines", "sleep", "send"],
 )
-def test_each_wait_ends_with_the_connection_and_cleans_up(reactor, wait):
+def test_end_of_the_connection_ends_every_wait(reactor, wait):
     cleaned = []
 
     async def waits(stream):
@@ -331,7 +331,7 @@ def test_awaits_after_the_end_are_refused(reactor):
         assert run.result == 6
 
 
-def test_timeouts_of_the_connection_are_the_cause(reactor):
+def test_timeout_of_the_connection_is_the_cause_of_stream_closed(reactor):
     async def read(stream):
         await stream.receive()
 
@@ -340,7 +340,7 @@ def test_timeouts_of_the_connection_are_the_cause(reactor):
         assert isinstance(run.result.__cause__, IdleTimeout)
 
 
-def test_closing_the_reactor_ends_what_waits(errors):
+def test_closing_the_reactor_ends_waiting_handlers(errors):
     async def read(stream):
         stream.start_soon(stream.sleep, 10)
         await stream.receive()
@@ -351,7 +351,7 @@ def test_closing_the_reactor_ends_what_waits(errors):
     assert errors.seen == []
 
 
-def test_nothing_refers_to_what_has_ended(reactor):
+def test_ended_stream_is_freed(reactor):
     async def read(stream):
         stream.start_soon(stream.sleep, 3600)
         await stream.receive()
@@ -386,7 +386,7 @@ def test_exception_is_reported_once_and_ends_the_connection(reactor, errors):
         assert reactor.stats().closed == {"LookupError": 1}
 
 
-def test_child_that_raises_ends_the_connection_too(reactor, errors):
+def test_child_that_raises_ends_the_connection(reactor, errors):
     async def broken(stream):
         stream.start_soon(child, stream)
         await stream.receive()
@@ -401,7 +401,7 @@ def test_child_that_raises_ends_the_connection_too(reactor, errors):
         assert errors.take()[1].endswith("child")
 
 
-def test_await_of_another_loop_is_named(reactor, errors):
+def test_await_of_another_loop_s_object_is_refused(reactor, errors):
     async def mixed(stream):
         await asyncio.sleep(0)
 
@@ -411,7 +411,7 @@ def test_await_of_another_loop_is_named(reactor, errors):
         errors.take()
 
 
-def test_handler_that_is_no_coroutine_is_told(reactor, errors):
+def test_handler_that_is_no_coroutine_function_is_refused(reactor, errors):
     listener = reactor.listen("127.0.0.1:0", handler(lambda stream: None))
     with connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: errors.seen)
@@ -425,7 +425,7 @@ def test_limit_must_be_positive():
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_interrupt_comes_out_of_run_and_the_loop_can_go_on(reactor, wait):
+def test_interrupt_in_a_handler_is_raised_by_run(reactor, wait):
     async def interrupted(stream):
         if wait:
             await stream.receive()
@@ -511,7 +511,7 @@ def test_timeouts_nest(outer, inner, ends):
         assert run.result == ends
 
 
-def test_timeout_that_is_not_caught_is_the_reason():
+def test_uncaught_timeout_is_the_reason_of_the_end():
     async def careless(stream):
         with stream.timeout(1):
             await stream.receive()
@@ -530,7 +530,7 @@ def test_timeout_outside_of_a_task_is_refused():
         stream.timeout(1)
 
 
-def test_child_runs_beside_the_handler_and_dies_with_it():
+def test_child_runs_with_the_handler_and_ends_with_it():
     ticks = []
 
     async def clock(stream):
@@ -556,7 +556,7 @@ def test_child_runs_beside_the_handler_and_dies_with_it():
         assert ticks == [True, True, True, "end"]
 
 
-def test_child_of_a_connection_that_ends_first_never_runs():
+def test_child_of_a_connection_that_ended_first_never_runs():
     ran = []
 
     async def child():
@@ -573,8 +573,8 @@ def test_child_of_a_connection_that_ends_first_never_runs():
         assert ran == []
 
 
-def test_one_stream_s_task_waits_for_another_stream(reactor):
-    """A relay: each side's task reads its own stream and sends to the other's."""
+def test_task_of_one_stream_may_use_another_stream(reactor):
+    """A relay: the task of each stream receives from it and sends to the other."""
     waiting = []
 
     async def relay(stream):
@@ -602,7 +602,7 @@ def test_one_stream_s_task_waits_for_another_stream(reactor):
             assert received == b"across"
 
 
-def test_task_that_waits_at_another_stream_ends_when_that_one_does(reactor):
+def test_task_waiting_for_another_stream_ends_with_that_stream(reactor):
     streams, errors = [], []
 
     async def watch(stream):
@@ -627,7 +627,7 @@ def test_task_that_waits_at_another_stream_ends_when_that_one_does(reactor):
             assert two.recv(10) == b"gone"
 
 
-def test_client_side_has_the_same(reactor):
+def test_client_connection_has_a_stream(reactor):
     async def serve(stream):
         async for line in stream.lines():
             await stream.send(line.upper() + b"\n")
@@ -643,7 +643,7 @@ def test_client_side_has_the_same(reactor):
     assert run.result == b"HELLO"
 
 
-def test_handler_that_has_begun_to_answer_is_at_work(reactor):
+def test_handler_that_has_begun_to_answer_is_busy(reactor):
     async def serve(stream):
         await stream.receive()
         at_work = stream.draining()
@@ -707,8 +707,8 @@ def test_upgrade_to_tls_on_both_sides(reactor, certificates):
     assert lines == [b"hello", b"secret"]
 
 
-def test_upgrade_goes_on_reading_where_the_handshake_s_beginning_was_held_back(reactor, certificates):
-    """It is more than the limit; once TLS has it, the peer's end is noticed by a handler that only waits."""
+def test_start_tls_resumes_reading_that_the_limit_had_paused(reactor, certificates):
+    """The ClientHello exceeds the limit; after the handshake a sleeping handler notices the peer's end."""
     upgraded = []
 
     async def serve(stream):

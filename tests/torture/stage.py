@@ -115,10 +115,10 @@ class Stage:
     def drive(self, seconds: float | None = None) -> None:
         """Let all happen that happens in `seconds`; None: until nothing is due any more."""
         until = {} if seconds is None else {"until": self.clock.now + seconds}
-        drive(self.network, self._turn, **until)
+        drive(self.network, self._run_peers, **until)
 
-    def _turn(self) -> int:
-        return sum(peer.turn() for peer in self.peers)
+    def _run_peers(self) -> int:
+        return sum(peer.step() for peer in self.peers)
 
     def expect(self, peer: Peer, received: bytes, error: int | None = None) -> None:
         """Check what `peer` has got, unless the fault may have cut it off."""

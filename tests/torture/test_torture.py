@@ -43,7 +43,7 @@ def failure_of(name: str, fault: Fault) -> Exception | None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_torture(name):
+def test_every_fault_in_every_scenario_does_no_harm(name):
     calls = enumerate(play(name))
     faults = [Fault(call, index, errno) for index, call in calls for errno in ERRNOS[call]]
     failures = [failure for fault in faults if (failure := failure_of(name, fault)) is not None]
@@ -54,5 +54,5 @@ def test_torture(name):
         )
 
 
-def test_every_call_that_can_fail_does():
+def test_every_call_that_can_fail_is_made_to_fail():
     assert {call for name in SCENARIOS for call in play(name)} == set(ERRNOS)
