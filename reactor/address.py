@@ -174,7 +174,7 @@ class Address:
                 type=socket.SOCK_STREAM,
                 flags=socket.AI_PASSIVE if passive else 0,
             )
-        except UnicodeError as exc:  # it encodes the name first
+        except UnicodeError as exc:  # from encoding the name
             raise socket.gaierror(socket.EAI_NONAME, str(exc)) from exc
         return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 

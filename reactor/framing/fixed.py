@@ -9,7 +9,7 @@ __all__ = ["Block", "FixedLength"]
 
 
 class _Sized(Framer):
-    """The part that framings of known length have in common: the pieces of a frame of `size` bytes."""
+    """Base class of framings of known length: holds the pieces of a frame of `size` bytes."""
 
     __slots__ = ("_held", "_pieces", "_size")
 

@@ -31,7 +31,7 @@ class AwaitableFuture(Future[T]):
         if not self.done():
             try:
                 yield self
-            except (RuntimeError, TypeError) as exc:  # asyncio's and trio's word for a yield they don't know
+            except (RuntimeError, TypeError) as exc:  # raised by asyncio and trio for a yield of another loop
                 if isinstance(exc, ReactorError):
                     raise
                 raise UsageError(

@@ -37,8 +37,8 @@ def caller() -> str:
 def printable(text: str) -> str:
     """Return `text` with each character that does not print as itself written as a Python escape.
 
-    That is control characters (C0, DEL, C1), line separators, invisible format characters such as those that
-    turn the direction of writing, and surrogates. Backslashes stay as they are.
+    Escaped are control characters (C0, DEL, C1), line separators, invisible format characters such as those
+    that change the direction of writing, and surrogates. Backslashes stay as they are.
     """
     if text.isprintable():
         return text
@@ -49,7 +49,7 @@ def printable(text: str) -> str:
 
 
 class _Window:
-    """The interval after a record was logged: the last arguments of its repetitions, and their number."""
+    """The interval after a record was logged: its repetitions, and the arguments of the last one."""
 
     __slots__ = ("args", "log", "message", "repeated")
 

@@ -220,7 +220,7 @@ class _Completion(Wait):
         return False
 
     def unpark(self) -> None:
-        self.task = None  # the future, and this with it, may live long
+        self.task = None  # the future, and so this place, may live long
         self._future.cancel()
 
     def _completed(self, future: Future[Any]) -> None:

@@ -12,17 +12,17 @@ from reactor.testing.selector import MemorySelector
 
 __all__ = ["drive", "settle", "wait"]
 
-#: Limit of the ticks at one time of the clock; beyond it something spins.
+#: Limit of the ticks at one time of the clock; beyond it there is a busy loop.
 _TICK_LIMIT = 20_000
 
-#: Limit of the clock's times in one call; beyond it something goes on for ever.
+#: Limit of the clock's times in one call; beyond it the run would not end.
 _TIME_LIMIT = 100_000
 
 
 def settle(network: Network, run_peers: Callable[[], int] = lambda: 0) -> None:
     """Run ticks, deliveries and `run_peers` until none of them does anything more at this time.
 
-    run_peers: runs the peers of a test that are no reactors; returns how many of them did something.
+    run_peers: runs peers that are not reactors; returns how many of them did something.
     """
     for _ in range(_TICK_LIMIT):
         if not _step(network, run_peers):

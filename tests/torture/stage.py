@@ -171,5 +171,5 @@ class Stage:
         assert len(self.selector.left) == 1, "more than the wake-up was left registered"
         assert self.network.watched == set()
         reported = len(self.errors.seen) - self.expected
-        # What can't be watched was accepted in vain, and only that has nobody else to be reported of it.
+        # A connection that can't be registered was accepted in vain: it is reported to `on_error` alone.
         assert reported <= (self._fired and self._fault.name == "register"), self.errors.seen
