@@ -7,13 +7,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from hypothesis import settings
 
 from reactor import Connection, Reactor
-from reactor.testing import Recorder
+from reactor.testing import ManualClock, Recorder
 
 _HYPOTHESIS_EXAMPLES = 100  # Hypothesis's default
 
@@ -29,6 +29,31 @@ def spin(
         left = end - time.monotonic()
         assert left > 0, "what was waited for did not come"
         reactor.run_once(min(left, wait))
+
+
+def receive(
+    reactor: Reactor, sock: socket.socket, enough: Callable[[bytearray], object] = lambda received: False
+) -> bytes:
+    """Drive `reactor` while `sock` receives; return the bytes at the end of file, or if `enough(bytes)`."""
+    received = bytearray()
+    sock.setblocking(False)
+
+    def step() -> object:
+        with suppress(BlockingIOError):
+            more = sock.recv(1 << 20)
+            received.extend(more)
+            return not more or enough(received)
+        return enough(received)
+
+    spin(reactor, step, wait=0.005)
+    return bytes(received)
+
+
+def pass_time(reactor: Reactor, clock: ManualClock, seconds: float) -> None:
+    """Advance `clock`, then run the tick in which deadlines fire and that of `connection_lost`."""
+    clock.advance(seconds)
+    reactor.run_once(0)
+    reactor.run_once(0)
 
 
 def settle(reactor: Reactor) -> None:

@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
+from reactor.connection.connection import activity
 from reactor.pool import Pool
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, spin
 
 BIG = bytes(range(256)) * 4096 * 8  # 8 MiB
 
@@ -13,6 +14,40 @@ BIG = bytes(range(256)) * 4096 * 8  # 8 MiB
 def echo(connection):
     while data := connection.recv(1024):
         connection.sendall(data)
+
+
+def blocked_in(raised, blocks, *again):
+    """Return a handler that calls `blocks(connection)` and keeps its error, which `again` must raise, too."""
+
+    def handler(connection):
+        try:
+            blocks(connection)
+        except OSError as exc:
+            raised.append(exc)
+            for call in again:
+                with pytest.raises(type(exc)):
+                    call(connection)
+            raise
+
+    return handler
+
+
+def hears(heard):
+    """Return a handler that adds each byte to `heard`."""
+
+    def handler(connection):
+        while data := connection.recv(1):
+            heard.append(data)
+
+    return handler
+
+
+def assert_byte_is_activity(reactor, client, heard):
+    spin(reactor, reactor.connections)
+    (connection,) = reactor.connections()
+    before = activity(connection)
+    client.sendall(b"x")
+    spin(reactor, lambda: heard and activity(connection) > before)
 
 
 @pytest.fixture

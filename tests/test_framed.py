@@ -13,7 +13,7 @@ from reactor.errors import FrameTooLong, IncompleteFrame, MalformedFrame, TLSHan
 from reactor.framed import FramedProtocol
 from reactor.framing import Block, LengthPrefixed, Lines, Netstrings
 from reactor.testing import Errors, MemoryReactor, Recorder, ScriptedSocket
-from tests.helpers import pair, spin
+from tests.helpers import pair, receive, spin
 
 
 class Upper(FramedProtocol):
@@ -36,21 +36,6 @@ class Upper(FramedProtocol):
 
     def connection_lost(self, exc):
         self.reasons.append(exc)
-
-
-def receive(reactor, peer, enough):
-    """Return what the peer received, once `enough(received)` is true or the stream has ended."""
-    got = bytearray()
-
-    def step():
-        with contextlib.suppress(BlockingIOError):
-            more = peer.recv(1 << 20)
-            got.extend(more)
-            return not more or enough(got)
-        return enough(got)
-
-    spin(reactor, step, wait=0.01)
-    return bytes(got)
 
 
 def test_answers_of_a_batch_are_sent_in_one_piece(reactor):
@@ -78,7 +63,7 @@ def test_no_frame_is_handled_after_close(reactor):
     _, peer = pair(reactor, protocol)
     with peer:
         peer.sendall(b"one\nquit\ntwo\n")
-        assert receive(reactor, peer, lambda got: False) == b"ONE\n"
+        assert receive(reactor, peer) == b"ONE\n"
         spin(reactor, lambda: protocol.reasons)
         assert protocol.frames == [b"one", b"quit"]
         assert protocol.reasons == [None]
@@ -106,7 +91,7 @@ def test_malformed_frame_ends_the_connection_after_the_answers_before_it(reactor
     _, peer = pair(reactor, protocol)
     with peer:
         peer.sendall(data)
-        assert receive(reactor, peer, lambda got: False) == answer
+        assert receive(reactor, peer) == answer
         spin(reactor, lambda: protocol.reasons)
         assert isinstance(protocol.reasons[0], error)
         assert reactor.stats().closed == {error.__name__: 1}
@@ -119,7 +104,7 @@ def test_end_of_the_input_completes_the_last_line(reactor):
     with peer:
         peer.sendall(b"one\ntwo")
         peer.shutdown(socket.SHUT_WR)
-        assert receive(reactor, peer, lambda got: False) == b"ONE\nTWO\n"
+        assert receive(reactor, peer) == b"ONE\nTWO\n"
         spin(reactor, lambda: protocol.reasons)
         assert protocol.reasons == [None]
 
@@ -130,7 +115,7 @@ def test_end_of_file_within_a_frame_is_the_reason_of_the_end(reactor):
     with peer:
         peer.sendall(b"\0\0\0\3one\0\0")
         peer.shutdown(socket.SHUT_WR)
-        assert receive(reactor, peer, lambda got: False) == b"\0\0\0\3ONE"
+        assert receive(reactor, peer) == b"\0\0\0\3ONE"
         spin(reactor, lambda: protocol.reasons)
         assert isinstance(protocol.reasons[0], IncompleteFrame)
 

@@ -10,27 +10,11 @@ import threading
 import pytest
 
 from reactor import ConnectionAborted, IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts, WriteTimeout
-from reactor.connection.connection import activity
 from reactor.pool import Pool
-from tests.helpers import DEADLINE, connect, spin
-from tests.pools import BIG, echo, serve
+from tests.helpers import DEADLINE, connect, receive, spin
+from tests.pools import BIG, assert_byte_is_activity, blocked_in, echo, hears, serve
 
 __all__ = ["serve"]
-
-
-def received(reactor, client):
-    """Return the bytes that the client receives until the end of file."""
-    client.setblocking(False)
-    got = bytearray()
-
-    def step():
-        with contextlib.suppress(BlockingIOError):
-            more = client.recv(1 << 20)
-            got.extend(more)
-            return not more
-
-    spin(reactor, step, wait=0.005)
-    return bytes(got)
 
 
 def test_blocking_echo_handler_serves(reactor, serve):
@@ -38,7 +22,7 @@ def test_blocking_echo_handler_serves(reactor, serve):
     with connect(reactor, address) as client:
         client.sendall(b"Hello\n")
         client.shutdown(socket.SHUT_WR)
-        assert received(reactor, client) == b"Hello\n"
+        assert receive(reactor, client) == b"Hello\n"
     spin(reactor, lambda: not reactor.connections())
 
 
@@ -53,7 +37,7 @@ def test_socket_supports_makefile_and_with(reactor, serve):
     with connect(reactor, address) as client:
         client.sendall(b"one\ntwo\n")
         client.shutdown(socket.SHUT_WR)
-        assert received(reactor, client) == b"ONE\nTWO\n"
+        assert receive(reactor, client) == b"ONE\nTWO\n"
     spin(reactor, lambda: not reactor.connections())
 
 
@@ -61,7 +45,7 @@ def test_large_answer_arrives_though_input_is_unread(reactor, serve):
     address = serve(lambda connection: connection.sendall(BIG), timeouts=Timeouts(write=None))
     with connect(reactor, address) as client:
         client.sendall(b"never read")
-        assert received(reactor, client) == BIG
+        assert receive(reactor, client) == BIG
 
 
 def test_connections_wait_for_a_worker_in_order(reactor, serve):
@@ -98,7 +82,7 @@ def test_max_connections_counts_served_and_waiting_connections(reactor, serve):
         assert len(reactor.connections()) == 3
         gate.set()
         spin(reactor, lambda: not reactor.connections())
-        assert [received(reactor, client) for client in clients[:3]] == [b""] * 3
+        assert [receive(reactor, client) for client in clients[:3]] == [b""] * 3
 
 
 def test_client_that_disconnects_while_waiting_is_not_served(reactor, serve):
@@ -133,17 +117,8 @@ def test_client_that_disconnects_while_waiting_is_not_served(reactor, serve):
 )
 def test_deadline_frees_a_blocked_worker(reactor, serve, timeouts, blocks, error):
     raised = []
-
-    def handler(connection):
-        try:
-            blocks(connection)
-        except OSError as exc:
-            raised.append(exc)
-            with pytest.raises(type(exc)):
-                connection.recv(1) if error is not WriteTimeout else blocks(connection)
-            raise
-
-    address = serve(handler, timeouts=timeouts)
+    again = blocks if error is WriteTimeout else lambda connection: connection.recv(1)
+    address = serve(blocked_in(raised, blocks, again), timeouts=timeouts)
     with connect(reactor, address):
         spin(reactor, lambda: raised and not reactor.connections())
         assert type(raised[0]) is error
@@ -154,17 +129,9 @@ def test_deadline_frees_a_blocked_worker(reactor, serve, timeouts, blocks, error
 def test_bytes_restart_the_idle_timeout(reactor, serve):
     heard = []
 
-    def handler(connection):
-        while data := connection.recv(1):
-            heard.append(data)
-
-    address = serve(handler, timeouts=Timeouts(idle=10))
+    address = serve(hears(heard), timeouts=Timeouts(idle=10))
     with connect(reactor, address) as client:
-        spin(reactor, reactor.connections)
-        (connection,) = reactor.connections()
-        before = activity(connection)
-        client.sendall(b"x")
-        spin(reactor, lambda: heard and activity(connection) > before)
+        assert_byte_is_activity(reactor, client, heard)
 
 
 def test_exception_is_reported_and_ends_the_connection(reactor, serve, errors):
@@ -210,7 +177,7 @@ def test_drain_waits_for_handlers_and_aborts_them_at_its_deadline(reactor, serve
         reactor.drain(0.3, reports.append)
         done.sendall(b"x")
         done.shutdown(socket.SHUT_WR)
-        assert received(reactor, done) == b"x"
+        assert receive(reactor, done) == b"x"
         spin(reactor, lambda: reports and raised)
         assert (reports[0].finished, reports[0].aborted) == (1, 1)
 
@@ -239,10 +206,10 @@ def test_closing_the_reactor_frees_the_workers(make_selector, errors, descriptor
 def test_handler_may_close_its_socket(reactor, serve):
     address = serve(lambda connection: connection.close())
     with connect(reactor, address) as client:
-        assert received(reactor, client) == b""
+        assert receive(reactor, client) == b""
     with connect(reactor, address) as client:
         client.sendall(b"unread")
-        assert received(reactor, client) == b""
+        assert receive(reactor, client) == b""
     spin(reactor, lambda: not reactor.connections() and not reactor.stats().lingering)
 
 
@@ -286,14 +253,14 @@ def test_connection_ends_if_no_thread_can_be_started(descriptors, reactor, serve
         with connect(reactor, address) as client:
             spin(reactor, lambda number=number: reactor.stats().closed == {"RuntimeError": number + 1})
             with contextlib.suppress(ConnectionResetError):
-                assert received(reactor, client) == b""
+                assert receive(reactor, client) == b""
         exc, name, _ = errors.take()
         assert (str(exc), name) == ("can't start new thread", "echo")
     no_threads.clear()
     with connect(reactor, address) as client:
         client.sendall(b"Hello\n")
         client.shutdown(socket.SHUT_WR)
-        assert received(reactor, client) == b"Hello\n"
+        assert receive(reactor, client) == b"Hello\n"
     spin(reactor, lambda: not reactor.connections() and not reactor.stats().lingering)
 
 
@@ -313,7 +280,7 @@ def test_connections_wait_if_only_one_thread_can_be_started(reactor, serve, no_t
         clients += [stack.enter_context(connect(reactor, address)) for _ in range(3)]
         spin(reactor, lambda: len(reactor.connections()) == 4)
         gate.set()
-        assert [received(reactor, client) for client in clients] == [b"done"] * 4
+        assert [receive(reactor, client) for client in clients] == [b"done"] * 4
 
 
 def test_waiting_connections_end_without_recursion_if_no_descriptor_is_left(monkeypatch):

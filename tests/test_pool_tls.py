@@ -31,7 +31,7 @@ from reactor.loop.selector import default_selector
 from reactor.pool import BlockingSocket, BlockingTLSSocket, Pool
 from reactor.testing import Errors, ManualClock, Recorder
 from tests.helpers import DEADLINE, Echo, connect, spin
-from tests.pools import BIG, echo, serve
+from tests.pools import BIG, assert_byte_is_activity, blocked_in, echo, hears, serve
 from tests.tls_peers import VERSIONS
 
 __all__ = ["serve"]
@@ -379,17 +379,7 @@ def test_silent_clients_occupy_no_worker_and_end_at_the_handshake_timeout(descri
 )
 def test_deadline_frees_a_blocked_worker(reactor, serve, certificates, timeouts, blocks, error):
     raised = []
-
-    def handler(connection):
-        try:
-            blocks(connection)
-        except OSError as exc:
-            raised.append(exc)
-            for again in (blocks, lambda connection: connection.sendall(b"in clear?")):
-                with pytest.raises(error):
-                    again(connection)
-            raise
-
+    handler = blocked_in(raised, blocks, blocks, lambda connection: connection.sendall(b"in clear?"))
     address = serve(handler, timeouts=timeouts, tls=certificates.server())
     gate = threading.Event()
 
@@ -490,18 +480,10 @@ def test_handshake_waits_until_the_socket_is_writable(descriptors, reactor, cert
 def test_bytes_restart_the_idle_timeout(reactor, serve, certificates):
     heard = []
 
-    def handler(connection):
-        while data := connection.recv(1):
-            heard.append(data)
-
-    address = serve(handler, timeouts=Timeouts(idle=10), tls=certificates.server())
+    address = serve(hears(heard), timeouts=Timeouts(idle=10), tls=certificates.server())
     client = run(reactor, secured, address, certificates.client())
     with client:
-        spin(reactor, reactor.connections)
-        (connection,) = reactor.connections()
-        before = activity(connection)
-        client.sendall(b"x")
-        spin(reactor, lambda: heard and activity(connection) > before)
+        assert_byte_is_activity(reactor, client, heard)
 
 
 @pytest.mark.parametrize("break_off", ["end", "garbage"])

@@ -6,9 +6,18 @@ Each direction ends on its own: `READ_CLOSED` after the peer's end of file, `WRI
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from functools import partial
+from typing import TypeVar
 
-__all__ = ["CLOSES", "ENDED", "READABLE", "TRANSITIONS", "WRITABLE", "Event", "State", "after"]
+__all__ = [
+    "CLOSES", "ENDED", "READABLE", "TRANSITIONS", "WRITABLE", "Event", "State", "after",
+    "transition",
+]  # fmt: skip
+
+S = TypeVar("S", bound=Enum)
+E = TypeVar("E", bound=Enum)
 
 
 class _Singletons(Enum):
@@ -67,12 +76,16 @@ CLOSES = frozenset({State.CLOSING, State.ENDING})
 ENDED = frozenset({State.CLOSED, State.LOST})
 
 
-def after(state: State, event: Event) -> State:
-    """Return the state that follows `state` on `event`.
+def transition(table: Mapping[tuple[S, E], S], state: S, event: E) -> S:
+    """Return the state that follows `state` on `event` by `table`.
 
     Raises KeyError, with both names, for a transition that the table does not list.
     """
     try:
-        return TRANSITIONS[state, event]
+        return table[state, event]
     except KeyError:
         raise KeyError(f"no move from {state.name} on {event.name}") from None
+
+
+#: Called as `after(state, event)`: `transition` by the table of a connection.
+after = partial(transition, TRANSITIONS)

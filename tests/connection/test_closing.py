@@ -13,7 +13,7 @@ from reactor import Limits, Protocol, Reactor, Timeouts
 from reactor.connection.closing import is_quiet, lingering_of
 from reactor.reactor import loop_of
 from reactor.testing import ManualClock, Recorder, ScriptedSocket
-from tests.helpers import DEADLINE, Echo, connect, pair, spin
+from tests.helpers import DEADLINE, Echo, connect, pair, receive, spin
 
 ANSWER = bytes(range(256)) * 8192  # 2 MiB, more than the kernel accepts at once
 
@@ -27,23 +27,6 @@ class Answer(Recorder):
         self.connection.close()
 
 
-def receive_all(reactor, client):
-    """Return the bytes that `client` receives until the end of file."""
-    received = bytearray()
-    client.setblocking(False)
-
-    def over():
-        try:
-            more = client.recv(1 << 20)
-        except BlockingIOError:
-            return False
-        received.extend(more)
-        return not more
-
-    spin(reactor, over, wait=0)
-    return bytes(received)
-
-
 @pytest.mark.parametrize("text", ["127.0.0.1:0", "unix:{tmp_path}/s"])
 def test_answer_arrives_complete_though_input_is_unread(reactor, tmp_path, text):
     listener = reactor.listen(text.format(tmp_path=tmp_path), Answer)
@@ -52,7 +35,7 @@ def test_answer_arrives_complete_though_input_is_unread(reactor, tmp_path, text)
             client.sendall(b"question")
             spin(reactor, lambda: reactor.stats().open)
             client.sendall(b"and more, which nobody reads" * 1000)
-            assert receive_all(reactor, client) == ANSWER
+            assert receive(reactor, client) == ANSWER
             client.sendall(b"even now")
         spin(reactor, lambda: not reactor.stats().lingering)
     assert reactor.stats().closed == {"clean": 20}
@@ -107,7 +90,7 @@ def test_close_timeout_counts_from_the_call_of_close(make_selector):
         connection.close()
         reactor.run_once(0)
         clock.advance(6)  # meanwhile the peer accepts nothing
-        assert receive_all(reactor, peer) == ANSWER
+        assert receive(reactor, peer) == ANSWER
         assert reactor.stats().lingering == 1
         clock.advance(1.9)
         reactor.run_once(0)

@@ -19,7 +19,7 @@ from reactor import (
 )
 from reactor.reactor import loop_of
 from reactor.testing import Recorder, ScriptedSocket
-from tests.helpers import DEADLINE, Echo, connect, pair, spin
+from tests.helpers import DEADLINE, Echo, connect, pair, pass_time, receive, spin
 
 BIG = 4 * 1024 * 1024  # more than the kernel accepts at once
 
@@ -31,17 +31,7 @@ def watched(reactor, connection):
 
 def drain(reactor, peer, size):
     """Read `size` bytes from the non-blocking `peer` while the reactor runs."""
-    got = bytearray()
-
-    def read():
-        try:
-            got.extend(peer.recv(1 << 20))
-        except BlockingIOError:
-            pass
-        return len(got) >= size
-
-    spin(reactor, read)
-    return bytes(got)
+    return receive(reactor, peer, lambda received: len(received) >= size)
 
 
 def at_end(peer):
@@ -642,9 +632,7 @@ def test_close_ends_at_the_close_timeout(timed, clock, recorder):
     clock.advance(4.9)
     timed.run_once(0)
     assert not recorder.lost
-    clock.advance(0.2)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, 0.2)
     assert isinstance(recorder.reason, CloseTimeout)
     assert "5 s" in str(recorder.reason)
     peer.close()
@@ -654,9 +642,7 @@ def test_close_uses_the_listener_s_close_timeout(timed, clock, recorder):
     connection, peer = pair(timed, recorder, timeouts=Timeouts(close=2))
     connection.write(b"x" * BIG)
     connection.close()
-    clock.advance(2.1)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, 2.1)
     assert isinstance(recorder.reason, CloseTimeout)
     peer.close()
 
@@ -687,13 +673,9 @@ def test_close_timeout_in_eof_received_holds(timed, clock, first):
     peer.shutdown(socket.SHUT_WR)
     timed.run_once(0)
     seconds = 2 if first == "close" else 8
-    clock.advance(seconds - 0.1)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, seconds - 0.1)
     assert not ending.lost
-    clock.advance(0.8)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, 0.8)
     assert isinstance(ending.reason, CloseTimeout)
     assert f"{seconds} s" in str(ending.reason)
     peer.close()
@@ -704,9 +686,7 @@ def test_idle_connection_ends_neither_early_nor_late(timed, clock, recorder):
     clock.advance(9.99)
     timed.run_once(0)
     assert not recorder.lost
-    clock.advance(1.01)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, 1.01)
     assert isinstance(recorder.reason, IdleTimeout)
     assert peer.recv(1) == b""
     peer.close()
@@ -726,9 +706,7 @@ def test_activity_in_either_direction_postpones_the_idle_timeout(timed, clock, r
             timed.call_soon(connection.write, b"x")
         timed.run_once(0)
         assert not recorder.lost
-    clock.advance(11)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, 11)
     assert isinstance(recorder.reason, IdleTimeout)
     peer.close()
 

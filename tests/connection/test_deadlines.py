@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from reactor import IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts
 from reactor.testing import ManualClock, Recorder
-from tests.helpers import connect, pair, spin
+from tests.helpers import connect, pair, pass_time, spin
 
 
 @pytest.fixture
@@ -25,19 +25,13 @@ class Messages(Recorder):
         self.connection.set_timeouts(read=None if data.endswith(b"\n") else 8)
 
 
-def let(reactor, clock, seconds):
-    clock.advance(seconds)
-    reactor.run_once(0)
-    reactor.run_once(0)
-
-
 def test_read_timeout_counts_from_the_start_of_a_message(timed, clock, recorder):
     _, peer = pair(timed, recorder, timeouts=Timeouts(read=8, idle=5))
     for _ in range(3):
         peer.send(b"x")
-        let(timed, clock, 2.6)
+        pass_time(timed, clock, 2.6)
         assert not recorder.lost
-    let(timed, clock, 0.75)
+    pass_time(timed, clock, 0.75)
     assert isinstance(recorder.reason, ReadTimeout)
     assert str(recorder.reason) == "the peer did not send what it owes within 8 s"
     peer.close()
@@ -48,13 +42,13 @@ def test_read_timeout_is_cleared_and_set_by_the_protocol(timed, clock):
     _, peer = pair(timed, messages, timeouts=Timeouts(read=8))
     peer.send(b"all\n")
     timed.run_once(0)
-    let(timed, clock, 100)
+    pass_time(timed, clock, 100)
     assert not messages.lost
     peer.send(b"half")
     timed.run_once(0)
-    let(timed, clock, 7.9)
+    pass_time(timed, clock, 7.9)
     assert not messages.lost
-    let(timed, clock, 0.7)
+    pass_time(timed, clock, 0.7)
     assert isinstance(messages.reason, ReadTimeout)
     peer.close()
 
@@ -64,7 +58,7 @@ def test_read_timeout_ends_with_the_peer_s_end_of_file(timed, clock, recorder):
     connection, peer = pair(timed, recorder, timeouts=Timeouts(read=8))
     peer.shutdown(socket.SHUT_WR)
     timed.run_once(0)
-    let(timed, clock, 100)
+    pass_time(timed, clock, 100)
     assert not recorder.lost
     connection.close()
     peer.close()
@@ -73,15 +67,15 @@ def test_read_timeout_ends_with_the_peer_s_end_of_file(timed, clock, recorder):
 def test_set_timeouts_changes_one_connection(timed, clock, recorder):
     connection, peer = pair(timed, recorder)
     connection.set_timeouts(idle=8, write=1, close=2)
-    let(timed, clock, 7.9)
+    pass_time(timed, clock, 7.9)
     assert not recorder.lost
     connection.set_timeouts(idle=None)
-    let(timed, clock, 100)
+    pass_time(timed, clock, 100)
     assert not recorder.lost
     connection.set_timeouts(idle=120)
-    let(timed, clock, 12)
+    pass_time(timed, clock, 12)
     assert not recorder.lost
-    let(timed, clock, 8)
+    pass_time(timed, clock, 8)
     assert isinstance(recorder.reason, IdleTimeout)
     connection.set_timeouts(idle=1, read=1)
     assert timed.next_timeout() is None
@@ -117,13 +111,13 @@ def test_idle_timeout_is_never_early_and_a_tenth_late_at_most(timeout, start, qu
     with Reactor(clock=clock) as reactor:
         _, peer = pair(reactor, recorder, timeouts=Timeouts(idle=timeout))
         for part in quiet:
-            let(reactor, clock, part * timeout)
+            pass_time(reactor, clock, part * timeout)
             assert not recorder.lost
             peer.send(b"x")
             reactor.run_once(0)
         active = clock.now
         while not recorder.lost:
-            let(reactor, clock, step * timeout)
+            pass_time(reactor, clock, step * timeout)
         assert timeout <= clock.now - active <= timeout * (1.1 + step)
         assert isinstance(recorder.reason, IdleTimeout)
         peer.close()
@@ -137,7 +131,7 @@ def test_deadline_ends_with_a_reset_only_if_something_is_queued(timed, clock, re
         spin(timed, timed.connections)
         if queued:
             recorder.connection.write(bytes(32 << 20))
-        let(timed, clock, 12)
+        pass_time(timed, clock, 12)
         assert isinstance(recorder.reason, IdleTimeout)
         assert str(recorder.reason) == "no byte in either direction for 10 s"
         if queued:
@@ -168,7 +162,7 @@ def test_reset_is_noticed_while_nothing_is_read_or_sent(timed, clock, half_close
         recorder.connection.pause_reading()
     assert sum(timed.run_once(0) for _ in range(100)) == 0
     for _ in range(4):
-        let(timed, clock, 0.6)
+        pass_time(timed, clock, 0.6)
         wait = timed.next_timeout()
         assert wait is None or wait > 0
     reset(client)
@@ -184,8 +178,8 @@ def test_reset_is_noticed_while_the_rate_allows_nothing(timed, clock, recorder):
     spin(timed, lambda: recorder.received)
     recorder.connection.pause_reading()
     reset(client)
-    let(timed, clock, 0.2)  # the rate allows input again, and reading is paused
-    let(timed, clock, 0.7)
+    pass_time(timed, clock, 0.2)  # the rate allows input again, and reading is paused
+    pass_time(timed, clock, 0.7)
     assert isinstance(recorder.reason, ConnectionResetError)
 
 
@@ -223,7 +217,7 @@ def test_paused_connection_is_not_read_before_its_deadline(timed, clock, recorde
     connection, peer = pair(timed, recorder, timeouts=timeouts)
     connection.pause_reading()
     peer.send(b"unread")
-    let(timed, clock, 1.2)
+    pass_time(timed, clock, 1.2)
     assert recorder.names == ["connection_made", "connection_lost"]
     assert isinstance(recorder.reason, IdleTimeout if timeouts.idle else ReadTimeout)
     peer.close()
@@ -266,7 +260,7 @@ def test_idle_timeout_is_never_early_however_long_callbacks_take(timeout, busy, 
                     assert not protocol.lost
         lengths = [timeout * part for part in busy]
         while not all(protocol.lost for protocol in quick):
-            let(reactor, clock, step * timeout)
+            pass_time(reactor, clock, step * timeout)
             for protocol in quick:
                 silent = clock.now - protocol.answered
                 assert silent >= timeout or not protocol.lost
@@ -282,9 +276,9 @@ def test_write_in_a_long_callback_restarts_the_idle_timeout(timed, clock):
     timed.run_once(0)
     timed.run_once(0)
     assert not busy.lost
-    let(timed, clock, 0.99)
+    pass_time(timed, clock, 0.99)
     assert not busy.lost
-    let(timed, clock, 2)
+    pass_time(timed, clock, 2)
     assert isinstance(busy.reason, IdleTimeout)
     peer.close()
 

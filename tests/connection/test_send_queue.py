@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reactor import ConnectionAborted, Limits, Reactor, SlowConsumer, Timeouts, WriteTimeout
 from reactor.testing import ManualClock, Recorder, ScriptedSocket
-from tests.helpers import pair
+from tests.helpers import pair, pass_time
 
 BIG = bytes(4 << 20)
 
@@ -128,13 +128,9 @@ def test_peer_that_accepts_nothing_ends_at_the_write_timeout(make_selector, reco
         reactor.run_once(0)
         peer.recv(1 << 20)
         reactor.run_once(0)  # the kernel accepted some of it: the timeout starts again
-        clock.advance(15.9)
-        reactor.run_once(0)
-        reactor.run_once(0)
+        pass_time(reactor, clock, 15.9)
         assert not recorder.lost
-        clock.advance(1.2)
-        reactor.run_once(0)
-        reactor.run_once(0)
+        pass_time(reactor, clock, 1.2)
         assert isinstance(recorder.reason, WriteTimeout)
         left = str(recorder.reason)
         assert left.startswith("the peer took none of ")
@@ -148,9 +144,7 @@ def test_write_timeout_ends_with_the_queue(make_selector, recorder):
         connection, peer = pair(reactor, recorder, timeouts=Timeouts(write=16))
         connection.write(BIG)
         assert receive(reactor, peer) == len(BIG)
-        clock.advance(100)
-        reactor.run_once(0)
-        reactor.run_once(0)
+        pass_time(reactor, clock, 100)
         assert not recorder.lost
         assert reactor.next_timeout() is None
         peer.close()
@@ -195,9 +189,7 @@ def test_write_timeout_of_a_write_between_ticks_counts_from_the_write(make_selec
         reactor.run_once(0)
         clock.advance(15)
         connection.write(BIG)
-        clock.advance(15)
-        reactor.run_once(0)
-        reactor.run_once(0)
+        pass_time(reactor, clock, 15)
         assert not recorder.lost
         peer.close()
 
@@ -299,9 +291,7 @@ def test_throttled_connection_has_one_timer_whatever_is_written(recorder):
         assert reactor.run_once(0) == 1
         assert receive(reactor, peer) == 500
         connection.abort()
-        clock.advance(10)
-        reactor.run_once(0)
-        reactor.run_once(0)
+        pass_time(reactor, clock, 10)
         assert isinstance(recorder.reason, ConnectionAborted)
         assert reactor.next_timeout() is None
         peer.close()

@@ -10,7 +10,7 @@ from reactor import Limits, Reactor
 from reactor.connection.sendfile import send_part
 from reactor.errors import UsageError
 from reactor.testing import ManualClock, Recorder
-from tests.helpers import pair, spin
+from tests.helpers import pair, receive
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
 
@@ -33,21 +33,6 @@ def path(tmp_path):
     return made
 
 
-def received(reactor, peer, until):
-    got = bytearray()
-
-    def step():
-        try:
-            while more := peer.recv(1 << 20):
-                got.extend(more)
-        except BlockingIOError:
-            pass
-        return until(got)
-
-    spin(reactor, step)
-    return bytes(got)
-
-
 @pytest.mark.usefixtures("way")
 def test_file_keeps_its_place_between_writes(reactor, path):
     recorder = Recorder()
@@ -58,7 +43,7 @@ def test_file_keeps_its_place_between_writes(reactor, path):
         assert connection.sendfile(file, 100, len(CONTENT) - 200) is False
         connection.write(b"after")
         expected = b"before" + CONTENT[100:-100] + b"after"
-        assert received(reactor, peer, lambda got: len(got) == len(expected)) == expected
+        assert receive(reactor, peer, lambda got: len(got) == len(expected)) == expected
         assert file.closed
         assert recorder.names == ["connection_made", "pause_writing", "resume_writing"]
         assert reactor.stats().bytes_sent == len(expected)
@@ -70,7 +55,7 @@ def test_without_a_count_the_rest_of_the_file_is_sent(reactor, path, offset):
     with peer:
         connection.sendfile(path.open("rb"), offset)
         rest = CONTENT[offset:]
-        assert received(reactor, peer, lambda got: len(got) >= len(rest)) == rest
+        assert receive(reactor, peer, lambda got: len(got) >= len(rest)) == rest
         assert connection.get_write_buffer_size() == 0
 
 
@@ -79,7 +64,7 @@ def test_small_file_does_not_pause(reactor, tmp_path):
     connection, peer = pair(reactor, Recorder())
     with peer:
         assert connection.sendfile((tmp_path / "small").open("rb")) is True
-        assert received(reactor, peer, lambda got: got == b"small")
+        assert receive(reactor, peer, lambda got: got == b"small")
 
 
 def test_close_sends_the_rest_of_the_file(reactor, path):
@@ -88,7 +73,7 @@ def test_close_sends_the_rest_of_the_file(reactor, path):
     with peer:
         connection.sendfile(path.open("rb"))
         connection.close()
-        assert received(reactor, peer, lambda got: recorder.lost) == CONTENT
+        assert receive(reactor, peer, lambda got: recorder.lost) == CONTENT
         assert recorder.reason is None
 
 
@@ -119,7 +104,7 @@ def test_file_does_not_count_under_max_write_buffer(reactor, path):
         connection.write(b"more")
         connection.write(b"and more")
         expected = CONTENT + b"moreand more"
-        assert received(reactor, peer, lambda got: len(got) == len(expected)) == expected
+        assert receive(reactor, peer, lambda got: len(got) == len(expected)) == expected
 
 
 def test_file_that_became_shorter_ends_the_connection(reactor, path):
@@ -128,7 +113,7 @@ def test_file_that_became_shorter_ends_the_connection(reactor, path):
     with peer:
         connection.sendfile(path.open("rb"))
         os.truncate(path, 1000)
-        received(reactor, peer, lambda got: recorder.lost)
+        receive(reactor, peer, lambda got: recorder.lost)
         assert recorder.reason.errno == errno.EIO
         assert "before all of it was sent" in str(recorder.reason)
 

@@ -72,14 +72,18 @@ def test_frames_are_decoded_as_encoded_however_they_are_cut(make, data, frames, 
     assert all(type(frame) is bytes for frame in got)
 
 
+def sent_and_begun(framer, frames, next_frame, at):
+    """Return usable frames, their encoding, and up to `at` bytes of the next one's, which is incomplete."""
+    frames = [usable(framer, frame) for frame in frames]
+    begun = framer.encode(usable(framer, next_frame))
+    return frames, b"".join(map(framer.encode, frames)), begun[: min(at, len(begun) - 1)]
+
+
 @pytest.mark.slow
 @given(frames=FRAMES, places=PLACES, next_frame=st.binary(min_size=1, max_size=60), at=st.integers(0, 70))
 def test_rest_after_the_last_frame_can_be_taken(make, frames, places, next_frame, at):
     framer = make()
-    frames = [usable(framer, frame) for frame in frames]
-    sent = b"".join(map(framer.encode, frames))
-    begun = framer.encode(usable(framer, next_frame))
-    begun = begun[: min(at, len(begun) - 1)]
+    frames, sent, begun = sent_and_begun(framer, frames, next_frame, at)
     got = []
     for piece in cut(sent + begun, places):
         got += framer.feed(piece)
@@ -101,10 +105,7 @@ def one_by_one(framer, pieces):
 @given(frames=FRAMES, places=PLACES, next_frame=st.binary(min_size=1, max_size=60), at=st.integers(0, 70))
 def test_next_frame_decodes_the_same_frames_and_leaves_the_rest(make, frames, places, next_frame, at):
     framer = make()
-    frames = [usable(framer, frame) for frame in frames]
-    sent = b"".join(map(framer.encode, frames))
-    begun = framer.encode(usable(framer, next_frame))
-    begun = begun[: min(at, len(begun) - 1)]
+    frames, sent, begun = sent_and_begun(framer, frames, next_frame, at)
     assert list(one_by_one(framer, cut(sent + begun, places))) == frames
     assert framer.take_rest() == begun
     assert framer.feed(sent) == frames  # the two methods may be mixed

@@ -38,6 +38,19 @@ class Reader:
             self.sock.sendall(self.outgoing.read())
 
 
+def established(ours, theirs, certificates, bios):
+    """Return a secure socket on `ours` that completed its handshake, and its reader on `theirs`."""
+    sock = Tls(certificates.server(), bios, server_side=True).secure(ours, time.monotonic)
+    reader = Reader(theirs, certificates.client())
+    while not sock.established:
+        reader.step()
+        with contextlib.suppress(BlockingIOError):
+            sock.handshake()
+        assert_empty(bios)
+    reader.step()
+    return sock, reader
+
+
 @contextlib.contextmanager
 def secured(certificates, bios=None, **script):
     """Yield a secure socket that completed its handshake, and its reader."""
@@ -46,14 +59,7 @@ def secured(certificates, bios=None, **script):
     scripted = ScriptedSocket(ours)
     with ours, theirs:
         bios = bios or Bios()
-        sock = Tls(certificates.server(), bios, server_side=True).secure(scripted, time.monotonic)
-        reader = Reader(theirs, certificates.client())
-        while not sock.established:
-            reader.step()
-            with contextlib.suppress(BlockingIOError):
-                sock.handshake()
-            assert_empty(bios)
-        reader.step()
+        sock, reader = established(scripted, theirs, certificates, bios)
         scripted.add(**script)
         yield sock, reader, bios
 
@@ -221,13 +227,7 @@ def test_connections_that_talked_last_hold_the_buffers(certificates):
         for _ in range(200):
             ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
             ours.setblocking(False)
-            sock = Tls(certificates.server(), bios, server_side=True).secure(ours, time.monotonic)
-            reader = Reader(theirs, certificates.client())
-            while not sock.established:
-                reader.step()
-                with contextlib.suppress(BlockingIOError):
-                    sock.handshake()
-            reader.step()
+            sock, reader = established(ours, theirs, certificates, bios)
             reader.ssl.write(b"hello")
             reader.step()
             assert sock.recv(1 << 16) == b"hello"

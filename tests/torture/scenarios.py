@@ -301,6 +301,24 @@ def refuse(stage: Stage) -> None:
         assert peer.over
 
 
+def connect_deaf(stage: Stage) -> Peer:
+    """Connect a peer that does not read yet."""
+    deaf = stage.connect(half_close=False)
+    deaf.reading = False
+    return deaf
+
+
+def expect_reasons(stage: Stage, deaf: Peer, *kinds: type[Exception]) -> None:
+    """Run everything; then `deaf` reads to its end. Check the reasons of the protocols' ends."""
+    stage.drive()
+    deaf.reading = True
+    stage.drive()
+    assert deaf.over
+    if stage.undisturbed:
+        reasons = [type(protocol.reason) for protocol in stage.protocols]
+        assert reasons == list(kinds)
+
+
 @scenario
 def owe(stage: Stage) -> None:
     """The peer owes a message, or takes nothing of what is queued."""
@@ -309,18 +327,11 @@ def owe(stage: Stage) -> None:
     stage.drive()
     stage.expect(silent, b"")
     stage.make = Sender
-    deaf = stage.connect(half_close=False)
-    deaf.reading = False
+    deaf = connect_deaf(stage)
     stage.drive(2.0)
     if stage.protocols[-1].names == ["connection_made"]:
         stage.protocols[-1].connection.set_timeouts(read=None)
-    stage.drive()
-    deaf.reading = True
-    stage.drive()
-    assert deaf.over
-    if stage.undisturbed:
-        reasons = [type(protocol.reason) for protocol in stage.protocols]
-        assert reasons == [ReadTimeout, WriteTimeout]
+    expect_reasons(stage, deaf, ReadTimeout, WriteTimeout)
 
 
 @scenario
@@ -331,15 +342,7 @@ def timeouts(stage: Stage) -> None:
     stage.drive()
     stage.expect(silent, b"")
     stage.make = Writer
-    deaf = stage.connect(half_close=False)
-    deaf.reading = False
-    stage.drive()
-    deaf.reading = True
-    stage.drive()
-    assert deaf.over
-    if stage.undisturbed:
-        reasons = [type(protocol.reason) for protocol in stage.protocols]
-        assert reasons == [IdleTimeout, CloseTimeout]
+    expect_reasons(stage, connect_deaf(stage), IdleTimeout, CloseTimeout)
 
 
 def open_in_all_states(stage: Stage) -> list[Peer]:
