@@ -6,10 +6,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import pytest
 from hypothesis import settings
 
 from reactor import Connection, Reactor
@@ -98,6 +99,15 @@ def serving(server: Any, threads: int = 1) -> Iterator[Any]:
             thread.join(DEADLINE)
         assert not any(thread.is_alive() for thread in running)
         server.server_close()
+
+
+def assert_transition(after: Callable[..., Any], table: Mapping[Any, Any], state: Any, event: Any) -> None:
+    """Check that `after(state, event)` is the state in `table`, or raises with both names."""
+    if (state, event) in table:
+        assert after(state, event) is table[state, event]
+    else:
+        with pytest.raises(KeyError, match=f"no move from {state.name} on {event.name}"):
+            after(state, event)
 
 
 class Echo(Recorder):

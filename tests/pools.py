@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from reactor import IdleTimeout, ReadTimeout, Timeouts, WriteTimeout
 from reactor.connection.connection import activity
 from reactor.pool import Pool
 from tests.helpers import DEADLINE, spin
@@ -14,6 +15,21 @@ BIG = bytes(range(256)) * 4096 * 8  # 8 MiB
 def echo(connection):
     while data := connection.recv(1024):
         connection.sendall(data)
+
+
+def blocking_call(name, timeouts, call, error=IdleTimeout):
+    """Return a parameter of a test: a call that blocks until a timeout, and the error that it then raises."""
+    return pytest.param(timeouts, call, error, id=name)
+
+
+BLOCKING_CALLS = [
+    blocking_call("idle", Timeouts(idle=0.05), lambda connection: connection.recv(1)),
+    blocking_call("read", Timeouts(read=0.05), lambda connection: connection.recv(1), ReadTimeout),
+    blocking_call(
+        "write", Timeouts(write=0.05), lambda connection: connection.sendall(BIG * 4), WriteTimeout
+    ),
+    blocking_call("makefile", Timeouts(idle=0.05), lambda connection: connection.makefile("rb").read()),
+]
 
 
 def blocked_in(raised, blocks, *again):

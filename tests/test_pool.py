@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from reactor import ConnectionAborted, IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts, WriteTimeout
+from reactor import ConnectionAborted, Limits, Reactor, Timeouts, WriteTimeout
 from reactor.pool import Pool
 from tests.helpers import DEADLINE, connect, receive, spin
-from tests.pools import BIG, assert_byte_is_activity, blocked_in, echo, hears, serve
+from tests.pools import BIG, BLOCKING_CALLS, assert_byte_is_activity, blocked_in, echo, hears, serve
 
 __all__ = ["serve"]
 
@@ -107,13 +107,7 @@ def test_client_that_disconnects_while_waiting_is_not_served(reactor, serve):
 
 @pytest.mark.parametrize(
     ("timeouts", "blocks", "error"),
-    [
-        (Timeouts(idle=0.05), lambda connection: connection.recv(1), IdleTimeout),
-        (Timeouts(read=0.05), lambda connection: connection.recv(1), ReadTimeout),
-        (Timeouts(write=0.05), lambda connection: connection.sendall(BIG * 4), WriteTimeout),
-        (Timeouts(idle=0.05), lambda connection: connection.makefile("rb").read(), IdleTimeout),
-    ],
-    ids=["idle", "read", "write", "makefile"],
+    BLOCKING_CALLS,
 )
 def test_deadline_frees_a_blocked_worker(reactor, serve, timeouts, blocks, error):
     raised = []

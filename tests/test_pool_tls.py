@@ -16,10 +16,8 @@ import pytest
 
 from reactor import (
     ConnectError,
-    IdleTimeout,
     Limits,
     Reactor,
-    ReadTimeout,
     Reconnect,
     Timeouts,
     UsageError,
@@ -31,7 +29,16 @@ from reactor.loop.selector import default_selector
 from reactor.pool import BlockingSocket, BlockingTLSSocket, Pool
 from reactor.testing import Errors, ManualClock, Recorder
 from tests.helpers import DEADLINE, Echo, connect, spin
-from tests.pools import BIG, assert_byte_is_activity, blocked_in, echo, hears, serve
+from tests.pools import (
+    BIG,
+    BLOCKING_CALLS,
+    assert_byte_is_activity,
+    blocked_in,
+    blocking_call,
+    echo,
+    hears,
+    serve,
+)
 from tests.tls_peers import VERSIONS
 
 __all__ = ["serve"]
@@ -367,15 +374,15 @@ def test_silent_clients_occupy_no_worker_and_end_at_the_handshake_timeout(descri
 @pytest.mark.parametrize(
     ("timeouts", "blocks", "error"),
     [
-        (Timeouts(idle=0.05), lambda connection: connection.recv(1), IdleTimeout),
-        (Timeouts(read=0.05), lambda connection: connection.recv(1), ReadTimeout),
-        (Timeouts(write=0.05), lambda connection: connection.sendall(BIG * 4), WriteTimeout),
-        (Timeouts(idle=0.05), lambda connection: connection.makefile("rb").read(), IdleTimeout),
-        (Timeouts(idle=0.05), lambda connection: connection.read(), IdleTimeout),
-        (Timeouts(idle=0.05), lambda connection: connection.unwrap(), IdleTimeout),
-        (Timeouts(idle=0.05, write=None), lambda connection: connection.sendall(BIG * 4), IdleTimeout),
+        *BLOCKING_CALLS,
+        blocking_call("SSLSocket.read", Timeouts(idle=0.05), lambda connection: connection.read()),
+        blocking_call("unwrap", Timeouts(idle=0.05), lambda connection: connection.unwrap()),
+        blocking_call(
+            "idle in sendall",
+            Timeouts(idle=0.05, write=None),
+            lambda connection: connection.sendall(BIG * 4),
+        ),
     ],
-    ids=["idle", "read", "write", "makefile", "SSLSocket.read", "unwrap", "idle in sendall"],
 )
 def test_deadline_frees_a_blocked_worker(reactor, serve, certificates, timeouts, blocks, error):
     raised = []
