@@ -160,7 +160,7 @@ class _Session:
         self._children: set[int] = set()  # their pidfds
 
     def run(self, poll_interval: float) -> None:
-        """Serve until `stop`. What `service_actions` and the like raise comes out."""
+        """Serve until `stop`. Raises what `service_actions` and the like raise."""
         self._log = LimitedLog(self.reactor.call_later)
         self.reactor.add_reader(self._server, self._take)
         if type(self._server).service_actions is not standard.BaseServer.service_actions:
