@@ -238,7 +238,13 @@ def client_prefix(packed: bytes | str | None) -> bytes | None:
 
 def _check_numeric(host: str, text: str) -> None:
     """Raise AddressError, naming `text`, if the numeric address `host` is malformed."""
-    import ipaddress  # noqa: PLC0415 - no program waits for it at its start
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except OSError:
+        pass  # or it has a scope, which inet_pton does not accept
+    else:
+        return
+    import ipaddress  # noqa: PLC0415 - for the cause
 
     check, version = (ipaddress.IPv6Address, 6) if ":" in host else (ipaddress.IPv4Address, 4)
     try:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Executor, Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from reactor.errors import ReactorError, UsageError
 from reactor.loop.system import System
 from reactor.loop.timers import Handle
-
-if TYPE_CHECKING:
-    from reactor.loop.workers import Workers
+from reactor.loop.workers import Workers
 
 __all__ = ["AwaitableFuture", "LoopExecutor", "Work", "fulfil"]
 

@@ -13,10 +13,10 @@ from reactor.loop.system import System
 from reactor.loop.timers import Handle, TimerHandle, TimerHeap
 from reactor.options import check_callable, number
 
-if TYPE_CHECKING:  # a program that hands no work to threads does not wait for their import
+if TYPE_CHECKING:  # imported with the first scheduler
     from concurrent.futures import Executor
 
-    from reactor.loop.futures import AwaitableFuture, LoopExecutor
+    from reactor.loop.futures import AwaitableFuture
 
 __all__ = ["CALLBACKS_PER_TICK", "SENDING", "TIMERS_PER_TICK", "ErrorHandler", "Scheduler"]
 
@@ -61,6 +61,9 @@ class Scheduler:
         on_error: ErrorHandler | None,
         slow_callback: float | None,
     ) -> None:
+        # Not at their first use: there may be no descriptor left for an import then.
+        from reactor.loop.futures import LoopExecutor, Work  # noqa: PLC0415
+
         self.ready: deque[Handle] = deque()
         self.timers = TimerHeap()
         self.log = LimitedLog(self.call_later)
@@ -74,7 +77,8 @@ class Scheduler:
         self._check_thread = check_thread
         self._on_error = on_error
         self._slow_callback = slow_callback
-        self._executor: LoopExecutor | None = None  # of `run_in_executor`
+        self._work_type = Work
+        self._executor = LoopExecutor(system, self.call_soon_threadsafe)
 
     # Adding callbacks and timers
 
@@ -129,9 +133,7 @@ class Scheduler:
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> AwaitableFuture[T]:
         """As `Reactor.submit`."""
         check_callable("fn", fn)
-        from reactor.loop.futures import Work  # noqa: PLC0415 - see above
-
-        work = Work(fn, *args, **kwargs)
+        work = self._work_type(fn, *args, **kwargs)
         self._post(work)
         return work.future
 
@@ -143,10 +145,6 @@ class Scheduler:
         self._lifetime.check_open()
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise TypeError(f"executor must be a concurrent.futures.Executor or None, not {executor!r}")
-        if self._executor is None:
-            from reactor.loop.futures import LoopExecutor  # noqa: PLC0415 - see above
-
-            self._executor = LoopExecutor(self._system, self.call_soon_threadsafe)
         return self._executor.run(executor, fn, *args, **kwargs)
 
     def _post(self, handle: Handle) -> None:
@@ -251,14 +249,12 @@ class Scheduler:
         self.on_added = None
         self.log.flush()
         _cancel_all(self.ready)
-        if self._executor is not None:
-            self._executor.cancel()
+        self._executor.cancel()
         self.timers = TimerHeap()
 
     def end_threads(self) -> None:
         """End the threads of `run_in_executor` when their calls are done, without waiting."""
-        if self._executor is not None:
-            self._executor.end_threads()
+        self._executor.end_threads()
 
     def detach(self) -> None:
         """Detach after fork: drop every callback and timer.

@@ -49,7 +49,7 @@ class System:
 
     def workers(self, limit: int, name: str) -> Workers:
         """Return a pool of at most `limit` threads, for blocking calls."""
-        from reactor.loop.workers import Workers  # noqa: PLC0415 - few programs have any
+        from reactor.loop.workers import Workers  # noqa: PLC0415 - is loaded with the first loop
 
         return Workers(limit, name, daemon=True)
 

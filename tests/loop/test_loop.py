@@ -252,6 +252,38 @@ def test_reactor_without_descriptors_raises_and_leaks_none(descriptors):
 # Descriptors
 
 
+def test_calls_need_no_descriptor_once_the_reactor_is_made():
+    """In a new interpreter, whose imports would need one."""
+    program = textwrap.dedent("""
+        import os, resource
+        from reactor import Address, Reactor
+
+        def broken(exc, callback, connection):
+            raise LookupError
+
+        with Reactor(on_error=broken) as reactor:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+            taken = []
+            try:
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                pass
+            done = [reactor.submit(int, "1"), reactor.run_in_executor(None, int, "2")]
+            addresses = [Address.parse("127.0.0.1:1"), Address.parse("[::1]:1")]
+            reactor.call_soon(int, "x")
+            while not all(future.done() for future in done):
+                reactor.run_once(0.1)
+            for fd in taken:
+                os.close(fd)
+            print([future.result() for future in done], len(addresses))
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    assert done.stdout == "[1, 2] 2\n", done.stderr
+
+
 def test_host_can_wait_for_the_reactor_s_descriptor():
     with Reactor() as reactor:
         recorder = Recorder()
