@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from functools import partial
 
-from reactor.connection.state import transition
+from reactor.connection import state
 
 __all__ = ["IN_ROUND", "SHOWN", "TRANSITIONS", "ConnectorState", "Event", "Phase", "after"]
 
@@ -80,5 +80,5 @@ SHOWN = {
 }
 
 
-#: Called as `after(phase, event)`: `transition` by the table of a connector.
-after = partial(transition, TRANSITIONS)
+#: Called as `after(phase, event)`: the look-up of a connection's state, in the table of a connector.
+after = partial(state.after, table=TRANSITIONS)
