@@ -370,7 +370,8 @@ class Connection:
     ) -> None:
         """Upgrade the connection to TLS; `handshake_completed` is called when the handshake is complete.
 
-        Bytes written before are sent in clear first; bytes written from now on wait for the handshake.
+        Bytes written before are sent in clear first, under the same limits and deadlines as ever; bytes
+        written from now on wait in the same queue for the handshake.
         server_side: whether this side is TLS's server; None: if the connection was accepted.
         server_hostname: the host name that the peer's certificate must have; required on the client's side
             unless the context does not check it.
@@ -398,16 +399,16 @@ class Connection:
         from reactor.connection.secure_channel import SecureChannel  # noqa: PLC0415 - imports ssl
 
         queue = None if self._sending is _IDLE else self._queued()
-        try:
-            ahead = b"" if queue is None else queue.take()
-        except ValueError as exc:
-            raise UsageError("start_tls has to wait until the file is sent") from exc
-        self._sock = sock = tls.secure(self._sock, self._settings.loop.time, ahead)
-        bucket, buffered = self._read_bucket(), takes_buffers(self._protocol)
-        self._set_channel(SecureChannel(sock, bucket, on_established, buffered=buffered))
-        if queue is not None:
-            self._emptied(queue)
-            self._check_low_water(queue)
+        clear_left = 0 if queue is None else queue.size
+        self._sock = sock = tls.secure(self._sock, self._settings.loop.time, clear_left)
+        before, buffered = self._channel, takes_buffers(self._protocol)
+        channel = SecureChannel(sock, before.rate or self._read_bucket(), on_established, buffered=buffered)
+        channel.held = before.held
+        self._set_channel(channel)
+        if queue is not None and clear_left and not queue.is_waiting():
+            self._flush(queue)
+            if self._state in ENDED:
+                return
         self._watch_deadlines()
         if early or not sock.ssl.server_side:
             self._go_on_with_handshake(lambda: sock.go_on(early))
@@ -442,8 +443,8 @@ class Connection:
             else:
                 if events & EVENT_WRITE:
                     self._try(sock.flush)
-                    self._watch_deadlines()  # the handshake's deadline starts when the clear bytes are sent
                     self._on_writable()  # `close` may wait for nothing else
+                    self._watch_deadlines()  # the handshake's deadline starts when the clear bytes are sent
                     self._attend()
                 if events & EVENT_READ and self._state not in ENDED:
                     self._go_on_with_handshake(sock.handshake)
@@ -698,6 +699,9 @@ class Connection:
         queue.throttled = False
         if self._queue is queue:
             self._flush(queue)
+            if self._channel.is_busy() and self._state not in ENDED:
+                self._watch_deadlines()  # the last clear bytes before a handshake may be sent
+                self._attend()
 
     def _emptied(self, queue: SendQueue) -> None:
         if queue.rate is None:
