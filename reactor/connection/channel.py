@@ -77,8 +77,11 @@ class Channel:
         """Return whether the TLS handshake may be complete on the peer's side, but not yet on ours."""
         return False
 
-    def end(self) -> bool:
-        """Send TLS's close_notify, where there is TLS; return whether the kernel has accepted all output."""
+    def end(self, *, half: bool) -> bool:
+        """Send TLS's close_notify, where there is TLS; return whether the kernel has accepted all output.
+
+        half: the peer's direction stays open, so that a handshake is completed first.
+        """
         return True
 
     def bare(self, sock: Any) -> Any:

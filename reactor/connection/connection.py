@@ -71,6 +71,8 @@ _PAUSED, _HELD = 1, 2
 # After the peer's end of file too: the protocol may still hold what came before.
 _WANTS_INPUT = READABLE | WRITABLE
 
+_NO_HALF_CLOSE = "TLS before 1.3 can't end one direction alone: close the connection instead of write_eof"
+
 #: Default of the parameters of `set_timeouts`: leave that timeout unchanged.
 _KEEP: Any = object()
 
@@ -419,6 +421,8 @@ class Connection:
         if self._queue is not None:
             self._queue.since = self._settings.loop.now  # nothing of it could be sent before
         self._watch_deadlines()
+        if self._state is State.WRITE_CLOSED and not self.can_write_eof():
+            self.close(reason=UsageError(_NO_HALF_CLOSE))
         if self.is_closing():
             return  # `close` was called during the handshake; the close_notify can be sent now
         completed = getattr(self._protocol, "handshake_completed", None)
@@ -773,13 +777,15 @@ class Connection:
     def write_eof(self) -> None:
         """Half-close: send our end of file after what was written; the peer may go on sending.
 
+        During the handshake of `start_tls` it waits for its end. If that agrees on a version before TLS 1.3,
+        what was written is sent, and the connection is closed with UsageError as the reason.
         Does nothing the second time, and when closing or closed. Raises UsageError unless `can_write_eof`.
         """
         if self._state not in WRITABLE:
             self._settings.loop.lifetime.check_process()
             return
         if not self.can_write_eof():
-            raise UsageError("this TLS connection can't end one direction alone: close it")
+            raise UsageError(_NO_HALF_CLOSE)
         try:
             self._move(Event.WRITE_EOF)
             if self._state is State.ENDING:
@@ -793,7 +799,10 @@ class Connection:
             raise
 
     def can_write_eof(self) -> bool:
-        """Return whether half-close is possible: always, but over TLS only since 1.3 (RFC 8446, 6.1)."""
+        """Return whether half-close is possible: always, but over TLS only since 1.3 (RFC 8446, 6.1).
+
+        During a handshake: whether the context allows TLS 1.3.
+        """
         return self._channel.can_end_one_direction()
 
     def close(self, timeout: float | None = None, *, reason: BaseException | None = None) -> None:
@@ -879,7 +888,7 @@ class Connection:
     def _write_side_done(self, closing: Closing | None) -> None:
         """End our direction, now that the queue is sent; then the connection, if it is closing."""
         self._sending, self._queue = _SHUT, None
-        if not self._channel.end():  # TLS's close_notify is on its way
+        if not self._channel.end(half=self._state is State.WRITE_CLOSED):  # a close_notify comes first
             queue = self._queued()
             queue.closing = closing
             self._arm(queue)

@@ -75,16 +75,23 @@ class SecureChannel(LimitedChannel):
         return Deadline(sock.since, timeouts.handshake, TLSHandshakeTimeout, _NOT_DONE)
 
     def can_end_one_direction(self) -> bool:
-        """Return whether close_notify ends only one direction: since TLS 1.3, RFC 8446, 6.1."""
-        return self.sock.ssl.version() == "TLSv1.3"
+        """Return whether close_notify ends only one direction: since TLS 1.3, RFC 8446, 6.1.
+
+        During the handshake: whether it may agree on that version.
+        """
+        made = self.sock.ssl
+        return made.version() == "TLSv1.3" if self.sock.established else _allows_tls13(made.context)
 
     def is_half_done(self) -> bool:
         """Return whether the handshake may be complete on the peer's side, but not yet on ours."""
         return self.sock.is_half_done()
 
-    def end(self) -> bool:
-        """Send our close_notify; return whether the kernel has accepted it and all output before it."""
-        return self.sock.end()
+    def end(self, *, half: bool) -> bool:
+        """Send our close_notify; return whether the kernel has accepted it and all output before it.
+
+        half: the peer's direction stays open, so that a handshake is completed first.
+        """
+        return self.sock.end() and (self.sock.established or not half)
 
     def bare(self, sock: Any) -> Any:
         """Return the kernel socket below TLS."""
@@ -143,3 +150,8 @@ class BlockingHandshake(LimitedChannel):
     def handshake_deadline(self, timeouts: Timeouts) -> Deadline | None:
         """Return the deadline of the handshake."""
         return Deadline(self._since, timeouts.handshake, TLSHandshakeTimeout, _NOT_DONE)
+
+
+def _allows_tls13(context: ssl.SSLContext) -> bool:
+    latest = context.maximum_version in (ssl.TLSVersion.MAXIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_3)
+    return latest and not context.options & ssl.OP_NO_TLSv1_3

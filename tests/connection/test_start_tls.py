@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,7 @@ from reactor.framed import FramedProtocol
 from reactor.framing import Lines
 from reactor.testing import Errors, ManualClock, Recorder
 from tests.helpers import examples, pair, settle, spin
-from tests.tls_peers import BIG, TlsPeer, established, peer_of
+from tests.tls_peers import BIG, VERSIONS, TlsPeer, established, peer_of
 
 
 class Upgrading(Recorder):
@@ -289,6 +290,99 @@ def test_nothing_is_called_but_connection_lost_after_close_in_a_handshake(reacto
         assert protocol.names == ["connection_made", "data_received", "connection_lost"]
         assert peer.received == b"first over TLS"
         assert peer.ended == "close_notify"
+
+
+@given(
+    clear=st.integers(0, 1_000_000),
+    later=st.integers(0, 60_000),
+    steps=st.integers(0, 6),
+    take=st.sampled_from([300, 10_000, 1_000_000]),
+    version=st.sampled_from(VERSIONS),
+    server_side=st.booleans(),
+    closes=st.booleans(),
+)
+@examples(60)
+def test_write_eof_in_a_handshake_waits_for_its_end(
+    certificates, clear, later, steps, take, version, server_side, closes
+):
+    """Whatever step of it is reached; the version that is agreed on decides what becomes of the connection."""
+    recorder = Recorder()
+    recorder.keep_open = True
+    ours, theirs = certificates.server(), certificates.client()
+    theirs.maximum_version = version
+    side = (ours, theirs, True)
+    if not server_side:
+        ours.maximum_version = version
+        theirs.maximum_version = ssl.TLSVersion.MAXIMUM_SUPPORTED
+        side = (theirs, ours, False)
+    with (
+        Reactor(on_error=Errors()) as reactor,
+        clear_first(reactor, recorder, side, b"c" * clear) as (connection, peer),
+    ):
+
+        def turn():
+            peer.receive(take if len(peer.in_clear) >= clear else max(take, 10_000))
+            peer.flush(take)
+            return True
+
+        upgrade(connection, side)
+        connection.write(b"l" * later)
+        while steps and not connection.get_extra_info("cipher"):
+            steps -= 1
+            turn()
+            reactor.run_once(0)
+        if connection.can_write_eof():
+            connection.write_eof()
+            with pytest.raises(UsageError, match="write after write_eof"):
+                connection.write(b"too late")
+        else:
+            assert version is ssl.TLSVersion.TLSv1_2
+            with pytest.raises(UsageError, match="can't end one direction alone"):
+                connection.write_eof()
+            connection.close()
+        if closes:
+            connection.close()
+        spin(reactor, lambda: turn() and len(peer.received) == later and peer.ended, wait=0)
+        assert peer.ended == "close_notify"
+        assert peer.in_clear == b"c" * clear
+        if version is ssl.TLSVersion.TLSv1_3 and not closes:
+            peer.write(b"more")
+            spin(reactor, lambda: turn() and recorder.received == b"more", wait=0)
+            peer.close()
+        spin(reactor, lambda: turn() and recorder.lost, wait=0)
+        refused = isinstance(recorder.reason, UsageError)
+        assert refused or recorder.reason is None
+
+
+def test_write_eof_before_tls_1_2_is_agreed_on_is_the_reason_of_the_end(reactor, certificates):
+    recorder = Recorder()
+    client = certificates.client()
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    side = (certificates.server(), client, True)
+    with clear_first(reactor, recorder, side, b"ready") as (connection, peer):
+        upgrade(connection, side)
+        connection.write(b"all")
+        connection.write_eof()
+        spin(reactor, lambda: peer.step() and recorder.lost)
+        spin(reactor, lambda: peer.step() and peer.ended)
+        assert (peer.received, peer.ended) == (b"all", "close_notify")
+        assert isinstance(recorder.reason, UsageError)
+        assert "can't end one direction alone" in str(recorder.reason)
+
+
+@pytest.mark.parametrize("server_side", [False, True])
+def test_write_eof_is_refused_at_once_by_a_context_without_tls_1_3(reactor, certificates, server_side):
+    side = (certificates.server(), certificates.client(), True)
+    if not server_side:
+        side = (side[1], side[0], False)
+    side[0].maximum_version = ssl.TLSVersion.TLSv1_2
+    with clear_first(reactor, Recorder(), side, b"ready") as (connection, _):
+        upgrade(connection, side)
+        assert not connection.can_write_eof()
+        with pytest.raises(UsageError, match="can't end one direction alone"):
+            connection.write_eof()
+        connection.abort()
+        settle(reactor)
 
 
 class Mail(FramedProtocol):
