@@ -61,12 +61,12 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
 
 __all__ = [
     "Connection", "activity", "begin_blocking_handshake", "begin_handshake", "check_deadlines",
-    "connections_of", "detach", "fail", "flush_connections", "may_end", "note_activity",
+    "connections_of", "detach", "fail", "flush_connections", "lend_reading", "may_end", "note_activity",
     "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
-# Which calls have stopped reading: `pause_reading`, `hold_reading`.
-_PAUSED, _HELD = 1, 2
+# Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`.
+_PAUSED, _HELD, _LENT = 1, 2, 4
 
 # After the peer's end of file too: the protocol may still hold what came before.
 _WANTS_INPUT = READABLE | WRITABLE
@@ -119,7 +119,7 @@ class Connection:
 
     # Receiving.
     _channel: Channel = attrs.field(default=CLEAR, init=False)
-    _reading_stopped: int = attrs.field(default=0, init=False)  # the sum of _PAUSED and _HELD
+    _reading_stopped: int = attrs.field(default=0, init=False)  # the sum of _PAUSED, _HELD and _LENT
 
     # Sending.
     _sending: Sending = attrs.field(default=Sending.IDLE, init=False)
@@ -128,13 +128,14 @@ class Connection:
 
     # Deadlines.
     _last_active: float = attrs.field(init=False)  # the last byte in either direction, in the clock's seconds
+    _reading_changed: float = attrs.field(init=False)  # this side last stopped reading, or resumed it
     _owed: tuple[float, float] | None = attrs.field(default=None, init=False)  # start, seconds to read in
     _bucket: Bucket | None = attrs.field(default=None, init=False)  # the deadline monitor's
 
     def __attrs_post_init__(self) -> None:
         loop = self._settings.loop
         loop.touch()
-        self._last_active = loop.now
+        self._last_active = self._reading_changed = loop.now
         self._peer = pack_sockaddr(self._peer)  # no converter: attrs would wrap each assignment of a field
 
     def __repr__(self) -> str:
@@ -259,13 +260,14 @@ class Connection:
             self._receive_up_to(limit)
         rate.take(loop.bytes_received - before)
         if not rate.available(loop.now):
-            self._hold(True)
-            loop.scheduler.call_later(rate.wait(), self._hold, False)
+            self._throttle_reading(True)
+            loop.scheduler.call_later(rate.wait(), self._throttle_reading, False)
 
-    def _hold(self, held: bool) -> None:
+    def _throttle_reading(self, throttled: bool) -> None:
         try:
+            self._note_reading(self._reading_stopped, throttled)
             if isinstance(self._channel, LimitedChannel):
-                self._channel.held = held
+                self._channel.throttled = throttled
             if not self.is_closing():
                 self._update_interest()
         except BaseException:
@@ -345,9 +347,9 @@ class Connection:
         except BaseException:
             loop.unsure = True
             raise
-        if channel.has_input() and self.is_reading() and not channel.held:
+        if channel.has_input() and self.is_reading() and not channel.throttled:
             loop.scheduler.call_soon(self._deliver)
-        if not (events or channel.held or loop.registry.reports_errors):
+        if not (events or channel.throttled or loop.registry.reports_errors):
             self._watch(loop.now, ERROR_LOOK)
 
     def _check_error(self) -> None:
@@ -405,7 +407,7 @@ class Connection:
         self._sock = sock = tls.secure(self._sock, self._settings.loop.time, clear_left)
         before, buffered = self._channel, takes_buffers(self._protocol)
         channel = SecureChannel(sock, before.rate or self._read_bucket(), on_established, buffered=buffered)
-        channel.held = before.held
+        channel.throttled = before.throttled
         self._set_channel(channel)
         if queue is not None and clear_left and not queue.is_waiting():
             self._flush(queue)
@@ -462,7 +464,7 @@ class Connection:
                 self._try(sock.take_in)
                 if not sock.stalled:
                     self._on_writable()
-            if self.is_reading() and not self._channel.held:
+            if self.is_reading() and not self._channel.throttled:
                 self._receive()
         if events & EVENT_WRITE:
             self._try(sock.flush)
@@ -478,7 +480,7 @@ class Connection:
 
     def _deliver(self) -> None:
         """Deliver input that is decrypted already, which the selector does not report."""
-        while self._channel.has_input() and self.is_reading() and not self._channel.held:
+        while self._channel.has_input() and self.is_reading() and not self._channel.throttled:
             self._receive()
 
     def _go_on_with_handshake(self, step: Callable[[], bool]) -> None:
@@ -1076,19 +1078,28 @@ class Connection:
     def _deadlines(self) -> Iterator[Deadline]:
         timeouts, queue = self._settings.timeouts, self._queue
         handshake = self._channel.handshake_deadline(timeouts)
+        holds_back = self._holds_back()
         if handshake is not None:
             yield handshake
         else:
             if timeouts.idle is not None:
                 message = "no byte in either direction for {:g} s"
-                yield Deadline(self._last_active, timeouts.idle, IdleTimeout, message)
-            if self._owed is not None and self._state in READABLE:
+                since = max(self._last_active, self._reading_changed)
+                if holds_back or (queue is not None and queue.throttled):
+                    since = self._settings.loop.now  # no fault of the peer: look again later
+                yield Deadline(since, timeouts.idle, IdleTimeout, message)
+            if self._owed is not None and self._state in READABLE and not holds_back:
                 yield Deadline(*self._owed, ReadTimeout, "the peer did not send what it owes within {:g} s")
             if queue is not None and queue.armed and timeouts.write is not None:
                 message = f"the peer took none of {queue.size} queued bytes for {{:g}} s"
                 yield Deadline(queue.since, timeouts.write, WriteTimeout, message)
         if queue is not None and queue.closing is not None:
             message = f"{queue.size} bytes not taken in the {{:g}} s that close gave them"
+            if queue.rate is not None and queue.throttled:
+                message = (
+                    f"{queue.size} bytes not sent in the {{:g}} s that close gave them: "
+                    f"write_rate is {queue.rate.rate}"
+                )
             if handshake is not None and not queue.size:
                 message = "the TLS handshake was not done in the {:g} s that close gave it"
             yield Deadline(queue.closing.start, queue.closing.timeout, CloseTimeout, message)
@@ -1132,7 +1143,10 @@ class Connection:
     # Flow control
 
     def pause_reading(self) -> None:
-        """Stop receiving until `resume_reading`; TCP's flow control then stops the peer."""
+        """Stop receiving until `resume_reading`; TCP's flow control then stops the peer.
+
+        Meanwhile neither `Timeouts.idle` nor `Timeouts.read` counts.
+        """
         self._stop_reading(self._reading_stopped | _PAUSED)
 
     def resume_reading(self) -> None:
@@ -1162,12 +1176,32 @@ class Connection:
     def _stop_reading(self, stopped: int) -> None:
         self._settings.loop.lifetime.check_process()
         try:
+            self._note_reading(stopped, self._channel.throttled)
             before, self._reading_stopped = self._reading_stopped, stopped
             if bool(before) is not bool(stopped) and self._state not in ENDED:
                 self._update_interest()
         except BaseException:
             self._settings.loop.unsure = True
             raise
+
+    def _holds_back(self) -> bool:
+        """Return whether this side, and not the peer, is why nothing is received."""
+        return bool(self._reading_stopped & ~_LENT) or self._channel.throttled
+
+    def _note_reading(self, stopped: int, throttled: bool) -> None:
+        """Stop the deadlines for what the peer sends, or let them go on, before reading stops or goes on.
+
+        stopped, throttled: the new values of `_reading_stopped` and of the channel.
+        """
+        will = bool(stopped & ~_LENT) or throttled
+        if self._holds_back() is will:
+            return
+        now = self._settings.loop.time()
+        if self._owed is not None and not will:
+            start, timeout = self._owed
+            self._owed = start + now - max(start, self._reading_changed), timeout
+            self._watch(*self._owed)
+        self._reading_changed = now
 
     # Facts
 
@@ -1392,6 +1426,11 @@ def prefix_of(connection: Connection) -> bytes | None:
 def activity(connection: Connection) -> float:
     """Return when the last byte passed in either direction, in the clock's seconds."""
     return connection._last_active
+
+
+def lend_reading(connection: Connection) -> None:
+    """Stop receiving for good: a duplicate of the socket is read elsewhere, and the deadlines go on."""
+    connection._stop_reading(_LENT)
 
 
 def note_activity(connection: Connection, now: float) -> None:

@@ -305,7 +305,7 @@ def test_nothing_is_called_but_connection_lost_after_close_in_a_handshake(reacto
 def test_write_eof_in_a_handshake_waits_for_its_end(
     certificates, clear, later, steps, take, version, server_side, closes
 ):
-    """Whatever step of it is reached; the version that is agreed on decides what becomes of the connection."""
+    """Whatever step of it is reached; the version that is agreed on decides what comes of it."""
     recorder = Recorder()
     recorder.keep_open = True
     ours, theirs = certificates.server(), certificates.client()
