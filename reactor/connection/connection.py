@@ -30,6 +30,7 @@ from reactor.connection.closing import (
 )
 from reactor.connection.deadlines import Deadline, first_passed
 from reactor.connection.interface import AnyProtocol, check_protocol, takes_buffers
+from reactor.connection.interrupts import Step, came_out_of
 from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE, Closing, Sending, SendQueue
 from reactor.connection.sendfile import FileEnded
@@ -61,8 +62,8 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
 
 __all__ = [
     "Connection", "activity", "begin_blocking_handshake", "begin_handshake", "check_deadlines",
-    "connections_of", "detach", "fail", "flush_connections", "lend_reading", "may_end", "note_activity",
-    "open_connection", "prefix_of", "recover", "unnotified_of",
+    "connections_of", "detach", "fail", "flush_connections", "interrupted", "lend_reading", "may_end",
+    "note_activity", "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
 # Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`.
@@ -81,9 +82,6 @@ ERROR_LOOK = 0.5
 
 # Reads before a deadline ends a connection, enough for a receive buffer of 4 MiB; a limit for flooding peers.
 _LAST_READS = 64
-
-# Callbacks of the protocol that may be interrupted: the connection has nothing left to do after them.
-_LEAVE_NOTHING_HALF_DONE = ("data_received", "buffer_updated", "pause_writing", "resume_writing")
 
 _IDLE, _GATHERED, _QUEUED, _SHUT = Sending.IDLE, Sending.GATHERED, Sending.QUEUED, Sending.SHUT
 
@@ -264,15 +262,12 @@ class Connection:
             loop.scheduler.call_later(rate.wait(), self._throttle_reading, False)
 
     def _throttle_reading(self, throttled: bool) -> None:
-        try:
+        with Step(self._break_off):
             self._note_reading(self._reading_stopped, throttled)
             if isinstance(self._channel, LimitedChannel):
                 self._channel.throttled = throttled
             if not self.is_closing():
                 self._update_interest()
-        except BaseException:
-            self._break_off()
-            raise
 
     def _receive_up_to(self, limit: int) -> None:
         if self._channel.buffered:
@@ -391,13 +386,8 @@ class Connection:
             raise UsageError("start_tls needs a connection in clear of which no direction has ended")
         server = settings.listener is not None if server_side is None else server_side
         tls = settings.make_tls(context, server, server_hostname)
-        try:
+        with Step(self._break_off):
             self._begin_handshake(tls, early, self._handshake_completed)
-        except Exception:
-            raise
-        except BaseException:
-            self._break_off()
-            raise
 
     def _begin_handshake(self, tls: Tls, early: bytes, on_established: Callable[[], None]) -> None:
         from reactor.connection.secure_channel import SecureChannel  # noqa: PLC0415 - imports ssl
@@ -788,7 +778,7 @@ class Connection:
             return
         if not self.can_write_eof():
             raise UsageError(_NO_HALF_CLOSE)
-        try:
+        with Step(self._break_off):
             self._move(Event.WRITE_EOF)
             if self._state is State.ENDING:
                 self._begin_close(self._settings.timeouts.close, None)
@@ -796,9 +786,6 @@ class Connection:
                 self._write_side_done(None)
             elif not (queue := self._queued()).is_waiting():
                 self._flush(queue)
-        except BaseException:
-            self._break_off()
-            raise
 
     def can_write_eof(self) -> bool:
         """Return whether half-close is possible: always, but over TLS only since 1.3 (RFC 8446, 6.1).
@@ -832,12 +819,9 @@ class Connection:
             if not self._channel.is_half_done():
                 self._fail(reason)
                 return
-        try:
+        with Step(self._break_off):
             self._move(Event.CLOSE)
             self._begin_close(self._settings.timeouts.close if timeout is None else timeout, reason)
-        except BaseException:
-            self._break_off()
-            raise
 
     def abort(self, exc: BaseException | None = None) -> None:
         """Drop what is queued and reset the connection at once; `connection_lost` is called later.
@@ -987,21 +971,17 @@ class Connection:
         If it came out of the protocol, no step was interrupted, and the connection goes on.
         """
         self._settings.loop.unsure = True
-        methods = (getattr(self._protocol, name, None) for name in _LEAVE_NOTHING_HALF_DONE)
-        handed_over = {getattr(method, "__code__", None) for method in methods}
-        at = exc.__traceback__
-        while at is not None and at.tb_frame.f_code not in handed_over:
-            at = at.tb_next
-        if at is None or self._state not in READABLE:
-            self._break_off()
+        if self._state not in READABLE or not came_out_of(self._protocol, exc):
+            self._break_off(exc)
 
-    def _break_off(self) -> None:
-        """Abort the connection: an interrupt came in the middle of a step that can't be continued."""
+    def _break_off(self, exc: BaseException | None = None) -> None:
+        """Abort the connection: `exc`, an interrupt, came in the middle of a step that can't be continued."""
         self._settings.loop.unsure = True
         if self._state is State.OPENING and self._settings.tls is None:
             self._protocol = None  # `connection_made` was not called
         if self._state not in ENDED:
-            self.abort(ConnectionAborted("an interrupt came in the middle of what it did"))
+            name = "an interrupt" if exc is None else type(exc).__name__
+            self.abort(ConnectionAborted(f"{name} came in the middle of what it did"))
 
     # Deadlines
 
@@ -1380,6 +1360,9 @@ def recover(connection: Connection) -> None:
         return
     connection._watch_deadlines()
     connection._update_interest()
+    resumed = getattr(connection._protocol, "reading_resumed", None)
+    if resumed is not None and connection.wants_input():
+        settings.loop.scheduler.call_soon(resumed)
     queue, outbox = connection._queue, settings.loop.outbox
     unsent = connection._sending is _GATHERED if queue is None else queue.size and not queue.is_waiting()
     if outbox is not None and unsent:
@@ -1394,6 +1377,11 @@ def detach(connection: Connection) -> socket.socket:
     connection._move(Event.FORKED)
     sock: socket.socket = connection._channel.bare(connection._sock)
     return sock
+
+
+def interrupted(connection: Connection, exc: BaseException) -> None:
+    """Abort the connection, unless `exc`, an interrupt, came out of a callback that may be interrupted."""
+    connection._interrupted(exc)
 
 
 def may_end(connection: Connection) -> bool:
