@@ -1141,7 +1141,8 @@ class Connection:
     def _stop_reading(self, stopped: int) -> None:
         self._settings.loop.lifetime.check_process()
         try:
-            self._note_reading(stopped, self._channel.throttled)
+            if self._owed is not None or self._settings.timeouts.idle is not None:
+                self._note_reading(stopped, self._channel.throttled)
             before, self._reading_stopped = self._reading_stopped, stopped
             if bool(before) is not bool(stopped) and self._state not in ENDED:
                 self._update_interest()
