@@ -126,6 +126,7 @@ class Loop:
         self._stop_asked = False
         self._close_asked = False
         self._at_close: list[Handle] = []
+        self._each_tick: list[Handle] = []
 
         # A host that waits for `fileno`.
         self._hosted = False
@@ -383,6 +384,8 @@ class Loop:
             handled += scheduler.run_timers(self.now, end)
         if scheduler.ready:
             handled += scheduler.run_ready(end)
+        if self._each_tick:
+            self._run_each_tick()
         if self.outbox:
             self._flush_outbox()
         self.ticks += 1
@@ -394,6 +397,14 @@ class Loop:
         if self._slow_callback is not None and ended - scheduler.lap > self._slow_callback:
             scheduler.end_lap(SENDING, ended)
         return handled
+
+    def _run_each_tick(self) -> None:
+        self._each_tick = [handle for handle in self._each_tick if not handle.cancelled()]
+        for handle in self._each_tick:
+            pending = handle.pending()
+            if pending is not None:
+                callback, args = pending
+                self.scheduler.call(callback, *args)
 
     def _end_event(self, owner: Any, end: float | None) -> bool:
         """Warn if the event of `owner` took long; return whether the clock has reached `end`."""
@@ -430,6 +441,14 @@ class Loop:
         except OSError:
             if not self.lifetime.closed:
                 raise
+
+    def call_each_tick(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
+        """As `Reactor.call_each_tick`."""
+        check_callable("callback", callback)
+        self.lifetime.check_open()
+        handle = Handle(callback, args)
+        self._each_tick.append(handle)
+        return handle
 
     # The end
 
