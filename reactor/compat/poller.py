@@ -163,8 +163,8 @@ class Poller:
         self._next_rank = count()
         self._selector: Selector | None = None
         self._lock = threading.RLock()
-        self._waiting = False  # or held: what is announced takes effect at once
-        self._held = False
+        self._passes = 0  # threads in `ready`: what is announced meanwhile takes effect at once
+        self._held = False  # so it does all the time
         self._unsure = False  # what an interrupt has left
         self._added: list[int] = []
         self._dirty: list[Channel] = []
@@ -187,38 +187,42 @@ class Poller:
         if channel is not None and not channel.dirty:
             channel.dirty = True
             self._dirty.append(channel)
-            if self._waiting:
+            if self._passes or self._held:
                 self.settle()
 
     def added(self, fd: int) -> None:
         """Watch the object that the map has for `fd` now. The descriptor may be another one than before."""
-        self._drop(fd)
-        if fd not in self._ranks:
-            self._ranks[fd] = next(self._next_rank)
-        self._added.append(fd)
-        if self._waiting:
-            self.settle()
+        with self._lock:
+            self._drop(fd)
+            if fd not in self._ranks:
+                self._ranks[fd] = next(self._next_rank)
+            self._added.append(fd)
+            if self._passes or self._held:
+                self.settle()
 
     def removed(self, fd: int) -> None:
         """Forget the object of `fd`. To be called before the descriptor is closed."""
-        self._drop(fd)
-        self._ranks.pop(fd, None)
-        if not self._channels and not self._waiting:
+        with self._lock:
+            self._drop(fd)
+            self._ranks.pop(fd, None)
             self._close_idle()
 
     def refresh(self) -> None:
         """Compare all objects with the map: it was changed in many places."""
-        for fd in [fd for fd, channel in self._channels.items() if self.map.get(fd) is not channel.obj]:
-            self.removed(fd)
-        order = list(self.map)
-        self._ranks = {fd: next(self._next_rank) for fd in order}
-        for fd in order:
-            channel = self._channels.get(fd)
-            if channel is None:
-                self.added(fd)
-            else:
-                channel.rank = self._ranks[fd]
-        self._asked_changed = True
+        with self._lock:
+            for fd in [fd for fd, channel in self._channels.items() if self.map.get(fd) is not channel.obj]:
+                self._drop(fd)
+            self._ranks = {fd: next(self._next_rank) for fd in list(self.map)}
+            for fd, rank in self._ranks.items():
+                channel = self._channels.get(fd)
+                if channel is None:
+                    self._added.append(fd)
+                else:
+                    channel.rank = rank
+            self._asked_changed = True
+            if self._held:
+                self.settle()
+            self._close_idle()
 
     def _drop(self, fd: int) -> None:
         channel = self._channels.pop(fd, None)
@@ -245,22 +249,23 @@ class Poller:
         The events are those of epoll: the ones of `Channel.mask`, ERR and HUP; NVAL for a closed descriptor.
         timeout: seconds; None: for ever. seen: whether it is noticed when a pass takes long. limit: of events.
         """
-        self._waiting = True
+        with self._lock:
+            self._passes += 1
         try:
-            with self._lock:
-                self.ask()
-                selector = self._opened()
+            self.ask()
             if self._restive and any(channel.mask for channel in self._restive):
                 timeout = 0
             elif self._busy and (seen or self._asked) and (timeout is None or timeout > _BUSY_WAIT):
                 timeout = _BUSY_WAIT
-            events = selector.poll(timeout, max(1, min(len(self._channels), limit)))
+            events = self._opened().poll(timeout, max(1, min(len(self._channels), limit)))
+            return self._found(events)
         except BaseException:
             self._unsure = True
             raise
         finally:
-            self._waiting = self._held
-        return self._found(events)
+            with self._lock:
+                self._passes -= 1
+                self._close_idle()
 
     def _found(self, events: list[tuple[int, int]]) -> list[tuple[Channel, int]]:
         found, channels, dirty = [], self._channels, self._dirty
@@ -282,33 +287,36 @@ class Poller:
                 self.announce(channel.fd)
         if len(found) > 1:
             found.sort()
-        if not channels:
-            self._close_idle()
         return [(channel, flags) for _, flags, channel in found]
 
     def ask(self) -> None:
         """Ask the objects that are to be asked, and have the selector watch for what they want."""
-        if self._unsure:
-            self._begin_anew()
-        if type(self.map) is not SocketMap:
-            self._compare()
-        now = time.monotonic()
-        if now - self._swept > _SWEEP:
-            self._sweep(now)
-        if self._added or self._dirty:
-            self.settle()
-        if self._asked_changed:
-            self._asked_changed = False
-            self._asked = sorted(
-                (channel for channel in self._channels.values() if channel.asked), key=lambda each: each.rank
-            )
-        for channel in self._asked:
+        self._catch_up()
+        for channel in self._asked:  # without the lock: another thread may hold one of the program's
             obj = channel.obj
             mask = IN | PRI if obj.readable() else 0
             if obj.writable():
                 mask |= PRI if obj.accepting else OUT | PRI
-            if mask != channel.mask and not channel.gone:
-                self._apply(channel, mask)
+            if mask != channel.mask:
+                with self._lock:
+                    if not channel.gone:
+                        self._apply(channel, mask)
+
+    def _catch_up(self) -> None:
+        """Take in what was announced, and what was changed without that."""
+        with self._lock:
+            if self._unsure:
+                self._begin_anew()
+            if type(self.map) is not SocketMap:
+                self._compare()
+            now = time.monotonic()
+            if now - self._swept > _SWEEP:
+                self._sweep(now)
+            self.settle()
+            if self._asked_changed:
+                self._asked_changed = False
+                asked = (channel for channel in self._channels.values() if channel.asked)
+                self._asked = sorted(asked, key=lambda channel: channel.rank)
 
     def settle(self) -> None:
         """Have the selector watch for what was announced."""
@@ -377,8 +385,9 @@ class Poller:
 
     def hush(self, channel: Channel) -> None:
         """Report `channel` only when it has a new event: it had one that nobody has asked for."""
-        if not channel.gone and channel.mask and not (channel.always or channel.invalid):
-            self._watch(channel, edge=True)
+        with self._lock:
+            if not (channel.gone or channel.always or channel.invalid) and channel.mask:
+                self._watch(channel, edge=True)
 
     def _watch(self, channel: Channel, *, edge: bool) -> None:
         assert self._selector is not None
@@ -415,11 +424,13 @@ class Poller:
 
     def _expel(self, fd: int) -> None:
         """Have the selector report `fd` no more, which nobody has."""
-        assert self._selector is not None
-        try:
-            self._selector.unregister(fd)
-        except (OSError, KeyError):
-            self._replace()  # it was closed while another descriptor had the same file open: epoll(7), Q6
+        with self._lock:
+            try:
+                channel = self._channels.get(fd)
+                if channel is None or not channel.mask:  # still
+                    self._opened().unregister(fd)
+            except (OSError, KeyError):
+                self._replace()  # it was closed while another descriptor had the same file open: epoll(7), Q6
 
     # The selector
 
@@ -429,7 +440,8 @@ class Poller:
         return self._selector
 
     def _close_idle(self) -> None:
-        if not self._held and self._selector is not None:
+        idle = not (self._channels or self._added or self._passes or self._held)
+        if idle and self._selector is not None:
             selector, self._selector = self._selector, None
             selector.close()
 
@@ -446,6 +458,7 @@ class Poller:
             channel.dirty = True
         self._dirty[:] = self._channels.values()
         self.refresh()
+        self.settle()
 
     def _replace(self) -> None:
         """Take a new selector, and register everything there."""
@@ -466,7 +479,8 @@ class Poller:
     def detach(self) -> None:
         """Detach after fork: the epoll descriptor is shared with the parent."""
         self._lock = threading.RLock()
-        self._waiting = self._held = False
+        self._passes = 0
+        self._held = False
         self.on_restless = self.on_replaced = None
         self._forget_selector()
 
@@ -485,15 +499,14 @@ class Poller:
 
     def hold(self) -> None:
         """Keep the selector open, and let what is announced take effect at once, until `release`."""
-        self._opened()
-        self._held = self._waiting = True
+        self._held = True
         self.settle()
 
     def release(self) -> None:
         """Undo `hold`."""
-        self._held = self._waiting = False
-        self.on_restless = self.on_replaced = None
-        if not self._channels:
+        with self._lock:
+            self._held = False
+            self.on_restless = self.on_replaced = None
             self._close_idle()
 
     def is_asking(self) -> bool:
