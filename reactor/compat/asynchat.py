@@ -205,10 +205,12 @@ class async_chat(asyncore.dispatcher):
         self.producer_fifo.append(producer)
         self.initiate_send()
 
+    @asyncore.announced
     def readable(self) -> Any:
         """Return whether read events are wanted: always."""
         return 1
 
+    @asyncore.announced
     def writable(self) -> Any:
         """Return whether there is something to send, or it is to be connected."""
         return self.producer_fifo or (not self.connected)
@@ -374,7 +376,8 @@ class fifo:
 def find_prefix_at_end(haystack: Any, needle: Any) -> int:
     r"""Return the length of the longest beginning of `needle`, not all of it, that `haystack` ends with.
 
-    >>> find_prefix_at_end(b"hello", b"
+    >>> find_prefix_at_end(b"hello
+", b"
 ")
     1
     """

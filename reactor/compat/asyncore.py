@@ -40,8 +40,8 @@ from errno import (
     errorcode,
 )
 from operator import attrgetter
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from types import MethodType, TracebackType
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 from reactor.compat.poller import (
     BUSY,
@@ -79,6 +79,8 @@ __all__ = [
     "socket_map",
     "write",
 ]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _DISCONNECTED = frozenset({ECONNRESET, ENOTCONN, ESHUTDOWN, ECONNABORTED, EPIPE, EBADF})
 
@@ -273,6 +275,35 @@ def _steady_interest(poller: Poller, obj: Any) -> int | None:
     return None
 
 
+class _Announced:
+    """A method that an object may have of its own: setting it announces that the answers may change."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._name = function.__name__
+
+    def __get__(self, obj: Any, kind: type | None = None) -> Any:
+        if obj is None:
+            return self._function
+        return obj.__dict__.get(self._name) or MethodType(self._function, obj)
+
+    def __set__(self, obj: Any, method: Any) -> None:
+        obj.__dict__[self._name] = method
+        obj._reactor_announce()
+
+    def __delete__(self, obj: Any) -> None:
+        try:
+            del obj.__dict__[self._name]
+        except KeyError:
+            raise AttributeError(self._name) from None
+        obj._reactor_announce()
+
+
+def announced(function: F) -> F:
+    """Decorate a method of dispatchers on which their interest depends."""
+    return cast("F", _Announced(function))
+
+
 class dispatcher:
     """A socket whose events are calls of its methods; to be subclassed.
 
@@ -389,10 +420,12 @@ class dispatcher:
 
     # Predicates
 
+    @announced
     def readable(self) -> Any:
         """Return whether read events are wanted. Asked in every pass if it is overridden."""
         return True
 
+    @announced
     def writable(self) -> Any:
         """Return whether write events are wanted. Asked in every pass if it is overridden."""
         return True
@@ -516,6 +549,7 @@ class dispatcher:
         """Write a line to standard error."""
         sys.stderr.write(f"log: {message}\n")
 
+    @announced
     def log_info(self, message: object, type: str = "info") -> None:
         """Print a line, unless its type is in `ignore_log_types`."""
         if type not in self.ignore_log_types:
@@ -541,6 +575,7 @@ class dispatcher:
         self.connected = True
         self.connecting = False
 
+    @announced
     def handle_write_event(self) -> None:
         """Call `handle_write`, after `handle_connect` if it was connecting."""
         if self.accepting:
@@ -576,6 +611,7 @@ class dispatcher:
         """Log that it is readable."""
         self.log_info("unhandled read event", "warning")
 
+    @announced
     def handle_write(self) -> None:
         """Log that it is writable."""
         self.log_info("unhandled write event", "warning")
@@ -648,6 +684,7 @@ class dispatcher_with_send(dispatcher):
         """Call `initiate_send`."""
         self.initiate_send()
 
+    @announced
     def writable(self) -> Any:
         """Return whether it has something to send, or is to be connected."""
         return not self.connected or len(self.out_buffer)
