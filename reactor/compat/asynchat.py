@@ -274,7 +274,7 @@ class async_chat(asyncore.dispatcher):
 
 
 class _Fifo(deque[Any]):
-    """The deque of an `async_chat`, which announces that it has grown: then the answer of `writable` changes."""
+    """The deque of an `async_chat`; it announces that it has grown, which changes the answer of `writable`."""
 
     __slots__ = ("_owner",)
 
@@ -376,9 +376,7 @@ class fifo:
 def find_prefix_at_end(haystack: Any, needle: Any) -> int:
     r"""Return the length of the longest beginning of `needle`, not all of it, that `haystack` ends with.
 
-    >>> find_prefix_at_end(b"hello
-", b"
-")
+    >>> find_prefix_at_end(b"hello\r", b"\r\n")
     1
     """
     return next((size for size in range(len(needle) - 1, 0, -1) if haystack.endswith(needle[:size])), 0)

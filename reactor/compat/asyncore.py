@@ -21,7 +21,6 @@ import os
 import select
 import socket
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from errno import (
@@ -52,6 +51,7 @@ from reactor.compat.poller import (
     NVAL,
     OUT,
     PRI,
+    Channel,
     Map,
     Poller,
     SocketMap,
@@ -169,7 +169,9 @@ Pass = Callable[[Poller, float | None, bool, int], None]
 def _pass_by_phase(poller: Poller, timeout: float | None, seen: bool, limit: int = EVENTS_PER_PASS) -> None:
     """Report all reads, then all writes, then what is urgent."""
     get = poller.map.get
-    writes, urgent, reads = [], [], []
+    reads: list[Channel] = []
+    writes: list[Channel] = []
+    urgent: list[Channel] = []
     for channel, flags in poller.ready(timeout, seen=seen, limit=limit):
         mask = channel.mask
         before = len(reads) + len(writes) + len(urgent)
@@ -197,7 +199,7 @@ def _pass_by_object(poller: Poller, timeout: float | None, seen: bool, limit: in
     for channel, flags in poller.ready(timeout, seen=seen, limit=limit):
         if flags != IN:
             mask = channel.mask
-            if not mask & (IN | OUT) or not flags & ~PRI and not mask & IN:
+            if not mask & (IN | OUT) or (not flags & ~PRI and not mask & IN):
                 poller.hush(channel)
                 continue
             if not mask & IN:
@@ -268,9 +270,9 @@ def loop(
 # Dispatchers
 
 
-def _steady_interest(poller: Poller, obj: Any) -> int | None:
+def _steady_interest(poller: Poller, fd: int, obj: Any) -> int | None:
     """Return the interest of `obj` until it announces a change; None if it is to be asked in every pass."""
-    if isinstance(obj, dispatcher) and obj._reactor_poller is poller:
+    if isinstance(obj, dispatcher) and obj._reactor_poller is poller and obj._fileno == fd:
         return obj._reactor_interest()
     return None
 
@@ -431,7 +433,7 @@ class dispatcher:
         return True
 
     def _reactor_interest(self) -> int | None:
-        """Return the interest until `_reactor_announce`, in event bits; None if predicates are to be asked."""
+        """Return the interest until the next `_reactor_announce`; None if predicates are to be asked."""
         if not self._reactor_asks_only(dispatcher):
             return None
         if self.accepting:
@@ -600,7 +602,9 @@ class dispatcher:
             name = repr(self)
         except BaseException:
             name = f"<__repr__(self) failed for object at {id(self):0x}>"
-        self.log_info(f"uncaptured python exception, closing channel {name} ({kind}:{value} {trace})", "error")
+        self.log_info(
+            f"uncaptured python exception, closing channel {name} ({kind}:{value} {trace})", "error"
+        )
         self.handle_close()
 
     def handle_expt(self) -> None:
@@ -642,6 +646,8 @@ _ON_WRITE = frozenset({"handle_write", "handle_write_event", "log_info"})
 
 class dispatcher_with_send(dispatcher):
     """A dispatcher whose `send` keeps what the kernel does not take in `out_buffer`.
+
+    For example:
 
         import socket
         from reactor.compat import asyncore
@@ -708,15 +714,17 @@ if os.name == "posix":
     class file_wrapper:
         """A file with the methods of a socket that a dispatcher uses; it has a copy of the descriptor `fd`.
 
-        import os
-        from reactor.compat import asyncore
+        For example:
 
-        reading, writing = os.pipe()
-        wrapper = asyncore.file_wrapper(writing)
-        assert wrapper.send(b"hello") == 5
-        wrapper.close()
-        os.close(reading)
-        os.close(writing)
+            import os
+            from reactor.compat import asyncore
+
+            reading, writing = os.pipe()
+            wrapper = asyncore.file_wrapper(writing)
+            assert wrapper.send(b"hello") == 5
+            wrapper.close()
+            os.close(reading)
+            os.close(writing)
         """
 
         def __init__(self, fd: int) -> None:
@@ -755,24 +763,26 @@ if os.name == "posix":
             return self.fd
 
     class file_dispatcher(dispatcher):
-        """A dispatcher for a pipe, a terminal or another file. fd: a file or its descriptor.
+        """A dispatcher for a pipe, a terminal or another file.
 
-        import os
-        from reactor.compat import asyncore
+        fd: a file or its descriptor, which is copied.
 
-        class Reader(asyncore.file_dispatcher):
-            def handle_read(self):
-                print(self.recv(8192))
+            import os
+            from reactor.compat import asyncore
 
-            def handle_close(self):
-                self.close()
+            class Reader(asyncore.file_dispatcher):
+                def handle_read(self):
+                    print(self.recv(8192))
 
-        reading, writing = os.pipe()
-        Reader(reading)
-        os.close(reading)  # it has a copy
-        os.write(writing, b"hello")
-        os.close(writing)
-        asyncore.loop()
+                def handle_close(self):
+                    self.close()
+
+            reading, writing = os.pipe()
+            Reader(reading)
+            os.close(reading)  # it has a copy
+            os.write(writing, b"hello")
+            os.close(writing)
+            asyncore.loop()
         """
 
         def __init__(self, fd: Any, map: Map | None = None) -> None:

@@ -14,10 +14,10 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from errno import EBADF, EEXIST, ENOENT, EPERM
 from itertools import count
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, Protocol, Self
 
 import attrs
 
@@ -47,9 +47,9 @@ _EDGE = 1 << 31  # EPOLLET: an event is reported when it comes, and not all the 
 
 Map = dict[Any, Any]
 
-#: Returns the interest of an object, in event bits, which holds until the object announces a change or has an
-#: event; None for an object that is to be asked in every pass.
-Steady = Callable[["Poller", Any], int | None]
+#: Returns the interest of the object of a descriptor, in event bits, which holds until the object announces a
+#: change or has an event; None for an object that is to be asked in every pass.
+Steady = Callable[["Poller", int, Any], int | None]
 
 
 class Selector(Protocol):
@@ -104,12 +104,14 @@ class SelectSelector:
 
     def poll(self, timeout: float | None, maxevents: int, /) -> list[tuple[int, int]]:
         """Return the ready descriptors with their events. timeout: seconds; None: for ever."""
-        asked = [[fd for fd, mask in self._interest.items() if mask & bit] for bit in (IN, OUT, PRI)]
-        if not any(asked):  # which Windows refuses
+        read, write, urgent = (
+            [fd for fd, mask in self._interest.items() if mask & bit] for bit in (IN, OUT, PRI)
+        )
+        if not read and not write and not urgent:  # which Windows refuses
             time.sleep(threading.TIMEOUT_MAX if timeout is None else timeout)
             return []
         found: dict[int, int] = {}
-        for fds, bit in zip(select.select(*asked, timeout), (IN, OUT, PRI), strict=True):
+        for fds, bit in zip(select.select(read, write, urgent, timeout), (IN, OUT, PRI), strict=True):
             for fd in fds:
                 found[fd] = found.get(fd, 0) | bit
         return list(found.items())[:maxevents]
@@ -205,6 +207,7 @@ class Poller:
         with self._lock:
             self._drop(fd)
             self._ranks.pop(fd, None)
+            self._keys = []  # it may be put in again where nobody announces it
             self._close_idle()
 
     def refresh(self) -> None:
@@ -247,7 +250,8 @@ class Poller:
         """Wait until objects are ready and return them with their events, in the order of the map.
 
         The events are those of epoll: the ones of `Channel.mask`, ERR and HUP; NVAL for a closed descriptor.
-        timeout: seconds; None: for ever. seen: whether it is noticed when a pass takes long. limit: of events.
+        timeout: seconds; None: for ever. seen: whether it is noticed when a pass takes long. limit: of
+            events.
         """
         with self._lock:
             self._passes += 1
@@ -335,7 +339,7 @@ class Poller:
 
     def _judge(self, channel: Channel) -> None:
         """Find out whether the object is to be asked in every pass, and watch for what it wants if not."""
-        interest = self._steady(self, channel.obj)
+        interest = self._steady(self, channel.fd, channel.obj)
         asked = channel.dirty = interest is None  # what is asked in every pass need not be announced
         if asked != channel.asked:
             channel.asked = asked
@@ -561,7 +565,7 @@ class SocketMap(dict[Any, Any]):
         super().update(*args, **kwargs)
         self.poller.refresh()
 
-    def __ior__(self, other: Any) -> SocketMap:  # type: ignore[override,misc]
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
         self.update(other)
         return self
 
