@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, Self
 
@@ -172,7 +172,7 @@ class async_chat(asyncore.dispatcher):
 
     def _set_producer_fifo(self, producers: Any) -> None:
         self._reactor_fifo = producers
-        self._reactor_announce()
+        self._reactor_announce_anew()
 
     #: A deque of what is to be sent: bytes, producers, and None to close.
     producer_fifo = property(attrgetter("_reactor_fifo"), _set_producer_fifo)
@@ -215,12 +215,10 @@ class async_chat(asyncore.dispatcher):
         """Return whether there is something to send, or it is to be connected."""
         return self.producer_fifo or (not self.connected)
 
-    def _reactor_interest(self) -> int | None:
-        if not self._reactor_asks_only(async_chat) or type(self._reactor_fifo) is not _Fifo:
-            return None
-        if self.accepting or (self.connected and not self._reactor_fifo):
-            return IN | PRI
-        return IN | OUT | PRI
+    def _reactor_interest(self) -> Callable[[Any], int] | None:
+        if self._reactor_asks_only(async_chat) and type(self._reactor_fifo) is _Fifo:
+            return _interest
+        return None
 
     def close_when_done(self) -> None:
         """Close when all that is queued now has been sent."""
@@ -273,8 +271,14 @@ class async_chat(asyncore.dispatcher):
         self.producer_fifo.clear()
 
 
+def _interest(obj: Any) -> int:
+    if obj.accepting or (obj.connected and not obj._reactor_fifo):
+        return IN | PRI
+    return IN | OUT | PRI
+
+
 class _Fifo(deque[Any]):
-    """The deque of an `async_chat`; it announces that it has grown, which changes the answer of `writable`."""
+    """The deque of an `async_chat`; it announces that it has grown, which changes what `writable` returns."""
 
     __slots__ = ("_owner",)
 

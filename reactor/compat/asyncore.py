@@ -142,6 +142,8 @@ def readwrite(obj: Any, flags: int) -> None:
     try:
         if flags & IN:
             obj.handle_read_event()
+            if flags == IN:
+                return
         if flags & OUT:
             obj.handle_write_event()
         if flags & PRI:
@@ -270,8 +272,8 @@ def loop(
 # Dispatchers
 
 
-def _steady_interest(poller: Poller, fd: int, obj: Any) -> int | None:
-    """Return the interest of `obj` until it announces a change; None if it is to be asked in every pass."""
+def _steady_interest(poller: Poller, fd: int, obj: Any) -> Callable[[Any], int] | None:
+    """Return how to get the interest of `obj`; None if it is to be asked in every pass."""
     if isinstance(obj, dispatcher) and obj._reactor_poller is poller and obj._fileno == fd:
         return obj._reactor_interest()
     return None
@@ -291,14 +293,14 @@ class _Announced:
 
     def __set__(self, obj: Any, method: Any) -> None:
         obj.__dict__[self._name] = method
-        obj._reactor_announce()
+        obj._reactor_announce_anew()
 
     def __delete__(self, obj: Any) -> None:
         try:
             del obj.__dict__[self._name]
         except KeyError:
             raise AttributeError(self._name) from None
-        obj._reactor_announce()
+        obj._reactor_announce_anew()
 
 
 def announced(function: F) -> F:
@@ -432,15 +434,11 @@ class dispatcher:
         """Return whether write events are wanted. Asked in every pass if it is overridden."""
         return True
 
-    def _reactor_interest(self) -> int | None:
-        """Return the interest until the next `_reactor_announce`; None if predicates are to be asked."""
+    def _reactor_interest(self) -> Callable[[Any], int] | None:
+        """Return what gets its interest; None if its predicates are to be asked."""
         if not self._reactor_asks_only(dispatcher):
             return None
-        if self.accepting:
-            return IN | PRI
-        if (self.connecting and not self.connected) or self._reactor_handles_writes():
-            return IN | OUT | PRI
-        return IN | PRI | BUSY
+        return _interest_in_all if self._reactor_handles_writes() else _interest_in_input
 
     def _reactor_asks_only(self, base: type[dispatcher]) -> bool:
         """Return whether `readable` and `writable` are those of `base`."""
@@ -467,6 +465,11 @@ class dispatcher:
         """Have the poller ask for the interest again."""
         if self._reactor_poller is not None and self._fileno is not None:
             self._reactor_poller.announce(self._fileno)
+
+    def _reactor_announce_anew(self) -> None:
+        """Have the poller find out again how to get the interest."""
+        if self._reactor_poller is not None and self._fileno is not None:
+            self._reactor_poller.announce_anew(self._fileno)
 
     # The socket
 
@@ -641,6 +644,19 @@ class dispatcher:
         self.close()
 
 
+def _interest_in_all(obj: Any) -> int:
+    return IN | PRI if obj.accepting else IN | OUT | PRI
+
+
+def _interest_in_input(obj: Any) -> int:
+    """Return the interest of a dispatcher on which a write event has no effect once it is connected."""
+    if obj.accepting:
+        return IN | PRI
+    if obj.connecting and not obj.connected:
+        return IN | OUT | PRI
+    return IN | PRI | BUSY
+
+
 _ON_WRITE = frozenset({"handle_write", "handle_write_event", "log_info"})
 
 
@@ -695,11 +711,10 @@ class dispatcher_with_send(dispatcher):
         """Return whether it has something to send, or is to be connected."""
         return not self.connected or len(self.out_buffer)
 
-    def _reactor_interest(self) -> int | None:
-        if not self._reactor_asks_only(dispatcher_with_send):
-            return super()._reactor_interest()
-        wanted = not self.accepting and (not self.connected or len(self._reactor_out))
-        return IN | OUT | PRI if wanted else IN | PRI
+    def _reactor_interest(self) -> Callable[[Any], int] | None:
+        if self._reactor_asks_only(dispatcher_with_send):
+            return _interest_in_sending
+        return super()._reactor_interest()
 
     def send(self, data: Any) -> None:
         """Queue `data`, and call `initiate_send`."""
@@ -707,6 +722,12 @@ class dispatcher_with_send(dispatcher):
             self.log_info(f"sending {data!r}")
         self.out_buffer = self.out_buffer + data
         self.initiate_send()
+
+
+def _interest_in_sending(obj: Any) -> int:
+    if obj.accepting or (obj.connected and not len(obj._reactor_out)):
+        return IN | PRI
+    return IN | OUT | PRI
 
 
 if os.name == "posix":

@@ -47,9 +47,9 @@ _EDGE = 1 << 31  # EPOLLET: an event is reported when it comes, and not all the 
 
 Map = dict[Any, Any]
 
-#: Returns the interest of the object of a descriptor, in event bits, which holds until the object announces a
-#: change or has an event; None for an object that is to be asked in every pass.
-Steady = Callable[["Poller", int, Any], int | None]
+#: Returns how to get the interest of the object of a descriptor, in event bits: it holds until the object
+#: announces a change or has an event. None for an object that is to be asked in every pass.
+Steady = Callable[["Poller", int, Any], Callable[[Any], int] | None]
 
 
 class Selector(Protocol):
@@ -134,8 +134,9 @@ class Channel:
     fd: int
     obj: Any
     rank: int  # its place in the map
-    mask: int = 0  # what it is interested in, and the selector watches for; 0: it is not watched
-    busy: int = 0  # `BUSY` or 0
+    interest_of: Callable[[Any], int] | None = None  # None: it is to be found out whether there is one
+    interest: int = 0  # what that returned
+    mask: int = 0  # what the selector watches for; 0: it is not watched
     asked: bool = False  # in every pass
     dirty: bool = False  # to be asked in the next pass
     edge: bool = False  # watched for new events alone
@@ -147,7 +148,7 @@ class Channel:
 class Poller:
     """The kernel's side of one map: which of its objects are ready, in the order of the map.
 
-    steady: returns the interest of an object that announces what changes it.
+    steady: tells objects that announce what changes their interest from those that do not.
 
     `announce`, `added` and `removed` may be called on any thread, and take effect while `ready` waits on
     another one.
@@ -184,13 +185,23 @@ class Poller:
     # Announcements
 
     def announce(self, fd: int) -> None:
-        """Ask the object of `fd` for its interest in the next pass."""
+        """Get the interest of the object of `fd` again."""
         channel = self._channels.get(fd)
         if channel is not None and not channel.dirty:
-            channel.dirty = True
-            self._dirty.append(channel)
-            if self._passes or self._held:
-                self.settle()
+            self._soil(channel)
+
+    def announce_anew(self, fd: int) -> None:
+        """As `announce`, and find out whether it is still to be got in that way."""
+        channel = self._channels.get(fd)
+        if channel is not None:
+            channel.interest_of = None
+            self._soil(channel)
+
+    def _soil(self, channel: Channel) -> None:
+        channel.dirty = True
+        self._dirty.append(channel)
+        if self._passes or self._held:
+            self.settle()
 
     def added(self, fd: int) -> None:
         """Watch the object that the map has for `fd` now. The descriptor may be another one than before."""
@@ -232,7 +243,7 @@ class Poller:
         if channel is None:
             return
         channel.gone = True
-        self._busy -= bool(channel.busy)
+        self._busy -= channel.interest >= BUSY
         self._asked_changed |= channel.asked
         if channel.always or channel.invalid:
             self._restive.remove(channel)
@@ -334,25 +345,38 @@ class Poller:
                     self._judge(channel)
             while self._dirty:
                 channel = self._dirty.pop()
-                if not channel.gone:
+                if channel.gone:
+                    continue
+                if channel.interest_of is None:
                     self._judge(channel)
+                else:
+                    channel.dirty = False
+                    interest = channel.interest_of(channel.obj)
+                    if interest != channel.interest:
+                        self._set_interest(channel, interest)
 
     def _judge(self, channel: Channel) -> None:
-        """Find out whether the object is to be asked in every pass, and watch for what it wants if not."""
-        interest = self._steady(self, channel.fd, channel.obj)
-        asked = channel.dirty = interest is None  # what is asked in every pass need not be announced
+        """Find out whether the object is to be asked in every pass, and get its interest if not."""
+        channel.interest_of = self._steady(self, channel.fd, channel.obj)
+        asked = channel.dirty = (
+            channel.interest_of is None
+        )  # what is asked in every pass need not be announced
         if asked != channel.asked:
             channel.asked = asked
             self._asked_changed = True
             if asked and self.on_restless is not None:
                 self.on_restless()
-        interest = interest or 0
-        busy = interest & BUSY
-        if busy != channel.busy:
-            channel.busy = busy
-            self._busy += 1 if busy else -1
-        if not asked and interest & ~BUSY != channel.mask:
-            self._apply(channel, interest & ~BUSY)
+        if channel.interest_of is not None:
+            self._set_interest(channel, channel.interest_of(channel.obj))
+        elif channel.interest:
+            self._set_interest(channel, channel.interest & ~BUSY)
+
+    def _set_interest(self, channel: Channel, interest: int) -> None:
+        self._busy += (interest >= BUSY) - (channel.interest >= BUSY)
+        channel.interest = interest
+        mask = interest & ~BUSY
+        if mask != channel.mask:
+            self._apply(channel, mask)
 
     def _apply(self, channel: Channel, mask: int) -> None:
         before, channel.mask = channel.mask, mask
@@ -415,8 +439,8 @@ class Poller:
         self._swept = now
         watched = select.poll() if hasattr(select, "poll") else None
         for channel in self._channels.values():
-            if not channel.asked:
-                channel.dirty = True
+            channel.interest_of = None
+            channel.dirty = True
             self._dirty.append(channel)
             if watched is not None and channel.mask and not (channel.always or channel.invalid):
                 watched.register(channel.fd, 0)
@@ -457,8 +481,9 @@ class Poller:
         self._busy = 0
         self._restive.clear()
         for channel in self._channels.values():
-            channel.mask = channel.busy = 0
+            channel.mask = channel.interest = 0
             channel.always = channel.invalid = False
+            channel.interest_of = None
             channel.dirty = True
         self._dirty[:] = self._channels.values()
         self.refresh()
