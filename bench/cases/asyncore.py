@@ -1,4 +1,4 @@
-"""`asyncore`: unchanged programs on the reactor beside the standard module, or `pyasyncore` where that is gone.
+"""`asyncore`: unchanged programs on the reactor beside the standard module, or `pyasyncore` after it.
 
 `python -m bench.cases.asyncore KIND PROGRAM CORE NUMBER` runs one: echo (dispatchers without predicates),
 chat (`async_chat` on a reactor), asked (NUMBER dispatchers with predicates of their own), or lines

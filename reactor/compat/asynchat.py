@@ -69,7 +69,7 @@ class async_chat(asyncore.dispatcher):
 
     @property
     def ac_in_buffer(self) -> Any:
-        """What was received, and is neither collected nor a terminator."""
+        """Received bytes that are neither collected nor a terminator."""
         if self._reactor_taken:
             self._reactor_input, self._reactor_taken = self._reactor_input[self._reactor_taken :], 0
         return self._reactor_input

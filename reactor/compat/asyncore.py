@@ -462,12 +462,12 @@ class dispatcher:
         )
 
     def _reactor_announce(self) -> None:
-        """Have the poller ask for the interest again."""
+        """Make the poller get the interest again."""
         if self._reactor_poller is not None and self._fileno is not None:
             self._reactor_poller.announce(self._fileno)
 
     def _reactor_announce_anew(self) -> None:
-        """Have the poller find out again how to get the interest."""
+        """Make the poller find out again how to get the interest."""
         if self._reactor_poller is not None and self._fileno is not None:
             self._reactor_poller.announce_anew(self._fileno)
 
@@ -935,7 +935,7 @@ class Attachment(ContextExit):
             self._reactor.call_soon(self._pass)
         if poller.is_asking():
             poller.ask()
-            if self._timer is None:
+            if self._timer is None and poller.is_asking():
                 self._timer = self._reactor.call_later(self._interval, self._ask_again)
 
     def _ask_again(self) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from errno import EBADF, EEXIST, ENOENT, EPERM
+from errno import EBADF, EEXIST, EINVAL, ENOENT, EPERM
 from itertools import count
 from typing import Any, Protocol, Self
 
@@ -334,7 +334,7 @@ class Poller:
                 self._asked = sorted(asked, key=lambda channel: channel.rank)
 
     def settle(self) -> None:
-        """Have the selector watch for what was announced."""
+        """Make the selector watch for what was announced."""
         with self._lock:
             self._opened()
             while self._added:
@@ -395,7 +395,7 @@ class Poller:
             self._refused(channel, exc)
 
     def _refused(self, channel: Channel, exc: OSError) -> None:
-        """Have the channel watched another way: its descriptor is not what it was, or can't be watched."""
+        """Watch the channel in another way: its descriptor is not what it was, or can't be watched."""
         assert self._selector is not None
         if not channel.mask:
             pass  # it is not watched, as it should be
@@ -403,8 +403,8 @@ class Poller:
             self._selector.modify(channel.fd, channel.mask)
         elif exc.errno == ENOENT:
             self._selector.register(channel.fd, channel.mask)
-        elif exc.errno in (EPERM, EBADF):
-            channel.always, channel.invalid = exc.errno == EPERM, exc.errno == EBADF
+        elif exc.errno in (EPERM, EBADF, EINVAL):  # the last: the number is the selector's own now
+            channel.always, channel.invalid = exc.errno == EPERM, exc.errno != EPERM
             self._restive.append(channel)
             if self.on_restless is not None:
                 self.on_restless()
@@ -451,7 +451,7 @@ class Poller:
                 self._restive.append(channel)
 
     def _expel(self, fd: int) -> None:
-        """Have the selector report `fd` no more, which nobody has."""
+        """Make the selector report `fd`, which nobody has, no more."""
         with self._lock:
             try:
                 channel = self._channels.get(fd)
@@ -468,7 +468,7 @@ class Poller:
         return self._selector
 
     def _close_idle(self) -> None:
-        idle = not (self._channels or self._added or self._passes or self._held)
+        idle = not (self._ranks or self._passes or self._held)
         if idle and self._selector is not None:
             selector, self._selector = self._selector, None
             selector.close()
