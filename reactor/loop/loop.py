@@ -400,7 +400,7 @@ class Loop:
 
     def _run_each_tick(self) -> None:
         self._each_tick = [handle for handle in self._each_tick if not handle.cancelled()]
-        for handle in self._each_tick:
+        for handle in tuple(self._each_tick):
             pending = handle.pending()
             if pending is not None:
                 callback, args = pending
@@ -472,6 +472,7 @@ class Loop:
         finally:
             self.lifetime.closed = True
             self._hosted = False
+            self._each_tick.clear()
             self.scheduler.close()
             if self._signals.clear():
                 self._close_descriptors()

@@ -129,8 +129,10 @@ def test_selector_waits(kind, pairs):
     assert selector.poll(0.001, 1) == []
     selector.register(ours.fileno(), poller.IN | poller.PRI)
     assert selector.poll(0.0001, 1) == []
-    threading.Timer(0.01, theirs.send, [b"x"]).start()
+    later = threading.Timer(0.01, theirs.send, [b"x"])
+    later.start()
     assert selector.poll(None, 1) == [(ours.fileno(), poller.IN)]
+    later.join(DEADLINE)
     selector.modify(ours.fileno(), poller.IN | poller.OUT)
     assert selector.poll(DEADLINE, 1) == [(ours.fileno(), poller.IN | poller.OUT)]
     selector.unregister(ours.fileno())

@@ -16,6 +16,7 @@ MAKERS = {"socket", "socketpair", "getaddrinfo", "create_connection", "create_se
 #: Modules that a reactor can do without, or that are asked by `System`, and what they make.
 ELSEWHERE = {
     "address": {"getaddrinfo"},
+    "asyncore": {"socket"},  # a dispatcher makes its own
     "binding": {"socket"},  # one that was inherited, and the probe of another's Unix socket
     "pool": {"socket"},  # a worker's, of a descriptor that is there
     "system": MAKERS,
