@@ -895,12 +895,15 @@ class Attachment(ContextExit):
         self._interval = interval
         self._timer: TimerHandle | None = None
         self._handles: list[Handle] = []
-        fd = self._poller.fileno()
-        reactor.add_reader(fd, self._pass)
-        self._handles = [reactor.call_at_close(self.detach), reactor.call_each_tick(self._ask)]
+        self._poller.hold()
+        try:
+            reactor.add_reader(self._poller.fileno(), self._pass)
+            self._handles = [reactor.call_at_close(self.detach), reactor.call_each_tick(self._ask)]
+        except BaseException:
+            self._poller.release()
+            raise
         self._poller.on_restless = self._wake
         self._poller.on_replaced = self._watch_instead
-        self._poller.hold()
         self._wake()
 
     def __enter__(self) -> Self:
@@ -910,16 +913,20 @@ class Attachment(ContextExit):
         self.detach()
 
     def detach(self) -> None:
-        """Take the map off the reactor. More than once does nothing. On the reactor's thread."""
+        """Take the map off the reactor. More than once does nothing. On the reactor's thread.
+
+        In a forked child nothing of the reactor's is touched.
+        """
         if not self._handles:
             return
-        self._reactor.remove_reader(self._poller.fileno())
         for handle in self._handles:
             handle.cancel()
         self._handles = []
         if self._timer is not None:
             self._timer.cancel()
-        self._poller.release()
+        fd = self._poller.fileno()
+        if self._poller.release():
+            self._reactor.remove_reader(fd)
 
     def _pass(self) -> None:
         try:
@@ -962,8 +969,8 @@ def attach(
     interval: seconds. Objects with predicates of their own are asked in every tick of the reactor, and at
         least that often. Where there are none, an idle map costs nothing.
     ExitNow from a handler stops the reactor. On the reactor's thread.
-    Raises UsageError if the reactor is closed, or the platform has no epoll; ValueError for an interval that
-    is not above 0, TypeError for one that is no number.
+    Raises UsageError if the reactor is closed, the map is on one, or the platform has no epoll; ValueError
+    for an interval that is not above 0, TypeError for one that is no number.
     """
     map = socket_map if map is None else map
     return Attachment(reactor, map, use_poll, seconds("interval", interval))

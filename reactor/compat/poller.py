@@ -41,7 +41,7 @@ EVENTS_PER_PASS = 4096
 _BUSY_WAIT = 0.001
 
 # Seconds between two looks for what was changed without an announcement.
-_SWEEP = 1.0
+_SWEEP = 2.0
 
 _EDGE = 1 << 31  # EPOLLET: an event is reported when it comes, and not all the time
 
@@ -268,12 +268,11 @@ class Poller:
             self._passes += 1
         try:
             self.ask()
-            if self._restive and any(channel.mask for channel in self._restive):
+            if self._restive and self.is_restless():
                 timeout = 0
             elif self._busy and (seen or self._asked) and (timeout is None or timeout > _BUSY_WAIT):
                 timeout = _BUSY_WAIT
-            events = self._opened().poll(timeout, max(1, min(len(self._channels), limit)))
-            return self._found(events)
+            return self._found(self._opened().poll(timeout, max(1, min(len(self._channels), limit))))
         except BaseException:
             self._unsure = True
             raise
@@ -305,17 +304,21 @@ class Poller:
         return [(channel, flags) for _, flags, channel in found]
 
     def ask(self) -> None:
-        """Ask the objects that are to be asked, and have the selector watch for what they want."""
-        self._catch_up()
-        for channel in self._asked:  # without the lock: another thread may hold one of the program's
-            obj = channel.obj
-            mask = IN | PRI if obj.readable() else 0
-            if obj.writable():
-                mask |= PRI if obj.accepting else OUT | PRI
-            if mask != channel.mask:
-                with self._lock:
-                    if not channel.gone:
-                        self._apply(channel, mask)
+        """Ask the objects that are to be asked, and make the selector watch for what they want."""
+        try:
+            self._catch_up()
+            for channel in self._asked:  # without the lock: another thread may hold one of the program's
+                obj = channel.obj
+                mask = IN | PRI if obj.readable() else 0
+                if obj.writable():
+                    mask |= PRI if obj.accepting else OUT | PRI
+                if mask != channel.mask:
+                    with self._lock:
+                        if not channel.gone:
+                            self._apply(channel, mask)
+        except BaseException:
+            self._unsure = True
+            raise
 
     def _catch_up(self) -> None:
         """Take in what was announced, and what was changed without that."""
@@ -336,24 +339,33 @@ class Poller:
     def settle(self) -> None:
         """Make the selector watch for what was announced."""
         with self._lock:
-            self._opened()
-            while self._added:
-                fd = self._added.pop()
-                obj = self.map.get(fd)
-                if obj is not None and fd not in self._channels and fd in self._ranks:
-                    channel = self._channels[fd] = Channel(fd, obj, self._ranks[fd])
-                    self._judge(channel)
-            while self._dirty:
-                channel = self._dirty.pop()
-                if channel.gone:
-                    continue
-                if channel.interest_of is None:
-                    self._judge(channel)
-                else:
-                    channel.dirty = False
-                    interest = channel.interest_of(channel.obj)
-                    if interest != channel.interest:
-                        self._set_interest(channel, interest)
+            try:
+                self._opened()
+                while self._added:
+                    self._welcome(self._added.pop())
+                while self._dirty:
+                    channel = self._dirty.pop()
+                    if not channel.gone:
+                        self._renew(channel)
+            except BaseException:
+                self._unsure = True
+                raise
+
+    def _welcome(self, fd: int) -> None:
+        obj = self.map.get(fd)
+        if obj is not None and fd not in self._channels and fd in self._ranks:
+            channel = self._channels[fd] = Channel(fd, obj, self._ranks[fd])
+            self._judge(channel)
+
+    def _renew(self, channel: Channel) -> None:
+        """Get the interest of the object again."""
+        if channel.interest_of is None:
+            self._judge(channel)
+            return
+        channel.dirty = False
+        interest = channel.interest_of(channel.obj)
+        if interest != channel.interest:
+            self._set_interest(channel, interest)
 
     def _judge(self, channel: Channel) -> None:
         """Find out whether the object is to be asked in every pass, and get its interest if not."""
@@ -527,20 +539,26 @@ class Poller:
         return number
 
     def hold(self) -> None:
-        """Keep the selector open, and let what is announced take effect at once, until `release`."""
+        """Keep the selector open, and let what is announced take effect at once, until `release`.
+
+        Raises UsageError if another does.
+        """
+        if self._held:
+            raise UsageError("the map is on a reactor already: detach it there first")
         self._held = True
         self.settle()
 
-    def release(self) -> None:
-        """Undo `hold`."""
+    def release(self) -> bool:
+        """Undo `hold`; return whether there was something to undo, which a forked child does not have."""
         with self._lock:
-            self._held = False
+            held, self._held = self._held, False
             self.on_restless = self.on_replaced = None
             self._close_idle()
+        return held
 
     def is_asking(self) -> bool:
-        """Return whether there are objects to be asked in every pass."""
-        return bool(self._asked) or self._asked_changed
+        """Return whether there is something to `ask`."""
+        return bool(self._asked) or self._asked_changed or self._unsure
 
     def is_restless(self) -> bool:
         """Return whether a pass would return at once, for a file that can't be watched."""

@@ -69,7 +69,9 @@ terminators = st.lists(
 def test_input_is_collected_as_by_the_standard_module(pieces, ends, reads_buffer):
     logs = []
     for module in (STANDARD, asynchat):
-        chat = recording(module)(pieces, [end for end in ends if end != "same" or end is not ends[0]], reads_buffer)
+        chat = recording(module)(
+            pieces, [end for end in ends if end != "same" or end is not ends[0]], reads_buffer
+        )
         for _ in pieces:
             try:
                 chat.handle_read()
@@ -86,7 +88,10 @@ def test_prefix_at_the_end(haystack, needle):
 
 
 def test_every_name_of_the_standard_module_is_here():
-    names = {name for name in vars(STANDARD) if not name.startswith("__")} - {"_DEPRECATION_MSG", "_deprecated"}
+    names = {name for name in vars(STANDARD) if not name.startswith("__")} - {
+        "_DEPRECATION_MSG",
+        "_deprecated",
+    }
     assert names - set(vars(asynchat)) == set()
     assert set(vars(STANDARD.async_chat)) - set(dir(asynchat.async_chat)) == set()
     for name in ["ac_in_buffer_size", "ac_out_buffer_size", "use_encoding", "encoding"]:
@@ -188,7 +193,9 @@ def test_errors_of_recv_and_send(pair):
     assert chat.errors == 2
 
 
-@given(st.lists(st.sampled_from(["bytes", "long", "empty", "producer", "none"]), max_size=8), st.integers(1, 5))
+@given(
+    st.lists(st.sampled_from(["bytes", "long", "empty", "producer", "none"]), max_size=8), st.integers(1, 5)
+)
 @examples(100)
 def test_output_is_sent_as_by_the_standard_module(items, size):
     logs = []

@@ -82,10 +82,12 @@ def until(condition, make_pass=asyncore.poll, map=None, timeout=0.05):
 
 def test_every_name_of_the_standard_module_is_here():
     names = {name for name, value in vars(STANDARD).items() if not isinstance(value, ModuleType)}
-    assert {name for name in names - set(vars(asyncore)) if not name.startswith("__")} - {"_DEPRECATION_MSG"} == set()
+    assert {name for name in names - set(vars(asyncore)) if not name.startswith("__")} - {
+        "_DEPRECATION_MSG"
+    } == set()
     for name in ["dispatcher", "dispatcher_with_send", "file_dispatcher", "file_wrapper"]:
         assert set(vars(getattr(STANDARD, name))) - set(dir(getattr(asyncore, name))) == set()
-    for name in "debug connected accepting connecting closing addr ignore_log_types".split():
+    for name in ["debug", "connected", "accepting", "connecting", "closing", "addr", "ignore_log_types"]:
         assert getattr(asyncore.dispatcher, name) == getattr(STANDARD.dispatcher, name)
     assert asyncore.poll3 is asyncore.poll2
     assert asyncore._DISCONNECTED == STANDARD._DISCONNECTED
@@ -225,7 +227,9 @@ def test_error_is_logged_in_the_standard_s_words(pair, capsys):
     pair[1].send(b"x")
     asyncore.poll()
     out = capsys.readouterr().out
-    assert out.startswith("error: uncaptured python exception, closing channel <__repr__(self) failed for object at")
+    assert out.startswith(
+        "error: uncaptured python exception, closing channel <__repr__(self) failed for object at"
+    )
     assert "(<class 'ValueError'>:no [" in out
     assert "|handle_read|" in out
     assert not asyncore.socket_map
@@ -245,7 +249,14 @@ def test_stock_handlers_log_unless_their_type_is_ignored(pair, capsys):
     noisy.log("hello")
     noisy.handle_close()
     out, err = capsys.readouterr()
-    what = ["read event", "write event", "incoming priority event", "connect event", "accepted event", "close event"]
+    what = [
+        "read event",
+        "write event",
+        "incoming priority event",
+        "connect event",
+        "accepted event",
+        "close event",
+    ]
     assert out.splitlines() == [f"warning: unhandled {each}" for each in what]
     assert err == "log: hello\n"
 
@@ -777,6 +788,7 @@ def test_dispatchers_that_need_write_events_have_them(change, pair):
 
     class Writing(Keeping):
         if change == "log":
+
             def log_info(self, message, type="info"):
                 calls.append(message)
 
@@ -796,7 +808,10 @@ def test_dispatchers_that_need_write_events_have_them(change, pair):
         with contextlib.suppress(OSError):
             writing.connect("elsewhere")
         asyncore.poll()
-    assert calls == {"handle_write": ["write"], "log": ["unhandled write event"], "connecting": ["connect"]}[change]
+    assert (
+        calls
+        == {"handle_write": ["write"], "log": ["unhandled write event"], "connecting": ["connect"]}[change]
+    )
 
 
 def test_several_loops_in_threads(make_pass, new_pair):
@@ -954,8 +969,75 @@ def test_reactor_that_is_closed_lets_go_of_its_map(pair):
     pair[1].send(b"hello")
     asyncore.poll()
     assert keeping.got == b"hello"
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="closed"):
         asyncore.attach(reactor)
+
+
+def test_map_is_on_one_reactor(reactor, pair):
+    Keeping(pair[0])
+    with asyncore.attach(reactor):
+        with pytest.raises(UsageError, match="the map is on a reactor already"):
+            asyncore.attach(reactor)
+    asyncore.attach(reactor).detach()
+
+
+def test_child_leaves_the_reactor_of_its_map_alone(reactor, pair):
+    keeping = Keeping(pair[0])
+    with asyncore.attach(reactor):
+        spin(reactor, lambda: reactor.stats().ticks > 3)
+        child = os.fork()
+        if not child:
+            status = 1
+            with contextlib.suppress(BaseException):
+                pair[1].send(b"child")
+                asyncore.loop(1, count=1)
+                status = 0 if keeping.got == b"child" else 1
+                keeping.close()
+            return_to_parent(status)
+        assert os.waitpid(child, 0)[1] == 0
+        pair[1].send(b"parent")
+        spin(reactor, lambda: keeping.got == b"parent")
+
+
+def test_detaching_in_a_child(reactor, pair):
+    Keeping(pair[0])
+    attachment = asyncore.attach(reactor)
+    child = os.fork()
+    if not child:
+        status = 1
+        with contextlib.suppress(BaseException):
+            attachment.detach()
+            status = 0
+        return_to_parent(status)
+    assert os.waitpid(child, 0)[1] == 0
+    pair[1].send(b"x")
+    spin(reactor, lambda: next(iter(asyncore.socket_map.values())).got == b"x")
+    attachment.detach()
+
+
+def return_to_parent(status):
+    os._exit(status)
+
+
+def test_interrupt_while_predicates_are_asked_on_a_reactor(reactor, pair):
+    class Interrupting(Keeping):
+        interrupts = [True]
+
+        def readable(self):
+            if self.interrupts:
+                self.interrupts.clear()
+                raise KeyboardInterrupt
+            return True
+
+        def writable(self):
+            return False
+
+    interrupting = Interrupting(pair[0])
+    with asyncore.attach(reactor):
+        with pytest.raises(KeyboardInterrupt):
+            reactor.run()
+        pair[1].send(b"x")
+        spin(reactor, lambda: interrupting.got == b"x")
 
 
 def test_predicates_are_asked_in_every_tick_and_each_interval(reactor, pair):

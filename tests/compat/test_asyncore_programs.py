@@ -4,6 +4,7 @@ import contextlib
 import ftplib
 import importlib
 import io
+import resource
 import select
 import shutil
 import smtplib
@@ -525,7 +526,15 @@ def test_predicate_that_counts_the_map():
     assert server.most <= 5
 
 
-def test_more_descriptors_than_select_can_wait_for():
+@pytest.fixture
+def many_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2048)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_descriptors_than_select_can_wait_for(many_descriptors):
     with contextlib.ExitStack() as stack:
         for _ in range(600):
             for sock in socket.socketpair():

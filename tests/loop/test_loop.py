@@ -430,7 +430,7 @@ def test_callbacks_of_each_tick_run_at_its_end_and_begin_none(reactor, errors, r
     assert errors.seen == []
     ran.clear()
     reactor.run_once()
-    (error, callback, _), = errors.seen
+    ((error, callback, _),) = errors.seen
     errors.seen.clear()
     assert isinstance(error, ValueError)
     assert "lambda" in callback
