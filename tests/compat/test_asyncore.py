@@ -82,9 +82,8 @@ def until(condition, make_pass=asyncore.poll, map=None, timeout=0.05):
 
 def test_every_name_of_the_standard_module_is_here():
     names = {name for name, value in vars(STANDARD).items() if not isinstance(value, ModuleType)}
-    assert {name for name in names - set(vars(asyncore)) if not name.startswith("__")} - {
-        "_DEPRECATION_MSG"
-    } == set()
+    missing = names - set(vars(asyncore)) - {"_DEPRECATION_MSG"}
+    assert [name for name in missing if not name.startswith("__")] == []
     for name in ["dispatcher", "dispatcher_with_send", "file_dispatcher", "file_wrapper"]:
         assert set(vars(getattr(STANDARD, name))) - set(dir(getattr(asyncore, name))) == set()
     for name in ["debug", "connected", "accepting", "connecting", "closing", "addr", "ignore_log_types"]:
@@ -476,9 +475,9 @@ def test_file_wrapper(recwarn):
     wrapper.close()
     wrapper.close()
     assert wrapper.fileno() == -1
+    wrapper = asyncore.file_wrapper(writing)
     with pytest.warns(ResourceWarning, match="unclosed file"):
-        del wrapper
-        asyncore.file_wrapper(writing).__del__()
+        wrapper.__del__()
     os.close(reading)
     os.close(writing)
 

@@ -1,4 +1,4 @@
-"""Programs of the kinds that are written on `asyncore`, unchanged but for the import; the clients are real."""
+"""Programs as they are written on `asyncore`, unchanged but for the import; the clients are real."""
 
 import contextlib
 import ftplib
