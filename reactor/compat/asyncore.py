@@ -45,7 +45,6 @@ from typing import Any, NoReturn, Self, TypeVar, cast
 from reactor.compat.poller import (
     BUSY,
     ERR,
-    EVENTS_PER_PASS,
     HUP,
     IN,
     NVAL,
@@ -163,31 +162,28 @@ def readwrite(obj: Any, flags: int) -> None:
 
 # Passes
 
-#: One pass over a map: waits for a time, and reports events; takes whether it is noticed that it takes long,
-#: and the limit of events.
-Pass = Callable[[Poller, float | None, bool, int], None]
+#: Reports events to the objects of a poller, in some order.
+Report = Callable[[Poller, list[tuple[Channel, int]]], None]
 
 
-def _pass_by_phase(poller: Poller, timeout: float | None, seen: bool, limit: int = EVENTS_PER_PASS) -> None:
+def _report_by_phase(poller: Poller, ready: list[tuple[Channel, int]]) -> None:
     """Report all reads, then all writes, then what is urgent."""
-    get = poller.map.get
     reads: list[Channel] = []
     writes: list[Channel] = []
     urgent: list[Channel] = []
-    for channel, flags in poller.ready(timeout, seen=seen, limit=limit):
+    for channel, flags in ready:
         mask = channel.mask
-        before = len(reads) + len(writes) + len(urgent)
-        if flags & (IN | HUP | ERR) and mask & IN:
+        reading = mask & IN and flags & (IN | HUP | ERR)
+        writing = mask & OUT and flags & (OUT | ERR)
+        if reading:
             reads.append(channel)
-        if flags & (OUT | ERR) and mask & OUT:
+        if writing:
             writes.append(channel)
         if flags & PRI:
             urgent.append(channel)
-        if len(reads) + len(writes) + len(urgent) == before:
-            if flags & NVAL:
-                readwrite(channel.obj, NVAL)
-            else:
-                poller.hush(channel)
+        elif not (reading or writing):
+            _report_else(poller, channel, flags)
+    get = poller.map.get
     for channels, report in (reads, read), (writes, write), (urgent, _exception):
         for channel in channels:
             obj = get(channel.fd)
@@ -195,13 +191,21 @@ def _pass_by_phase(poller: Poller, timeout: float | None, seen: bool, limit: int
                 report(obj)
 
 
-def _pass_by_object(poller: Poller, timeout: float | None, seen: bool, limit: int = EVENTS_PER_PASS) -> None:
+def _report_else(poller: Poller, channel: Channel, flags: int) -> None:
+    """Report a closed descriptor, or see that a hang-up for which nobody has asked is not reported again."""
+    if flags & NVAL:
+        readwrite(channel.obj, NVAL)
+    else:
+        poller.hush(channel)
+
+
+def _report_by_object(poller: Poller, ready: list[tuple[Channel, int]]) -> None:
     """Report all events of one descriptor, then those of the next."""
     get = poller.map.get
-    for channel, flags in poller.ready(timeout, seen=seen, limit=limit):
+    for channel, flags in ready:
         if flags != IN:
             mask = channel.mask
-            if not mask & (IN | OUT) or (not flags & ~PRI and not mask & IN):
+            if not mask & (IN | OUT) or not (flags & ~PRI or mask & IN):
                 poller.hush(channel)
                 continue
             if not mask & IN:
@@ -221,7 +225,8 @@ def poll(timeout: float | None = 0.0, map: Map | None = None) -> None:
         raise ValueError("timeout must be 0 seconds or more, or None to wait for ever")
     map = socket_map if map is None else map
     if map:
-        _pass_by_phase(poller_of(map, _steady_interest), timeout, True)
+        poller = poller_of(map, _steady_interest)
+        _report_by_phase(poller, poller.ready(timeout))
 
 
 def poll2(timeout: float | None = 0.0, map: Map | None = None) -> None:
@@ -231,7 +236,8 @@ def poll2(timeout: float | None = 0.0, map: Map | None = None) -> None:
     """
     map = socket_map if map is None else map
     if map:
-        _pass_by_object(poller_of(map, _steady_interest), _in_milliseconds(timeout), True)
+        poller = poller_of(map, _steady_interest)
+        _report_by_object(poller, poller.ready(_in_milliseconds(timeout)))
 
 
 poll3 = poll2
@@ -254,7 +260,7 @@ def loop(
     out. Any thread may be in a loop; one map is for one thread at a time.
     """
     map = socket_map if map is None else map
-    make_pass = _pass_by_object if use_poll and _POLL else _pass_by_phase
+    report = _report_by_object if use_poll and _POLL else _report_by_phase
     if use_poll:
         timeout = _in_milliseconds(timeout)
     elif timeout is not None and timeout < 0:
@@ -262,10 +268,10 @@ def loop(
     poller = poller_of(map, _steady_interest)  # held: objects that are no dispatchers do not keep it
     if count is None:
         while map:
-            make_pass(poller, timeout, False)
+            report(poller, poller.ready(timeout, seen=False))
     else:
         while map and count > 0:
-            make_pass(poller, timeout, True)
+            report(poller, poller.ready(timeout))
             count -= 1
 
 
@@ -891,7 +897,7 @@ class Attachment(ContextExit):
     def __init__(self, reactor: Reactor, map: Map, use_poll: bool, interval: float) -> None:
         self._reactor = reactor
         self._poller = poller_of(map, _steady_interest)
-        self._make_pass: Pass = _pass_by_object if use_poll and _POLL else _pass_by_phase
+        self._report: Report = _report_by_object if use_poll and _POLL else _report_by_phase
         self._interval = interval
         self._timer: TimerHandle | None = None
         self._handles: list[Handle] = []
@@ -929,11 +935,12 @@ class Attachment(ContextExit):
             self._reactor.remove_reader(fd)
 
     def _pass(self) -> None:
+        poller = self._poller
         try:
-            self._make_pass(self._poller, 0, False, _EVENTS_PER_TICK)
+            self._report(poller, poller.ready(0, seen=False, asked=True, limit=_EVENTS_PER_TICK))
         except ExitNow:
             self._reactor.stop()
-        self._poller.settle()
+        poller.settle()
 
     def _ask(self) -> None:
         """Ask what is to be asked, before the reactor waits."""
@@ -965,7 +972,8 @@ def attach(
 ) -> Attachment:
     """Put a map on a reactor, which then drives its dispatchers beside its protocols.
 
-    map: None for `socket_map`. use_poll: report events as `loop` does with it.
+    map: None for `socket_map`. What is put into a private one directly, and not by a dispatcher, is noticed
+        with the next event. use_poll: report events as `loop` does with it.
     interval: seconds. Objects with predicates of their own are asked in every tick of the reactor, and at
         least that often. Where there are none, an idle map costs nothing.
     ExitNow from a handler stops the reactor. On the reactor's thread.

@@ -256,19 +256,20 @@ class Poller:
     # A pass
 
     def ready(
-        self, timeout: float | None, *, seen: bool = True, limit: int = EVENTS_PER_PASS
+        self, timeout: float | None, *, seen: bool = True, asked: bool = False, limit: int = EVENTS_PER_PASS
     ) -> list[tuple[Channel, int]]:
         """Wait until objects are ready and return them with their events, in the order of the map.
 
         The events are those of epoll: the ones of `Channel.mask`, ERR and HUP; NVAL for a closed descriptor.
-        timeout: seconds; None: for ever. seen: whether it is noticed when a pass takes long. limit: of
-            events.
+        timeout: seconds; None: for ever. seen: whether it is noticed when a pass takes long. asked:
+            whether `ask` was called. limit: of events.
         """
         with self._lock:
             self._passes += 1
         try:
-            self.ask()
-            if self._restive and self.is_restless():
+            if not asked or self._unsure:
+                self.ask()
+            if self.is_restless():
                 timeout = 0
             elif self._busy and (seen or self._asked) and (timeout is None or timeout > _BUSY_WAIT):
                 timeout = _BUSY_WAIT
@@ -562,7 +563,7 @@ class Poller:
 
     def is_restless(self) -> bool:
         """Return whether a pass would return at once, for a file that can't be watched."""
-        return any(channel.mask for channel in self._restive)
+        return bool(self._restive) and any(channel.mask for channel in self._restive)
 
 
 class SocketMap(dict[Any, Any]):
