@@ -58,6 +58,27 @@ def pair(new_pair):
     return new_pair()
 
 
+class Waits:
+    """A selector that records how long it is to wait, and does not."""
+
+    def __init__(self):
+        self.real, self.waits = new_selector(), []
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+    def poll(self, timeout, maxevents):
+        self.waits.append(timeout)
+        return self.real.poll(0, maxevents)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    made = Waits()
+    monkeypatch.setattr("reactor.compat.poller.new_selector", lambda: made)
+    return made.waits
+
+
 class Keeping(asyncore.dispatcher):
     """Keeps what it receives."""
 
@@ -605,18 +626,28 @@ def test_event_of_a_closed_dispatcher_is_not_its_successor_s(make_pass, new_pair
     assert (successor.got, successor.connected) == (b"", True)
 
 
-def test_copy_of_a_descriptor_may_stay_open_elsewhere(make_pass, new_pair):
-    ours, theirs = new_pair()
+@pytest.mark.parametrize("attached", [False, True])
+def test_copy_of_a_descriptor_may_stay_open_elsewhere(attached, reactor, pair, new_pair):
+    # As a child process has one: the kernel goes on watching, and tells of a number that nobody has.
+    ours, theirs = pair
+    keeping, other = Keeping(ours, map := {}), new_pair()
+    kept = Keeping(other[0], map)
     copy = ours.dup()
-    keeping = Keeping(ours, map := {})
-    make_pass(0, map)
-    del map[keeping._fileno]  # and no pass sees it while it is open
-    ours.close()
-    theirs.send(b"x")
-    other_ours, other_theirs = new_pair()
-    other = Keeping(other_ours, map)
-    other_theirs.send(b"hello")
-    until(lambda: other.got == b"hello", make_pass, map)
+    asyncore.poll(0, map)
+    with contextlib.ExitStack() as stack:
+        if attached:
+            stack.enter_context(asyncore.attach(reactor, map))
+        del map[keeping._fileno]  # and no pass sees that while it is open
+        ours.close()
+        stack.enter_context(open(os.devnull))  # has the number now
+        theirs.send(b"x")
+        for word in (b"one", b"two"):
+            kept.got = b""
+            other[1].send(word)
+            if attached:
+                spin(reactor, lambda word=word: kept.got == word)
+            else:
+                until(lambda word=word: kept.got == word, map=map)
     assert keeping.got == b""
     copy.close()
 
@@ -631,28 +662,82 @@ def test_closed_descriptor_is_handle_close(pair, make_pass):
     until(lambda: not asyncore.socket_map, make_pass)
 
 
-@pytest.mark.parametrize("use_poll", [False, True])
-def test_hang_up_that_nobody_asked_for_does_not_spin(use_poll, pair):
-    asked = []
+class Passes:
+    """Counts its passes by its predicates; has what it is asked for in `wants`."""
 
-    class Deaf(asyncore.dispatcher):
-        def readable(self):
-            asked.append(len(asked))
-            return False
+    wants = (False, False)
+    passes = written = 0
 
-        def writable(self):
-            return not use_poll
+    def readable(self):
+        self.passes += 1
+        return self.wants[0]
 
-    ours, theirs = pair
-    ours.setblocking(False)
+    def writable(self):
+        return self.wants[1]
+
+    def handle_write(self):
+        self.written += 1
+
+
+class Passing(Passes, asyncore.dispatcher):
+    pass
+
+
+def fill(sock):
+    sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
-            ours.send(bytes(100_000))
-    Deaf(ours, map := {})
-    theirs.shutdown(socket.SHUT_RDWR)
-    theirs.recv(1)  # room for writing is not there yet
-    asyncore.loop(0.01, use_poll, map, 5)
-    assert len(asked) == 5
+            sock.send(bytes(100_000))
+
+
+def test_hang_up_that_nobody_asked_for_is_not_reported(waits, pair):
+    passing = Passing(pair[0], map := {})
+    passing.wants = (False, True)
+    fill(pair[0])
+    pair[1].shutdown(socket.SHUT_RDWR)
+    for wait in (1, 2):
+        asyncore.poll(wait, map)
+    assert (passing.written, waits) == (0, [1, 2])
+    asyncore.poll2(3, map)  # has hang-ups as `handle_close`
+    assert map == {}
+
+
+def test_urgent_data_that_nobody_asked_for_is_not_reported(make_pass, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Passing, "handle_expt", lambda self: seen.append("urgent"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        peer = socket.create_connection(listening.getsockname())
+        passing = Passing(listening.accept()[0], map := {})
+    passing.wants = (False, True)
+    with peer:
+        fill(passing.socket)
+        peer.send(b"!", socket.MSG_OOB)
+        urgent = select.poll()
+        urgent.register(passing.socket, select.POLLPRI)
+        assert urgent.poll(DEADLINE * 1000)
+        for _ in range(3):
+            make_pass(0, map)
+        assert seen == (["urgent"] * 3 if make_pass is asyncore.poll else [])
+        while not passing.written:  # it is told of room all the same
+            peer.recv(1_000_000)
+            make_pass(0, map)
+        make_pass(0, map)
+        assert passing.written == 2
+        passing.close()
+
+
+def test_paused_acceptor_is_left_alone(make_pass):
+    accepting = Passing()
+    accepting.create_socket()
+    accepting.bind(("127.0.0.1", 0))
+    accepting.listen(5)
+    accepting.wants = (False, True)
+    with socket.create_connection(accepting.socket.getsockname()):
+        make_pass(0)
+        accepting.socket.shutdown(socket.SHUT_RDWR)
+        for _ in range(3):
+            make_pass(0)
+    assert (accepting.passes, accepting.written, accepting.socket.fileno()) == (4, 0, accepting._fileno)
 
 
 def test_fork(pair):
@@ -711,27 +796,6 @@ def test_timeouts():
         asyncore.poll(-1)
     with pytest.raises(ValueError, match="timeout must be 0 seconds or more"):
         asyncore.loop(-1)
-
-
-class Waits:
-    """A selector that records how long it is to wait, and does not."""
-
-    def __init__(self):
-        self.real, self.waits = new_selector(), []
-
-    def __getattr__(self, name):
-        return getattr(self.real, name)
-
-    def poll(self, timeout, maxevents):
-        self.waits.append(timeout)
-        return self.real.poll(0, maxevents)
-
-
-@pytest.fixture
-def waits(monkeypatch):
-    made = Waits()
-    monkeypatch.setattr("reactor.compat.poller.new_selector", lambda: made)
-    return made.waits
 
 
 class Leaving(asyncore.dispatcher):
