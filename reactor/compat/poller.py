@@ -267,7 +267,9 @@ class Poller:
         with self._lock:
             self._passes += 1
         try:
-            if not asked or self._unsure:
+            if asked:
+                self._catch_up()
+            else:
                 self.ask()
             if self.is_restless():
                 timeout = 0

@@ -648,18 +648,26 @@ def test_copy_of_a_descriptor_may_stay_open_elsewhere(attached, reactor, pair, n
                 spin(reactor, lambda word=word: kept.got == word)
             else:
                 until(lambda word=word: kept.got == word, map=map)
+        if attached:
+            settle(reactor)
+            assert reactor.run_once(0) == 0  # it is not told of again and again
     assert keeping.got == b""
     copy.close()
 
 
-def test_closed_descriptor_is_handle_close(pair, make_pass):
-    class Passing(Keeping):
-        def readable(self):
-            return True
-
-    Passing(pair[0])
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_closed_descriptor_is_handle_close(asked, known, pair, make_pass, monkeypatch):
+    monkeypatch.setattr("reactor.compat.poller._SWEEP", 0)
+    keeping = Keeping(pair[0])
+    if asked:
+        keeping.writable = lambda: False
+    if known:
+        make_pass()
     pair[0].close()
-    until(lambda: not asyncore.socket_map, make_pass)
+    make_pass()
+    make_pass()
+    assert not asyncore.socket_map
 
 
 class Passes:
