@@ -53,6 +53,7 @@ from reactor.compat.poller import (
     Channel,
     Map,
     Poller,
+    Ready,
     SocketMap,
     poller_of,
 )
@@ -163,15 +164,15 @@ def readwrite(obj: Any, flags: int) -> None:
 # Passes
 
 #: Reports events to the objects of a poller, in some order.
-Report = Callable[[Poller, list[tuple[Channel, int]]], None]
+Report = Callable[[Poller, list[Ready]], None]
 
 
-def _report_by_phase(poller: Poller, ready: list[tuple[Channel, int]]) -> None:
+def _report_by_phase(poller: Poller, ready: list[Ready]) -> None:
     """Report all reads, then all writes, then what is urgent."""
     reads: list[Channel] = []
     writes: list[Channel] = []
     urgent: list[Channel] = []
-    for channel, flags in ready:
+    for _, flags, channel in ready:
         mask = channel.mask
         reading = mask & IN and flags & (IN | HUP | ERR)
         writing = mask & OUT and flags & (OUT | ERR)
@@ -199,10 +200,10 @@ def _report_else(poller: Poller, channel: Channel, flags: int) -> None:
         poller.hush(channel)
 
 
-def _report_by_object(poller: Poller, ready: list[tuple[Channel, int]]) -> None:
+def _report_by_object(poller: Poller, ready: list[Ready]) -> None:
     """Report all events of one descriptor, then those of the next."""
     get = poller.map.get
-    for channel, flags in ready:
+    for _, flags, channel in ready:
         if flags != IN:
             mask = channel.mask
             if not mask & (IN | OUT) or not (flags & ~PRI or mask & IN):
@@ -585,6 +586,7 @@ class dispatcher:
         self.handle_connect()
         self.connected = True
         self.connecting = False
+        self._reactor_announce()
 
     @announced
     def handle_write_event(self) -> None:

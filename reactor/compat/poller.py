@@ -25,7 +25,7 @@ from reactor.errors import UsageError
 
 __all__ = [
     "BUSY", "ERR", "EVENTS_PER_PASS", "HUP", "IN", "NVAL", "OUT", "PRI",
-    "Channel", "Poller", "SocketMap", "poller_of",
+    "Channel", "Poller", "Ready", "SocketMap", "poller_of",
 ]  # fmt: skip
 
 #: The event bits of poll(2), which are those of epoll too.
@@ -48,7 +48,7 @@ _EDGE = 1 << 31  # EPOLLET: an event is reported when it comes, and not all the 
 Map = dict[Any, Any]
 
 #: Returns how to get the interest of the object of a descriptor, in event bits: it holds until the object
-#: announces a change or has an event. None for an object that is to be asked in every pass.
+#: announces a change or has another event than input. None for an object that is to be asked in every pass.
 Steady = Callable[["Poller", int, Any], Callable[[Any], int] | None]
 
 
@@ -143,6 +143,10 @@ class Channel:
     always: bool = False  # a regular file, which is ready all the time and can't be watched
     invalid: bool = False  # its descriptor is closed
     gone: bool = False  # from the map, or replaced there
+
+
+#: A channel's place in the map, its events, and the channel.
+Ready = tuple[int, int, Channel]
 
 
 class Poller:
@@ -257,10 +261,10 @@ class Poller:
 
     def ready(
         self, timeout: float | None, *, seen: bool = True, asked: bool = False, limit: int = EVENTS_PER_PASS
-    ) -> list[tuple[Channel, int]]:
-        """Wait until objects are ready and return them with their events, in the order of the map.
+    ) -> list[Ready]:
+        """Wait until objects are ready and return their channels, in the order of the map.
 
-        The events are those of epoll: the ones of `Channel.mask`, ERR and HUP; NVAL for a closed descriptor.
+        Their events are those of epoll: of `Channel.mask`, ERR and HUP; NVAL for a closed descriptor.
         timeout: seconds; None: for ever. seen: whether it is noticed when a pass takes long. asked:
             whether `ask` was called. limit: of events.
         """
@@ -284,27 +288,34 @@ class Poller:
                 self._passes -= 1
                 self._close_idle()
 
-    def _found(self, events: list[tuple[int, int]]) -> list[tuple[Channel, int]]:
-        found, channels, dirty = [], self._channels, self._dirty
+    def _found(self, events: list[tuple[int, int]]) -> list[Ready]:
+        found: list[Ready] = []
+        channels = self._channels
         for fd, flags in events:
             channel = channels.get(fd)
             if channel is None or not channel.mask:
                 self._expel(fd)
                 continue
             found.append((channel.rank, flags, channel))
-            if not channel.dirty:
-                channel.dirty = True
-                dirty.append(channel)
+            if flags == IN:
+                continue  # input changes the interest by what is announced alone
+            self._look_again(channel)
             if channel.edge:
                 self._watch(channel, edge=False)
         for channel in self._restive:
             if channel.mask:
                 flags = NVAL if channel.invalid else channel.mask & ~PRI
                 found.append((channel.rank, flags, channel))
-                self.announce(channel.fd)
+                self._look_again(channel)
         if len(found) > 1:
             found.sort()
-        return [(channel, flags) for _, flags, channel in found]
+        return found
+
+    def _look_again(self, channel: Channel) -> None:
+        """Get the interest again before the next wait."""
+        if not channel.dirty:
+            channel.dirty = True
+            self._dirty.append(channel)
 
     def ask(self) -> None:
         """Ask the objects that are to be asked, and make the selector watch for what they want."""
