@@ -1,9 +1,10 @@
 """`asyncore`: unchanged programs on the reactor beside the standard module, or `pyasyncore` after it.
 
 `python -m bench.cases.asyncore KIND PROGRAM CORE NUMBER` runs one: echo (dispatchers without predicates),
-chat (`async_chat` on a reactor), asked (NUMBER dispatchers with predicates of their own), or lines
-(`async_chat`). The first two announce themselves and end as `bench.harness.servers` do; the others answer
-each line on standard input with a figure.
+chat (`async_chat` on a reactor), ready (passes in which some of 64 connections are ready, beside NUMBER idle
+ones), asked (NUMBER dispatchers with predicates of their own), or lines (`async_chat`). The first two
+announce themselves and end as `bench.harness.servers` do; the others answer each line on standard input with
+figures.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = ["add_options", "run"]
 KINDS = ["reactor", "standard"]
 ACTIVE = 64  # connections that talk
 SIZE = 64  # bytes of their messages
+READY = (1, 8, 64)  # connections that have a message in a pass
 _TIMES = 5  # of which the shortest is taken
 _STEP = 250  # connections opened at a time
 _MAIN = "bench.cases.asyncore"
@@ -59,6 +61,7 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
     """Measure echo, idle connections, lines, and passes over predicates."""
     _compare_echo(options, report, progress)
     _watch_idle(options, report)
+    _compare_ready(options, report, progress)
     _compare_lines(options, report, progress)
     _compare_passes(options, report, progress)
 
@@ -104,6 +107,19 @@ def _watch_idle(options: argparse.Namespace, report: Report) -> None:
         calls, how = server.system_calls(watched)
     report.raw.append({"title": title, "calls": calls})
     report.table(title, ["", "system calls", "counted by"]).add_row("reactor", str(calls), how)
+
+
+def _compare_ready(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+    title = f"passes in which some of {ACTIVE} connections are ready: CPU µs for each echoed message"
+    table = report.table(title, ["", *(f"{ready} ready" for ready in READY)])
+    for number in (0, options.idle_connections):
+        name = f"{title}, beside {number:,} idle ones"
+        figures = _figures("ready", number, options, name, progress)
+        report.raw.append({"title": name, "seconds": figures})
+        for kind in KINDS:
+            costs = (median(each[index] for each in figures[kind]) for index in range(len(READY)))
+            beside = f", beside {number:,} idle" if number else ""
+            table.add_row(kind + beside, *(f"{cost * 1e6:.2f}" for cost in costs))
 
 
 def _compare_lines(options: argparse.Namespace, report: Report, progress: Progress) -> None:
@@ -218,6 +234,39 @@ def _chat(asyncore: Any, asynchat: Any, number: int) -> None:
         reactor.run()
 
 
+def _ready(asyncore: Any, asynchat: Any, number: int) -> None:
+    class Echo(asyncore.dispatcher):  # type: ignore[misc]
+        def handle_read(self) -> None:
+            data = self.recv(8192)
+            if data:
+                self.send(data)
+
+    pairs = [socket.socketpair() for _ in range(ACTIVE + number)]
+    for ours, _ in pairs:
+        Echo(ours)
+    message = bytes(SIZE)
+
+    def passes(peers: list[socket.socket], seconds: float) -> float:
+        started, messages = time.process_time(), 0
+        while (took := time.process_time() - started) < seconds:
+            for peer in peers:
+                peer.send(message)
+            asyncore.poll2()
+            for peer in peers:
+                peer.recv(SIZE)
+            messages += len(peers)
+        return took / messages
+
+    def figures(seconds: float) -> list[float]:
+        active = [theirs for _, theirs in pairs[:ACTIVE]]
+        return [
+            min(passes(active[:ready], seconds / _TIMES / len(READY)) for _ in range(_TIMES))
+            for ready in READY
+        ]
+
+    _answer(figures)
+
+
 def _asked(asyncore: Any, asynchat: Any, number: int) -> None:
     class Asked(asyncore.dispatcher):  # type: ignore[misc]
         output = b""
@@ -297,7 +346,7 @@ def _answer(measure: Callable[[float], Any]) -> None:
         sys.stdout.flush()
 
 
-PROGRAMS = {"echo": _echo, "chat": _chat, "asked": _asked, "lines": _lines}
+PROGRAMS = {"echo": _echo, "chat": _chat, "ready": _ready, "asked": _asked, "lines": _lines}
 
 
 def main() -> None:
