@@ -170,7 +170,7 @@ class Poller:
         self._next_rank = count()
         self._selector: Selector | None = None
         self._lock = threading.RLock()
-        self._passes = 0  # threads in `ready`: what is announced meanwhile takes effect at once
+        self._waiting: set[int] = set()  # threads in `ready`: what is announced takes effect at once
         self._held = False  # so it does all the time
         self._unsure = False  # what an interrupt has left
         self._added: list[int] = []
@@ -204,7 +204,7 @@ class Poller:
     def _soil(self, channel: Channel) -> None:
         channel.dirty = True
         self._dirty.append(channel)
-        if self._passes or self._held:
+        if self._waiting or self._held:
             self.settle()
 
     def added(self, fd: int) -> None:
@@ -214,7 +214,7 @@ class Poller:
             if fd not in self._ranks:
                 self._ranks[fd] = next(self._next_rank)
             self._added.append(fd)
-            if self._passes or self._held:
+            if self._waiting or self._held:
                 self.settle()
 
     def removed(self, fd: int) -> None:
@@ -268,9 +268,9 @@ class Poller:
         timeout: seconds; None: for ever. seen: whether it is noticed when a pass takes long. asked:
             whether `ask` was called. limit: of events.
         """
-        with self._lock:
-            self._passes += 1
+        here = threading.get_ident()
         try:
+            self._waiting.add(here)
             if asked:
                 self._catch_up()
             else:
@@ -285,7 +285,7 @@ class Poller:
             raise
         finally:
             with self._lock:
-                self._passes -= 1
+                self._waiting.discard(here)
                 self._close_idle()
 
     def _found(self, events: list[tuple[int, int]]) -> list[Ready]:
@@ -461,8 +461,9 @@ class Poller:
             self.refresh()
 
     def _sweep(self, now: float) -> None:
-        """Look at every object again, and for descriptors that were closed."""
+        """Look at every entry of the map again, and for descriptors that were closed."""
         self._swept = now
+        self.refresh()
         watched = select.poll() if hasattr(select, "poll") else None
         for channel in self._channels.values():
             channel.interest_of = None
@@ -494,7 +495,7 @@ class Poller:
         return self._selector
 
     def _close_idle(self) -> None:
-        idle = not (self._ranks or self._passes or self._held)
+        idle = not (self._ranks or self._waiting or self._held)
         if idle and self._selector is not None:
             selector, self._selector = self._selector, None
             selector.close()
@@ -534,7 +535,7 @@ class Poller:
     def detach(self) -> None:
         """Detach after fork: the epoll descriptor is shared with the parent."""
         self._lock = threading.RLock()
-        self._passes = 0
+        self._waiting.clear()
         self._held = False
         self.on_restless = self.on_replaced = None
         self._forget_selector()

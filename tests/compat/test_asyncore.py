@@ -1,5 +1,6 @@
 """`asyncore` on the reactor: the standard module's calls, in their order, and what is better."""
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from reactor import Protocol, Reactor, UsageError
 from reactor.compat import asynchat, asyncore
 from reactor.compat.poller import new_selector
+from reactor.embed.asyncio import attach as attach_to_asyncio
 from reactor.testing import Recorder
 from tests.compat import script, standard
 from tests.helpers import DEADLINE, examples, settle, spin
@@ -1018,6 +1020,36 @@ def test_attached_map_takes_what_others_do_at_once(reactor, pair, new_pair):
         late.close()
         chat.close()
         assert map == {}
+
+
+def test_map_beside_a_tls_listener(reactor, pair, certificates):
+    Upper(pair[0])
+    listener = reactor.listen("127.0.0.1:0", Recorder, tls=certificates.server())
+    recorder, timers = Recorder(), []
+    address = f"127.0.0.1:{listener.addresses[0].port}"
+    reactor.connect(address, lambda: recorder, tls=certificates.client(), server_hostname="localhost")
+    reactor.call_later(0.001, timers.append, "ran")
+    with asyncore.attach(reactor):
+        spin(reactor, lambda: recorder.names and timers)
+        pair[1].send(b"hello\n")
+        spin(reactor, lambda: select.select([pair[1]], [], [], 0)[0])
+        assert pair[1].recv(100) == b"HELLO\n"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_map_in_the_loop_of_a_host(own, pair):
+    upper = Upper(pair[0])
+    if own:
+        upper.readable = lambda: True
+
+    async def main():
+        with Reactor() as reactor, attach_to_asyncio(reactor), asyncore.attach(reactor):
+            for word in (b"one", b"two"):
+                await asyncio.get_running_loop().sock_sendall(pair[1], word + b"\n")
+                answer = asyncio.get_running_loop().sock_recv(pair[1], 100)
+                assert await asyncio.wait_for(answer, DEADLINE) == word.upper() + b"\n"
+
+    asyncio.run(main())
 
 
 def test_detached_map_is_left_alone(reactor, pair):

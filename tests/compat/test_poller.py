@@ -13,6 +13,7 @@ import pytest
 from reactor import UsageError
 from reactor.compat import asynchat, asyncore, poller
 from tests.helpers import DEADLINE
+from tests.tracing import Interrupt, Tracer, places
 
 SELECTORS = {
     "epoll": select.epoll,
@@ -207,6 +208,60 @@ def test_interrupt_at_any_call_of_the_selector(where, pairs, monkeypatch):
     for _ in range(2):
         asyncore.poll(0, map)
     assert (pairs[0][1].recv(10), second.got) == (b"out", b"in")
+
+
+class Asked(Chat):
+    def readable(self):
+        return True
+
+    def writable(self):
+        return super().writable()
+
+
+def interrupted(tracer, map):
+    """Let dispatchers come, talk and go under the trace; see that the next passes do what was left."""
+    pairs = [socket.socketpair() for _ in range(4)]
+    chats = [kind(ours, map) for kind, (ours, _) in zip((Chat, Asked, Chat), pairs, strict=False)]
+    made = poller.poller_of(map, asyncore._steady_interest)
+    for number in range(3):
+        for _, theirs in pairs:
+            theirs.send(b"x")
+        chats[number].producer_fifo.clear()
+        tracer.run(chats[number].producer_fifo.append, b"out")
+        tracer.run(asyncore.poll, 0, map)
+    tracer.run(chats[2].close)
+    chats[2].close()
+    made_whole = []
+    tracer.run(lambda: made_whole.append(Chat(pairs[3][0], map)))
+    if not made_whole:
+        map.pop(pairs[3][0].fileno(), None)
+        Chat(pairs[3][0], map)
+    tracer.run(asyncore.poll2, 0, map)
+    for each in (*chats[:2], map[pairs[3][0].fileno()]):
+        each.producer_fifo.append(b"end")
+    made._swept = float("-inf")  # 2 s later
+    for _ in range(4):
+        asyncore.poll(0, map)
+    for number in (0, 1, 3):
+        assert pairs[number][1].recv(100).endswith(b"end")
+        assert map[pairs[number][0].fileno()].got.endswith(b"x")
+    for sock in [sock for pair in pairs for sock in pair]:
+        sock.close()
+    map.clear()
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_interrupt_at_any_line(private, descriptors, monkeypatch):
+    passing = (*asyncore._reraised_exceptions, Interrupt)  # as KeyboardInterrupt does
+    monkeypatch.setattr(asyncore, "_reraised_exceptions", passing)
+
+    def scenario(tracer):
+        interrupted(tracer, {} if private else asyncore.socket_map)
+
+    seen = [place for place in places(scenario) if place[0][0].endswith("poller.py")]
+    assert len(seen) > 100
+    for place in seen:
+        scenario(Tracer(place))
 
 
 def test_no_descriptor_is_left_by_a_fork(pairs):
