@@ -759,7 +759,7 @@ def test_fork(pair):
     if not child:
         status = 1
         try:
-            asyncore.poll(1)
+            until(lambda: keeping.got == b"parentchild")
             os.write(writing, keeping.got)
             keeping.close()
             status = 0 if not asyncore.socket_map else 1
