@@ -184,6 +184,9 @@ def _report_by_phase(poller: Poller, ready: list[Ready]) -> None:
             urgent.append(channel)
         elif not (reading or writing):
             _report_else(poller, channel, flags)
+            continue
+        if channel.edge:
+            poller.heed(channel)
     get = poller.map.get
     for channels, report in (reads, read), (writes, write), (urgent, _exception):
         for channel in channels:
@@ -211,6 +214,8 @@ def _report_by_object(poller: Poller, ready: list[Ready]) -> None:
                 continue
             if not mask & IN:
                 flags &= ~PRI  # noqa: PLW2901 - it is watched for, but was not asked for
+            if channel.edge:
+                poller.heed(channel)
         obj = get(channel.fd)
         if obj is not None and not channel.gone:
             readwrite(obj, flags)

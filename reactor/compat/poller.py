@@ -300,8 +300,6 @@ class Poller:
             if flags == IN:
                 continue  # input changes the interest by what is announced alone
             self._look_again(channel)
-            if channel.edge:
-                self._watch(channel, edge=False)
         for channel in self._restive:
             if channel.mask:
                 flags = NVAL if channel.invalid else channel.mask & ~PRI
@@ -440,8 +438,14 @@ class Poller:
     def hush(self, channel: Channel) -> None:
         """Report `channel` only when it has a new event: it had one that nobody has asked for."""
         with self._lock:
-            if not (channel.gone or channel.always or channel.invalid) and channel.mask:
+            if not (channel.gone or channel.always or channel.invalid or channel.edge) and channel.mask:
                 self._watch(channel, edge=True)
+
+    def heed(self, channel: Channel) -> None:
+        """Undo `hush`: it has an event that was asked for, and may have it for long."""
+        with self._lock:
+            if not channel.gone:
+                self._watch(channel, edge=False)
 
     def _watch(self, channel: Channel, *, edge: bool) -> None:
         assert self._selector is not None
