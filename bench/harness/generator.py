@@ -13,6 +13,8 @@ from bench.harness.measure import Server
 from bench.harness.metrics import (
     CPU,
     CPU_CONNECTION,
+    FIXED_CPU,
+    FIXED_P99,
     FIXED_UTILISATION,
     P50,
     P99,
@@ -60,22 +62,19 @@ class Load:
         latencies = new_histogram()
         for value, number in result["latencies"]:
             latencies.record_value(value, number)
-        rate, cost = result["messages"] / result["seconds"], cpu / max(1, result["answered"])
         kept_waiting = min(1.0, (waited + result["waited_seconds"]) / result["seconds"])
-        churns = self.mode == "churn"
-        return Round(
-            {
-                CPU_CONNECTION if churns else CPU: cost,
-                RATE_CONNECTIONS if churns else RATE: rate,
-                FIXED_UTILISATION if self.rate else UTILISATION: _utilisation(rate * cost, kept_waiting),
-                WAITED: kept_waiting,
-                **{
-                    metric: latencies.get_value_at_percentile(float(metric.name[1:])) / 1e9
-                    for metric in (P50, P99)
-                },
-            },
-            latencies,
-        )
+        rate, cost = result["messages"] / result["seconds"], cpu / max(1, result["answered"])
+        busy = min(1.0, rate * cost / (1 - kept_waiting)) if kept_waiting < 1 else 1.0
+        tail = {P50: _seconds(latencies, 50), P99: _seconds(latencies, 99)}
+        if self.rate:
+            figures = {FIXED_P99: tail[P99], P50: tail[P50], FIXED_CPU: cost, FIXED_UTILISATION: busy}
+            return Round({**figures, WAITED: kept_waiting}, latencies)
+        units = (CPU_CONNECTION, RATE_CONNECTIONS) if self.mode == "churn" else (CPU, RATE)
+        return Round({units[0]: cost, units[1]: rate, UTILISATION: busy, WAITED: kept_waiting, **tail})
+
+
+def _seconds(latencies: HdrHistogram, percentile: float) -> float:
+    return float(latencies.get_value_at_percentile(percentile)) / 1e9
 
 
 def new_histogram() -> HdrHistogram:
@@ -87,10 +86,6 @@ def echo_load(connections: int, size: int, **options: object) -> Load:
     """Return a load of messages of `size` bytes, whose answer is the same."""
     message = bytes(i * 7 % 251 for i in range(size))
     return partial(Load, connections, message, message)(**options)  # type: ignore[arg-type]
-
-
-def _utilisation(busy: float, kept_waiting: float) -> float:
-    return min(1.0, busy / (1 - kept_waiting)) if kept_waiting < 1 else 1.0
 
 
 def generator() -> str:

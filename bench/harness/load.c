@@ -160,7 +160,8 @@ static void verify(struct connection *c, size_t sent) {
     for (size_t received = 0; received < size;) {
         if (sent < size && sent - received <= WRITE) sent = send_first(c, sent);
         ssize_t more = get(c, got + received, size - received);
-        if (more <= 0) fail(more ? "the server does not answer" : "the server closed the connection");
+        if (more < 0) fail("the server does not answer: %s", strerror(errno));
+        if (!more) fail("the server closed the connection");
         received += more;
     }
     if (memcmp(got, answer, size)) fail("the server did not answer what it should");

@@ -200,6 +200,13 @@ def kept_waiting() -> float:
 
 def main() -> None:
     """Run the load of the command line."""
+    try:
+        _main()
+    except OSError as exc:
+        sys.exit(f"the server does not answer: {exc.strerror or exc}")
+
+
+def _main() -> None:
     plan = Plan(*sys.argv[1:])
     message, answer = sys.stdin.buffer.read(plan.size), sys.stdin.buffer.read(plan.size)
     load = Load(plan, message, answer)

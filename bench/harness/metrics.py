@@ -10,6 +10,8 @@ __all__ = [
     "CPU_BYTE",
     "CPU_CONNECTION",
     "CPU_HANDSHAKE",
+    "FIXED_CPU",
+    "FIXED_P99",
     "FIXED_UTILISATION",
     "P50",
     "P99",
@@ -33,7 +35,11 @@ RATE_HANDSHAKES = Metric("rate", "handshakes/s", "higher", compared=True)
 #: The part of its time in which the server was busy: rate times CPU per message, of the time in which neither
 #: it nor the load was kept waiting. A load that is not the bottleneck keeps it near 1.
 UTILISATION = Metric("utilisation", "1", "higher")
-FIXED_UTILISATION = Metric("utilisation", "1")  # where the load's rate is fixed
+
+#: Where the load's rate is fixed, latency is what is compared.
+FIXED_P99 = Metric("p99", "s", "lower", compared=True)
+FIXED_CPU = Metric("CPU/message", "s", "lower")
+FIXED_UTILISATION = Metric("utilisation", "1")
 
 #: The part of the time in which the server or the load was ready to run and another process had its core.
 WAITED = Metric("kept waiting", "1")

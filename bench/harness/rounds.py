@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Round:
-    """One round's figures, and the latencies behind them."""
+    """One round's figures, and the latencies behind them where all of them are kept."""
 
     figures: Mapping[Metric, float]
     latencies: HdrHistogram | None = None

@@ -82,7 +82,7 @@ def _throughput(result: Result) -> Any:
 
 def _latency(result: Result) -> Any:
     """Draw the percentiles of latencies at a fixed rate."""
-    if not result.histograms or result.case != "latency":
+    if not result.histograms:
         return None
     figure, axes = _figure(result.histograms[0].workload, "latency, ms")
     for histogram in result.histograms:

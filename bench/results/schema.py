@@ -58,7 +58,7 @@ class Series:
 
 @attrs.define
 class Histogram:
-    """The latencies of all rounds, in nanoseconds: an HdrHistogram in its V2 encoding (base64)."""
+    """The latencies of all rounds at a fixed rate, in nanoseconds: an HdrHistogram, encoded (V2, base64)."""
 
     workload: str
     subject: str
@@ -94,7 +94,7 @@ class Result:
             if key not in self._index:
                 self._index[key] = Series(workload, subject, metric)
                 self.series.append(self._index[key])
-            self._index[key].rounds.append(float(figure))
+            self._index[key].rounds.append(float(f"{figure:.6g}"))  # more digits than are measured
 
     def note(self, workload: str, subject: str, text: str) -> None:
         """Add a subject's condition, once."""
@@ -120,7 +120,8 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Write it to a file."""
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(f"{json.dumps(name)}: {_lines(value)}" for name, value in self.to_json().items())
+        path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def load(path: Path) -> Result:
@@ -140,6 +141,13 @@ def load(path: Path) -> Result:
         raise ResultError(
             f"{path} is no result: give a file that python -m bench NAME --json FILE wrote"
         ) from exc
+
+
+def _lines(value: Any) -> str:
+    """Return a value as JSON, a list with a line for each of its elements."""
+    if not isinstance(value, list) or not value:
+        return json.dumps(value)
+    return "[\n" + ",\n".join(json.dumps(each) for each in value) + "\n]"
 
 
 def _result(read: dict[str, Any]) -> Result:

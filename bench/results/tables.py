@@ -67,8 +67,8 @@ def summary(result: Result) -> Table | None:
 def markdown(table: Table) -> str:
     """Return a table as Markdown."""
     rows = [table.headings, ["---"] + ["---:"] * (len(table.headings) - 1), *table.rows]
-    lines = ["| " + " | ".join(text.replace("|", "/") for text in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    cells = [[" ".join(text.replace("|", "/").split()) for text in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 
 def _table(result: Result, workload: str) -> Table:
