@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     add_rounds(parser)
     add_seconds(parser, 2.0)
-    add_peers(parser, ECHOES, default=["uvloop", "asyncio", "aiofastnet", "selectors", "epoll in C"])
+    add_peers(parser, ECHOES, default=["uvloop", "asyncio", "aiofastnet", "selectors", "epoll"])
     parser.add_argument("--connections", type=int, default=64, metavar="N")
     parser.add_argument("--size", type=int, default=64, metavar="N", help="bytes of a message")
     parser.add_argument(

@@ -423,10 +423,10 @@ ECHOES: dict[str, Callable[..., None]] = {
     "pyftpdlib": _pyftpdlib,
     "socketserver": _socketserver,
     "selectors": _selectors,
-    "epoll in C": _epoll,
-    "reactor, timed": _reactor_timed,
+    "epoll": _epoll,
+    "timed": _reactor_timed,
 }
 
 TIMED_ECHOES = {
-    name: serve for name, serve in ECHOES.items() if name not in {"selectors", "epoll in C", "reactor, timed"}
+    name: serve for name, serve in ECHOES.items() if name not in {"selectors", "epoll", "timed"}
 }
