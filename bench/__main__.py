@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.harness import missing
+from bench.results import MARKS
 
 _TOOLS = {
     "report": "Markdown tables and plots of results",
@@ -66,6 +67,12 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="write report.md and the plots there (default: no plots)",
     )
+    report.add_argument(
+        "--into",
+        type=Path,
+        metavar="FILE",
+        help=f"put the summary there, between the lines {' and '.join(MARKS)}",
+    )
     report.set_defaults(do=_report)
     compare = commands.add_parser("compare", help=_TOOLS["compare"])
     compare.add_argument("before", type=Path)
@@ -108,7 +115,7 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
     raise_descriptor_limit()
     pin_load()
     started = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
-    command = shlex.join(["python", "-m", "bench", *words])
+    command = shlex.join(["python", "-m", "bench", *_without_file(words)])
     facts = {**machine(), "load": generator()}
     result = Result(options.name, command, started, revision(), facts)
     status = 0
@@ -128,22 +135,32 @@ def _run(options: argparse.Namespace, words: list[str]) -> int:
     return status
 
 
+def _without_file(words: list[str]) -> list[str]:
+    """Return the command line without the file of the result, which is no part of what is measured."""
+    if "--json" not in words:
+        return [word for word in words if not word.startswith("--json=")]
+    at = words.index("--json")
+    return words[:at] + words[at + 2 :]
+
+
 def _report(options: argparse.Namespace, _: list[str]) -> int:
-    from bench.results.report import report
+    from bench.results.report import put_into, report, summary_of
     from bench.results.schema import ResultError, load
 
     try:
         results = [load(path) for path in options.results]
+        if options.into is not None:
+            put_into(options.into, summary_of(results))
     except ResultError as exc:
         return _failed(str(exc))
-    if options.output is None:
-        sys.stdout.write(report(results))
-        return 0
-    from bench.results.plots import plots
+    if options.output is not None:
+        from bench.results.plots import plots
 
-    options.output.mkdir(parents=True, exist_ok=True)
-    drawn = plots(results, options.output)
-    (options.output / "report.md").write_text(report(results, drawn), encoding="utf-8")
+        options.output.mkdir(parents=True, exist_ok=True)
+        drawn = plots(results, options.output)
+        (options.output / "report.md").write_text(report(results, drawn), encoding="utf-8")
+    elif options.into is None:
+        sys.stdout.write(report(results))
     return 0
 
 

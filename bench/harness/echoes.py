@@ -427,6 +427,4 @@ ECHOES: dict[str, Callable[..., None]] = {
     "timed": _reactor_timed,
 }
 
-TIMED_ECHOES = {
-    name: serve for name, serve in ECHOES.items() if name not in {"selectors", "epoll", "timed"}
-}
+TIMED_ECHOES = {name: serve for name, serve in ECHOES.items() if name not in {"selectors", "epoll", "timed"}}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.results.schema import Result
-from bench.results.tables import details, markdown, summary
+from bench.results import MARKS
+from bench.results.schema import Result, ResultError
+from bench.results.tables import Table, details, markdown, summary
 
-__all__ = ["report"]
+__all__ = ["put_into", "report", "summary_of"]
 
 
 def report(results: Sequence[Result], plots: Mapping[str, Path] | None = None) -> str:
@@ -17,6 +18,51 @@ def report(results: Sequence[Result], plots: Mapping[str, Path] | None = None) -
     for result in results:
         parts += _section(result)
     return "\n".join(parts)
+
+
+def summary_of(results: Sequence[Result]) -> str:
+    """Return a table for each case, with the results of all interpreters in it, and the commands."""
+    cases: dict[str, list[Result]] = {}
+    for result in results:
+        cases.setdefault(result.case, []).append(result)
+    return "\n".join(part for case, found in cases.items() for part in _summary_of(case, found))
+
+
+def put_into(path: Path, summary: str) -> None:
+    """Replace what stands between the marks of a Markdown file. Raises ResultError if it has none."""
+    try:
+        before, rest = path.read_text(encoding="utf-8").split(f"{MARKS[0]}\n")
+        _, after = rest.split(f"{MARKS[1]}\n")
+    except OSError as exc:
+        raise ResultError(f"{path}: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise ResultError(f"{path} must have the lines {MARKS[0]} and {MARKS[1]}, once each") from exc
+    path.write_text(f"{before}{MARKS[0]}\n\n{summary}\n{MARKS[1]}\n{after}", encoding="utf-8")
+
+
+def _summary_of(case: str, results: Sequence[Result]) -> Iterator[str]:
+    yield f"### {case}\n"
+    yield (
+        "\n".join(f"`{command}`  " for command in dict.fromkeys(result.command for result in results)) + "\n"
+    )
+    rows: dict[str, list[tuple[str, Table]]] = {}
+    for result in results:
+        python = ".".join(result.machine.get("python", "").split(".")[:2])
+        for table in summary(result):
+            rows.setdefault(table.headings[0], []).append((python, table))
+    for heading, tables in rows.items():
+        yield markdown(_joined(heading, tables))
+
+
+def _joined(heading: str, tables: Sequence[tuple[str, Table]]) -> Table:
+    """Return one table of these, each with its version of Python in a column."""
+    columns = list(dict.fromkeys(name for _, table in tables for name in table.headings[1:]))
+    rows = []
+    for python, table in tables:
+        for row in table.rows:
+            cells = dict(zip(table.headings, row, strict=True))
+            rows.append([row[0], python, *(cells.get(name, "") for name in columns)])
+    return Table(heading, [heading, "Python", *columns], rows)
 
 
 def _plots(plots: Mapping[str, Path]) -> Iterator[str]:
@@ -30,10 +76,9 @@ def _section(result: Result) -> Iterator[str]:
     yield f"`{result.command}`{' (interrupted)' if result.partial else ''}\n"
     facts = ", ".join(f"{name} {value}" for name, value in result.machine.items())
     yield f"{facts}; revision {result.revision}; {result.started}.\n"
-    found = summary(result)
-    if found is not None:
-        yield f"### {found.title}\n"
-        yield markdown(found)
+    for table in summary(result):
+        yield f"### {table.title}\n"
+        yield markdown(table)
     for table in details(result):
         yield f"### {table.title}\n"
         yield markdown(table)

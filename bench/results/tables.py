@@ -43,25 +43,24 @@ def details(result: Result) -> Iterator[Table]:
         yield _table(result, workload)
 
 
-def summary(result: Result) -> Table | None:
-    """Return the first metric that is compared, with a row for each workload and a column for each subject.
+def summary(result: Result) -> Iterator[Table]:
+    """Yield a table for each metric that is compared: a row for each workload, a column for each subject.
 
     The first subject's is a figure; of the others it is the ratio that is above 1 where the first is better.
-    None without such a metric, or with one subject.
     """
-    metric = next((series.metric for series in result.series if series.metric.compared), None)
-    subjects = list(dict.fromkeys(series.subject for series in result.series if series.metric == metric))
-    if metric is None or len(subjects) < 2:
-        return None
-    rows = []
-    for workload in result.workloads():
-        found = {subject: series.get(metric.name) for subject, series in result.of(workload).items()}
-        ours = found.get(subjects[0])
-        if ours is not None:
-            others = [_advantage(ours, found.get(subject)) for subject in subjects[1:]]
-            rows.append([workload, cell(ours.median, metric.unit), *others])
-    headings = [f"{result.case}: {metric.name}", subjects[0], *subjects[1:]]
-    return Table(f"{result.case}: {metric.name} of {subjects[0]}, and its advantage", headings, rows)
+    metrics = [metric for metric in _metrics(result.series) if metric.compared]
+    for metric in metrics:
+        subjects = [series.subject for series in result.series if series.metric == metric]
+        first, *others = dict.fromkeys(subjects)
+        rows = []
+        for workload in result.workloads():
+            found = {subject: series.get(metric.name) for subject, series in result.of(workload).items()}
+            ours = found.get(first)
+            if ours is not None and ours.metric == metric:
+                ratios = [_advantage(ours, found.get(subject)) for subject in others]
+                rows.append([workload, cell(ours.median, metric.unit), *ratios])
+        heading = f"{metric.name} of {first}, and its advantage"
+        yield Table(f"{result.case}: {heading}", [heading, first, *others], rows)
 
 
 def markdown(table: Table) -> str:

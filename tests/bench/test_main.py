@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import benchmarks, main
+from bench.results import MARKS
 from bench.results.schema import load
 from tests.bench.results import measured
 from tests.helpers import DEADLINE
@@ -60,7 +61,7 @@ def test_benchmark_writes_its_result_and_the_report_has_it(tmp_path):
     result = load(file)
     assert result.case == "echo"
     assert not result.partial
-    assert result.command == f"python -m bench {' '.join(words)} --json {file}"
+    assert result.command == f"python -m bench {' '.join(words)}"
     assert {series.subject for series in result.series} == {"reactor", "asyncio", "selectors"}
     assert {len(series.rounds) for series in result.series} == {2}
     reported = run("report", str(file))
@@ -124,6 +125,21 @@ def test_file_that_is_no_result_is_one_line(command, tmp_path, capsys):
     assert captured.out == ""
     assert captured.err.startswith(f"python -m bench: {file} is no result")
     assert captured.err.count("\n") == 1
+
+
+def test_report_puts_its_summary_between_the_marks_of_a_file(tmp_path, capsys):
+    measured([1.0]).write(tmp_path / "a.json")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    for _ in range(2):
+        assert main(["report", str(tmp_path / "a.json"), "--into", str(readme)]) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{MARKS[0]}\n\n### echo\n\n`python -m bench echo`")
+    assert text.endswith(f"\n{MARKS[1]}\nafter\n")
+    assert "old" not in text
+    readme.write_text("no marks")
+    assert main(["report", str(tmp_path / "a.json"), "--into", str(readme)]) == 1
+    assert "must have the lines" in capsys.readouterr().err
 
 
 def test_report_writes_its_folder(tmp_path):

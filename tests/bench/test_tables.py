@@ -68,16 +68,17 @@ def test_row_that_was_bound_by_the_load_says_so_and_a_missing_peer_is_named():
     ]
 
 
-def test_summary_has_a_row_for_each_workload():
-    table = summary(two_servers())
-    assert table.headings == ["echo: CPU/message", "reactor", "uvloop"]
-    assert table.rows == [["64 B", "2 µs", "2.00"]]
+def test_summary_has_a_table_for_each_metric_that_is_compared_and_a_row_for_each_workload():
+    cpu, rate = summary(two_servers())
+    assert cpu.headings == ["CPU/message of reactor, and its advantage", "reactor", "uvloop"]
+    assert cpu.rows == [["64 B", "2 µs", "2.00"]]
+    assert rate.rows == [["64 B", "400,000", "2.00"]]
 
 
-def test_no_summary_of_one_subject():
+def test_no_summary_without_a_metric_that_is_compared():
     result = Result("soak")
-    result.record("peers", "good", {RATE: 1.0})
-    assert summary(result) is None
+    result.record("peers", "good", {UTILISATION: 1.0})
+    assert list(summary(result)) == []
 
 
 def test_table_of_many_metrics_has_them_in_rows():
