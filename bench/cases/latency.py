@@ -1,7 +1,8 @@
 """Latency: round trips at a fixed rate, half of what this project's server reaches.
 
 The rate is the same for all, and sent whether or not a server keeps up. Latencies are counted from the time
-at which a message was to be sent, so that a server that stalls delays all that were due meanwhile.
+at which a message was to be sent, so that a server that stalls delays all that were due meanwhile. Servers and
+load are real-time processes where that is allowed, so that other processes are not measured.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import partial
 
 from rich.progress import Progress
 
+from bench.harness.clients import run_first
 from bench.harness.echoes import ECHOES
 from bench.harness.generator import echo_load
 from bench.harness.measure import serving
@@ -36,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure."""
+    run_first()  # the processes that are started inherit it
     rate = options.rate or _saturation(options) / 2
     workload = f"{options.connections} connections, {options.size} B, {rate:,.0f} messages/s"
     load = echo_load(options.connections, options.size, rate=rate)
