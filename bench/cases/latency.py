@@ -1,8 +1,8 @@
 """Latency: round trips at a fixed rate, half of what this project's server reaches.
 
 The rate is the same for all, and sent whether or not a server keeps up. Latencies are counted from the time
-at which a message was to be sent, so that a server that stalls delays all that were due meanwhile. Servers and
-load are real-time processes where that is allowed, so that other processes are not measured.
+at which a message was to be sent, so that a server that stalls delays all that were due meanwhile. Servers
+and load run in real time where that is allowed, so that other processes are not measured.
 """
 
 from __future__ import annotations
