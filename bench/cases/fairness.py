@@ -23,6 +23,7 @@ from rich.progress import Progress
 from bench.harness.instrumented import KINDS, Plan
 from bench.harness.loads import percentile
 from bench.harness.measure import instrumented, loading
+from bench.harness.metrics import WAITED
 from bench.harness.options import add_peers, add_rounds, add_seconds
 from bench.harness.rounds import present, side_by_side
 from bench.results.schema import Metric, Result
@@ -37,7 +38,6 @@ TIMER_P99 = Metric("timer late, p99", "s", "lower", compared=True)
 TRIP_P50 = Metric("round trip, p50", "s", "lower")
 TRIP_P99 = Metric("round trip, p99", "s", "lower", compared=True)
 OWN_P99 = Metric("own delay, p99", "s")
-WAITED = Metric("kept waiting", "1")
 ACCEPTED = Metric("accepted", "connections/s", "higher")
 ECHOED = Metric("echoed", "MB/s", "higher")
 
