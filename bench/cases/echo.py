@@ -45,7 +45,9 @@ def run(options: argparse.Namespace, result: Result, progress: Progress) -> None
         program, words = "timed-echo", [str(IDLE_TIMEOUT)]
         kinds = [kind for kind in kinds if kind in TIMED_ECHOES]
     for connections, size, depth in product(options.connections, options.sizes, options.depths):
-        workload = f"{connections} connections, {size} B" + (f", {depth} in flight" if depth > 1 else "")
+        workload = f"{connections} connection{'s' * (connections > 1)}, {size} B"
+        if depth > 1:
+            workload += f", {depth} in flight"
         if options.idle_timeout:
             workload += ", idle timeout"
         measure = partial(echo_load(connections, size, depth=depth).measure, options.seconds)

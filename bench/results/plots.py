@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,28 @@ def plots(results: Sequence[Result], folder: Path) -> dict[str, Path]:
             figure = draw(result)
             if figure is None:
                 continue
-            path = folder / f"{result.case}-{draw.__name__.strip('_')}-{python}.svg"
+            name = f"{result.case}-{draw.__name__.strip('_')}-{python}"
+            path = _unused(folder, name, set(drawn.values()))
             figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
-            drawn[f"{result.case}: {_CAPTIONS[draw]}, Python {python}"] = path
+            drawn[f"{path.stem}: {_CAPTIONS[draw]}"] = path
     return drawn
 
 
-def _figure(title: str, label: str) -> tuple[Any, Any]:
+def _unused(folder: Path, name: str, used: set[Path]) -> Path:
+    """Return the path of a plot's file, with a number where another result of the case has the name."""
+    paths = chain([folder / f"{name}.svg"], (folder / f"{name}-{number}.svg" for number in count(2)))
+    return next(path for path in paths if path not in used)
+
+
+def _wide(workloads: int) -> float:
+    """Return the width of a plot with so many groups of bars, in inches."""
+    return min(16.0, max(7.0, 1.1 * workloads))
+
+
+def _figure(title: str, label: str, width: float = 7.0) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.5))
+    figure = Figure(figsize=(width, 3.5))
     axes = figure.add_subplot()
     axes.set_title(title)
     axes.set_ylabel(label)
@@ -57,7 +70,7 @@ def _throughput(result: Result) -> Any:
         return None
     subjects = list(dict.fromkeys(series.subject for series in rates))
     workloads = list(dict.fromkeys(series.workload for series in rates))
-    figure, axes = _figure("", rates[0].metric.unit)
+    figure, axes = _figure("", rates[0].metric.unit, _wide(len(workloads)))
     width = 0.8 / len(subjects)
     colors = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
     for number, subject in enumerate(subjects):
