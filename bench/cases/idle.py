@@ -190,7 +190,7 @@ def _time_out(
     kind: str, number: int, timeout: float, advance: Callable[[float], None]
 ) -> dict[Metric, float]:
     """Have all connections time out, due as soon after each other as they can talk."""
-    ramping = number / 2000  # seconds at a slow pace, in which none is to time out
+    ramping = number / 4000  # seconds at a slow pace, in which none is to time out
     with _crowd(kind, number, timeout + ramping) as crowd:
         _ramp(crowd, number, advance)
         crowd.ask("talk")
