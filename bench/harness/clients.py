@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 _RESET = struct.pack("ii", 1, 0)
-_WAIT = 10.0  # seconds that a server may take to answer before it counts as broken
+_WAIT = 30.0  # seconds that a server may take to answer before it counts as broken
 _sources = count()
 
 
