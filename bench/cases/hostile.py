@@ -117,7 +117,7 @@ ROWS = {
         attacks.never_reading,
         "{writes:,} KiB for a peer that never reads, max_write_buffer"
         f" {attacks.WRITE_BUFFER >> 20} MiB (asked: no more, and others unaffected)",
-        {"grown": Metric("memory grown", "B", "lower"), **_INTERACTIVE},
+        {"grown": Metric("memory grown", "B", "lower", compared=True), **_INTERACTIVE},
     ),
     "starved": Row(
         attacks.starved,
