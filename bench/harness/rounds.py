@@ -13,7 +13,9 @@ import attrs
 from hdrh.histogram import HdrHistogram
 from rich.progress import Progress
 
+from bench.harness.clients import BrokenServerError
 from bench.harness.measure import Server, serving
+from bench.harness.process import ChildFailedError
 from bench.results.schema import Histogram, Metric, Result
 
 __all__ = ["Round", "ask_all", "missing_packages", "present", "serve_all", "side_by_side"]
@@ -55,14 +57,27 @@ def side_by_side(
     rounds: int,
     measure: Callable[[T], Round | Mapping[Metric, float]],
 ) -> None:
-    """Measure all subjects in each round, and record their figures."""
+    """Measure all subjects in each round, and record their figures.
+
+    A peer that fails is left out from then on, and the failure noted; one of the first subject is raised.
+    """
     kinds = list(subjects)
+    failed: set[str] = set()
     latencies: dict[str, HdrHistogram] = {}
     for number in progress.track(range(rounds), description=workload):
         # The order rotates with the rounds, so that none always follows the same one.
         first = number % len(kinds)
         for kind in [*kinds[first:], *kinds[:first]]:
-            measured = measure(subjects[kind])
+            if kind in failed:
+                continue
+            try:
+                measured = measure(subjects[kind])
+            except (BrokenServerError, ChildFailedError, OSError) as exc:
+                if kind == kinds[0]:
+                    raise
+                failed.add(kind)
+                result.note(workload, kind, f"failed in round {number + 1}: {exc}")
+                continue
             if not isinstance(measured, Round):
                 measured = Round(measured)
             result.record(workload, kind, measured.figures)

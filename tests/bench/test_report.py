@@ -1,14 +1,23 @@
 """Reports: the tables with their commands, and plots of the same figures that are the same files."""
 
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 from hdrh.histogram import HdrHistogram
 from hypothesis import given
 
 from bench.results.plots import plots
-from bench.results.report import report
-from bench.results.schema import Histogram, Metric, Result
+from bench.results.report import report, summary_of
+from bench.results.schema import Histogram, Metric, Result, load
 from tests.bench.results import measured, results
+
+BENCH = Path(__file__).parent.parent.parent / "bench"
+
+
+def test_tables_of_the_readme_are_those_of_the_results_beside_it():
+    found = [load(path) for path in sorted((BENCH / "measured").glob("*/*.json"))]
+    assert {result.machine["python"][:4] for result in found} == {"3.11", "3.13"}
+    assert summary_of(found) in (BENCH / "README.md").read_text(encoding="utf-8")
 
 
 @given(results())

@@ -2,9 +2,11 @@
 
 import importlib.util
 
+import pytest
 from hdrh.histogram import HdrHistogram
 from rich.progress import Progress
 
+from bench.harness.clients import BrokenServerError
 from bench.harness.rounds import Round, present, side_by_side
 from bench.results.schema import Metric, Result
 
@@ -23,6 +25,27 @@ def test_every_subject_is_measured_in_each_round_and_none_always_follows_the_sam
         side_by_side(result, progress, "64 B", {"a": 1, "b": 2, "c": 3}, 3, measure)
     assert asked == [1, 2, 3, 2, 3, 1, 3, 1, 2]
     assert [series.rounds for series in result.series] == [[1, 6, 8], [2, 4, 9], [3, 5, 7]]
+
+
+def test_peer_that_fails_is_noted_and_left_out():
+    def measure(subject):
+        if subject == 2:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return {ORDER: 1}
+
+    result = Result("echo")
+    with Progress(disable=True) as progress:
+        side_by_side(result, progress, "64 B", {"a": 1, "b": 2}, 3, measure)
+    assert [(series.subject, len(series.rounds)) for series in result.series] == [("a", 3)]
+    assert result.notes == [("64 B", "b", "failed in round 1: [Errno 104] Connection reset by peer")]
+
+
+def test_failure_of_the_first_subject_is_raised():
+    def fail(_):
+        raise BrokenServerError("the server stopped answering")
+
+    with Progress(disable=True) as progress, pytest.raises(BrokenServerError):
+        side_by_side(Result("echo"), progress, "64 B", {"a": 1, "b": 2}, 3, fail)
 
 
 def test_latencies_of_all_rounds_are_one_histogram():
