@@ -7,9 +7,11 @@ import os
 import resource
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 
 __all__ = [
     "BrokenServerError",
@@ -22,6 +24,7 @@ __all__ = [
 
 _RESET = struct.pack("ii", 1, 0)
 _WAIT = 30.0  # seconds that a server may take to answer before it counts as broken
+_BATCH = 500  # connections between two looks at the accept queue, which has room for eight times as many
 _sources = count()
 
 
@@ -58,7 +61,9 @@ def open_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
     source = f"127.0.0.{2 + next(_sources) % 200}"
     connections: list[socket.socket] = []
     try:
-        for _ in range(number):
+        for made in range(number):
+            if made % _BATCH == _BATCH - 1:
+                _wait_for_accepts(port)
             connection = socket.create_connection(
                 ("127.0.0.1", port), timeout=_WAIT, source_address=(source, 0)
             )
@@ -70,6 +75,24 @@ def open_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
             if connection.fileno() >= 0:  # TLS has not taken it over
                 reset_at_close(connection)
                 connection.close()
+
+
+def _wait_for_accepts(port: int) -> None:
+    """Wait until few wait to be accepted: connections that the accept queue has no room for are lost."""
+    end = time.monotonic() + _WAIT
+    while _accept_queue(port) > _BATCH:
+        if time.monotonic() > end:
+            raise BrokenServerError("the server accepts nothing")
+        time.sleep(0.01)
+
+
+def _accept_queue(port: int) -> int:
+    """Return how many connections wait to be accepted: the "rx_queue" of a listening socket, proc(5)."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, queues, *_ = line.split()
+        if state == "0A" and int(local.partition(":")[2], 16) == port:
+            return int(queues.partition(":")[2], 16)
+    raise BrokenServerError("the server has ended")
 
 
 def talk_once(connection: socket.socket, message: bytes = b"x" * 64) -> None:
