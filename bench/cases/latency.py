@@ -27,7 +27,7 @@ __all__ = ["add_options", "run"]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     add_rounds(parser)
-    add_seconds(parser, 2.0)
+    add_seconds(parser, 0.4, "length of one measurement; longer ones meet the kernel's limit for real time")
     add_peers(parser, ECHOES, default=["uvloop", "asyncio", "aiofastnet", "selectors", "epoll"])
     parser.add_argument("--connections", type=int, default=64, metavar="N")
     parser.add_argument("--size", type=int, default=64, metavar="N", help="bytes of a message")
