@@ -102,7 +102,8 @@ def run(options: argparse.Namespace, result: Result, progress: Progress) -> None
             for kind in kinds:
                 figures = _idle(kind, number, options, advance)
                 if options.idle_timeout:
-                    figures |= _time_out(kind, number, options.idle_timeout, advance)
+                    patience = 3 * number / figures[RAMP]  # none is to time out while others are opened
+                    figures |= _time_out(kind, number, options.idle_timeout + patience, advance)
                 result.record(workload, kind, figures)
         progress.remove_task(task)
 
@@ -190,13 +191,12 @@ def _time_out(
     kind: str, number: int, timeout: float, advance: Callable[[float], None]
 ) -> dict[Metric, float]:
     """Have all connections time out, due as soon after each other as they can talk."""
-    ramping = number / 4000  # seconds at a slow pace, in which none is to time out
-    with _crowd(kind, number, timeout + ramping) as crowd:
+    with _crowd(kind, number, timeout) as crowd:
         _ramp(crowd, number, advance)
         crowd.ask("talk")
         spoke, cpu = time.perf_counter(), crowd.cpu()
         crowd.ask("wait")
-        late = time.perf_counter() - spoke - timeout - ramping
+        late = time.perf_counter() - spoke - timeout
         return {LATE: late, CPU_TIMEOUT: (crowd.cpu() - cpu) / number}
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 
-from bench.harness.clients import raise_descriptor_limit, talk_once
+from bench.harness.clients import connect_from, raise_descriptor_limit, talk_once
 from bench.harness.process import Child, child
 
 __all__ = ["holding"]
@@ -38,7 +38,7 @@ def holding(ports: list[int]) -> Iterator[list[Child]]:
 
 
 def _open(held: list[socket.socket], port: int, source: str, number: int) -> None:
-    held.extend(socket.create_connection(("127.0.0.1", port), _WAIT, (source, 0)) for _ in range(number))
+    held.extend(connect_from(source, port) for _ in range(number))
     talk_once(held[-1], b"x")  # answered: all before it are accepted
 
 
@@ -46,7 +46,8 @@ def _talk(held: list[socket.socket]) -> None:
     for connection in held:
         connection.sendall(b"x")
     for connection in held:
-        connection.recv(1)
+        if not connection.recv(1):
+            sys.exit("a connection timed out before all had talked")
 
 
 def _wait(held: list[socket.socket]) -> None:
