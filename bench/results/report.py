@@ -21,11 +21,11 @@ def report(results: Sequence[Result], plots: Mapping[str, Path] | None = None) -
 
 
 def summary_of(results: Sequence[Result]) -> str:
-    """Return a table for each case, with the results of all interpreters in it, and the commands."""
-    cases: dict[str, list[Result]] = {}
+    """Return tables for each command, with the results of all interpreters in them."""
+    commands: dict[str, list[Result]] = {}
     for result in results:
-        cases.setdefault(result.case, []).append(result)
-    return "\n".join(part for case, found in cases.items() for part in _summary_of(case, found))
+        commands.setdefault(result.command, []).append(result)
+    return "\n".join(part for found in commands.values() for part in _summary_of(found))
 
 
 def put_into(path: Path, summary: str) -> None:

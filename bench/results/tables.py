@@ -47,9 +47,10 @@ def summary(result: Result) -> Iterator[Table]:
     """Yield a table for each metric that is compared: a row for each workload, a column for each subject.
 
     The first subject's is a figure; of the others it is the ratio that is above 1 where the first is better.
+    Rates are left out where there are costs, which say the same with less of the machine's noise.
     """
-    metrics = [metric for metric in _metrics(result.series) if metric.compared]
-    for metric in metrics:
+    compared = [metric for metric in _metrics(result.series) if metric.compared]
+    for metric in [metric for metric in compared if metric.name != "rate"] or compared:
         subjects = [series.subject for series in result.series if series.metric == metric]
         first, *others = dict.fromkeys(subjects)
         rows = []

@@ -134,7 +134,7 @@ def test_report_puts_its_summary_between_the_marks_of_a_file(tmp_path, capsys):
     for _ in range(2):
         assert main(["report", str(tmp_path / "a.json"), "--into", str(readme)]) == 0
     text = readme.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{MARKS[0]}\n\n### echo\n\n`python -m bench echo`")
+    assert text.startswith(f"before\n{MARKS[0]}\n\n`python -m bench echo`")
     assert text.endswith(f"\n{MARKS[1]}\nafter\n")
     assert "old" not in text
     readme.write_text("no marks")

@@ -68,10 +68,17 @@ def test_row_that_was_bound_by_the_load_says_so_and_a_missing_peer_is_named():
     ]
 
 
-def test_summary_has_a_table_for_each_metric_that_is_compared_and_a_row_for_each_workload():
-    cpu, rate = summary(two_servers())
+def test_summary_has_a_table_for_each_cost_that_is_compared_and_a_row_for_each_workload():
+    (cpu,) = summary(two_servers())
     assert cpu.headings == ["CPU/message of reactor, and its advantage", "reactor", "uvloop"]
     assert cpu.rows == [["64 B", "2 µs", "2.00"]]
+
+
+def test_summary_without_costs_has_the_rates():
+    result = Result("echo")
+    result.record("64 B", "reactor", {RATE: 400_000})
+    result.record("64 B", "uvloop", {RATE: 200_000})
+    (rate,) = summary(result)
     assert rate.rows == [["64 B", "400,000", "2.00"]]
 
 
