@@ -40,16 +40,14 @@ def put_into(path: Path, summary: str) -> None:
     path.write_text(f"{before}{MARKS[0]}\n\n{summary}\n{MARKS[1]}\n{after}", encoding="utf-8")
 
 
-def _summary_of(case: str, results: Sequence[Result]) -> Iterator[str]:
-    yield f"### {case}\n"
-    yield (
-        "\n".join(f"`{command}`  " for command in dict.fromkeys(result.command for result in results)) + "\n"
-    )
+def _summary_of(results: Sequence[Result]) -> Iterator[str]:
     rows: dict[str, list[tuple[str, Table]]] = {}
     for result in results:
         python = ".".join(result.machine.get("python", "").split(".")[:2])
         for table in summary(result):
             rows.setdefault(table.headings[0], []).append((python, table))
+    if rows:
+        yield f"`{results[0].command}`{' (interrupted)' if results[0].partial else ''}\n"
     for heading, tables in rows.items():
         yield markdown(_joined(heading, tables))
 
