@@ -14,7 +14,7 @@ from rich.progress import Progress
 from bench.harness.generator import echo_load
 from bench.harness.loads import percentile
 from bench.harness.measure import serving
-from bench.harness.metrics import RATE
+from bench.harness.metrics import RATE as LOADS_RATE
 from bench.harness.options import add_rounds, add_seconds
 from bench.results.schema import Metric, Result
 
@@ -25,6 +25,7 @@ STEPS = Metric("steps", "steps")
 MEDIAN = Metric("median step", "s", "lower")
 STEP_P99 = Metric("p99 step", "s", "lower")
 LONGEST = Metric("longest step", "s", "lower")
+RATE = Metric("rate", "messages/s", "higher")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +57,6 @@ def run(options: argparse.Namespace, result: Result, progress: Progress) -> None
                 MEDIAN: statistics.median(steps),
                 STEP_P99: percentile(steps, 99),
                 LONGEST: max(steps),
-                RATE: measured.figures[RATE],
+                RATE: measured.figures[LOADS_RATE],
             }
             result.record(workload, subject, figures)
