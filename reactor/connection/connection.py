@@ -314,19 +314,21 @@ class Connection:
 
     def _receive_eof(self) -> None:
         self._move(Event.PEER_EOF)
-        self._update_interest()
-        if self._state in ENDED:
-            return
         both_ended = self._state is State.ENDING
         try:
             keep = self._protocol.eof_received()
         except Exception as exc:
             self._callback_failed(exc, "eof_received")
             return
-        if both_ended and self._state is State.ENDING:
+        if self._state is State.READ_CLOSED and not keep:
+            if self._sending is _IDLE and self._channel is CLEAR:
+                self._close_now(None)  # as `close` does when nothing is left to send, in one step
+            else:
+                self.close()
+        elif both_ended and self._state is State.ENDING:
             self._begin_close(self._settings.timeouts.close, None)
-        elif self._state is State.READ_CLOSED and not keep:
-            self.close()
+        elif self._state not in ENDED:
+            self._update_interest()
 
     def _update_interest(self) -> None:
         """Register with the selector the events that this connection waits for now."""
@@ -942,7 +944,7 @@ class Connection:
                     exc, f"{type(protocol).__qualname__}.connection_lost", self
                 )
             self._protocol = None
-            self._move(Event.TOLD)
+            self._move(Event.NOTIFIED)
             if closed:
                 self._settings.on_gone(client_prefix(self._peer), reason)
         except BaseException:
@@ -1234,18 +1236,18 @@ def _frozen(piece: bytes | bytearray | memoryview) -> bytes:
 # For the loop
 
 
-def flush_connections(outbox: list[Connection], now: float) -> int:
-    """Send what the callbacks of a tick have written on the connections in `outbox`.
+def flush_connections(loop: Loop, now: float, outbox: list[Connection] | None) -> None:
+    """Send what callbacks have written on the connections in `loop.outbox`, and replace that by `outbox`.
 
-    now: the tick's time, in the clock's seconds. Returns the bytes that the kernel accepted at once.
+    now: the tick's time, in the clock's seconds.
     One function for all, because a call for each connection costs as much as gathering saves.
     """
-    total = 0
-    connection = outbox[0]
+    waiting: list[Connection] = loop.outbox or []
+    connection, total = waiting[0], 0
     try:
-        for connection in outbox:
-            if connection._sending is _GATHERED:
-                piece = connection._piece
+        loop.outbox = outbox
+        for connection in waiting:
+            if piece := connection._piece:
                 try:
                     connection._sending = _IDLE  # before sending, so that an interrupt can't send it twice
                     connection._piece = b""
@@ -1265,9 +1267,11 @@ def flush_connections(outbox: list[Connection], now: float) -> int:
                 if queue.size and not queue.is_waiting():
                     connection._flush(queue)
     except BaseException as exc:
+        if loop.outbox is not waiting:
+            loop.outbox = waiting + (loop.outbox or [])  # the loop sends the rest when it is left
         connection._interrupted(exc)
         raise
-    return total
+    loop.bytes_sent += total
 
 
 def check_deadlines(member: Connection | Linger, now: float) -> None:

@@ -33,16 +33,22 @@ AnyProtocol = _TakesBytes | _TakesBuffers
 def make_protocol(factory: Callable[[], Any]) -> Any:
     """Return the protocol that `factory()` returns. Raises TypeError if that is not a protocol."""
     protocol = factory()
-    check_protocol(protocol, f"the factory {getattr(factory, '__qualname__', repr(factory))} returned")
+    if not is_protocol(protocol):
+        check_protocol(protocol, f"the factory {getattr(factory, '__qualname__', repr(factory))} returned")
     return protocol
 
 
 def check_protocol(protocol: Any, source: str) -> None:
     """Raise TypeError if `protocol` has no method for received bytes. source: begins the message."""
-    if not (hasattr(protocol, "data_received") or hasattr(protocol, "get_buffer")):
+    if not is_protocol(protocol):
         raise TypeError(
             f"{source} {protocol!r}, which is no protocol: it has neither data_received nor get_buffer"
         )
+
+
+def is_protocol(protocol: Any) -> bool:
+    """Return whether `protocol` has a method for received bytes."""
+    return hasattr(protocol, "data_received") or hasattr(protocol, "get_buffer")
 
 
 def takes_buffers(protocol: Any) -> bool:

@@ -59,7 +59,7 @@ def bind(
                 if address.port == 0 and sockets:  # the kernel picked one for the first
                     sockaddr = (place[0], sockets[0].getsockname()[1], *place[2:])
                 sock = opened.enter_context(
-                    _listening(system.new_socket(family), address, reuse_port, options)
+                    _listening(system.new_listening_socket(family), address, reuse_port, options)
                 )
                 if address.path is not None and system.has_files:
                     _clear_stale(address.path)

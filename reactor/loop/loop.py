@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -16,7 +15,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from reactor.errors import UsageError
 from reactor.loop.alarm import Alarm, new_alarm
 from reactor.loop.lifetime import Lifetime
-from reactor.loop.log import caller
+from reactor.loop.log import caller, logger
 from reactor.loop.registry import FileDescriptorLike, Registry
 from reactor.loop.scheduler import SENDING, ErrorHandler, Scheduler
 from reactor.loop.selector import default_selector
@@ -61,14 +60,23 @@ class Loop:
         the loop.
     clock, on_error, slow_callback, debug: as `Reactor` has them.
     system: where sockets, names and threads come from.
-    flush: takes, at the end of a tick's phase, the list of what its callbacks have left in `outbox`,
-        and the tick's time; returns how many bytes it sent.
+    flush: called at the end of a tick's phase, as `flush(loop, now, outbox)`, to send what its callbacks
+        have left in `loop.outbox`, which it replaces by `outbox` first. now: the time, for what it sends.
     on_close: called when the loop is being closed, with its descriptors open, to end what was built on it.
     on_recover: called before the tick after an interrupt, to repair what was built on the loop.
     on_fork: called in a forked child, to detach what was built on the loop.
 
     scheduler: its callbacks and timers. registry: its descriptors. lifetime: whether it can be used.
     """
+
+    # A dictionary would be faster only up to 30 attributes.
+    __slots__ = (
+        "__weakref__", "_alarm", "_alarm_due", "_at_close", "_close_asked", "_driver", "_ended", "_flush",
+        "_host", "_host_at_close", "_hosted", "_on_close", "_on_fork", "_on_recover", "_signals",
+        "_slow_callback", "_stop_asked", "_wakeup", "bytes_received", "bytes_sent", "counters", "events",
+        "lifetime", "now", "outbox", "registry", "scheduler", "system", "tick_times", "ticks", "time",
+        "unsure",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -79,7 +87,7 @@ class Loop:
         slow_callback: float | None = None,
         debug: bool = False,
         system: System = KERNEL,
-        flush: Callable[[list[Any], float], int] = lambda outbox, now: 0,
+        flush: Callable[[Loop, float, list[Any] | None], object] = lambda loop, now, outbox: None,
         on_close: Callable[[], object] = _do_nothing,
         on_recover: Callable[[], object] = _do_nothing,
         on_fork: Callable[[], object] = _do_nothing,
@@ -94,6 +102,8 @@ class Loop:
         self.now = clock()
         #: Ticks, and the events, timers and callbacks that they handled.
         self.ticks = self.events = 0
+        #: Its time at the end of the last tick: how long to wait counts from here.
+        self._ended = self.now
         #: Counted by whoever receives and sends.
         self.bytes_received = self.bytes_sent = 0
         self.counters = Counters()
@@ -148,11 +158,11 @@ class Loop:
 
     def run(self) -> None:
         """Drive the loop on this thread until `stop` or `close`. Raises as `Reactor.run`."""
-        self._drive(self._run_until_stopped)
+        self._drive(self._tick_until_stopped)
 
-    def _run_until_stopped(self) -> None:
-        while not self._stop_asked:
-            self._tick(None)
+    def _tick_until_stopped(self) -> None:
+        if not self._stop_asked:
+            self._tick(None, once=False)
 
     def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
         """As `Reactor.run_once`."""
@@ -180,6 +190,7 @@ class Loop:
                 if self.unsure:
                     self._recover()
                 self.unsure = True
+                self._ended = self.time()
                 result = step(*args)
                 self.unsure = False
                 return result
@@ -325,10 +336,11 @@ class Loop:
 
     def _leave(self) -> None:
         self._stop_asked = False
-        outbox, self.outbox = self.outbox, None
-        if outbox:
-            sent = self._flush(outbox, self.time())
-            self.bytes_sent += sent
+        try:
+            if self.outbox:
+                self._flush(self, self.time(), None)
+        finally:
+            self.outbox = None
         if self._close_asked:
             self.close()
         elif self._hosted:
@@ -339,61 +351,87 @@ class Loop:
                 self._alarm_due = _NEVER if due is None else due
             self._update_host()
 
-    def _tick(self, timeout: float | None, budget: float | None = None) -> int:
-        registry, scheduler = self.registry, self.scheduler
-        stale = registry.stale
-        due = scheduler.timers.next_due()
+    def _tick(self, timeout: float | None, budget: float | None = None, *, once: bool = True) -> int:
+        """Wait up to `timeout`, and handle events, timers and callbacks; return how many of all three.
+
+        budget: stop after the callback with which so many seconds have passed since the wait; None: no limit.
+        once: return after one tick; else go on with ticks until `stop`, and return what the last one handled.
+        """
+        registry, scheduler, clock, flush = self.registry, self.scheduler, self.time, self._flush
+        on_events, owners, stale, ready_queue = (
+            registry.on_events, registry.owners, registry.stale, scheduler.ready,
+        )  # fmt: skip
         limit = EVENTS_PER_TICK if budget is None else EVENTS_PER_SLICE
-        if registry.leftover:
-            events = registry.batch(registry.leftover, limit)
-        else:
-            if scheduler.ready or self.outbox:  # a flush may call back, and that write
-                timeout = 0
-            elif due is not None:
-                wait = min(max(0.0, due - self.time()), _LONGEST_WAIT)
-                timeout = wait if timeout is None else min(wait, timeout)
-            if stale:
-                stale.clear()
-            events = registry.poll(timeout, limit)
-            if len(events) > limit:
-                events = registry.batch(events, limit)
-        self.now = self.time()
-        end = None if budget is None else self.now + budget
+        timed = budget is not None or self._slow_callback is not None
+        end = None
+        while True:
+            due = scheduler.timers.due
+            if registry.leftover:
+                events = registry.batch(registry.leftover, limit)
+            else:
+                wait = timeout if due == _NEVER else self._time_until(due, timeout)
+                if ready_queue or self.outbox:  # a flush may call back, and that write
+                    wait = 0.0
+                if stale:
+                    stale.clear()
+                events = registry.poll(wait, limit)
+            self.now = now = clock()
+            if timed:
+                scheduler.lap = now
+                end = None if budget is None else now + budget
 
-        timed = end is not None or self._slow_callback is not None
-        if timed:
-            scheduler.lap = self.now
-        on_events, owners = registry.on_events, registry.owners
-        handled = len(events)
-        for fd, ready in events:
-            if stale and fd in stale:
-                continue
-            if ready != 1 and not (ready := registry.fold(fd, ready)):
-                continue
-            owner = owners[fd]
-            on_events[fd](owner, ready)
-            if timed and self._end_event(owner, end):
-                handled = 1 + [number for number, _ in events].index(fd)
-                registry.leftover = events[handled:] + registry.leftover
-                break
-        if self.outbox:
-            self._flush_outbox()
+            handled = len(events)
+            for fd, ready in events:
+                if stale and fd in stale:
+                    continue
+                if ready != 1 and not (ready := registry.fold(fd, ready)):
+                    continue
+                owner = owners[fd]
+                on_events[fd](owner, ready)
+                if timed and self._end_event(owner, end):
+                    handled = 1 + [number for number, _ in events].index(fd)
+                    registry.leftover = events[handled:] + registry.leftover
+                    break
+            if self.outbox:
+                flush(self, now, [])
+            if ready_queue or due <= now:
+                handled += self._run_due(due, end)
 
-        if due is not None and due <= self.now:
-            handled += scheduler.run_timers(self.now, end)
-        if scheduler.ready:
-            handled += scheduler.run_ready(end)
+            self.ticks += 1
+            self.events += handled
+            self._ended = ended = clock()
+            if timed or ended - now > self.tick_times.usual:
+                self._end_tick(ended)
+            if once or self._stop_asked:
+                return handled
+
+    def _time_until(self, due: float, timeout: float | None) -> float:
+        """Return how long to wait for events, in seconds: until `due`, but no longer than `timeout`."""
+        wait = due - self._ended
+        if wait <= 0:
+            return 0.0
+        if timeout is not None and timeout < wait:
+            return timeout
+        return min(wait, _LONGEST_WAIT)
+
+    def _run_due(self, due: float, end: float | None) -> int:
+        """Run the timers, the earliest of which is due at `due`, and the callbacks; return how many."""
+        scheduler, handled = self.scheduler, 0
+        if due <= self.now:
+            handled = scheduler.run_timers(self.now, end)
+        handled += scheduler.run_ready(end)
         if self.outbox:
-            self._flush_outbox()
-        self.ticks += 1
-        self.events += handled
-        ended = self.time()
-        if ended - self.now > self.tick_times.usual:
-            self.tick_times.add(ended, ended - self.now)
-            self.counters.add_lag(ended - self.now)
-        if self._slow_callback is not None and ended - scheduler.lap > self._slow_callback:
-            scheduler.end_lap(SENDING, ended)
+            self._flush(self, self.now, [])
         return handled
+
+    def _end_tick(self, ended: float) -> None:
+        """Note how long a tick took that ended at `ended`, if it was long or is to be watched."""
+        took = ended - self.now
+        if took > self.tick_times.usual:
+            self.tick_times.add(ended, took)
+            self.counters.add_lag(took)
+        if self._slow_callback is not None and ended - self.scheduler.lap > self._slow_callback:
+            self.scheduler.end_lap(SENDING, ended)
 
     def _end_event(self, owner: Any, end: float | None) -> bool:
         """Warn if the event of `owner` took long; return whether the clock has reached `end`."""
@@ -403,21 +441,12 @@ class Loop:
         self.scheduler.lap = now
         return end is not None and now >= end
 
-    def _flush_outbox(self) -> None:
-        outbox, self.outbox = self.outbox or [], []
-        try:
-            sent = self._flush(outbox, self.now)
-        except BaseException:
-            self.outbox += outbox  # an interrupt: `_leave` sends the rest
-            raise
-        self.bytes_sent += sent  # a line of its own: what is called has added to it as well
-
     def check_thread(self, method: str) -> None:
         """Warn if this is not the thread that drives the loop, where `method` was called. For debug mode."""
         if self._driver is None or self._driver == threading.get_ident():
             return
         # Not a limited log, whose timer would be another call from the wrong thread.
-        logging.getLogger("reactor").warning(
+        logger().warning(
             "%s was called on thread %s, and another drives the reactor: use call_soon_threadsafe, at %s",
             method,
             threading.current_thread().name,

@@ -34,6 +34,10 @@ class MemorySystem(System):
         """Return a `MemorySocket`."""
         return new_socket(self._network, self._host, family)
 
+    def new_listening_socket(self, family: int) -> Any:
+        """Return a new socket of the simulated network that is going to listen."""
+        return self.new_socket(family)
+
     def socketpair(self) -> tuple[Any, Any]:
         """Return both ends of a wake-up's socket pair, which are the same object."""
         bell = _Bell(self._network)

@@ -1,4 +1,4 @@
-"""The flat selector does what the platform's own does, and asks for no more than it is told."""
+"""The flat selector: it behaves as the platform's own, and `poll` returns at most its limit."""
 
 import os
 import selectors
@@ -23,6 +23,17 @@ def test_platform_without_epoll_gets_its_own_default(monkeypatch):
     monkeypatch.setattr(selectors, "DefaultSelector", selectors.PollSelector)
     with default_selector() as selector:
         assert type(selector) is selectors.PollSelector
+
+
+def test_change_that_the_kernel_refuses_leaves_the_descriptor_off_the_selector():
+    ours, theirs = socket.socketpair()
+    with FlatSelector() as selector, theirs:
+        selector.change(ours.fileno(), 0, READ)
+        fd = ours.fileno()
+        ours.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            selector.change(fd, READ, WRITE)
+        assert not selector.get_map()
 
 
 class SelectorMachine(RuleBasedStateMachine):
@@ -109,13 +120,13 @@ def selector():
         yield made
 
 
-def test_it_keeps_no_data(selector):
+def test_selector_keeps_no_data(selector):
     with pytest.raises(ValueError, match="keeps no data"):
         selector.register(0, READ, data="something")
 
 
 @pytest.mark.parametrize("fileobj", [-1, "nothing"])
-def test_what_is_no_descriptor(selector, fileobj):
+def test_object_that_is_no_descriptor_is_refused(selector, fileobj):
     with pytest.raises((ValueError, AttributeError)):
         selector.register(fileobj, READ)
 
@@ -138,7 +149,7 @@ def test_descriptor_that_its_owner_closed_can_be_unregistered(selector):
     assert len(selector.get_map()) == 0
 
 
-def test_regular_file_is_refused_and_left_out(selector, tmp_path):
+def test_regular_file_is_refused_and_not_registered(selector, tmp_path):
     with open(tmp_path / "file", "w") as file:
         with pytest.raises(PermissionError):
             selector.register(file, READ)
@@ -149,7 +160,7 @@ def test_negative_timeout_does_not_wait(selector):
     assert selector.select(-1) == []
 
 
-def test_poll_gives_no_more_than_it_is_asked_for(selector):
+def test_poll_returns_at_most_its_limit(selector):
     pairs = [socket.socketpair() for _ in range(5)]
     for ours, theirs in pairs:
         selector.register(ours, READ)
@@ -160,7 +171,7 @@ def test_poll_gives_no_more_than_it_is_asked_for(selector):
             sock.close()
 
 
-def test_poll_of_another_selector_gives_what_it_says(make_selector):
+def test_poll_of_another_selector_returns_its_events(make_selector):
     reading, writing = os.pipe()
     os.write(writing, b"x")
     with make_selector() as selector:
@@ -187,7 +198,7 @@ def test_hang_up_is_reported_once(selector, when):
     ours.close()
 
 
-def test_input_and_room_are_no_errors(selector):
+def test_readable_and_writable_are_no_errors(selector):
     ours, theirs = socket.socketpair()
     selector.register(ours, ERRORS)
     theirs.send(b"x")
