@@ -8,7 +8,7 @@
 
    Standard input: the message and its answer, SIZE bytes each. After every connection has had one right answer
    "ready" is printed; a line of input starts the measurement, and the result is printed as a line of JSON. Answers
-   after the end are waited for, and counted in `answered` alone.
+   after the end are waited for; in the closed loop they are counted in `answered` alone.
    Latencies, in nanoseconds, begin when a message was to be sent, not when it could be: a server that stalls
    delays all messages that were due meanwhile (no coordinated omission). They are counted in log-linear buckets
    of three significant digits, as HdrHistogram has them. */
@@ -52,7 +52,7 @@ struct connection {
 };
 
 static struct connection *connections;
-static int port, number, poller, churning;
+static int port, number, poller, churning, open_loop;
 static size_t size, repeated;
 static char *message, *answer, input[READ];
 static uint64_t counts[BUCKETS * HALF + HALF], messages, answered, sources;
@@ -203,7 +203,7 @@ static void owe(struct connection *c, uint64_t when) {
 static void answer_came(struct connection *c, uint64_t when, uint64_t end) {
     c->received -= size;
     answered++;
-    if (when < end) {
+    if (when < end || open_loop) { /* a message that was due is counted, however late */
         messages++;
         counts[bucket_of(when - c->due[c->first])]++;
     }
@@ -290,12 +290,15 @@ static uint64_t run(int depth, double seconds, double rate) {
         for (int j = 0; j < depth && !rate && !churning; j++) owe(&connections[i], start);
         if (!churning) flush(&connections[i]);
     }
-    while ((when = now()) < end) {
-        uint64_t due = 0;
-        while (rate && (due = start + sent * (SECOND / rate)) <= when) {
+    for (;;) {
+        uint64_t due = rate ? start + sent * (SECOND / rate) : 0;
+        when = now();
+        if (when >= end && (!rate || due >= end)) break;
+        while (rate && due < end && due <= when) {
             struct connection *c = &connections[sent++ % number];
             owe(c, due);
             if (!c->waits) flush(c);
+            due = start + sent * (SECOND / rate);
         }
         if (due > end) due = end;
         handle(events, wait_for(events, due), end, !rate && !churning);
@@ -363,6 +366,7 @@ int main(int count, char **words) {
     number = atoi(words[2]);
     size = atoi(words[3]);
     churning = !strcmp(words[7], "churn");
+    open_loop = atof(words[6]) > 0;
     set_up_tls(words[8]);
     prctl(PR_SET_TIMERSLACK, 1);
     read_messages();

@@ -128,7 +128,7 @@ class Load:
             sys.exit("the server answered too much")
         for _ in range(answers):
             latency = now - peer.due.popleft()
-            if now < self.end:
+            if now < self.end or self.plan.rate:  # a message that was due is counted, however late
                 self.latencies[round(latency * 1e9)] += 1
         self.answered += answers
         if again and answers and now < self.end:
@@ -169,8 +169,9 @@ class Load:
         """Send `rate` messages a second, one connection after the other."""
         peers = list(self.peers.values())
         sent = 0
-        while (now := time.perf_counter()) < self.end:
-            while (due := started + sent / self.plan.rate) <= now:
+        total = round(self.plan.rate * self.plan.seconds)
+        while (now := time.perf_counter()) < self.end or sent < total:
+            while (due := started + sent / self.plan.rate) <= now and sent < total:
                 self.send(peers[sent % len(peers)], due)
                 sent += 1
             self.step(max(0.0, min(due, self.end) - time.perf_counter()), again=False)
