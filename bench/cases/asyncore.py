@@ -1,4 +1,4 @@
-"""`asyncore`: unchanged programs on the reactor beside the standard module, or `pyasyncore` after it.
+"""asyncore: unchanged programs on the reactor beside the standard module, or `pyasyncore` after it.
 
 `python -m bench.cases.asyncore KIND PROGRAM CORE NUMBER` runs one: echo (dispatchers without predicates),
 chat (`async_chat` on a reactor), ready (passes in which some of 64 connections are ready, beside NUMBER idle
@@ -17,21 +17,22 @@ import socket
 import sys
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from statistics import median
+from functools import partial
 from typing import Any
 
 from rich.progress import Progress
 
-from bench.harness.clients import echo, exchange, open_connections
-from bench.harness.compare import Measurement, compare, talking
+from bench.harness.clients import open_connections, talk_once
+from bench.harness.generator import Load, echo_load
 from bench.harness.measure import SERVER_CORE, Server, core
+from bench.harness.metrics import CPU
 from bench.harness.options import add_rounds, add_seconds
 from bench.harness.process import Child, child
-from bench.harness.report import Report, ratio
+from bench.harness.rounds import Round, side_by_side
 from bench.harness.servers import BACKLOG, RECV_SIZE, announce, run_on
+from bench.results.schema import Metric, Result
 
 __all__ = ["add_options", "run"]
 
@@ -47,6 +48,12 @@ _MAIN = "bench.cases.asyncore"
 LINES = {"64 KiB lines": (65536, (64, 256)), "short lines in one receive": (60, (2500, 10_000))}
 
 
+CALLS = Metric("system calls", "system calls", "lower")
+TIME = Metric("time", "s", "lower", compared=True)
+GROWTH = Metric("growth for four times as many", "1", "lower")
+PASSES = Metric("passes", "passes/s", "higher", compared=True)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     add_rounds(parser, 7)
@@ -57,18 +64,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch-seconds", type=float, default=5.0, metavar="S", help="for system calls")
 
 
-def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure echo, idle connections, lines, and passes over predicates."""
-    _compare_echo(options, report, progress)
-    _watch_idle(options, report)
-    _compare_ready(options, report, progress)
-    _compare_lines(options, report, progress)
-    _compare_passes(options, report, progress)
+    _compare_echo(options, result, progress)
+    _watch_idle(options, result)
+    _compare_ready(options, result, progress)
+    _compare_lines(options, result, progress)
+    _compare_passes(options, result, progress)
 
 
-def _compare_echo(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+def _compare_echo(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     number = options.idle_connections
-    title = f"echo by dispatchers: {ACTIVE} connections, {SIZE} B; alone, and beside {number:,} idle ones"
+    workload = f"{ACTIVE} connections, {SIZE} B, dispatchers; alone, and beside {number:,} idle ones"
+    load = echo_load(ACTIVE, SIZE)
     with ExitStack() as stack:
         names = [*KINDS, *(f"{kind}, beside idle" for kind in KINDS)]
         servers = {name: stack.enter_context(_serving(name.partition(",")[0], "echo")) for name in names}
@@ -76,89 +84,84 @@ def _compare_echo(options: argparse.Namespace, report: Report, progress: Progres
             for first in range(0, number, _STEP):  # the standard one accepts slowly
                 some = min(number - first, _STEP)
                 opened = stack.enter_context(open_connections(servers[name].port, some))
-                exchange(opened[-1:], echo(SIZE), 0.001)
+                talk_once(opened[-1])
         for server in servers.values():
             os.kill(server.pid, signal.SIGSTOP)
-        measure = _by_itself(talking(ACTIVE, echo(SIZE), options.seconds))
-        compare(report, progress, title, servers, options.rounds, measure)
+        measure = partial(_by_itself, load, options.seconds)
+        side_by_side(result, progress, workload, servers, options.rounds, measure)
 
 
-def _by_itself(measure: Measurement) -> Measurement:
+def _by_itself(load: Load, seconds: float, server: Server) -> Round:
     """Have the server run only while it is measured: the standard ones never wait."""
-
-    def measured(server: Server) -> tuple[float, float]:
-        os.kill(server.pid, signal.SIGCONT)
-        try:
-            return measure(server)
-        finally:
-            os.kill(server.pid, signal.SIGSTOP)
-
-    return measured
+    os.kill(server.pid, signal.SIGCONT)
+    try:
+        return load.measure(seconds, server)
+    finally:
+        os.kill(server.pid, signal.SIGSTOP)
 
 
-def _watch_idle(options: argparse.Namespace, report: Report) -> None:
+def _watch_idle(options: argparse.Namespace, result: Result) -> None:
     number, watched = options.connections, options.watch_seconds
-    title = f"system calls in {watched:g} s, {number:,} idle async_chat on a reactor"
+    workload = f"{number:,} idle async_chat on a reactor for {watched:g} s"
     with (
         _serving("reactor", "chat") as server,
         open_connections(server.port, number) as opened,
     ):
-        exchange(opened[-1:], (b"hello\n", b"hello\n"), 0.01)
+        talk_once(opened[-1], b"hello\n")
         calls, how = server.system_calls(watched)
-    report.raw.append({"title": title, "calls": calls})
-    report.table(title, ["", "system calls", "counted by"]).add_row("reactor", str(calls), how)
+    result.record(workload, "reactor", {CALLS: calls})
+    result.note(workload, "reactor", f"counted by {how}")
 
 
-def _compare_ready(options: argparse.Namespace, report: Report, progress: Progress) -> None:
-    title = f"passes in which some of {ACTIVE} connections are ready: CPU µs for each echoed message"
-    table = report.table(title, ["", *(f"{ready} ready" for ready in READY)])
+def _compare_ready(options: argparse.Namespace, result: Result, progress: Progress) -> None:
+    """Record the CPU time of a message in passes in which some of the active connections are ready."""
     for number in (0, options.idle_connections):
-        name = f"{title}, beside {number:,} idle ones"
-        figures = _figures("ready", number, options, name, progress)
-        report.raw.append({"title": name, "seconds": figures})
-        for kind in KINDS:
-            costs = (median(each[index] for each in figures[kind]) for index in range(len(READY)))
-            beside = f", beside {number:,} idle" if number else ""
-            table.add_row(kind + beside, *(f"{cost * 1e6:.2f}" for cost in costs))
+        beside = f", beside {number:,} idle ones" if number else ""
+        with ExitStack() as stack:
+            programs = _asking(stack, "ready", number)
+            for index, ready in enumerate(READY):
+
+                def measure(process: Child, index: int = index) -> dict[Metric, float]:
+                    return {CPU: process.ask(str(options.seconds))[index]}
+
+                workload = f"passes in which {ready} of {ACTIVE} connections are ready{beside}"
+                side_by_side(result, progress, workload, programs, options.rounds, measure)
 
 
-def _compare_lines(options: argparse.Namespace, report: Report, progress: Progress) -> None:
-    title = "lines to async_chat: CPU ms, and the growth for four times as many (linear: 4)"
-    figures = _figures("lines", 0, options, title, progress)
-    report.raw.append({"title": title, "seconds": figures})
-    table = report.table(title, ["", *KINDS, *(f"{kind}, growth" for kind in KINDS)])
-    for name, (_, counts) in LINES.items():
-        few, many = ({kind: [each[name][i] for each in figures[kind]] for kind in KINDS} for i in (0, 1))
-        table.add_row(
-            f"{counts[1]:,} {name}",
-            *(f"{median(many[kind]) * 1e3:.2f}" for kind in KINDS),
-            *(f"{ratio(many[kind], few[kind]):.1f}" for kind in KINDS),
+def _compare_lines(options: argparse.Namespace, result: Result, progress: Progress) -> None:
+    """Record the time for lines, and the growth for four times as many (linear: 4)."""
+    with ExitStack() as stack:
+        programs = _asking(stack, "lines", 0)
+        for name, (_, counts) in LINES.items():
+
+            def measure(process: Child, name: str = name) -> dict[Metric, float]:
+                few, many = process.ask(str(options.seconds))[name]
+                return {TIME: many, GROWTH: many / few}
+
+            workload = f"{counts[1]:,} {name} to async_chat"
+            side_by_side(result, progress, workload, programs, options.rounds, measure)
+
+
+def _compare_passes(options: argparse.Namespace, result: Result, progress: Progress) -> None:
+    workload = f"passes over {options.dispatchers:,} dispatchers with predicates of their own"
+    with ExitStack() as stack:
+        programs = _asking(stack, "asked", options.dispatchers)
+        side_by_side(
+            result,
+            progress,
+            workload,
+            programs,
+            options.rounds,
+            lambda process: {PASSES: process.ask(str(options.seconds))},
         )
 
 
-def _compare_passes(options: argparse.Namespace, report: Report, progress: Progress) -> None:
-    title = f"passes over {options.dispatchers:,} dispatchers with predicates of their own"
-    figures = _figures("asked", options.dispatchers, options, title, progress)
-    report.raw.append({"title": title, "passes_per_second": figures})
-    table = report.table(title, ["", "passes in a CPU second", "ours / its"])
-    for kind in KINDS:
-        its = ratio(figures[KINDS[0]], figures[kind])
-        table.add_row(kind, f"{median(figures[kind]):,.0f}", f"{its:.2f}")
-
-
-def _figures(
-    program: str, number: int, options: argparse.Namespace, title: str, progress: Progress
-) -> dict[str, list[Any]]:
-    """Return what a program of each kind answers in each round."""
-    figures: dict[str, list[Any]] = defaultdict(list)
-    with ExitStack() as stack:
-        running = {kind: stack.enter_context(_running(kind, program, number)) for kind in KINDS}
-        for process in running.values():
-            process.line()
-        for _ in progress.track(range(options.rounds), description=title):
-            for kind, process in running.items():
-                figures[kind].append(process.ask(str(options.seconds)))
-    return figures
+def _asking(stack: ExitStack, program: str, number: int) -> dict[str, Child]:
+    """Start a program of each kind, which answers lines with figures."""
+    running = {kind: stack.enter_context(_running(kind, program, number)) for kind in KINDS}
+    for process in running.values():
+        process.line()
+    return running
 
 
 @contextmanager
@@ -170,7 +173,7 @@ def _running(kind: str, program: str, number: int = 0) -> Iterator[Child]:
 @contextmanager
 def _serving(kind: str, program: str) -> Iterator[Server]:
     with _running(kind, program) as process:
-        yield Server(kind, int(process.line()), process.pid)
+        yield Server(kind, int(process.line()), process.pid, process)
 
 
 # The programs
