@@ -42,6 +42,9 @@ else:
 # Bytes discarded per event.
 _RECV_SIZE = 64 * 1024
 
+# A worker of a `Pool` blocks on a duplicate of the socket, and O_NONBLOCK is common to duplicates: fcntl(2).
+_PEEK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
+
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with 0 seconds: close(2) sends a reset, socket(7)
 
 
@@ -100,7 +103,7 @@ def is_quiet(sock: Any) -> bool:
     after it: a caller that drops the error takes a reset for a clean end.
     """
     try:
-        sock.recv(1, socket.MSG_PEEK)
+        sock.recv(1, _PEEK)
     except (BlockingIOError, InterruptedError):
         return True
     return False

@@ -171,8 +171,10 @@ def test_close_after_both_ends_of_file_is_clean(reactor):
         assert recorder.reason is None
 
 
+@pytest.mark.parametrize("blocking", [False, True])
 @pytest.mark.parametrize("end", ["nothing", "a byte", "end of file", "reset"])
-def test_is_quiet_is_true_without_input(end):
+def test_is_quiet_is_true_without_input(end, blocking):
+    """A worker of a pool makes a duplicate of the socket block, and by that the socket."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         theirs = socket.create_connection(listening.getsockname(), DEADLINE)
         ours, _ = listening.accept()
@@ -186,7 +188,7 @@ def test_is_quiet_is_true_without_input(end):
             theirs.close()
         if end != "nothing":
             assert select.select([ours], [], [], DEADLINE)[0]
-        ours.setblocking(False)
+        ours.setblocking(blocking)
         if end == "reset":
             with pytest.raises(ConnectionResetError):
                 is_quiet(ours)
