@@ -107,6 +107,7 @@ class Served:
         self.write_ended = False
         self.closing = False
         self.deadline = float("inf")
+        self.reading_changed = self.machine.clock.now
         self.owed_by = None
         self.too_slow = False
         self.aborted_for = None
@@ -207,7 +208,7 @@ class Served:
         if isinstance(exc, CloseTimeout):
             assert now >= self.deadline, "close timed out early"
         elif isinstance(exc, IdleTimeout):
-            assert now >= activity(self.connection) + self.timeouts.idle, "idle timed out early"
+            assert now >= self.idle_since() + self.timeouts.idle, "idle timed out early"
         elif isinstance(exc, ReadTimeout):
             assert self.owed_by is None or now >= self.owed_by, "read timed out early"
         elif isinstance(exc, WriteTimeout):
@@ -226,11 +227,16 @@ class Served:
         """Check that no timeout is overdue."""
         now = self.machine.clock.now
         assert now < self.deadline + LATE * 5 * CLOSE_TIMEOUT, "close went on after its deadline"
+        if not self.reading:  # neither counts then
+            return
         if self.timeouts.idle is not None:
             late = self.timeouts.idle * (1 + LATE)
-            assert now <= activity(self.connection) + late, "idle after its deadline"
+            assert now <= self.idle_since() + late, "idle after its deadline"
         if self.owed_by is not None and not self.at_end and not self.closing:
             assert now <= self.owed_by + LATE * self.timeouts.read, "read after its deadline"
+
+    def idle_since(self):
+        return max(activity(self.connection), self.reading_changed)
 
     # Called by the protocol
 
@@ -277,7 +283,7 @@ class Served:
             return
         if self.listener is not None and self.listener.cap is not None:
             before = conn.get_write_buffer_size()
-            if before > self.listener.cap and conn._sending is not Sending.GATHERED:
+            if data and before > self.listener.cap and conn._sending is not Sending.GATHERED:
                 self.too_slow = self.link.lossy = True
                 assert conn.writelines([data]) is False, "written over the hard cap"
                 assert conn.is_closing()
@@ -331,11 +337,17 @@ class Served:
         self.connection.abort(self.aborted_for)
 
     def stop_reading(self):
-        self.reading = False
+        if self.reading:
+            self.reading, self.reading_changed = False, self.machine.clock.now
         self.connection.pause_reading()
 
     def read_again(self):
-        self.reading = True
+        now = self.machine.clock.now
+        if not self.reading:
+            if self.owed_by is not None:
+                began = self.owed_by - self.timeouts.read
+                self.owed_by += now - max(began, self.reading_changed)
+            self.reading, self.reading_changed = True, now
         self.connection.resume_reading()
 
     @property
