@@ -11,7 +11,7 @@ another call of the same connection, except `pause_writing`, from within a `writ
 within `set_write_buffer_limits`.
 
 Two more methods are optional. `draining()` is called a few times a second during a drain, and returns True
-as long as the protocol has something to finish; without it, a connection with nothing queued or unread is
+as long as the protocol has something to finish, and until four fifths of the drain's time; without it, a connection with nothing queued or unread is
 idle. `reading_resumed()` is called by `Connection.resume_reading`, for a protocol that buffers what it has
 received, as `FramedProtocol` does.
 
