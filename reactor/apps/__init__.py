@@ -28,11 +28,13 @@ class App:
     start: returns the factory of the connections' protocols; called once for a server, with the value of
         `option` if there is one.
     option: the name of the command line's option that it needs, or None.
+    own: what each process that serves it has of its own, where clients of several would miss it; or None.
     """
 
     summary: str
     start: Callable[..., Callable[[], AnyProtocol]]
     option: str | None = None
+    own: str | None = None
 
 
 #: The apps by their name on the command line.
@@ -42,7 +44,7 @@ APPS: dict[str, App] = {
     "greet": App("sends one line", lambda: Greet),
     "daytime": App("sends the date and the time", lambda: Daytime),
     "lines": App("sends back each line in upper case", lambda: Upper),
-    "chat": App("chat rooms with nicknames", Hall),
+    "chat": App("chat rooms with nicknames", Hall, own="rooms and names"),
     "proxy": App("forwards to --to ADDRESS", lambda to: partial(Proxy, to), "to"),
     "files": App("sends the files of --root DIR", lambda root: partial(Files, root), "root"),
 }

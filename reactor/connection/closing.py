@@ -27,8 +27,8 @@ from reactor.loop.registry import Registry
 from reactor.loop.timers import Bucket, round_up
 
 __all__ = [
-    "Linger", "bytes_received", "close_quietly", "is_quiet", "lingering_of", "release", "reset", "reset_on_close",
-    "shut_down_writing",
+    "Linger", "bytes_received", "close_quietly", "is_quiet", "lingering_of", "release", "reset",
+    "reset_on_close", "shut_down_writing",
 ]  # fmt: skip
 
 if sys.platform == "linux":

@@ -61,8 +61,8 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     from reactor.tls.secure_socket import SecureSocket, Tls
 
 __all__ = [
-    "Connection", "activity", "awaits_first_bytes", "begin_blocking_handshake", "begin_handshake", "check_deadlines",
-    "connections_of", "detach", "fail", "flush_connections", "may_end", "note_activity",
+    "Connection", "activity", "awaits_first_bytes", "begin_blocking_handshake", "begin_handshake",
+    "check_deadlines", "connections_of", "detach", "fail", "flush_connections", "may_end", "note_activity",
     "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
@@ -1379,8 +1379,8 @@ def may_end(connection: Connection, *, ask: bool = True) -> bool:
 def awaits_first_bytes(connection: Connection, since: float) -> bool:
     """Return whether the peer of an accepted connection may be about to send its first bytes.
 
-    since: a time of the clock; a peer that has been silent, and got nothing, since then is not. Only clear TCP
-    counts what was received, in the kernel; elsewhere any byte after `since` is taken for the first.
+    since: a time of the clock; a peer that has been silent since then is not, and has got nothing either.
+    Only clear TCP counts what was received, in the kernel; elsewhere any byte after `since` may be the first.
     """
     if connection.listener is None or connection._last_active < since or connection._state not in READABLE:
         return False

@@ -87,8 +87,8 @@ class Drain:
     _failed: int = attrs.field(default=0, init=False)
     _aborted: int = attrs.field(default=0, init=False)
 
-    # The check for idle connections: those still to be checked; of those whose first bytes are waited for, the
-    # time of their last byte, until there is another, or `_first_bytes_due`; and the time until which
+    # The check for idle connections: those still to be checked; of those whose first bytes are waited for,
+    # the time of their last byte, until there is another, or `_first_bytes_due`; and the time until which
     # protocols are asked.
     _unchecked: list[Connection] = attrs.field(init=False)
     _silent_since: dict[Connection, float] = attrs.field(factory=dict, init=False)

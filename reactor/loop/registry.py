@@ -7,9 +7,9 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from typing import Any, Protocol
 
 from reactor.errors import UsageError
-from reactor.loop.selector import ERRORS, FlatSelector, poll_of
+from reactor.loop.selector import ERRORS, EXCLUSIVE, FlatSelector, poll_of
 
-__all__ = ["ERRORS", "EVENT_READ", "EVENT_WRITE", "FileDescriptorLike", "OnEvent", "Registry"]
+__all__ = ["ERRORS", "EVENT_READ", "EVENT_WRITE", "EXCLUSIVE", "FileDescriptorLike", "OnEvent", "Registry"]
 
 #: Handles EVENT_READ, EVENT_WRITE or both, or ERRORS: `on_event(owner, events)`, with the owner that the
 #: descriptor was registered with. Raises only KeyboardInterrupt and the like.
@@ -38,7 +38,7 @@ class Registry:
     stale: descriptors whose events in the current batch are outdated: they are off the selector, or new
         on it, or fewer events are asked for. Selectors are level-triggered: the next poll reports again
         what is true then.
-    reports_errors: whether the selector knows `ERRORS`; else that stands for no events.
+    reports_errors: whether the selector knows `ERRORS` and `EXCLUSIVE`; else the first stands for no events.
     leftover: events beyond the limit, for the next ticks.
     """
 
