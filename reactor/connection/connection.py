@@ -945,7 +945,7 @@ class Connection:
                     exc, f"{type(protocol).__qualname__}.connection_lost", self
                 )
             self._protocol = None
-            self._move(Event.TOLD)
+            self._move(Event.NOTIFIED)
             if closed:
                 self._settings.on_gone(client_prefix(self._peer), reason)
         except BaseException:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from reactor.connection.connection import Connection
-from reactor.loop.log import caller
+from reactor.loop.log import caller, logger
 
 __all__ = ["DebugConnection"]
-
-log = logging.getLogger("reactor")
 
 
 def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,4 +40,4 @@ class DebugConnection(Connection):
 
     def _drop(self, nbytes: int) -> None:
         super()._drop(nbytes)
-        log.warning("%d bytes written to %s after its end, at %s", nbytes, self, caller())
+        logger().warning("%d bytes written to %s after its end, at %s", nbytes, self, caller())

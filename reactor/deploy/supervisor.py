@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import signal
+import socket
 from collections import Counter
 from enum import Enum
 
@@ -20,7 +21,7 @@ from reactor.deploy.channel import Channel, Message
 from reactor.deploy.process import Child, Role, take_role
 from reactor.deploy.sockets import Key, ListeningSockets
 from reactor.deploy.systemd import ServiceManager
-from reactor.deploy.worker import Setup, run_worker
+from reactor.deploy.worker import HAND_OVER_TIMEOUT, Setup, run_worker
 from reactor.errors import AddressError, ListenError, SupervisorError
 from reactor.loop.timers import Handle
 from reactor.options import check_callable, check_type, seconds
@@ -217,12 +218,7 @@ class _Supervision:
         if self._predecessor is None:
             self._manager.ready(self._status())
             return
-        ends = []
-        for worker in self._serving.values():
-            ours, theirs = Channel.pair()
-            worker.child.channel.send("take_over", [ours.fileno()])
-            ours.close()
-            ends.append(theirs)
+        ends = [_take_over(worker) for worker in self._serving.values()]
         self._predecessor.send("ready", [end.fileno() for end in ends], indices=list(self._serving))
         for end in ends:
             end.close()
@@ -278,10 +274,7 @@ class _Supervision:
         self._failures.pop(index, None)
         log.info("%s is ready", worker)
         if old is not None:
-            ours, theirs = Channel.pair()
-            worker.child.channel.send("take_over", [ours.fileno()])
-            ours.close()
-            self._drain(old, theirs)
+            self._drain(old, _take_over(worker))
         if self._phase is _Phase.ENDING or index >= self._target:
             self._drain(self._serving.pop(index))
             self._close_sockets_when_unused()
@@ -356,12 +349,13 @@ class _Supervision:
             status = worker.child.process.returncode
             self._not_ready(index, f"{worker} {how} before it was ready", status if status > 0 else None)
 
-    def _drain(self, worker: _Worker, end: Channel | None = None) -> None:
-        """Tell a worker to serve what is in its queue, and end. end: of the channel to the next worker."""
+    def _drain(self, worker: _Worker, end: socket.socket | None = None) -> None:
+        """Tell a worker to serve what is in its queue, and end. end: of the stream to the next worker."""
+        timeout = self._drain_timeout + _MARGIN + (0 if end is None else HAND_OVER_TIMEOUT)
         if self._serving.get(worker.index) is worker:
             del self._serving[worker.index]
         self._draining.add(worker)
-        worker.timer = self._reactor.call_later(self._drain_timeout + _MARGIN, worker.child.process.kill)
+        worker.timer = self._reactor.call_later(timeout, worker.child.process.kill)
         worker.child.channel.send("drain", [] if end is None else [end.fileno()])
         if end is not None:
             end.close()
@@ -489,7 +483,7 @@ class _Supervision:
         self._manager.notify(f"MAINPID={successor.pid}")
         successor.channel.send("go")
         ends = {
-            index: Channel.adopt(fd)
+            index: socket.socket(fileno=fd)
             for index, fd in zip(message.fields["indices"], message.descriptors, strict=True)
         }
         for worker in list(self._serving.values()):
@@ -544,3 +538,11 @@ class _Supervision:
         log.info("process %d is the supervisor now", os.getpid())
         if self._phase is _Phase.RUNNING:
             self._manager.ready(self._status())
+
+
+def _take_over(worker: _Worker) -> socket.socket:
+    """Give a new worker one end of a stream, on which connections come; return the other, for the old one."""
+    ours, theirs = socket.socketpair()
+    worker.child.channel.send("take_over", [ours.fileno()])
+    ours.close()
+    return theirs

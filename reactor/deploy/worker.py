@@ -23,12 +23,15 @@ from reactor.listening.binding import SocketOption, UnixPath
 from reactor.loop.system import KERNEL
 from reactor.reactor import Reactor
 
-__all__ = ["Setup", "WorkerReactor", "run_worker"]
+__all__ = ["HAND_OVER_TIMEOUT", "Setup", "WorkerReactor", "run_worker"]
 
 log = logging.getLogger("reactor")
 
 #: Listens, on the reactor of a worker.
 Setup = Callable[[Reactor], object]
+
+#: Seconds that a worker has for what comes before its drain.
+HAND_OVER_TIMEOUT = 10.0
 
 #: Seconds after the deadline of a drain at which the kernel ends a worker that hangs.
 _MARGIN = 1.0
@@ -112,19 +115,19 @@ class _Worker:
         ends = [socket.socket(fileno=fd) for fd in message.descriptors]
         if message.kind == "take_over":
             self._take_over(*ends)
-        elif message.kind == "drain":
+        elif message.kind == "drain" and ends:
             self._hand_over(*ends)
+        elif message.kind == "drain":
             self._drain()
         elif message.kind == "stop":
             self._reactor.stop()
 
-    def _take_over(self, *ends: socket.socket) -> None:
-        for end in ends:
-            end.close()
+    def _take_over(self, end: socket.socket) -> None:
+        end.close()
 
-    def _hand_over(self, *ends: socket.socket) -> None:
-        for end in ends:
-            end.close()
+    def _hand_over(self, end: socket.socket) -> None:
+        end.close()
+        self._drain()
 
     def _terminate(self) -> None:
         if self._draining:
