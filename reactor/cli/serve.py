@@ -32,7 +32,6 @@ from reactor.listening.listener import Listener
 from reactor.options import Limits, Timeouts
 from reactor.protocol import Factory
 from reactor.reactor import Reactor
-from reactor.tls import server_context
 
 if TYPE_CHECKING:
     import ssl
@@ -187,6 +186,8 @@ def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
             if getattr(options, option) is not None:
                 options.error(f"--{option.replace('_', '-')} needs --tls-cert")
         return None
+    from reactor.tls import server_context  # noqa: PLC0415 - imports ssl
+
     return server_context(
         options.tls_cert, options.tls_key, client_ca=options.tls_client_ca, alpn=options.alpn or ()
     )
