@@ -476,6 +476,10 @@ class _Supervision:
 
     def _replaced(self, successor: Child, message: Message) -> None:
         """Drain, and give up the sockets: the successor is ready."""
+        if successor.end() is not None:
+            for fd in message.descriptors:
+                os.close(fd)
+            return  # it was, and has died since: `_reap` comes to it
         assert self._successor_timer is not None
         self._successor_timer.cancel()
         self._phase = _Phase.ENDING
