@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from itertools import islice, takewhile
 from typing import IO, cast
 
-__all__ = ["PIECES_PER_SEND", "PIECE_OVERHEAD", "FilePart", "OutboundBuffer"]
+__all__ = ["PIECES_PER_SEND", "PIECE_OVERHEAD", "FilePart", "OutboundBuffer", "frozen"]
 
 #: Pieces per sendmsg(2). POSIX guarantees 16, Linux accepts 1024 (IOV_MAX); above 64 building the vector
 #: costs more than the system call saves.
@@ -133,14 +133,6 @@ class OutboundBuffer:
             self._joined = max(0, self._joined - 1)
         self._offset = sent
 
-    def take(self) -> bytes:
-        """Remove everything and return it as one bytes object. Raises ValueError if a piece is a file's."""
-        if self._files:
-            raise ValueError("a file can't be taken as bytes")
-        taken = b"".join(cast("Iterable[bytes]", self.pieces))[self._offset :]
-        self.drop()
-        return taken
-
     def drop(self) -> None:
         """Remove everything, and close the files."""
         while self.pieces:
@@ -152,6 +144,15 @@ class OutboundBuffer:
             self._files -= 1
             with contextlib.suppress(OSError):  # it was only read: nothing can be lost
                 piece.file.close()
+
+
+def frozen(piece: bytes | bytearray | memoryview) -> bytes:
+    """Return `piece` as bytes, copied if it can be changed. Raises TypeError if it is not bytes-like."""
+    if type(piece) is bytes:
+        return piece
+    if isinstance(piece, (bytes, bytearray, memoryview)):
+        return bytes(piece)
+    raise TypeError(f"write takes bytes, bytearray or memoryview, not {type(piece).__name__}")
 
 
 def _join(run: list[bytes]) -> list[bytes]:

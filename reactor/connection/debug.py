@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from reactor.connection.buffers import FilePart
 from reactor.connection.connection import Connection
 from reactor.loop.log import caller, logger
 
@@ -38,6 +39,11 @@ class DebugConnection(Connection):
     set_protocol = _checked(Connection.set_protocol)
     set_timeouts = _checked(Connection.set_timeouts)
 
-    def _drop(self, nbytes: int) -> None:
-        super()._drop(nbytes)
-        logger().warning("%d bytes written to %s after its end, at %s", nbytes, self, caller())
+    def _add(self, pieces: Sequence[bytes | FilePart]) -> bool:
+        counters = self._settings.loop.counters
+        before = counters.dropped_writes
+        accepted = super()._add(pieces)
+        if counters.dropped_writes != before:
+            nbytes = sum(map(len, pieces))
+            logger().warning("%d bytes written to %s after its end, at %s", nbytes, self, caller())
+        return accepted

@@ -402,6 +402,34 @@ def test_answers_to_key_updates_are_bounded(certificates):
         assert 10 < times < 20
 
 
+class Answering(Asking):
+    """As `Asking`, where what asks comes in one piece with data."""
+
+    def read(self, size):
+        self._outgoing.write(b"answer")
+        return self._made.read(size)
+
+
+def test_answer_to_what_comes_with_data_is_sent_at_once_and_to_this_peer(certificates):
+    with secured(certificates) as (sock, reader, bios):
+        sock.look_again()
+        sock.ssl = Answering(sock.ssl, bios.outgoing)
+        reader.ssl.write(b"data")
+        reader.sock.sendall(reader.outgoing.read())
+        assert sock.recv(1 << 16) == b"data"
+        assert_empty(bios)
+        assert reader.sock.recv(100) == b"answer"
+
+
+def test_send_after_our_end_is_an_error(certificates):
+    with secured(certificates) as (sock, _, bios):
+        assert sock.end()
+        sock.look_again()
+        with pytest.raises(TLSError, match="shutdown"):
+            sock.send(b"too late")
+        assert_empty(bios)
+
+
 def test_bytes_before_a_bad_record_are_returned(certificates):
     with secured(certificates) as (sock, reader, bios):
         data = bytes(range(250)) * 400
