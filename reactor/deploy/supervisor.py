@@ -21,7 +21,7 @@ from reactor.deploy.channel import Channel, Message
 from reactor.deploy.process import Child, Role, take_role
 from reactor.deploy.sockets import Key, ListeningSockets
 from reactor.deploy.systemd import ServiceManager
-from reactor.deploy.worker import HAND_OVER_TIMEOUT, Setup, run_worker
+from reactor.deploy.worker import Setup, run_worker
 from reactor.errors import AddressError, ListenError, SupervisorError
 from reactor.loop.timers import Handle
 from reactor.options import check_callable, check_type, seconds
@@ -246,6 +246,8 @@ class _Supervision:
                     self._bind(worker, message)
                 elif message.kind == "ready":
                     self._ready(worker)
+                elif message.kind == "draining" and worker in self._draining and self._terminations < 2:
+                    self._limit_drain(worker)
         except EOFError:
             self._reactor.remove_reader(worker.child.channel)  # `_reap` comes to it
 
@@ -351,14 +353,18 @@ class _Supervision:
 
     def _drain(self, worker: _Worker, end: socket.socket | None = None) -> None:
         """Tell a worker to serve what is in its queue, and end. end: of the stream to the next worker."""
-        timeout = self._drain_timeout + _MARGIN + (0 if end is None else HAND_OVER_TIMEOUT)
         if self._serving.get(worker.index) is worker:
             del self._serving[worker.index]
         self._draining.add(worker)
-        worker.timer = self._reactor.call_later(timeout, worker.child.process.kill)
+        self._limit_drain(worker)
         worker.child.channel.send("drain", [] if end is None else [end.fileno()])
         if end is not None:
             end.close()
+
+    def _limit_drain(self, worker: _Worker) -> None:
+        """Count the time of a drain anew: what comes before it has as much."""
+        worker.timer.cancel()
+        worker.timer = self._reactor.call_later(self._drain_timeout + _MARGIN, worker.child.process.kill)
 
     def _give_up(self, why: str, status: int | None) -> None:
         self._failure = SupervisorError(why, status)

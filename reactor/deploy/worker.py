@@ -23,15 +23,12 @@ from reactor.listening.binding import SocketOption, UnixPath
 from reactor.loop.system import KERNEL
 from reactor.reactor import Reactor
 
-__all__ = ["HAND_OVER_TIMEOUT", "Setup", "WorkerReactor", "run_worker"]
+__all__ = ["Setup", "WorkerReactor", "run_worker"]
 
 log = logging.getLogger("reactor")
 
 #: Listens, on the reactor of a worker.
 Setup = Callable[[Reactor], object]
-
-#: Seconds that a worker has for what comes before its drain.
-HAND_OVER_TIMEOUT = 10.0
 
 #: Seconds after the deadline of a drain at which the kernel ends a worker that hangs.
 _MARGIN = 1.0
@@ -140,6 +137,7 @@ class _Worker:
         if self._draining:
             return
         self._draining = True
+        self._channel.send("draining")
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, self._drain_timeout + _MARGIN)
         self._reactor.drain(self._drain_timeout)
