@@ -24,8 +24,9 @@ PACKAGE = ROOT / "reactor"
 
 #: Where the public names are.
 MODULES = [
-    "reactor", "reactor.compat.socketserver", "reactor.deploy", "reactor.framed", "reactor.framing",
-    "reactor.pool", "reactor.streams", "reactor.testing", "reactor.testing.plugin", "reactor.tls",
+    "reactor", "reactor.compat.asynchat", "reactor.compat.asyncore", "reactor.compat.socketserver",
+    "reactor.deploy", "reactor.framed", "reactor.framing", "reactor.pool",
+    "reactor.streams", "reactor.testing", "reactor.testing.plugin", "reactor.tls",
 ]  # fmt: skip
 
 #: Modules for hosts, which may not be installed where the tests run, or need a display.

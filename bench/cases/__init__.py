@@ -1,5 +1,5 @@
-"""The benchmarks: `python -m bench NAME` runs the module of that name.
+"""The benchmarks, one to a module, which is all there is to adding one.
 
-Each has `add_options(parser)`, which adds its options to an `argparse` parser, and
-`run(options, report, progress)`, which measures and adds its tables to the report.
+A module's docstring begins with its name and what is measured, in one line. `add_options(parser)` adds the
+options of its own; `run(options, result, progress)` measures, and records the figures in the `Result`.
 """

@@ -6,17 +6,17 @@ import argparse
 import select
 import socket
 import time
-from contextlib import ExitStack
 from functools import partial
 
 from rich.progress import Progress
 
 from bench.harness.clients import BrokenServerError, open_connections
-from bench.harness.compare import Measurement, compare
-from bench.harness.measure import Server, serving
+from bench.harness.measure import Server
+from bench.harness.metrics import CPU, RATE, UTILISATION, WAITED
 from bench.harness.options import add_peers, add_rounds, add_seconds
 from bench.harness.programs import PROGRAMS
-from bench.harness.report import Report
+from bench.harness.rounds import serve_all
+from bench.results.schema import Metric, Result
 
 __all__ = ["add_options", "run"]
 
@@ -32,26 +32,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="members")
 
 
-def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure."""
-    title = f"broadcast: a line of {SIZE} B from one of {options.connections:,} chat members to all of them"
-    measure: Measurement = partial(_measure, options.connections, options.seconds)
-    with ExitStack() as stack:
-        servers = {kind: stack.enter_context(serving(kind, "chat")) for kind in options.servers}
-        compare(report, progress, title, servers, options.rounds, measure)
+    workload = f"a line of {SIZE} B to {options.connections:,} members"
+    measure = partial(_measure, options.connections, options.seconds)
+    serve_all(result, progress, workload, options.servers, "chat", options.rounds, measure)
 
 
-def _measure(members: int, seconds: float, server: Server) -> tuple[float, float]:
+def _measure(members: int, seconds: float, server: Server) -> dict[Metric, float]:
     """Send the next line when every member has received the one before."""
     with open_connections(server.port, members) as room:
         _say(room, room[-1])  # the last is accepted after all others
         name = _say(room, room[0])
         for member in room:
             member.setblocking(False)
-        before = server.cpu_seconds()
+        cpu, waited = server.cpu_seconds(), server.waited_seconds()
         messages, took = _talk(room, b"x" * (SIZE - len(name) - 2) + b"\r\n", seconds)
-        cpu = server.cpu_seconds() - before
-    return messages / took, cpu / messages
+        cpu, waited = server.cpu_seconds() - cpu, server.waited_seconds() - waited
+    return {
+        CPU: cpu / messages,
+        RATE: messages / took,
+        UTILISATION: min(1.0, cpu / max(took - waited, cpu)),
+        WAITED: waited / took,
+    }
 
 
 def _say(room: list[socket.socket], speaker: socket.socket) -> bytes:
@@ -69,11 +72,12 @@ def _say(room: list[socket.socket], speaker: socket.socket) -> bytes:
 
 def _talk(room: list[socket.socket], line: bytes, seconds: float) -> tuple[int, float]:
     messages = 0
+    nowhere = bytearray(65536)
     with select.epoll() as poller:
         receive = {}
         for member in room:
             poller.register(member, select.EPOLLIN)
-            receive[member.fileno()] = member.recv
+            receive[member.fileno()] = partial(member.recv_into, nowhere, 65536, socket.MSG_TRUNC)
         started = time.perf_counter()
         while (took := time.perf_counter() - started) < seconds:
             room[0].send(line)
@@ -83,7 +87,7 @@ def _talk(room: list[socket.socket], line: bytes, seconds: float) -> tuple[int, 
                 if not events:
                     raise BrokenServerError("not every member has heard the line")
                 for fd, _ in events:
-                    heard = len(receive[fd](65536))
+                    heard = receive[fd]()
                     if not heard:
                         raise BrokenServerError("the server closed a member's connection")
                     missing -= heard

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections import defaultdict
-from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 
 from rich.progress import Progress
 
-from bench.harness.clients import echo, exchange, open_connections
-from bench.harness.compare import compare, talking
-from bench.harness.measure import SERVER_CORE, Server, core, running, serving
+from bench.harness.clients import open_connections, talk_once
+from bench.harness.generator import echo_load
+from bench.harness.measure import serving
 from bench.harness.options import add_rounds, add_seconds
-from bench.harness.process import child
-from bench.harness.report import Report, ratio
+from bench.harness.programs import PROGRAMS
+from bench.harness.rounds import serve_all
+from bench.results.schema import Metric, Result
 
 __all__ = ["add_options", "run"]
 
 SIZE = 64  # bytes of a message
-HOSTS = ("reactor", "nested", "nested in uvloop", "guest", "asyncio")
-LOOPS = ("reactor", "asyncio", "uvloop")
+CALLS = Metric("system calls", "system calls", "lower")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,46 +31,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
-    """Measure the speed, the idle cost, and wake-ups."""
-    title = f"echo of {SIZE} B on {options.connections} connections: alone, nested in asyncio, as its guest"
-    measure = talking(options.connections, echo(SIZE), options.seconds)
-    with ExitStack() as stack:
-        servers = {kind: stack.enter_context(_echoing(kind)) for kind in HOSTS}
-        compare(report, progress, title, servers, options.rounds, measure)
+def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
+    """Measure the speed, then the idle cost."""
+    kinds = list(PROGRAMS["embed"])
+    workload = f"{options.connections} connections, {SIZE} B: alone, nested in asyncio, as its guest"
+    measure = partial(echo_load(options.connections, SIZE).measure, options.seconds)
+    serve_all(result, progress, workload, kinds, "embed", options.rounds, measure)
 
-    title = f"system calls of the host in {options.watch_seconds:g} s, one idle connection"
-    calls = {}
-    for kind in progress.track(HOSTS, description=title):
-        with _echoing(kind) as server, open_connections(server.port, 1) as opened:
-            exchange(opened, echo(SIZE), 0.01)
-            calls[kind] = server.system_calls(options.watch_seconds)
-    report.raw.append({"title": title, "calls": calls})
-    table = report.table(title, ["", "system calls", "counted by"])
-    for kind, (number, how) in calls.items():
-        table.add_row(kind, str(number), how)
-
-    _wakes(options, report, progress)
-
-
-def _echoing(kind: str) -> AbstractContextManager[Server]:
-    return running(kind, "plain") if kind in LOOPS else serving(kind, "embed")
-
-
-def _wakes(options: argparse.Namespace, report: Report, progress: Progress) -> None:
-    title = "from call_soon_threadsafe on another thread to the callback, while the loop waits"
-    medians: dict[str, list[float]] = defaultdict(list)
-    with ExitStack() as stack:
-        children = {}
-        for kind in LOOPS:
-            words = ("bench.harness.programs", kind, "wakes", core(SERVER_CORE))
-            children[kind] = stack.enter_context(child(kind, *words))
-            children[kind].line()
-        for _ in progress.track(range(options.rounds), description=title):
-            for kind in LOOPS:
-                medians[kind].append(statistics.median(children[kind].ask("wakes")))
-    report.raw.append({"title": title, "median_seconds": medians})
-    table = report.table(title, ["", "median µs", "its / ours"])
-    for kind in LOOPS:
-        times = ratio(medians[kind], medians["reactor"])
-        table.add_row(kind, f"{statistics.median(medians[kind]) * 1e6:.1f}", f"{times:.2f}")
+    workload = f"one idle connection for {options.watch_seconds:g} s"
+    for kind in progress.track(kinds, description=workload):
+        with serving(kind, "embed") as server, open_connections(server.port, 1) as (opened,):
+            talk_once(opened)
+            calls, how = server.system_calls(options.watch_seconds)
+            result.record(workload, kind, {CALLS: calls})
+            result.note(workload, kind, f"counted by {how}")

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections import defaultdict
 
 from rich.progress import Progress
 
-from bench.harness.clients import echo, exchange, open_connections
+from bench.harness.generator import echo_load
 from bench.harness.loads import percentile
-from bench.harness.measure import SERVER_CORE, core
+from bench.harness.measure import serving
+from bench.harness.metrics import RATE as LOADS_RATE
 from bench.harness.options import add_rounds, add_seconds
-from bench.harness.process import child
-from bench.harness.report import Report
+from bench.results.schema import Metric, Result
 
 __all__ = ["add_options", "run"]
 
 SIZE = 64  # bytes of a message
+STEPS = Metric("steps", "steps")
+MEDIAN = Metric("median step", "s", "lower")
+STEP_P99 = Metric("p99 step", "s", "lower")
+LONGEST = Metric("longest step", "s", "lower")
+RATE = Metric("rate", "messages/s", "higher")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,33 +36,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=float, default=2.0, metavar="MS", help="of each step, milliseconds")
 
 
-def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure with the budget, without it, and a busy wait alone."""
-    budget = options.budget / 1000
-    kinds = {
-        f"budget of {options.budget:g} ms": str(budget),
+    subjects = {
+        f"budget of {options.budget:g} ms": str(options.budget / 1000),
         "no budget: one tick": "none",
         "reading the clock for 2 ms": "clock",
     }
-    title = f"steps of a host with 60 frames a second, {options.connections:,} busy connections"
-    steps: dict[str, list[list[float]]] = defaultdict(list)
-    rates: dict[str, list[float]] = defaultdict(list)
-    for _ in progress.track(range(options.rounds), description=title):
-        for kind, word in kinds.items():
-            with child(
-                kind, "bench.harness.programs", "reactor", "frames", core(SERVER_CORE), word
-            ) as process:
-                port = int(process.line())
-                with open_connections(port, options.connections) as opened:
-                    exchange(opened, echo(SIZE), 0.1)
-                    process.ask("frames")
-                    messages, took = exchange(opened, echo(SIZE), options.seconds)
-                    rates[kind].append(messages / took)
-                    steps[kind].append(process.ask("frames"))
-    report.raw.append({"title": title, "step_seconds": steps, "messages_per_second": rates})
-    table = report.table(title, ["", "steps", "median ms", "p99", "p99.9", "longest", "messages/s"])
-    for kind in kinds:
-        every = [step for one in steps[kind] for step in one]
-        figures = (statistics.median(every), percentile(every, 99), percentile(every, 99.9), max(every))
-        shown = [f"{figure * 1000:.2f}" for figure in figures]
-        table.add_row(kind, f"{len(every):,}", *shown, f"{statistics.median(rates[kind]):,.0f}")
+    workload = f"steps of a host with 60 frames a second, {options.connections:,} busy connections"
+    load = echo_load(options.connections, SIZE)
+    for _ in progress.track(range(options.rounds), description=workload):
+        for subject, word in subjects.items():
+            with serving("reactor", "frames", word) as server:
+                load.measure(0.1, server)
+                server.process.ask("frames")
+                measured = load.measure(options.seconds, server)
+                steps = server.process.ask("frames")
+            figures = {
+                STEPS: len(steps),
+                MEDIAN: statistics.median(steps),
+                STEP_P99: percentile(steps, 99),
+                LONGEST: max(steps),
+                RATE: measured.figures[LOADS_RATE],
+            }
+            result.record(workload, subject, figures)

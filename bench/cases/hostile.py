@@ -8,9 +8,7 @@ processes in these rows where that is allowed, so that other processes on their 
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections import defaultdict
-from collections.abc import Callable
+from functools import partial
 
 import attrs
 from rich.progress import Progress
@@ -18,21 +16,19 @@ from rich.progress import Progress
 from bench.harness import attacks
 from bench.harness.instrumented import KINDS
 from bench.harness.options import add_peers, add_rounds
-from bench.harness.report import Report, ratio
+from bench.harness.rounds import present, side_by_side
+from bench.results.schema import Metric, Result
 
 __all__ = ["add_options", "run"]
-
-Found = dict[str, dict[str, list[float]]]
-Cell = Callable[[dict[str, list[float]]], str]
 
 
 @attrs.frozen
 class Row:
-    """An attack with its title, its columns, and whether the peers are attacked too."""
+    """An attack, its title, the metrics of its figures by name, and whether the peers are attacked too."""
 
     attack: attacks.Attack
     title: str
-    columns: dict[str, Cell]
+    metrics: dict[str, Metric]
     beside_peers: bool = True
 
 
@@ -69,41 +65,29 @@ def _rows(text: str) -> list[str]:
     return rows
 
 
-def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure row after row, the servers interleaved."""
     for name in options.rows:
         row = ROWS[name]
-        title = row.title.format(**vars(options))
-        kinds = options.servers if row.beside_peers else ["reactor"]
-        found: Found = {kind: defaultdict(list) for kind in kinds}
-        for _ in progress.track(range(options.rounds), description=name):
-            for kind, figures in found.items():
-                for what, value in row.attack(kind, options).items():
-                    figures[what].append(value)
-        report.raw.append({"title": title, "found": found})
-        table = report.table(title, ["server", *row.columns])
-        for kind, figures in found.items():
-            table.add_row(kind, *(cell(figures) for cell in row.columns.values()))
+        workload = row.title.format(**vars(options))
+        kinds = present(result, workload, options.servers if row.beside_peers else ["reactor"])
+        measure = partial(_measure, row, options)
+        side_by_side(result, progress, workload, {kind: kind for kind in kinds}, options.rounds, measure)
 
 
-def _cell(name: str, form: str, scale: float = 1.0) -> Cell:
-    """Return a formatter of the median of the figure `name`: a dash for a server without it."""
-    return lambda figures: form.format(statistics.median(figures[name]) * scale) if name in figures else "-"
+def _measure(row: Row, options: argparse.Namespace, kind: str) -> dict[Metric, float]:
+    figures = row.attack(kind, options)
+    return {metric: figures[name] for name, metric in row.metrics.items() if name in figures}
 
 
-def _ratio(name: str, other: str) -> Cell:
-    return lambda figures: f"{ratio(figures[name], figures[other]):.2f}"
-
-
-_INTERACTIVE: dict[str, Cell] = {
-    "p99 quiet, ms": _cell("quiet", "{:.2f}", 1e3),
-    "p99 attacked, ms": _cell("p99", "{:.2f}", 1e3),
-    "ratio": _ratio("p99", "quiet"),
+_INTERACTIVE = {
+    "quiet": Metric("p99, quiet", "s", "lower"),
+    "p99": Metric("p99, attacked", "s", "lower"),
 }
 
-_RESET: dict[str, Cell] = {
-    "wake-ups/s": _cell("woken", "{:.1f}"),
-    "server's CPU, %": _cell("cpu", "{:.2f}", 100),
+_RESET = {
+    "woken": Metric("wake-ups/s", "wake-ups/s", "lower"),
+    "cpu": Metric("server's CPU", "1", "lower"),
 }
 
 ROWS = {
@@ -112,8 +96,8 @@ ROWS = {
         "{connections:,} connections that owe 16 B in {read_timeout:g} s and send one each quarter of that"
         " (asked: p99 within 2 times, a tenth late or less)",
         {
-            "timed out": _cell("ended", "{:,.0f}"),
-            "longest delay / timeout": _cell("late", "{:.3f}"),
+            "ended": Metric("timed out", "connections"),
+            "late": Metric("longest delay / timeout", "1", "lower"),
             **_INTERACTIVE,
         },
         beside_peers=False,
@@ -122,27 +106,27 @@ ROWS = {
         attacks.due_at_once,
         "{idle_connections:,} idle timeouts of {idle_timeout:g} s due in a second (asked: ticks of 50 ms)",
         {
-            "spoke within, ms": _cell("spoke", "{:.0f}", 1e3),
-            "timed out": _cell("ended", "{:,.0f}"),
-            "longest tick, ms": _cell("tick", "{:.1f}", 1e3),
-            "timer late by, ms": _cell("late", "{:.1f}", 1e3),
-            "quiet, ms": _cell("late_quiet", "{:.1f}", 1e3),
+            "spoke": Metric("spoke within", "s"),
+            "ended": Metric("timed out", "connections"),
+            "tick": Metric("longest tick", "s", "lower"),
+            "late": Metric("timer late by", "s", "lower"),
+            "late_quiet": Metric("timer late by, quiet", "s", "lower"),
         },
     ),
     "never-reading": Row(
         attacks.never_reading,
         "{writes:,} KiB for a peer that never reads, max_write_buffer"
         f" {attacks.WRITE_BUFFER >> 20} MiB (asked: no more, and others unaffected)",
-        {"memory grown, MiB": _cell("grown", "{:,.1f}", 2**-20), **_INTERACTIVE},
+        {"grown": Metric("memory grown", "B", "lower", compared=True), **_INTERACTIVE},
     ),
     "starved": Row(
         attacks.starved,
         f"{attacks.STARVED} descriptors, {attacks.TRYING} clients, {{watch_seconds:g}} s (asked: CPU < 5 %)",
         {
-            "tries": _cell("tries", "{:,.0f}"),
-            "server's CPU, %": _cell("cpu", "{:.2f}", 100),
-            "lines logged": _cell("lines", "{:,.0f}"),
-            "serves again after, ms": _cell("again", "{:,.0f}", 1e3),
+            "tries": Metric("tries", "tries"),
+            "cpu": Metric("server's CPU", "1", "lower"),
+            "lines": Metric("lines logged", "lines", "lower"),
+            "again": Metric("serves again after", "s", "lower"),
         },
     ),
     "paused": Row(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
+from functools import partial
 
 from rich.progress import Progress
 
-from bench.harness.compare import compare, talking
-from bench.harness.measure import serving
+from bench.harness.generator import Load
 from bench.harness.options import add_peers, add_rounds, add_seconds
 from bench.harness.programs import PROGRAMS
-from bench.harness.report import Report
+from bench.harness.rounds import serve_all
+from bench.results.schema import Result
 
 __all__ = ["add_options", "run"]
 
@@ -27,11 +27,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, default=64, metavar="N")
 
 
-def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure."""
     message = (b"x" * (SIZE - 1) + b"\n") * PIPELINED
-    title = f"lines: {options.connections} connections, each message {PIPELINED} lines of {SIZE} B"
-    measure = talking(options.connections, (message, message.upper()), options.seconds)
-    with ExitStack() as stack:
-        servers = {kind: stack.enter_context(serving(kind, "lines")) for kind in options.servers}
-        compare(report, progress, title, servers, options.rounds, measure)
+    workload = f"{options.connections} connections, {PIPELINED} lines of {SIZE} B"
+    load = Load(options.connections, message, message.upper())
+    measure = partial(load.measure, options.seconds)
+    serve_all(result, progress, workload, options.servers, "lines", options.rounds, measure)

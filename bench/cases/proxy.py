@@ -17,12 +17,13 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from bench.harness.bulk import bulk_figures
 from bench.harness.clients import BrokenServerError
-from bench.harness.compare import BYTES, compare
 from bench.harness.measure import Server, put_on_core
 from bench.harness.options import add_peers, add_rounds, add_seconds
-from bench.harness.process import ChildFailedError, program
-from bench.harness.report import Report
+from bench.harness.process import program
+from bench.harness.rounds import side_by_side
+from bench.results.schema import Metric, Result
 
 __all__ = ["add_options", "run"]
 
@@ -49,15 +50,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_peers(parser, FORWARDERS)
 
 
-def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure: a new process of each forwarder in each round."""
-    kinds = {kind: kind for kind in options.servers}
-    measure = partial(_measure, options.seconds)
-    compare(report, progress, "proxy: one connection, bytes one way", kinds, options.rounds, measure, BYTES)
+    workload = "one connection, bytes one way"
+    kinds = {kind: kind for kind in options.servers if shutil.which(kind) or kind == "reactor"}
+    for kind in set(options.servers) - set(kinds):
+        result.note(workload, kind, f"not installed: apt-get install {kind}")
+    side_by_side(result, progress, workload, kinds, options.rounds, partial(_measure, options.seconds))
 
 
-def _measure(seconds: float, kind: str) -> tuple[float, float]:
-    """Return bytes per second and the forwarder's CPU seconds per byte."""
+def _measure(seconds: float, kind: str) -> dict[Metric, float]:
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
         _forwarding(kind, listening.getsockname()[1]) as server,
@@ -70,9 +72,10 @@ def _measure(seconds: float, kind: str) -> tuple[float, float]:
         except TimeoutError:
             raise BrokenServerError(f"{kind} does not connect to its target") from None
         with target:
-            before = server.cpu_seconds()
+            cpu, waited = server.cpu_seconds(), server.waited_seconds()
             moved, took = _move(client, target, seconds)
-            return moved / took, (server.cpu_seconds() - before) / moved
+            cpu, waited = server.cpu_seconds() - cpu, server.waited_seconds() - waited
+            return bulk_figures(moved, took, cpu, waited)
 
 
 def _connect(server: Server) -> socket.socket:
@@ -147,9 +150,6 @@ def _forwarding(kind: str, target: int) -> Iterator[Server]:
         held.bind(("127.0.0.1", 0))  # with SO_REUSEADDR a forwarder may listen there; the port is taken
         port = held.getsockname()[1]
         words = FORWARDERS[kind](port, target, Path(folder))
-        if shutil.which(words[0]) is None:
-            others = ",".join(name for name in FORWARDERS if name not in {kind, "reactor"})
-            raise ChildFailedError(f"{kind} is missing: install its package, or give --peers {others}")
         with program(kind, *words) as process:
             put_on_core(process.pid)
-            yield Server(kind, port, process.pid)
+            yield Server(kind, port, process.pid, process)

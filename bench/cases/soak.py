@@ -22,7 +22,7 @@ from bench.harness.measure import Instrumented, instrumented
 from bench.harness.options import add_seconds
 from bench.harness.peers import PEERS
 from bench.harness.process import Child, child
-from bench.harness.report import Report
+from bench.results.schema import Metric, Result
 
 __all__ = ["add_options", "run"]
 
@@ -36,6 +36,19 @@ SETTLE = 10.0  # seconds that the server has to let go of the last connections
 MEMORY_SLACK = 4_000_000  # bytes of growth that count as none: the allocator keeps what it has had
 LOOK = 0.1  # seconds
 
+_TALLY = {
+    "connections": Metric("visits", "visits"),
+    "messages": Metric("messages", "messages"),
+    "sent": Metric("out", "B"),
+    "received": Metric("in", "B"),
+    "lost": Metric("lost", "B", "lower"),
+}
+ENDS = "what the server counted, the first crew included"
+CUT_OFF = Metric("cut off", "cut off")
+BEFORE = Metric("before", "before")
+AFTER = Metric("after", "after")
+COUNTED = Metric("connections", "connections")
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
@@ -45,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
+def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Run all peers, and compare what the server holds before and after."""
     with instrumented("reactor", _plan(options.each)) as server:
         before = _settled(server)
@@ -53,10 +66,9 @@ def run(options: argparse.Namespace, report: Report, progress: Progress) -> None
         before["held"]["memory"] = _settled(server, before["held"])["held"]["memory"]
         seen, took = _crew(server, options.each, options.seconds, progress, "soaking")
         after = _settled(server, before["held"])
-    report.raw.append({"peers": seen, "before": before, "after": after})
-    _add_peers(report, seen, took)
-    _add_held(report, before["held"], after["held"])
-    _add_ends(report, after)
+    _record_peers(result, seen, took)
+    _record_held(result, before["held"], after["held"])
+    _record_ends(result, after)
 
 
 def _plan(each: int) -> Plan:
@@ -124,39 +136,29 @@ def _settled(server: Instrumented, wanted: dict[str, int] | None = None) -> dict
         time.sleep(LOOK)
 
 
-def _add_peers(report: Report, seen: dict[str, Any], took: float) -> None:
-    table = report.table(
-        f"{took:.0f} s of peers (cut off: the server ended the connection first)",
-        ["peer", "visits", "messages", "MB out", "MB in", "cut off", "bytes lost"],
-    )
+def _record_peers(result: Result, seen: dict[str, Any], took: float) -> None:
+    workload = f"{took:.0f} s of peers (cut off: the server ended the connection first)"
     for kind, (name, _, keeps_rules) in PEERS.items():
         tally = seen[kind]
-        table.add_row(
-            name,
-            f"{tally['connections']:,}",
-            f"{tally['messages']:,}",
-            f"{tally['sent'] / 1e6:,.1f}",
-            f"{tally['received'] / 1e6:,.1f}",
-            f"{tally['broken' if keeps_rules else 'ended']:,}",
-            f"{tally['lost']:,}",
-        )
+        figures = {metric: tally[key] for key, metric in _TALLY.items()}
+        figures[CUT_OFF] = tally["broken" if keeps_rules else "ended"]
+        result.record(workload, name, figures)
         if tally["lost"] or tally["broken"]:
-            report.failures.append(
+            result.failures.append(
                 f"{name}: {tally['lost']} bytes lost, {tally['broken']} connections broken: {tally['why']}"
             )
 
 
-def _add_held(report: Report, before: dict[str, int], after: dict[str, int]) -> None:
-    table = report.table("what the server holds", ["", "before", "after", ""])
+def _record_held(result: Result, before: dict[str, int], after: dict[str, int]) -> None:
+    workload = "what the server holds"
     for name, was in before.items():
-        back = after[name] - was <= (MEMORY_SLACK if name == "memory" else 0)
-        table.add_row(name, f"{was:,}", f"{after[name]:,}", "back" if back else "NOT BACK")
-        if not back:
-            report.failures.append(f"{name} did not come back: {was:,} before, {after[name]:,} after")
+        result.record(workload, name, {BEFORE: was, AFTER: after[name]})
+        if after[name] - was > (MEMORY_SLACK if name == "memory" else 0):
+            result.note(workload, name, "NOT BACK")
+            result.failures.append(f"{name} did not come back: {was:,} before, {after[name]:,} after")
 
 
-def _add_ends(report: Report, after: dict[str, dict[str, int]]) -> None:
-    table = report.table("what the server counted, the first crew included", ["", "connections"])
+def _record_ends(result: Result, after: dict[str, dict[str, int]]) -> None:
     for what in ("ended", "refused"):
         for why, number in sorted(after[what].items()):
-            table.add_row(f"{what}: {why}", f"{number:,}")
+            result.record(ENDS, f"{what}: {why}", {COUNTED: number})

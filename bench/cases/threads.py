@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import argparse
 import time
-from contextlib import ExitStack
+from functools import partial
 
 from rich.progress import Progress
 
-from bench.harness.clients import echo, exchange, open_connections
-from bench.harness.compare import compare, talking
+from bench.harness.clients import open_connections, talk_once
+from bench.harness.generator import echo_load
 from bench.harness.measure import Server, serving
 from bench.harness.options import add_peers, add_rounds, add_seconds
 from bench.harness.programs import PROGRAMS
-from bench.harness.report import Report
+from bench.harness.rounds import serve_all
+from bench.results.schema import Metric, Result
 
 __all__ = ["add_options", "run"]
 
 ACTIVE = 64  # connections that talk
 SIZE = 1024  # bytes of their messages
+THREADS = Metric("threads", "threads", "lower")
+MEMORY = Metric("memory grown", "B", "lower")
 _SETTLE = 1.0  # seconds in which a busy server starts a thread, if it starts more
 
 
@@ -30,29 +33,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, default=5000, metavar="N", help="that say nothing")
 
 
-def run(options: argparse.Namespace, report: Report, progress: Progress) -> None:
-    """Measure the speed, then what silent connections cost, and that others are served after them."""
-    title = f"echo by threads: {ACTIVE} connections, {SIZE} B, one message in flight each"
-    measure = talking(ACTIVE, echo(SIZE), options.seconds)
-    with ExitStack() as stack:
-        servers = {kind: stack.enter_context(serving(kind, "threads")) for kind in options.servers}
-        compare(report, progress, title, servers, options.rounds, measure)
+def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
+    """Measure the speed, then what silent connections cost; others are served after them."""
+    workload = f"{ACTIVE} connections, {SIZE} B, blocking handlers"
+    measure = partial(echo_load(ACTIVE, SIZE).measure, options.seconds)
+    serve_all(result, progress, workload, options.servers, "threads", options.rounds, measure)
 
-    title = f"{options.connections:,} connections that say nothing"
-    table = report.table(title, ["server", "threads", "memory, MB", "serves after them"])
-    figures = {}
-    for kind in progress.track(options.servers, description=title):
-        with serving(kind, "threads") as server:
-            with open_connections(server.port, 1) as first:
-                exchange(first, echo(64), 0.01)
-            before = server.anonymous_bytes()
-            with open_connections(server.port, options.connections):
-                threads, memory = _settled(server), server.anonymous_bytes() - before
-            with open_connections(server.port, 1) as last:
-                messages, _ = exchange(last, echo(64), 0.01)
-        figures[kind] = {"threads": threads, "bytes": memory, "served_after": messages}
-        table.add_row(kind, str(threads), f"{memory / 1e6:.1f}", "yes" if messages else "no")
-    report.raw.append({"title": title, "figures": figures})
+    workload = f"{options.connections:,} silent connections"
+    for kind in progress.track(options.servers, description=workload):
+        result.record(workload, kind, _silent(kind, options.connections))
+
+
+def _silent(kind: str, number: int) -> dict[Metric, float]:
+    with serving(kind, "threads") as server:
+        with open_connections(server.port, 1) as (first,):
+            talk_once(first)
+        before = server.anonymous_bytes()
+        with open_connections(server.port, number):
+            found = {THREADS: float(_settled(server)), MEMORY: float(server.anonymous_bytes() - before)}
+        with open_connections(server.port, 1) as (last,):
+            talk_once(last)
+    return found
 
 
 def _settled(server: Server) -> int:

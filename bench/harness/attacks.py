@@ -60,7 +60,8 @@ def due_at_once(kind: str, options: argparse.Namespace) -> Figures:
         for connection in opened:
             connection.send(b"x")
         for connection in opened:
-            connection.recv(1)
+            if not connection.recv(1):
+                raise BrokenServerError("a connection timed out before all had spoken: raise --idle-timeout")
         spoke = time.perf_counter() - started
         server.observed()
         time.sleep(options.idle_timeout / 2)

@@ -1,35 +1,32 @@
-"""Clients that keep one message in flight on each connection.
-
-They do as little as Python can for a message, a read and a write, so that the server is measured.
-"""
+"""Connections to a server, and one message on each of them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import resource
-import select
 import socket
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 
 __all__ = [
-    "connect_and_close",
-    "echo",
-    "exchange",
+    "BrokenServerError",
+    "connect_from",
     "open_connections",
     "raise_descriptor_limit",
     "reset_at_close",
     "run_first",
+    "talk_once",
 ]
 
 _RESET = struct.pack("ii", 1, 0)
-_WAIT = 10.0  # seconds that a server may take to answer before it counts as broken
-_BATCH = 256  # the limit of connections in the accept queue: below the listener's backlog
-_IN_ORDER = 8  # of so many connections one is closed in order, and its port rests for a minute
+_WAIT = 30.0  # seconds that a server may take to answer before it counts as broken
+_BATCH = 2000  # connections between two looks at the accept queue, which has room for twice as many
+_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the module socket has no name for it
 _sources = count()
 
 
@@ -66,12 +63,10 @@ def open_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
     source = f"127.0.0.{2 + next(_sources) % 200}"
     connections: list[socket.socket] = []
     try:
-        for _ in range(number):
-            connection = socket.create_connection(
-                ("127.0.0.1", port), timeout=_WAIT, source_address=(source, 0)
-            )
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connections.append(connection)
+        for made in range(number):
+            if made % _BATCH == _BATCH - 1:
+                _wait_for_accepts(port)
+            connections.append(connect_from(source, port))
         yield connections
     finally:
         for connection in connections:
@@ -80,99 +75,55 @@ def open_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
                 connection.close()
 
 
-def echo(size: int) -> tuple[bytes, bytes]:
-    """Return a message of `size` bytes and the answer to it, which is the same."""
-    message = bytes(i * 7 % 251 for i in range(size))
-    return message, message
+def connect_from(source: str, port: int) -> socket.socket:
+    """Return a connection from this address of the loopback net to a port of 127.0.0.1.
 
-
-def exchange(
-    connections: list[socket.socket], talk: tuple[bytes, bytes], seconds: float
-) -> tuple[int, float]:
-    """Keep one message in flight on each connection for `seconds`.
-
-    talk: the message, and its answer.
-    Returns the number of messages that were answered and the seconds it took.
-    Raises BrokenServerError if an answer is missing or too long, or wrong the first time.
+    The kernel chooses the source port when it connects, not by the bind: it need not be free for all
+    destinations then, which is slow to find among thousands in use (IP_BIND_ADDRESS_NO_PORT, ip(7)).
     """
-    _verify(connections, talk)
-    message, answer = talk
-    size = len(answer)
-    waiting = {}
-    with select.epoll() as poller:
-        for connection in connections:
-            connection.setblocking(False)
-            waiting[connection.fileno()] = size
-            poller.register(connection, select.EPOLLIN)
-        messages = 0
-        started = time.perf_counter()
-        end = started + seconds
-        read, write, clock, poll = os.read, os.write, time.perf_counter, poller.poll
-        for connection in connections:
-            connection.send(message)
-        while clock() < end:
-            events = poll(_WAIT, len(connections))
-            if not events:
-                raise BrokenServerError("the server stopped answering")
-            for fd, _ in events:
-                got = len(read(fd, 65536))
-                left = waiting[fd] - got
-                if left:
-                    if not got or left < 0:
-                        raise BrokenServerError("the server answered too much, or closed the connection")
-                    waiting[fd] = left
-                else:
-                    waiting[fd] = size
-                    messages += 1
-                    write(fd, message)
-        took = clock() - started
-    _collect(connections, waiting)
-    return messages, took
+    connection = socket.socket()
+    try:
+        connection.settimeout(_WAIT)
+        connection.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.bind((source, 0))
+        connection.connect(("127.0.0.1", port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def connect_and_close(port: int, times: int) -> float:
-    """Connect and close `times` times, seven of eight with a reset to spare ports; return the seconds.
+def _wait_for_accepts(port: int) -> None:
+    """Wait until few wait to be accepted: connections that the accept queue has no room for are lost."""
+    end = time.monotonic() + _WAIT
+    while _accept_queue(port) > _BATCH:
+        if time.monotonic() > end:
+            raise BrokenServerError("the server accepts nothing")
+        time.sleep(0.01)
 
-    The last connection of each batch waits for an echo: all before it are accepted then.
+
+def _accept_queue(port: int) -> int:
+    """Return how many connections wait to be accepted: the "rx_queue" of a listening socket, proc(5)."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, queues, *_ = line.split()
+        if state == "0A" and int(local.partition(":")[2], 16) == port:
+            return int(queues.partition(":")[2], 16)
+    raise BrokenServerError("the server has ended")
+
+
+def talk_once(connection: socket.socket, message: bytes = b"x" * 64) -> None:
+    """Send a message and receive its echo: the connection, and all before it, are accepted then.
+
+    Raises BrokenServerError if another answer comes, or none.
     """
-    started = time.perf_counter()
-    for first in range(0, times, _BATCH):
-        source = (f"127.0.0.{2 + next(_sources) % 200}", 0)
-        last = min(first + _BATCH, times) - 1
-        for number in range(first, last + 1):
-            with socket.socket() as connection:
-                connection.settimeout(_WAIT)
-                connection.bind(source)
-                connection.connect(("127.0.0.1", port))
-                if number == last:
-                    _verify([connection], echo(64))
-                if number % _IN_ORDER:
-                    reset_at_close(connection)
-    return time.perf_counter() - started
-
-
-def _verify(connections: list[socket.socket], talk: tuple[bytes, bytes]) -> None:
-    message, answer = talk
-    for connection in connections:
-        connection.settimeout(_WAIT)
-        connection.sendall(message)
-    for connection in connections:
-        if _receive(connection, len(answer)) != answer:
-            raise BrokenServerError("the server did not answer what it should")
-
-
-def _collect(connections: list[socket.socket], waiting: dict[int, int]) -> None:
-    # Every connection still has a message in flight; the next round must not find it.
-    for connection in connections:
-        connection.settimeout(_WAIT)
-        _receive(connection, waiting[connection.fileno()])
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
+    connection.settimeout(_WAIT)
+    connection.sendall(message)
     received = bytearray()
-    while len(received) < size:
-        more = connection.recv(size - len(received))
+    while len(received) < len(message):
+        more = connection.recv(len(message) - len(received))
         if not more:
             raise BrokenServerError("the server closed the connection")
         received += more
-    return bytes(received)
+    if received != message:
+        raise BrokenServerError("the server did not answer what it should")

@@ -20,6 +20,7 @@ import attrs
 
 from bench.harness.instrumented import Plan
 from bench.harness.process import Child, ChildFailedError, child
+from bench.harness.servers import NO_COLLECTOR
 
 __all__ = [
     "Instrumented",
@@ -30,12 +31,24 @@ __all__ = [
     "machine",
     "pin_load",
     "put_on_core",
-    "running",
+    "revision",
     "serving",
 ]
 
 SERVER_CORE = 0
 LOAD_CORE = 1
+_PACKAGES = (
+    "selectors-reactor",
+    "attrs",
+    "uvloop",
+    "aiofastnet",
+    "rloop",
+    "twisted",
+    "tornado",
+    "gevent",
+    "trio",
+    "pyftpdlib",
+)
 
 
 @attrs.frozen
@@ -45,6 +58,7 @@ class Server:
     kind: str
     port: int
     pid: int
+    process: Child
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that it and all its threads have used, in seconds: clock_getcpuclockid(3)."""
@@ -68,6 +82,10 @@ class Server:
     def forget_peak(self) -> None:
         """Reset `peak_bytes`: proc_pid_clear_refs(5)."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def descriptors(self) -> int:
+        """Return how many descriptors it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def threads(self) -> int:
         """Return how many threads it has."""
@@ -115,8 +133,6 @@ class Server:
 class Instrumented(Server):
     """A server that reports what it observes."""
 
-    process: Child
-
     def observed(self) -> dict[str, Any]:
         """Return its `bench.harness.apps.Observations` since the last call."""
         observed: dict[str, Any] = self.process.ask("observed")
@@ -125,22 +141,19 @@ class Instrumented(Server):
     def held(self) -> dict[str, dict[str, int]]:
         """Return what it holds now, and the reasons for ended and refused connections with their numbers."""
         answer: dict[str, dict[str, int]] = self.process.ask("held")
-        answer["held"]["descriptors"] = len(os.listdir(f"/proc/{self.pid}/fd"))
+        answer["held"]["descriptors"] = self.descriptors()
         return answer
 
 
 @contextmanager
-def running(kind: str, mode: str) -> Iterator[Server]:
-    """Run a server of `kind` in `mode`, on a core of its own where there are two."""
-    with child(kind, "bench.harness.servers", kind, mode, core(SERVER_CORE)) as process:
-        yield Server(kind, int(process.line()), process.pid)
+def serving(kind: str, name: str, *words: str, collect: bool = True) -> Iterator[Server]:
+    """Run a server of `kind` with the program of this name, a key of `bench.harness.programs.PROGRAMS`.
 
-
-@contextmanager
-def serving(kind: str, name: str, *words: str) -> Iterator[Server]:
-    """Run a server of `kind` with the program of this name, a key of `bench.harness.programs.PROGRAMS`."""
-    with child(kind, "bench.harness.programs", kind, name, core(SERVER_CORE), *words) as process:
-        yield Server(kind, int(process.line()), process.pid)
+    It runs on a core of its own where there are two. collect: whether its garbage collector is on.
+    """
+    words = ("bench.harness.programs", kind, name, core(SERVER_CORE), *words)
+    with child(kind, *words, environment={} if collect else {NO_COLLECTOR: "1"}) as process:
+        yield Server(kind, int(process.line()), process.pid, process)
 
 
 @contextmanager
@@ -179,24 +192,32 @@ def core(number: int) -> str:
     return "any"
 
 
-def machine(peers: list[str]) -> dict[str, str]:
-    """Return the conditions of the figures: processor, cores, kernel, Python and the peers' versions."""
-    names = {"uvloop": "uvloop", "trio": "trio", "reactor": "selectors-reactor"}
-    versions = {kind: _version(names[kind]) for kind in peers if kind in names}
+def machine() -> dict[str, str]:
+    """Return the conditions of the figures: processor, cores, kernel, Python and the versions of packages."""
+    versions = {name: _version(name) for name in _PACKAGES}
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        **versions,
+        **{name: found for name, found in versions.items() if found},
     }
+
+
+def revision() -> str:
+    """Return the source's revision, with a plus sign where files differ from it; empty outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    words = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _version(distribution: str) -> str:
     try:
         return version(distribution)
     except PackageNotFoundError:
-        return "not installed as a package"
+        return ""
 
 
 def _processor() -> str:

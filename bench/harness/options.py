@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Collection
 
-__all__ = ["add_peers", "add_rounds", "add_seconds"]
+__all__ = ["add_peers", "add_rounds", "add_seconds", "numbers"]
 
 
 def add_rounds(parser: argparse.ArgumentParser, default: int = 9) -> None:
@@ -20,22 +20,38 @@ def add_seconds(
     parser.add_argument("--seconds", type=float, default=default, metavar="S", help=text)
 
 
-def add_peers(parser: argparse.ArgumentParser, kinds: Collection[str]) -> None:
-    """Add `--peers`, which sets `servers`: this project, then the chosen ones of `kinds`."""
+def numbers(text: str) -> list[int]:
+    """Return the numbers of an option like "64,1024". Raises ArgumentTypeError for other text."""
+    try:
+        found = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers like 64,1024") from None
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError("each number must be 1 or more")
+    return found
+
+
+def add_peers(
+    parser: argparse.ArgumentParser, kinds: Collection[str], default: Collection[str] | None = None
+) -> None:
+    """Add `--peers`, which sets `servers`: this project, then the chosen ones of `kinds`, all by default."""
     beside = [kind for kind in kinds if kind != "reactor"]
+    chosen = [kind for kind in beside if default is None or kind in default]
     parser.add_argument(
         "--peers",
         dest="servers",
         type=_servers(beside),
-        default=["reactor", *beside],
+        default=["reactor", *chosen],
         metavar="NAME,NAME",
-        help=f"beside this project: {', '.join(beside)} (default: all)",
+        help=f"beside this project: {', '.join(beside)} (default: {', '.join(chosen)})",
     )
 
 
 def _servers(beside: list[str]) -> Callable[[str], list[str]]:
     def convert(text: str) -> list[str]:
         peers = text.split(",") if text else []
+        if peers == ["all"]:
+            peers = beside
         unknown = set(peers) - {"reactor", *beside}
         if unknown:
             raise argparse.ArgumentTypeError(f"no such peer: {', '.join(sorted(unknown))}")

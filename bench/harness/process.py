@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ import attrs
 
 __all__ = ["Child", "ChildFailedError", "child", "program"]
 
+_NONE: Mapping[str, str] = {}
 _WAIT = 60.0  # seconds that an answer may take: a server may have 15,000 connections to look through
 
 
@@ -52,17 +53,22 @@ class Child:
         line, _, self._output = self._output.partition(b"\n")
         return line.decode()
 
-    def answer(self) -> Any:
+    def answer(self, timeout: float = _WAIT) -> Any:
         """Return the next line of its standard output, which is JSON."""
-        return json.loads(self.line())
+        return json.loads(self.line(timeout))
+
+    def send(self, data: bytes) -> None:
+        """Write all of `data` to its standard input."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(data)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, and `line` raises with the reason
 
     def ask(self, word: str) -> Any:
         """Send a line and return the answer."""
-        assert self.process.stdin is not None
-        try:
-            os.write(self.process.stdin.fileno(), f"{word}\n".encode())
-        except BrokenPipeError:
-            pass  # it has ended, and `line` raises with the reason
+        self.send(f"{word}\n".encode())
         return self.answer()
 
     def dismiss(self) -> None:
@@ -79,15 +85,15 @@ class Child:
 
 
 @contextmanager
-def child(name: str, *words: str) -> Iterator[Child]:
+def child(name: str, *words: str, environment: Mapping[str, str] = _NONE) -> Iterator[Child]:
     """Run `python -m WORDS` as `program` does."""
-    with program(name, sys.executable, "-m", *words) as process:
+    with program(name, sys.executable, "-m", *words, environment=environment) as process:
         yield process
 
 
 @contextmanager
-def program(name: str, *words: str) -> Iterator[Child]:
-    """Run this command, and kill it at the end.
+def program(name: str, *words: str, environment: Mapping[str, str] = _NONE) -> Iterator[Child]:
+    """Run this command, with these variables too, and kill it at the end.
 
     It has a process group of its own: Ctrl-C reaches the benchmark alone, which ends its children.
     """
@@ -99,6 +105,7 @@ def program(name: str, *words: str) -> Iterator[Child]:
             stdout=subprocess.PIPE,
             stderr=errors,
             process_group=0,
+            env={**os.environ, **environment},
         ) as process,
     ):
         try:

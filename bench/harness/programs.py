@@ -1,11 +1,13 @@
-"""Servers built on the loop: `python -m bench.harness.programs KIND NAME CORE [WORD]`.
+"""Servers: `python -m bench.harness.programs KIND NAME CORE [WORD]`.
 
-NAME says what they do: streams (echo by a coroutine for each connection), lines (upper-cases each line, with
-a write for each), chat (each line to all, under the name of guest1), threads (echo by a thread for each
-connection), embed (echo, in the loop of the host that KIND says), frames (echo in steps; WORD is the budget
-of each, "none", or "clock", which times a busy wait before each), wakes (called by another thread), tls
-(echo; a first byte S asks for bytes without end, D for input to be dropped; WORD is the folder of the
-certificate). Announces itself and ends as `bench.harness.servers` do.
+NAME says what they do: echo and timed-echo (of `bench.harness.echoes`; WORD is the idle timeout), streams
+(echo by a coroutine for each connection), lines (upper-cases each line, with a write for each), chat (each
+line to all, under the name of guest1), threads (echo by a thread for each connection), embed (echo, in the
+loop of the host that KIND says), frames (echo in steps; WORD is the budget of each, "none", or "clock",
+which times a busy wait before each), wakes (called by another thread), timers (set, cancelled and run),
+bulk and tls (echo; a first byte S asks for bytes without end, D for input to be dropped; WORD is the folder
+of the certificate), drain (closes all connections when a line of input comes). The port is printed as a
+line, and the process ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -15,12 +17,22 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from bench.harness import echoes
 from bench.harness.clients import run_first
-from bench.harness.servers import BACKLOG, RECV_SIZE, announce, reactor_echo, run_on
+from bench.harness.echoes import (
+    fast_create,
+    on_asyncio,
+    on_uvloop,
+    reactor_echo,
+    serve_protocol,
+    serve_reactor,
+    until_stopped,
+)
+from bench.harness.servers import BACKLOG, RECV_SIZE, announce, run_on
 
 __all__ = ["PROGRAMS"]
 
@@ -28,16 +40,7 @@ BULK = bytes(64 * 1024)
 FRAME = 1 / 60  # seconds
 BUSY = 0.002  # seconds of a busy wait, as long as a step with a budget of 2 ms
 WAKES = 1000
-
-
-def _reactor_serves(factory: Callable[[], Any]) -> None:
-    from reactor import Reactor
-
-    with Reactor() as reactor:
-        listener = reactor.listen("127.0.0.1:0", factory, backlog=BACKLOG)
-        announce(listener.addresses[0].port or 0)
-        reactor.add_reader(0, reactor.stop)
-        reactor.run()
+TIMERS = 100_000
 
 
 def _reactor_streams() -> None:
@@ -47,33 +50,19 @@ def _reactor_streams() -> None:
         while data := await stream.receive(RECV_SIZE):
             await stream.send(data)
 
-    _reactor_serves(handler(echo))
+    serve_reactor(lambda _: handler(echo))
 
 
 def _reactor_lines() -> None:
     from reactor.apps.lines import Upper
 
-    _reactor_serves(Upper)
+    serve_reactor(lambda _: Upper)
 
 
 def _reactor_chat() -> None:
     from reactor.apps.chat import Hall
 
-    _reactor_serves(Hall())
-
-
-async def _asyncio_serves(listen: Callable[[], Awaitable[Any]]) -> None:
-    server = await listen()
-    announce(server.sockets[0].getsockname()[1])
-    await _until_stopped()
-
-
-async def _until_stopped() -> None:
-    import asyncio
-
-    ended = asyncio.Event()
-    asyncio.get_running_loop().add_reader(0, ended.set)
-    await ended.wait()
+    serve_reactor(lambda _: Hall())
 
 
 async def _asyncio_streams() -> None:
@@ -88,14 +77,9 @@ async def _asyncio_streams() -> None:
             pass
         writer.close()
 
-    await _asyncio_serves(lambda: asyncio.start_server(echo, "127.0.0.1", 0, backlog=BACKLOG))
-
-
-async def _asyncio_protocol(factory: Callable[[], Any]) -> None:
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    await _asyncio_serves(lambda: loop.create_server(factory, "127.0.0.1", 0, backlog=BACKLOG))
+    server = await asyncio.start_server(echo, "127.0.0.1", 0, backlog=BACKLOG)
+    announce(server.sockets[0].getsockname()[1])
+    await until_stopped()
 
 
 async def _asyncio_lines() -> None:
@@ -113,7 +97,7 @@ async def _asyncio_lines() -> None:
             for line in lines:
                 self.transport.write(line.upper() + b"\n")
 
-    await _asyncio_protocol(Upper)
+    await serve_protocol(Upper)
 
 
 async def _asyncio_chat() -> None:
@@ -139,77 +123,13 @@ async def _asyncio_chat() -> None:
         def connection_lost(self, exc: Exception | None) -> None:
             members.discard(self.transport)
 
-    await _asyncio_protocol(Member)
-
-
-def _on_asyncio(main: Callable[..., Any]) -> Callable[..., None]:
-    def serve(*words: str) -> None:
-        import asyncio
-
-        asyncio.run(main(*words))
-
-    return serve
-
-
-def _on_uvloop(main: Callable[..., Any]) -> Callable[..., None]:
-    def serve(*words: str) -> None:
-        import uvloop
-
-        uvloop.run(main(*words))
-
-    return serve
-
-
-def _trio_streams() -> None:
-    import trio
-
-    async def echo(stream: trio.SocketStream) -> None:
-        try:
-            while data := await stream.receive_some(RECV_SIZE):
-                await stream.send_all(data)
-        except trio.BrokenResourceError:
-            pass
-
-    async def main() -> None:
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=BACKLOG)
-        announce(listener.socket.getsockname()[1])
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, echo, [listener])
-            await trio.lowlevel.wait_readable(0)
-            nursery.cancel_scope.cancel()
-
-    trio.run(main)
-
-
-def _threads(module: Any) -> None:
-    class Echo(module.BaseRequestHandler):  # type: ignore[misc]
-        def handle(self) -> None:
-            try:
-                while data := self.request.recv(RECV_SIZE):
-                    self.request.sendall(data)
-            except ConnectionError:
-                pass
-
-    class Server(module.ThreadingTCPServer):  # type: ignore[misc]
-        daemon_threads = True
-        request_queue_size = BACKLOG
-
-    with Server(("127.0.0.1", 0), Echo) as server:
-        announce(server.server_address[1])
-        threading.Thread(target=lambda: (sys.stdin.read(), server.shutdown()), daemon=True).start()
-        server.serve_forever()
+    await serve_protocol(Member)
 
 
 def _reactor_threads() -> None:
     from reactor.compat import socketserver
 
-    _threads(socketserver)
-
-
-def _standard_threads() -> None:
-    import socketserver
-
-    _threads(socketserver)
+    echoes.serve_threads(socketserver)
 
 
 class _Bulk:
@@ -258,17 +178,6 @@ def _context(folder: str) -> ssl.SSLContext:
     return context
 
 
-def _reactor_tls(folder: str) -> None:
-    from reactor import Reactor
-
-    with Reactor() as reactor:
-        factory = partial(_Bulk, reactor.call_soon)
-        listener = reactor.listen("127.0.0.1:0", factory, backlog=BACKLOG, tls=_context(folder))
-        announce(listener.addresses[0].port or 0)
-        reactor.add_reader(0, reactor.stop)
-        reactor.run()
-
-
 async def _nested_embed() -> None:
     from reactor import Reactor
     from reactor.embed.asyncio import attach
@@ -291,7 +200,7 @@ async def _guest_embed() -> None:
 async def _embedded(reactor: Any) -> None:
     listener = reactor.listen("127.0.0.1:0", reactor_echo(), backlog=BACKLOG)
     announce(listener.addresses[0].port)
-    await _until_stopped()
+    await until_stopped()
 
 
 def _reactor_frames(budget: str) -> None:
@@ -360,77 +269,193 @@ def _wakes(loop: Any, run: Callable[[], object]) -> None:
         took.clear()
 
 
-def _reactor_wakes() -> None:
-    from reactor import Reactor
-
-    with Reactor() as reactor:
-        _wakes(reactor, reactor.run)
+def _reactor_bulk(folder: str = "") -> None:
+    serve_reactor(lambda reactor: partial(_Bulk, reactor.call_soon), tls=_context(folder) if folder else None)
 
 
-def _loop_wakes(new_loop: Callable[[], Any]) -> None:
-    loop = new_loop()
-    _wakes(loop, loop.run_forever)
-    loop.close()
-
-
-def _asyncio_wakes() -> None:
-    import asyncio
-
-    _loop_wakes(asyncio.new_event_loop)
-
-
-def _uvloop_wakes() -> None:
-    import uvloop
-
-    _loop_wakes(uvloop.new_event_loop)
-
-
-async def _asyncio_tls(folder: str) -> None:
+async def _asyncio_bulk(create: echoes.Create, folder: str = "") -> None:
     import asyncio
 
     class Bulk(_Bulk, asyncio.Protocol):
         __slots__ = ()
 
+    factory = partial(Bulk, asyncio.get_running_loop().call_soon)
+    await serve_protocol(factory, create, ssl=_context(folder) if folder else None)
+
+
+def _asked(loop: Any, answer: Callable[[str], None]) -> None:
+    """Call `answer` with each line of input, and stop the loop when there are no more."""
+
+    def read() -> None:
+        line = sys.stdin.readline()
+        if line:
+            answer(line.strip())
+        else:
+            loop.remove_reader(0)
+            loop.stop()
+
+    loop.add_reader(0, read)
+
+
+def _print(figures: Any) -> None:
+    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.flush()
+
+
+def _timers(loop: Any, run: Callable[[], object]) -> None:
+    """Set timers and cancel them, or run them, as the line of input says; print the CPU seconds for each."""
+    began = 0.0
+
+    def answer(word: str) -> None:
+        nonlocal began
+        began = time.process_time()
+        delays = [1 + i * 7919 % TIMERS / TIMERS for i in range(TIMERS)]
+        if word == "cancel":
+            for timer in [loop.call_later(60 * delay, finish) for delay in delays]:
+                timer.cancel()
+            loop.call_soon(finish)
+        else:
+            for delay in delays:
+                loop.call_later(delay / 100, nothing)
+            loop.call_later(0.03, finish)
+
+    def nothing() -> None:
+        pass
+
+    def finish() -> None:
+        _print((time.process_time() - began) / TIMERS)
+
+    _asked(loop, answer)
+    announce(0)
+    run()
+
+
+def _drain_reactor() -> None:
+    from reactor import Reactor
+
+    with Reactor() as reactor:
+        listener = reactor.listen("127.0.0.1:0", reactor_echo(), backlog=BACKLOG)
+        announce(listener.addresses[0].port or 0)
+        began = 0.0
+
+        def answer(_: str) -> None:
+            nonlocal began
+            began = time.perf_counter()
+            reactor.drain(on_done=lambda _: _print(time.perf_counter() - began))
+
+        _asked(reactor, answer)
+        reactor.run()
+
+
+async def _drain_asyncio() -> None:
+    import asyncio
+
+    transports: set[Any] = set()
     loop = asyncio.get_running_loop()
-    context = _context(folder)
+    began = 0.0
 
-    def listen() -> Awaitable[asyncio.Server]:
-        factory = partial(Bulk, loop.call_soon)
-        return loop.create_server(factory, "127.0.0.1", 0, backlog=BACKLOG, ssl=context)
+    class Echo(echoes.Echo):
+        __slots__ = ()
 
-    await _asyncio_serves(listen)
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            transports.add(transport)
 
+        def connection_lost(self, exc: Exception | None) -> None:
+            transports.discard(self.transport)
+            if began and not transports:
+                _print(time.perf_counter() - began)
+
+    server = await loop.create_server(Echo, "127.0.0.1", 0, backlog=BACKLOG)
+    announce(server.sockets[0].getsockname()[1])
+    ended = asyncio.Event()
+
+    def read() -> None:
+        nonlocal began
+        if not sys.stdin.readline():
+            ended.set()
+            return
+        began = time.perf_counter()
+        server.close()
+        for transport in list(transports):
+            transport.close()
+
+    loop.add_reader(0, read)
+    await ended.wait()
+
+
+def _loops(use: Callable[[Any, Callable[[], object]], None]) -> dict[str, Callable[..., None]]:
+    """Return what runs `use(loop, run)` with each loop."""
+
+    def on_reactor() -> None:
+        from reactor import Reactor
+
+        with Reactor() as reactor:
+            use(reactor, reactor.run)
+
+    def on_loop(loop: Any) -> None:
+        use(loop, loop.run_forever)
+        loop.close()
+
+    def on_uv() -> None:
+        import uvloop
+
+        on_loop(uvloop.new_event_loop())
+
+    def on_standard() -> None:
+        import asyncio
+
+        on_loop(asyncio.new_event_loop())
+
+    return {"reactor": on_reactor, "uvloop": on_uv, "asyncio": on_standard}
+
+
+_BULK: dict[str, Callable[..., None]] = {
+    "reactor": _reactor_bulk,
+    "uvloop": on_uvloop(partial(_asyncio_bulk, echoes.standard_create)),
+    "asyncio": on_asyncio(partial(_asyncio_bulk, echoes.standard_create)),
+    "aiofastnet": on_uvloop(partial(_asyncio_bulk, fast_create)),
+}
 
 PROGRAMS: dict[str, dict[str, Callable[..., None]]] = {
+    "echo": echoes.ECHOES,
+    "timed-echo": echoes.TIMED_ECHOES,
     "streams": {
         "reactor": _reactor_streams,
-        "uvloop": _on_uvloop(_asyncio_streams),
-        "asyncio": _on_asyncio(_asyncio_streams),
-        "trio": _trio_streams,
+        "uvloop": on_uvloop(_asyncio_streams),
+        "asyncio": on_asyncio(_asyncio_streams),
+        "trio": echoes.ECHOES["trio"],
+        "gevent": echoes.ECHOES["gevent"],
+        "tornado": echoes.ECHOES["tornado"],
     },
     "lines": {
         "reactor": _reactor_lines,
-        "uvloop": _on_uvloop(_asyncio_lines),
-        "asyncio": _on_asyncio(_asyncio_lines),
+        "uvloop": on_uvloop(_asyncio_lines),
+        "asyncio": on_asyncio(_asyncio_lines),
     },
     "chat": {
         "reactor": _reactor_chat,
-        "uvloop": _on_uvloop(_asyncio_chat),
-        "asyncio": _on_asyncio(_asyncio_chat),
+        "uvloop": on_uvloop(_asyncio_chat),
+        "asyncio": on_asyncio(_asyncio_chat),
     },
-    "tls": {
-        "reactor": _reactor_tls,
-        "uvloop": _on_uvloop(_asyncio_tls),
-        "asyncio": _on_asyncio(_asyncio_tls),
-    },
+    "bulk": _BULK,
+    "tls": _BULK,
     "embed": {
-        "nested": _on_asyncio(_nested_embed),
-        "nested in uvloop": _on_uvloop(_nested_embed),
-        "guest": _on_asyncio(_guest_embed),
+        "reactor": echoes.ECHOES["reactor"],
+        "nested": on_asyncio(_nested_embed),
+        "nested in uvloop": on_uvloop(_nested_embed),
+        "guest": on_asyncio(_guest_embed),
+        "asyncio": echoes.ECHOES["asyncio"],
     },
     "frames": {"reactor": _reactor_frames},
-    "wakes": {"reactor": _reactor_wakes, "asyncio": _asyncio_wakes, "uvloop": _uvloop_wakes},
-    "threads": {"reactor": _reactor_threads, "socketserver": _standard_threads},
+    "wakes": _loops(_wakes),
+    "timers": _loops(_timers),
+    "drain": {
+        "reactor": _drain_reactor,
+        "uvloop": on_uvloop(_drain_asyncio),
+        "asyncio": on_asyncio(_drain_asyncio),
+    },
+    "threads": {"reactor": _reactor_threads, "socketserver": echoes.ECHOES["socketserver"]},
 }
 
 
