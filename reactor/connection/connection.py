@@ -1367,17 +1367,17 @@ def interrupted(connection: Connection, exc: BaseException) -> None:
     connection._interrupted(exc)
 
 
-def may_end(connection: Connection, *, ask: bool = True) -> bool:
+def may_end(connection: Connection) -> bool:
     """Return whether the connection is idle, so that a drain may close it.
 
     It is idle if nothing is queued or unread, no read deadline is running, and the protocol's `draining`, if
-    it has that method, returns False. ask: whether that method is called.
+    it has that method, returns False.
     """
     if connection._channel.is_busy() or connection.get_write_buffer_size():
         return False
     if connection._owed is not None and connection._state in READABLE:
         return False
-    draining = getattr(connection._protocol, "draining", None) if ask else None
+    draining = getattr(connection._protocol, "draining", None)
     try:
         if draining is not None and draining():
             return False

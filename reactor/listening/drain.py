@@ -22,10 +22,8 @@ _LAST_PAUSE = 0.1
 #: Seconds that an accepted connection has for its first bytes, counted from the beginning of the drain.
 FIRST_BYTES = 5.0
 
-# The parts of the drain's time after which it waits for less: for no first bytes any more, and not for what
-# only `Protocol.draining` calls unfinished.
+# The part of the drain's time after which it waits for no first bytes any more.
 _NO_FIRST_BYTES = 0.5
-_NO_DRAINING = 0.8
 
 
 @attrs.frozen(kw_only=True)
@@ -54,8 +52,7 @@ class Drain:
 
     It gets more insistent with time. A connection that was accepted and has received nothing is a client that
     is about to send: it has `FIRST_BYTES` seconds, and half of `timeout` at most, before it counts as idle.
-    After four fifths of `timeout`, `Protocol.draining` is not asked any more: what has nothing queued or
-    unread is closed. At the end of it the others are aborted.
+    At the end of `timeout` what is still busy is aborted.
 
     It counts the connections that it waits for: those that `count_connections` finds when it begins, those
     that `connection_opened` adds, without those of `connection_ended`. It is done when there is none left,
@@ -89,12 +86,10 @@ class Drain:
     _aborted: int = attrs.field(default=0, init=False)
 
     # The check for idle connections: those still to be checked; of those whose first bytes are waited for,
-    # the time of their last byte, until there is another, or `_first_bytes_due`; and the time until which
-    # protocols are asked.
+    # the time of their last byte, until there is another, or `_first_bytes_due`.
     _unchecked: list[Connection] = attrs.field(init=False)
     _silent_since: dict[Connection, float] = attrs.field(factory=dict, init=False)
     _first_bytes_due: float = attrs.field(init=False)
-    _draining_due: float = attrs.field(init=False)
 
     # Its timers.
     _due: float = attrs.field(init=False)
@@ -111,7 +106,6 @@ class Drain:
         now = self._loop.time()
         self._due = now + self._timeout
         self._first_bytes_due = now + min(FIRST_BYTES, self._timeout * _NO_FIRST_BYTES)
-        self._draining_due = now + self._timeout * _NO_DRAINING
         for connection in self._unchecked:
             if awaits_first_bytes(connection, now - FIRST_BYTES):
                 self._silent_since[connection] = activity(connection)
@@ -213,10 +207,10 @@ class Drain:
         self._check()
 
     def _is_idle(self, connection: Connection) -> bool:
-        now = self._loop.time()
-        if now < self._first_bytes_due and activity(connection) == self._silent_since.get(connection):
-            return not connection.is_reading() and may_end(connection)
-        return may_end(connection, ask=now < self._draining_due)
+        silent = activity(connection) == self._silent_since.get(connection) and connection.is_reading()
+        if silent and self._loop.time() < self._first_bytes_due:
+            return False
+        return may_end(connection)
 
     def _time_out(self) -> None:
         if self._done:

@@ -417,22 +417,6 @@ def test_connection_that_has_been_silent_for_long_is_closed_at_once(reactor, clo
     client.close()
 
 
-def test_protocol_that_is_never_done_is_closed_in_the_last_fifth(reactor, clock, reports):
-    class Never(Recorder):
-        def draining(self):
-            return True
-
-    recorder = Never()
-    _, peer = pair(reactor, recorder)
-    start = clock.now
-    reactor.drain(10, reports.append)
-    go_on(reactor, clock, lambda: not reactor.connections())
-    assert 8 <= clock.now - start <= 8.2
-    go_on(reactor, clock, lambda: reports)
-    assert recorder.reason is None
-    peer.close()
-
-
 def test_drain_of_one_listener_aborts_only_its_own(reactor, clock, reports):
     listener = reactor.listen("127.0.0.1:0", Recorder)
     client = connect(reactor, listener.addresses[0])
