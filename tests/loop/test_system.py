@@ -18,6 +18,10 @@ ELSEWHERE = {
     "address": {"getaddrinfo"},
     "asyncore": {"socket"},  # a dispatcher makes its own
     "binding": {"socket"},  # for an inherited descriptor, and to probe a Unix socket
+    "channel": {"socket", "socketpair"},  # between the processes of a deployment, as the next three
+    "supervisor": {"socket", "socketpair"},
+    "systemd": {"socket"},
+    "worker": {"socket"},
     "pool": {"socket"},  # a worker's socket object for an existing descriptor
     "system": MAKERS,
     "wakeup": {"socketpair"},  # the thread of a guest has one without a reactor
