@@ -6,9 +6,11 @@ import ssl
 from collections.abc import Iterator
 from operator import length_hint
 
-from reactor.connection.connection import Connection, fail
+from reactor.connection.connection import Connection, fail, interrupted
+from reactor.connection.interrupts import Step
 from reactor.errors import FramingError, TLSHandshakeError, UsageError
 from reactor.framing import Framer
+from reactor.loop.timers import Handle
 from reactor.protocol import Protocol
 
 __all__ = ["FramedProtocol"]
@@ -54,13 +56,16 @@ class FramedProtocol(Protocol):
     """
 
     __slots__ = (
-        "_at_end", "_frames", "_handing_over", "_paused", "_problem", "_scheduled", "_upgrading",
+        "_at_end", "_frames", "_handing_over", "_next", "_paused", "_problem", "_upgrading",
         "connection", "framer",
     )  # fmt: skip
 
     #: Frames of a connection that are delivered in one tick, so that no connection starves the others. The
     #: rest waits for the next tick; nothing is read from the peer meanwhile.
     frames_per_tick = 1000  # a millisecond's worth
+
+    # In the lines of this class itself an interrupt would lose frames, so that it ends the connection there.
+    _interruptible = ("frame_received",)
 
     #: Whether `set_framer` may be called. Frames are then decoded one at a time, which is a little slower.
     framer_changes = False
@@ -74,7 +79,7 @@ class FramedProtocol(Protocol):
         self._paused = False
         self._handing_over = False
         self._upgrading = False
-        self._scheduled = False  # `_go_on` runs in the next tick
+        self._next: Handle | None = None  # the call of `_go_on` in the next tick
         self._at_end = False  # the peer's end of file was received
 
     def connection_made(self, connection: Connection) -> None:
@@ -100,15 +105,21 @@ class FramedProtocol(Protocol):
         """
         if not self.framer_changes:
             raise UsageError(f"set framer_changes = True in {type(self).__name__}: set_framer needs it")
-        rest = self.framer.take_rest()
-        self.framer = framer
-        if self._handing_over or self._frames is not None:
-            return  # `_decode` goes on with it
-        if self._paused or not self.connection.wants_input():
-            self._frames = self._decode(rest)
-            self.connection.hold_reading(True)
-        else:
-            self._hand_over(self._decode(rest))
+        try:
+            rest = self.framer.take_rest()
+            self.framer = framer
+            if self._handing_over or self._frames is not None:
+                return  # `_decode` goes on with it
+            if self._paused or not self.connection.wants_input():
+                self._frames = self._decode(rest)
+                self.connection.hold_reading(True)
+            else:
+                self._hand_over(self._decode(rest))
+        except Exception:
+            raise
+        except BaseException as exc:  # no `Step`: a framer may change with every message
+            self._interrupted(exc)
+            raise
 
     def start_tls(
         self,
@@ -123,19 +134,20 @@ class FramedProtocol(Protocol):
         been injected by a third party: they end the connection with `TLSHandshakeError` (CVE-2011-0411). So
         do frames that wait, if this is not called from `frame_received`.
         """
-        waiting, self._frames = self._frames, None
-        try:
-            self.connection.start_tls(context, server_side=server_side, server_hostname=server_hostname)
-        except UsageError:
-            self._frames = waiting
-            raise
-        if waiting is not None:
-            self._go_on_later()
-        if self._handing_over:
-            self._upgrading = self._paused = True
-        in_clear = next(waiting or iter(()), None) is not None
-        if in_clear or self.framer.take_rest() or self._problem is not None:
-            self._refuse_clear()
+        with Step(self._interrupted):
+            waiting, self._frames = self._frames, None
+            try:
+                self.connection.start_tls(context, server_side=server_side, server_hostname=server_hostname)
+            except UsageError:
+                self._frames = waiting
+                raise
+            if waiting is not None:
+                self._go_on_later()
+            if self._handing_over:
+                self._upgrading = self._paused = True
+            in_clear = next(waiting or iter(()), None) is not None
+            if in_clear or self.framer.take_rest() or self._problem is not None:
+                self._refuse_clear()
 
     def data_received(self, data: bytes) -> None:
         """Deliver the frames that are complete now."""
@@ -190,6 +202,7 @@ class FramedProtocol(Protocol):
             raise
         except BaseException:
             self._hold(frames)  # an interrupt: the frames after this one can still be delivered
+            self._go_on_later()  # without any too: reading may be held
             raise
         finally:
             self._handing_over = False
@@ -208,21 +221,22 @@ class FramedProtocol(Protocol):
                 self._go_on_later()
 
     def _go_on_later(self) -> None:
-        if not self._scheduled:
-            self.connection.reactor.call_soon(self._go_on)
-            self._scheduled = True
+        if self._next is None or self._next.cancelled():
+            self._next = self.connection.reactor.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        self._scheduled = False
+        with Step(self._interrupted):
+            if self._paused or (self._frames is not None and not self.connection.wants_input()):
+                return  # until `resume_writing` or `reading_resumed`
+            frames, self._frames = self._frames, None
+            self._hand_over_late(frames or iter(()))
+
+    def _hand_over_late(self, frames: Iterator[bytes]) -> None:
         connection = self.connection
-        if self._paused or (self._frames is not None and not connection.wants_input()):
-            return  # until `resume_writing` or `reading_resumed`
-        frames, self._frames = self._frames, None
         try:
-            self._hand_over(frames or iter(()))
+            self._hand_over(frames)
         except Exception as exc:
-            reactor = connection.reactor
-            reactor.report(exc, f"{type(self).__qualname__}.frame_received", connection)
+            connection.reactor.report(exc, f"{type(self).__qualname__}.frame_received", connection)
             connection.abort(exc)
         if self._frames is None and not self._paused:
             connection.hold_reading(False)
@@ -251,6 +265,9 @@ class FramedProtocol(Protocol):
                 yield from framer.finish()
         except FramingError as exc:
             self._problem = exc
+
+    def _interrupted(self, exc: BaseException) -> None:
+        interrupted(self.connection, exc)
 
     def _refuse_clear(self) -> None:
         fail(self.connection, TLSHandshakeError("clear bytes came after the request to upgrade to TLS"))

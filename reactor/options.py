@@ -148,10 +148,12 @@ class Timeouts:
         of `Connection.set_timeouts(read=...)`, which the protocol calls to restart or clear it; else
         `ReadTimeout`. Received bytes alone don't extend it, so that a peer can't keep a connection open by
         sending one byte now and then (the slow-loris attack).
+    Neither counts while this side has stopped reading, by `pause_reading`, `hold_reading` or `read_rate`, nor
+        `idle` while `write_rate` holds bytes back: then `read` goes on with what is left of it, `idle` anew.
     write: time in which the peer accepts none of the queued bytes (60 s, as nginx's `send_timeout`); then
         `WriteTimeout`.
     close: time for the peer to accept what is queued when `close` is called, and to end its own direction;
-        then `CloseTimeout`.
+        then `CloseTimeout`. A hard bound, whatever `write_rate` holds back.
 
     Each fires up to a sixteenth of the timeout late, and never early.
     Raises ValueError, naming the field, for a number that is not positive, TypeError for anything but a

@@ -21,7 +21,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
-from reactor.connection.connection import Connection, begin_blocking_handshake, fail, note_activity
+from reactor.connection.connection import (
+    Connection,
+    begin_blocking_handshake,
+    fail,
+    lend_reading,
+    note_activity,
+)
 from reactor.connection.handshake import PendingHandshake
 from reactor.errors import ConnectionAborted, TLSError, TLSTruncated, UsageError, WriteTimeout
 from reactor.loop.context import ContextExit
@@ -199,6 +205,7 @@ class _Lent(Protocol):
         """Prepare the worker's socket. Raises OSError."""
         if self._sock is None:
             self._sock = BlockingSocket(fileno=_duplicate(self.connection))
+        lend_reading(self.connection)
         self._sock.lend(self, self.connection.get_timeouts().write)
 
     def end(self, reason: BaseException) -> None:

@@ -9,7 +9,10 @@ import warnings
 
 import pytest
 
-from reactor import Protocol, Reactor
+from reactor import ConnectionAborted, Limits, Protocol, Reactor
+from reactor.framed import FramedProtocol
+from reactor.framing import Lines
+from reactor.streams import handler
 from reactor.testing import Errors, ManualClock
 from tests.tracing import failures
 
@@ -261,6 +264,136 @@ def test_interrupt_in_a_handshake_in_mid_stream(certificates, traced, version, c
         world.close()
 
     assert failures(scenario) == []
+
+
+class Framed(FramedProtocol):
+    """Keeps its frames, and answers each; changes its framer with each, where that is the question."""
+
+    frames_per_tick = 3
+
+    def __init__(self, changes):
+        super().__init__(Lines())
+        self.framer_changes = changes
+        self.frames, self.lost = [], False
+
+    def frame_received(self, frame):
+        self.frames.append(bytes(frame))
+        if self.framer_changes:
+            self.set_framer(Lines(300 + len(self.frames)))
+        self.send(frame * 3)
+
+    def connection_lost(self, exc):
+        self.lost, self.broken_off = True, isinstance(exc, ConnectionAborted)
+
+
+@pytest.mark.parametrize("changes", [False, True])
+@pytest.mark.parametrize("ending", ["peer", "close"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "framed.py",
+        "framing",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("connection", "loop")),
+    ],
+)
+def test_interrupt_in_a_framed_protocol_loses_no_frame_in_silence(changes, ending, where):
+    """They are delivered in order up to the last, or up to the end of the connection."""
+    sent = [b"%03d" % number * 30 for number in range(40)]
+
+    def scenario(tracer):
+        clock, errors = ManualClock(), Errors()
+        with Reactor(clock=clock, on_error=errors) as reactor:
+            ours, theirs = socket.socketpair()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            theirs.setblocking(False)
+            protocol = Framed(changes)
+            limits = Limits(high_water=500, low_water=100)
+            connection = reactor.adopt(ours, lambda: protocol, limits=limits)
+            with theirs:
+                data = b"".join(frame + b"\n" for frame in sent)
+                for at in range(0, len(data), 700):
+                    with contextlib.suppress(OSError):
+                        theirs.send(data[at : at + 700])
+                    for turn in range(3):
+                        tracer.run(reactor.run_once, 0)
+                        if turn == 1 and at % 1400 == 0 and not connection.is_closing():
+                            tracer.run(connection.pause_reading)
+                            tracer.run(connection.resume_reading)
+                            connection.resume_reading()
+                        if changes and at == 1400 and not connection.is_closing():
+                            tracer.run(protocol.set_framer, Lines(299))
+                    receive(theirs)
+                if ending == "peer":
+                    with contextlib.suppress(OSError):
+                        theirs.shutdown(socket.SHUT_WR)
+                for _ in range(TICKS):
+                    receive(theirs)
+                    tracer.run(reactor.run_once, 0)
+                    if protocol.lost or (ending == "close" and len(protocol.frames) == len(sent)):
+                        break
+                assert protocol.lost or len(protocol.frames) == len(sent), "stuck"
+                if not tracer.done:
+                    assert len(protocol.frames) == len(sent)
+                assert protocol.frames == sent[: len(protocol.frames)]
+                if len(protocol.frames) < len(sent):
+                    assert protocol.broken_off
+
+    failed = failures(scenario, where, times=3)
+    assert not failed, "\n".join(failed[:40])
+
+
+@pytest.mark.parametrize("method", ["receive", "receive_until", "lines"])
+def test_interrupt_in_a_stream_loses_nothing_in_silence(method):
+    """The handler gets all in order, or up to the end of the connection; it never waits for ever."""
+    sent = b"".join(b"%03d" % number * 30 + b"\n" for number in range(40))
+
+    def scenario(tracer):
+        got, errors = [], Errors()
+
+        async def serve(stream):
+            async for data in received(stream):
+                got.append(data)
+                await stream.send(data * 3)
+
+        async def received(stream):
+            if method == "lines":
+                async for line in stream.lines():
+                    yield line + b"\n"
+            elif method == "receive":
+                while data := await stream.receive():
+                    yield data
+            else:
+                while len(b"".join(got)) < len(sent):
+                    yield await stream.receive_until(b"\n", 200) + b"\n"
+
+        with Reactor(clock=ManualClock(), on_error=errors) as reactor:
+            ours, theirs = socket.socketpair()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            theirs.setblocking(False)
+            with theirs:
+                limits = Limits(high_water=500, low_water=100)
+                reactor.adopt(ours, handler(serve, limit=200), limits=limits)
+                for at in range(0, len(sent), 700):
+                    with contextlib.suppress(OSError):
+                        theirs.send(sent[at : at + 700])
+                    for _ in range(3):
+                        tracer.run(reactor.run_once, 0)
+                    receive(theirs)
+                with contextlib.suppress(OSError):
+                    theirs.shutdown(socket.SHUT_WR)
+                for _ in range(TICKS):
+                    receive(theirs)
+                    tracer.run(reactor.run_once, 0)
+                    if not reactor.connections():
+                        break
+                assert reactor.connections() == [], "stuck"
+                assert sent.startswith(b"".join(got))
+                assert tracer.done or b"".join(got) == sent
+                if b"".join(got) != sent:
+                    assert set(reactor.stats().closed) <= {"ConnectionAborted", "Interrupt"}
+
+    failed = failures(scenario, "streams/stream.py", times=4)
+    assert not failed, "\n".join(failed[:40])
 
 
 @pytest.mark.slow

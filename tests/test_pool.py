@@ -12,7 +12,7 @@ import pytest
 from reactor import ConnectionAborted, IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts, WriteTimeout
 from reactor.connection.connection import activity
 from reactor.pool import Pool
-from tests.helpers import DEADLINE, connect, spin
+from tests.helpers import DEADLINE, connect, settle, spin
 from tests.pools import BIG, echo, serve
 
 __all__ = ["serve"]
@@ -149,6 +149,30 @@ def test_worker_that_blocks_past_a_deadline_is_freed(reactor, serve, timeouts, b
         assert type(raised[0]) is error
         assert reactor.stats().closed == {error.__name__: 1}
         assert reactor.stats().handler_errors == 0
+
+
+def test_connection_that_waits_for_a_worker_is_not_idle(errors, clock):
+    gate, served = threading.Event(), []
+
+    def handler(connection):
+        served.append(connection.getpeername())
+        gate.wait(DEADLINE)
+
+    with Reactor(clock=clock, on_error=errors) as reactor, Pool(handler, workers=1) as pool:
+        timeouts = Timeouts(idle=10, read=10)
+        address = reactor.listen("127.0.0.1:0", pool, timeouts=timeouts).addresses[0]
+        with connect(reactor, address) as first:
+            spin(reactor, lambda: served)
+            with connect(reactor, address) as second:
+                spin(reactor, lambda: len(reactor.connections()) == 2)
+                clock.advance(12)
+                spin(reactor, lambda: len(reactor.connections()) == 1)
+                clock.advance(12)
+                settle(reactor)
+                gate.set()
+                spin(reactor, lambda: len(served) == 2 and not reactor.connections())
+                assert served == [first.getsockname(), second.getsockname()]
+    assert errors.seen == []
 
 
 def test_bytes_put_the_idle_timeout_off(reactor, serve):

@@ -51,24 +51,27 @@ class Tracer:
             sys.settrace(before)
 
 
-def places(scenario, folder=None):
+def places(scenario, folder=None, times=0):
     """Return the lines that `scenario(tracer)` runs under the trace, each the first and the last time.
 
-    folder: only the lines of this package, the last time.
+    folder: only the lines of this package, the last time. times: so many of the first times too.
     """
     tracer = Tracer()
     scenario(tracer)
-    if folder is None:
-        return [(place, time) for place, count in sorted(tracer.seen.items()) for time in sorted({1, count})]
+    where = ROOT if folder is None else os.path.join(ROOT, folder)
+    first = times or folder is None
     return [
-        seen for seen in sorted(tracer.seen.items()) if seen[0][0].startswith(os.path.join(ROOT, folder, ""))
+        (place, time)
+        for place, count in sorted(tracer.seen.items())
+        if place[0] == where or place[0].startswith(os.path.join(where, ""))
+        for time in sorted({*range(1, min(max(times, first), count) + 1), count})
     ]
 
 
-def failures(scenario, folder=None):
+def failures(scenario, folder=None, times=0):
     """Run `scenario(tracer)` once for each of its lines, with an interrupt there; return what failed."""
     failed = []
-    for number, (place, time) in enumerate(places(scenario, folder)):
+    for number, (place, time) in enumerate(places(scenario, folder, times)):
         try:
             scenario(Tracer((place, time)))
         except BaseException as exc:

@@ -133,14 +133,6 @@ class OutboundBuffer:
             self._joined = max(0, self._joined - 1)
         self._offset = sent
 
-    def take(self) -> bytes:
-        """Remove everything and return it as one bytes object. Raises ValueError if a piece is a file's."""
-        if self._files:
-            raise ValueError("a file can't be taken as bytes")
-        taken = b"".join(cast("Iterable[bytes]", self.pieces))[self._offset :]
-        self.drop()
-        return taken
-
     def drop(self) -> None:
         """Remove everything, and close the files."""
         while self.pieces:

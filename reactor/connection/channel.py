@@ -35,7 +35,7 @@ class Channel:
     """The channel of a connection without TLS, and the interface of all channels.
 
     buffered: the protocol is a `BufferedProtocol`. rate: the token bucket of `Limits.read_rate`, or None.
-    held: reading is suspended, because the rate allows no more for now.
+    throttled: reading is suspended, because the rate allows no more for now.
     """
 
     __slots__ = ()
@@ -43,7 +43,7 @@ class Channel:
     kind = Kind.CLEAR
     buffered: bool = False
     rate: TokenBucket | None = None
-    held: bool = False
+    throttled: bool = False
 
     def interest(self, events: int) -> int:
         """Return the selector events to wait for, where the connection itself asks for `events`."""
@@ -77,8 +77,11 @@ class Channel:
         """Return whether the TLS handshake may be complete on the peer's side, but not yet on ours."""
         return False
 
-    def end(self) -> bool:
-        """Send TLS's close_notify, where there is TLS; return whether the kernel has accepted all output."""
+    def end(self, *, half: bool) -> bool:
+        """Send TLS's close_notify, where there is TLS; return whether the kernel has accepted all output.
+
+        half: the peer's direction stays open, so that a handshake is completed first.
+        """
         return True
 
     def bare(self, sock: Any) -> Any:
@@ -100,15 +103,15 @@ CLEAR = Channel()
 class LimitedChannel(Channel):
     """The channel without TLS of a `BufferedProtocol`, or of a connection with a limited read rate."""
 
-    __slots__ = ("buffered", "held", "rate")
+    __slots__ = ("buffered", "rate", "throttled")
 
     kind = Kind.LIMITED
 
     def __init__(self, rate: TokenBucket | None, *, buffered: bool) -> None:
         self.rate = rate
         self.buffered = buffered
-        self.held = False
+        self.throttled = False
 
     def interest(self, events: int) -> int:
         """Return `events`, without EVENT_READ while reading is suspended."""
-        return events & ~1 if self.held else events
+        return events & ~1 if self.throttled else events

@@ -30,6 +30,7 @@ from reactor.connection.closing import (
 )
 from reactor.connection.deadlines import Deadline, first_passed
 from reactor.connection.interface import AnyProtocol, check_protocol, takes_buffers
+from reactor.connection.interrupts import Step, came_out_of
 from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE, Closing, Sending, SendQueue
 from reactor.connection.sendfile import FileEnded
@@ -61,15 +62,17 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
 
 __all__ = [
     "Connection", "activity", "begin_blocking_handshake", "begin_handshake", "check_deadlines",
-    "connections_of", "detach", "fail", "flush_connections", "may_end", "note_activity",
-    "open_connection", "prefix_of", "recover", "unnotified_of",
+    "connections_of", "detach", "fail", "flush_connections", "interrupted", "lend_reading", "may_end",
+    "note_activity", "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
-# Which calls have stopped reading: `pause_reading`, `hold_reading`.
-_PAUSED, _HELD = 1, 2
+# Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`.
+_PAUSED, _HELD, _LENT = 1, 2, 4
 
 # After the peer's end of file too: the protocol may still hold what came before.
 _WANTS_INPUT = READABLE | WRITABLE
+
+_NO_HALF_CLOSE = "TLS before 1.3 can't end one direction alone: close the connection instead of write_eof"
 
 #: Default of the parameters of `set_timeouts`: leave that timeout unchanged.
 _KEEP: Any = object()
@@ -79,9 +82,6 @@ ERROR_LOOK = 0.5
 
 # Reads before a deadline ends a connection, enough for a receive buffer of 4 MiB; a limit for flooding peers.
 _LAST_READS = 64
-
-# Callbacks of the protocol that may be interrupted: the connection has nothing left to do after them.
-_LEAVE_NOTHING_HALF_DONE = ("data_received", "buffer_updated", "pause_writing", "resume_writing")
 
 _IDLE, _GATHERED, _QUEUED, _SHUT = Sending.IDLE, Sending.GATHERED, Sending.QUEUED, Sending.SHUT
 
@@ -117,7 +117,7 @@ class Connection:
 
     # Receiving.
     _channel: Channel = attrs.field(default=CLEAR, init=False)
-    _reading_stopped: int = attrs.field(default=0, init=False)  # the sum of _PAUSED and _HELD
+    _reading_stopped: int = attrs.field(default=0, init=False)  # the sum of _PAUSED, _HELD and _LENT
 
     # Sending.
     _sending: Sending = attrs.field(default=Sending.IDLE, init=False)
@@ -126,13 +126,14 @@ class Connection:
 
     # Deadlines.
     _last_active: float = attrs.field(init=False)  # the last byte in either direction, in the clock's seconds
+    _reading_changed: float = attrs.field(init=False)  # this side last stopped reading, or resumed it
     _owed: tuple[float, float] | None = attrs.field(default=None, init=False)  # start, seconds to read in
     _bucket: Bucket | None = attrs.field(default=None, init=False)  # the deadline monitor's
 
     def __attrs_post_init__(self) -> None:
         loop = self._settings.loop
         loop.touch()
-        self._last_active = loop.now
+        self._last_active = self._reading_changed = loop.now
         self._peer = pack_sockaddr(self._peer)  # no converter: attrs would wrap each assignment of a field
 
     def __repr__(self) -> str:
@@ -257,18 +258,16 @@ class Connection:
             self._receive_up_to(limit)
         rate.take(loop.bytes_received - before)
         if not rate.available(loop.now):
-            self._hold(True)
-            loop.scheduler.call_later(rate.wait(), self._hold, False)
+            self._throttle_reading(True)
+            loop.scheduler.call_later(rate.wait(), self._throttle_reading, False)
 
-    def _hold(self, held: bool) -> None:
-        try:
+    def _throttle_reading(self, throttled: bool) -> None:
+        with Step(self._break_off):
+            self._note_reading(self._reading_stopped, throttled)
             if isinstance(self._channel, LimitedChannel):
-                self._channel.held = held
+                self._channel.throttled = throttled
             if not self.is_closing():
                 self._update_interest()
-        except BaseException:
-            self._break_off()
-            raise
 
     def _receive_up_to(self, limit: int) -> None:
         if self._channel.buffered:
@@ -345,9 +344,9 @@ class Connection:
         except BaseException:
             loop.unsure = True
             raise
-        if channel.has_input() and self.is_reading() and not channel.held:
+        if channel.has_input() and self.is_reading() and not channel.throttled:
             loop.scheduler.call_soon(self._deliver)
-        if not (events or channel.held or loop.registry.reports_errors):
+        if not (events or channel.throttled or loop.registry.reports_errors):
             self._watch(loop.now, ERROR_LOOK)
 
     def _check_error(self) -> None:
@@ -372,7 +371,8 @@ class Connection:
     ) -> None:
         """Upgrade the connection to TLS; `handshake_completed` is called when the handshake is complete.
 
-        Bytes written before are sent in clear first; bytes written from now on wait for the handshake.
+        Bytes written before are sent in clear first, under the same limits and deadlines as ever; bytes
+        written from now on wait in the same queue for the handshake.
         server_side: whether this side is TLS's server; None: if the connection was accepted.
         server_hostname: the host name that the peer's certificate must have; required on the client's side
             unless the context does not check it.
@@ -388,28 +388,23 @@ class Connection:
             raise UsageError("start_tls needs a connection in clear of which no direction has ended")
         server = settings.listener is not None if server_side is None else server_side
         tls = settings.make_tls(context, server, server_hostname)
-        try:
+        with Step(self._break_off):
             self._begin_handshake(tls, early, self._handshake_completed)
-        except Exception:
-            raise
-        except BaseException:
-            self._break_off()
-            raise
 
     def _begin_handshake(self, tls: Tls, early: bytes, on_established: Callable[[], None]) -> None:
         from reactor.connection.secure_channel import SecureChannel  # noqa: PLC0415 - imports ssl
 
         queue = None if self._sending is _IDLE else self._queued()
-        try:
-            ahead = b"" if queue is None else queue.take()
-        except ValueError as exc:
-            raise UsageError("start_tls has to wait until the file is sent") from exc
-        self._sock = sock = tls.secure(self._sock, self._settings.loop.time, ahead)
-        bucket, buffered = self._read_bucket(), takes_buffers(self._protocol)
-        self._set_channel(SecureChannel(sock, bucket, on_established, buffered=buffered))
-        if queue is not None:
-            self._emptied(queue)
-            self._check_low_water(queue)
+        clear_left = 0 if queue is None else queue.size
+        self._sock = sock = tls.secure(self._sock, self._settings.loop.time, clear_left)
+        before, buffered = self._channel, takes_buffers(self._protocol)
+        channel = SecureChannel(sock, before.rate or self._read_bucket(), on_established, buffered=buffered)
+        channel.throttled = before.throttled
+        self._set_channel(channel)
+        if queue is not None and clear_left and not queue.is_waiting():
+            self._flush(queue)
+            if self._state in ENDED:
+                return
         self._watch_deadlines()
         if early or not sock.ssl.server_side:
             self._go_on_with_handshake(lambda: sock.go_on(early))
@@ -420,6 +415,8 @@ class Connection:
         if self._queue is not None:
             self._queue.since = self._settings.loop.now  # nothing of it could be sent before
         self._watch_deadlines()
+        if self._state is State.WRITE_CLOSED and not self.can_write_eof():
+            self.close(reason=UsageError(_NO_HALF_CLOSE))
         if self.is_closing():
             return  # `close` was called during the handshake; the close_notify can be sent now
         completed = getattr(self._protocol, "handshake_completed", None)
@@ -444,8 +441,8 @@ class Connection:
             else:
                 if events & EVENT_WRITE:
                     self._try(sock.flush)
-                    self._watch_deadlines()  # the handshake's deadline starts when the clear bytes are sent
                     self._on_writable()  # `close` may wait for nothing else
+                    self._watch_deadlines()  # the handshake's deadline starts when the clear bytes are sent
                     self._attend()
                 if events & EVENT_READ and self._state not in ENDED:
                     self._go_on_with_handshake(sock.handshake)
@@ -459,7 +456,7 @@ class Connection:
                 self._try(sock.take_in)
                 if not sock.stalled:
                     self._on_writable()
-            if self.is_reading() and not self._channel.held:
+            if self.is_reading() and not self._channel.throttled:
                 self._receive()
         if events & EVENT_WRITE:
             self._try(sock.flush)
@@ -475,7 +472,7 @@ class Connection:
 
     def _deliver(self) -> None:
         """Deliver input that is decrypted already, which the selector does not report."""
-        while self._channel.has_input() and self.is_reading() and not self._channel.held:
+        while self._channel.has_input() and self.is_reading() and not self._channel.throttled:
             self._receive()
 
     def _go_on_with_handshake(self, step: Callable[[], bool]) -> None:
@@ -700,6 +697,9 @@ class Connection:
         queue.throttled = False
         if self._queue is queue:
             self._flush(queue)
+            if self._channel.is_busy() and self._state not in ENDED:
+                self._watch_deadlines()  # the last clear bytes before a handshake may be sent
+                self._attend()
 
     def _emptied(self, queue: SendQueue) -> None:
         if queue.rate is None:
@@ -771,14 +771,16 @@ class Connection:
     def write_eof(self) -> None:
         """Half-close: send our end of file after what was written; the peer may go on sending.
 
+        During the handshake of `start_tls` it waits for its end. If that agrees on a version before TLS 1.3,
+        what was written is sent, and the connection is closed with UsageError as the reason.
         Does nothing the second time, and when closing or closed. Raises UsageError unless `can_write_eof`.
         """
         if self._state not in WRITABLE:
             self._settings.loop.lifetime.check_process()
             return
         if not self.can_write_eof():
-            raise UsageError("this TLS connection can't end one direction alone: close it")
-        try:
+            raise UsageError(_NO_HALF_CLOSE)
+        with Step(self._break_off):
             self._move(Event.WRITE_EOF)
             if self._state is State.ENDING:
                 self._begin_close(self._settings.timeouts.close, None)
@@ -786,12 +788,12 @@ class Connection:
                 self._write_side_done(None)
             elif not (queue := self._queued()).is_waiting():
                 self._flush(queue)
-        except BaseException:
-            self._break_off()
-            raise
 
     def can_write_eof(self) -> bool:
-        """Return whether half-close is possible: always, but over TLS only since 1.3 (RFC 8446, 6.1)."""
+        """Return whether half-close is possible: always, but over TLS only since 1.3 (RFC 8446, 6.1).
+
+        During a handshake: whether the context allows TLS 1.3.
+        """
         return self._channel.can_end_one_direction()
 
     def close(self, timeout: float | None = None, *, reason: BaseException | None = None) -> None:
@@ -819,12 +821,9 @@ class Connection:
             if not self._channel.is_half_done():
                 self._fail(reason)
                 return
-        try:
+        with Step(self._break_off):
             self._move(Event.CLOSE)
             self._begin_close(self._settings.timeouts.close if timeout is None else timeout, reason)
-        except BaseException:
-            self._break_off()
-            raise
 
     def abort(self, exc: BaseException | None = None) -> None:
         """Drop what is queued and reset the connection at once; `connection_lost` is called later.
@@ -877,7 +876,7 @@ class Connection:
     def _write_side_done(self, closing: Closing | None) -> None:
         """End our direction, now that the queue is sent; then the connection, if it is closing."""
         self._sending, self._queue = _SHUT, None
-        if not self._channel.end():  # TLS's close_notify is on its way
+        if not self._channel.end(half=self._state is State.WRITE_CLOSED):  # a close_notify comes first
             queue = self._queued()
             queue.closing = closing
             self._arm(queue)
@@ -974,21 +973,17 @@ class Connection:
         If it came out of the protocol, no step was interrupted, and the connection goes on.
         """
         self._settings.loop.unsure = True
-        methods = (getattr(self._protocol, name, None) for name in _LEAVE_NOTHING_HALF_DONE)
-        handed_over = {getattr(method, "__code__", None) for method in methods}
-        at = exc.__traceback__
-        while at is not None and at.tb_frame.f_code not in handed_over:
-            at = at.tb_next
-        if at is None or self._state not in READABLE:
-            self._break_off()
+        if self._state not in READABLE or not came_out_of(self._protocol, exc):
+            self._break_off(exc)
 
-    def _break_off(self) -> None:
-        """Abort the connection: an interrupt came in the middle of a step that can't be continued."""
+    def _break_off(self, exc: BaseException | None = None) -> None:
+        """Abort the connection: `exc`, an interrupt, came in the middle of a step that can't be continued."""
         self._settings.loop.unsure = True
         if self._state is State.OPENING and self._settings.tls is None:
             self._protocol = None  # `connection_made` was not called
         if self._state not in ENDED:
-            self.abort(ConnectionAborted("an interrupt came in the middle of what it did"))
+            name = "an interrupt" if exc is None else type(exc).__name__
+            self.abort(ConnectionAborted(f"{name} came in the middle of what it did"))
 
     # Deadlines
 
@@ -1065,19 +1060,28 @@ class Connection:
     def _deadlines(self) -> Iterator[Deadline]:
         timeouts, queue = self._settings.timeouts, self._queue
         handshake = self._channel.handshake_deadline(timeouts)
+        holds_back = self._holds_back()
         if handshake is not None:
             yield handshake
         else:
             if timeouts.idle is not None:
                 message = "no byte in either direction for {:g} s"
-                yield Deadline(self._last_active, timeouts.idle, IdleTimeout, message)
-            if self._owed is not None and self._state in READABLE:
+                since = max(self._last_active, self._reading_changed)
+                if holds_back or (queue is not None and queue.throttled):
+                    since = self._settings.loop.now  # no fault of the peer: look again later
+                yield Deadline(since, timeouts.idle, IdleTimeout, message)
+            if self._owed is not None and self._state in READABLE and not holds_back:
                 yield Deadline(*self._owed, ReadTimeout, "the peer did not send what it owes within {:g} s")
             if queue is not None and queue.armed and timeouts.write is not None:
                 message = f"the peer took none of {queue.size} queued bytes for {{:g}} s"
                 yield Deadline(queue.since, timeouts.write, WriteTimeout, message)
         if queue is not None and queue.closing is not None:
             message = f"{queue.size} bytes not taken in the {{:g}} s that close gave them"
+            if queue.rate is not None and queue.throttled:
+                message = (
+                    f"{queue.size} bytes not sent in the {{:g}} s that close gave them: "
+                    f"write_rate is {queue.rate.rate}"
+                )
             if handshake is not None and not queue.size:
                 message = "the TLS handshake was not done in the {:g} s that close gave it"
             yield Deadline(queue.closing.start, queue.closing.timeout, CloseTimeout, message)
@@ -1121,7 +1125,10 @@ class Connection:
     # Flow control
 
     def pause_reading(self) -> None:
-        """Stop receiving until `resume_reading`; TCP's flow control then stops the peer."""
+        """Stop receiving until `resume_reading`; TCP's flow control then stops the peer.
+
+        Meanwhile neither `Timeouts.idle` nor `Timeouts.read` counts.
+        """
         self._stop_reading(self._reading_stopped | _PAUSED)
 
     def resume_reading(self) -> None:
@@ -1151,12 +1158,32 @@ class Connection:
     def _stop_reading(self, stopped: int) -> None:
         self._settings.loop.lifetime.check_process()
         try:
+            self._note_reading(stopped, self._channel.throttled)
             before, self._reading_stopped = self._reading_stopped, stopped
             if bool(before) is not bool(stopped) and self._state not in ENDED:
                 self._update_interest()
         except BaseException:
             self._settings.loop.unsure = True
             raise
+
+    def _holds_back(self) -> bool:
+        """Return whether this side, and not the peer, is why nothing is received."""
+        return bool(self._reading_stopped & ~_LENT) or self._channel.throttled
+
+    def _note_reading(self, stopped: int, throttled: bool) -> None:
+        """Stop the deadlines for what the peer sends, or let them go on, before reading stops or goes on.
+
+        stopped, throttled: the new values of `_reading_stopped` and of the channel.
+        """
+        will = bool(stopped & ~_LENT) or throttled
+        if self._holds_back() is will:
+            return
+        now = self._settings.loop.time()
+        if self._owed is not None and not will:
+            start, timeout = self._owed
+            self._owed = start + now - max(start, self._reading_changed), timeout
+            self._watch(*self._owed)
+        self._reading_changed = now
 
     # Facts
 
@@ -1337,6 +1364,9 @@ def recover(connection: Connection) -> None:
         return
     connection._watch_deadlines()
     connection._update_interest()
+    resumed = getattr(connection._protocol, "reading_resumed", None)
+    if resumed is not None and connection.wants_input():
+        settings.loop.scheduler.call_soon(resumed)
     queue, outbox = connection._queue, settings.loop.outbox
     unsent = connection._sending is _GATHERED if queue is None else queue.size and not queue.is_waiting()
     if outbox is not None and unsent:
@@ -1351,6 +1381,11 @@ def detach(connection: Connection) -> socket.socket:
     connection._move(Event.FORKED)
     sock: socket.socket = connection._channel.bare(connection._sock)
     return sock
+
+
+def interrupted(connection: Connection, exc: BaseException) -> None:
+    """Abort the connection, unless `exc`, an interrupt, came out of a callback that may be interrupted."""
+    connection._interrupted(exc)
 
 
 def may_end(connection: Connection) -> bool:
@@ -1383,6 +1418,11 @@ def prefix_of(connection: Connection) -> bytes | None:
 def activity(connection: Connection) -> float:
     """Return when the last byte passed in either direction, in the clock's seconds."""
     return connection._last_active
+
+
+def lend_reading(connection: Connection) -> None:
+    """Stop receiving for good: a duplicate of the socket is read elsewhere, and the deadlines go on."""
+    connection._stop_reading(_LENT)
 
 
 def note_activity(connection: Connection, now: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from reactor.connection.channel import Kind, LimitedChannel
 from reactor.connection.deadlines import Deadline
 from reactor.connection.rates import TokenBucket
-from reactor.errors import TLSHandshakeError, TLSHandshakeTimeout, WriteTimeout
+from reactor.errors import TLSHandshakeError, TLSHandshakeTimeout
 from reactor.options import Timeouts
 from reactor.tls.secure_socket import ENDED_EARLY, TLS_FACTS, SecureSocket, words_of
 
@@ -44,6 +44,8 @@ class SecureChannel(LimitedChannel):
     def interest(self, events: int) -> int:
         """Return the events that TLS needs: to read during a handshake or key update, to write its output."""
         sock = self.sock
+        if sock.clear_left:
+            return EVENT_READ | events & EVENT_WRITE
         events = super().interest(events)
         if sock.stalled or not sock.established:
             events = EVENT_READ
@@ -58,35 +60,38 @@ class SecureChannel(LimitedChannel):
         return self.sock.has_output()
 
     def may_take_more(self, offered: int, sent: int) -> bool:
-        """Return whether the kernel accepted all encrypted output, which may be of a part of `offered`."""
-        return sent == offered or not self.sock.has_output()
+        """Return whether the kernel accepted all output, which may be of a part of `offered`."""
+        return sent == offered or not (self.sock.has_output() or self.sock.clear_left)
 
     def is_busy(self) -> bool:
         """Return whether the handshake, or the receipt of a record, is incomplete."""
         return self.sock.in_record or not self.sock.established
 
     def handshake_deadline(self, timeouts: Timeouts) -> Deadline | None:
-        """Return the deadline of the handshake, or of the clear bytes before it; None once it is complete."""
+        """Return the deadline of the handshake; None before, while clear bytes are sent, and after it."""
         sock = self.sock
-        if sock.established:
+        if sock.established or sock.clear_left:
             return None
-        if not sock.clear_left:
-            return Deadline(sock.since, timeouts.handshake, TLSHandshakeTimeout, _NOT_DONE)
-        timeout = float("inf") if timeouts.write is None else timeouts.write
-        message = "the peer took none of what was written before start_tls for {:g} s"
-        return Deadline(sock.since, timeout, WriteTimeout, message)
+        return Deadline(sock.since, timeouts.handshake, TLSHandshakeTimeout, _NOT_DONE)
 
     def can_end_one_direction(self) -> bool:
-        """Return whether close_notify ends only one direction: since TLS 1.3, RFC 8446, 6.1."""
-        return self.sock.ssl.version() == "TLSv1.3"
+        """Return whether close_notify ends only one direction: since TLS 1.3, RFC 8446, 6.1.
+
+        During the handshake: whether it may agree on that version.
+        """
+        made = self.sock.ssl
+        return made.version() == "TLSv1.3" if self.sock.established else _allows_tls13(made.context)
 
     def is_half_done(self) -> bool:
         """Return whether the handshake may be complete on the peer's side, but not yet on ours."""
         return self.sock.is_half_done()
 
-    def end(self) -> bool:
-        """Send our close_notify; return whether the kernel has accepted it and all output before it."""
-        return self.sock.end()
+    def end(self, *, half: bool) -> bool:
+        """Send our close_notify; return whether the kernel has accepted it and all output before it.
+
+        half: the peer's direction stays open, so that a handshake is completed first.
+        """
+        return self.sock.end() and (self.sock.established or not half)
 
     def bare(self, sock: Any) -> Any:
         """Return the kernel socket below TLS."""
@@ -145,3 +150,8 @@ class BlockingHandshake(LimitedChannel):
     def handshake_deadline(self, timeouts: Timeouts) -> Deadline | None:
         """Return the deadline of the handshake."""
         return Deadline(self._since, timeouts.handshake, TLSHandshakeTimeout, _NOT_DONE)
+
+
+def _allows_tls13(context: ssl.SSLContext) -> bool:
+    latest = context.maximum_version in (ssl.TLSVersion.MAXIMUM_SUPPORTED, ssl.TLSVersion.TLSv1_3)
+    return latest and not context.options & ssl.OP_NO_TLSv1_3

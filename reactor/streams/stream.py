@@ -92,6 +92,9 @@ class Stream(Protocol):
         "_paused", "_reader", "_reason", "connection", "writers",
     )  # fmt: skip
 
+    # An interrupt ends a task, and would lose bytes in the lines of this class: it ends the connection.
+    _interruptible = ()
+
     connection: Connection
 
     def __init__(self, fn: Handler | None, limit: int) -> None:

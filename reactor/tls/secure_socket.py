@@ -113,13 +113,13 @@ class Tls:
             except (ValueError, ssl.SSLError) as exc:  # a UnicodeError is one too
                 raise UsageError(f"server_hostname or tls_session is not for this context: {exc}") from exc
 
-    def secure(self, sock: socket.socket, clock: Callable[[], float], ahead: bytes = b"") -> SecureSocket:
+    def secure(self, sock: socket.socket, clock: Callable[[], float], clear_left: int = 0) -> SecureSocket:
         """Return a `SecureSocket` on `sock`.
 
-        clock: returns the time, in seconds. ahead: bytes to send in clear first.
+        clock: returns the time, in seconds. clear_left: how many of the next bytes to send in clear.
         """
         made = self._wrap(self.bios.incoming, self.bios.outgoing)
-        return SecureSocket(sock, self.bios, made, clock, ahead)
+        return SecureSocket(sock, self.bios, made, clock, clear_left)
 
     def wrap_socket(self, sock: socket.socket) -> ssl.SSLSocket:
         """Return an `ssl.SSLSocket` that takes over `sock`, before its handshake.
@@ -142,8 +142,9 @@ class Tls:
 class SecureSocket:
     """TLS on a connected non-blocking socket. Its methods raise the errors of a socket, or TLSError.
 
-    ssl: OpenSSL's object. clear_left: bytes written in clear before the handshake that are not sent yet.
-    since: when the handshake began, or when the kernel last accepted some of those; in the clock's seconds.
+    ssl: OpenSSL's object. clear_left: how many of the next bytes `send` sends in clear. The output of the
+        handshake waits for them, so that an upgrade does not overtake what was written before.
+    since: when the handshake began, or when the last of those was sent; in the clock's seconds.
     established: the handshake is complete. sni: the host name that the client asks for, or None.
     stalled: OpenSSL must receive something before it sends more.
     in_record: part of a record was received.
@@ -157,7 +158,12 @@ class SecureSocket:
     )  # fmt: skip
 
     def __init__(
-        self, sock: socket.socket, bios: Bios, made: ssl.SSLObject, clock: Callable[[], float], ahead: bytes
+        self,
+        sock: socket.socket,
+        bios: Bios,
+        made: ssl.SSLObject,
+        clock: Callable[[], float],
+        clear_left: int,
     ) -> None:
         self._sock = sock
         self._bios = bios
@@ -175,9 +181,8 @@ class SecureSocket:
         self.needs_slow_path = True
         self._clear = b""  # decrypted, and not returned by `recv` yet
         self._end: TLSError | bytes | None = None  # the result of `recv` after that
-        # Output that the kernel has not accepted: encrypted, or written before the handshake.
-        self._output: bytes | memoryview = memoryview(ahead) if ahead else b""
-        self.clear_left = len(ahead)
+        self._output: bytes | memoryview = b""  # encrypted, and not accepted by the kernel
+        self.clear_left = clear_left
         self._accepted = 0  # clear bytes in `_output` that no call of `send` has reported as sent
         self._notified = False  # our close_notify was created
         self._warm = False  # OpenSSL holds a read buffer
@@ -389,6 +394,8 @@ class SecureSocket:
         if self.needs_slow_path:
             if isinstance(self._end, TLSError):
                 raise self._end
+            if self.clear_left:
+                return self._send_clear(data)
             if self._output or self._accepted or not self.established:
                 self.flush()
                 sent = self._settle()
@@ -415,6 +422,14 @@ class SecureSocket:
             self._clean_up(exc)
             raise
 
+    def _send_clear(self, data: bytes | memoryview) -> int:
+        sent = self._sock.send(data if len(data) <= self.clear_left else memoryview(data)[: self.clear_left])
+        self.clear_left -= sent
+        if not self.clear_left:
+            self.since = self._clock()
+            self._put_output()
+        return sent
+
     def _stall(self, exc: ssl.SSLError) -> int:
         if not isinstance(exc, ssl.SSLWantReadError):
             self._put_output()
@@ -434,19 +449,16 @@ class SecureSocket:
         return self.send(b"".join(taken))
 
     def has_output(self) -> bool:
-        """Return whether there is encrypted output that the kernel has not accepted."""
-        return bool(self._output)
+        """Return whether there is encrypted output to be sent now: no clear bytes come before it."""
+        return bool(self._output) and not self.clear_left
 
     def flush(self) -> None:
         """Send encrypted output, as far as the kernel accepts it."""
-        if not self._output:
+        if not self.has_output():
             return
         try:
             sent = self._sock.send(self._output)
             self._output = self._output[sent:]
-            if self.clear_left and sent:
-                self.clear_left = max(0, self.clear_left - sent)
-                self.since = self._clock()
         except (BlockingIOError, InterruptedError):
             pass
         except BaseException as exc:

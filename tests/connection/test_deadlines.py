@@ -1,5 +1,6 @@
 """Deadlines of a connection, on a clock that is moved by hand; and peers that hang up unnoticed."""
 
+import contextlib
 import socket
 import struct
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor import IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts
+from reactor import CloseTimeout, IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts
 from reactor.testing import ManualClock, Recorder
 from tests.helpers import connect, pair, spin
 
@@ -218,14 +219,141 @@ def test_hung_up_and_half_closed_costs_no_wake_ups(reactor, recorder):
 
 
 @pytest.mark.parametrize("timeouts", [Timeouts(idle=1), Timeouts(read=1)])
-def test_paused_connection_is_given_nothing_more_before_its_deadline(timed, clock, recorder, timeouts):
-    """What the kernel holds is read before a deadline ends a connection, but not while reading is paused."""
+def test_peer_is_not_blamed_while_this_side_has_paused_reading(timed, clock, recorder, timeouts):
     connection, peer = pair(timed, recorder, timeouts=timeouts)
+    let(timed, clock, 0.5)
     connection.pause_reading()
     peer.send(b"unread")
+    let(timed, clock, 100)
+    assert recorder.names == ["connection_made"]
+    connection.resume_reading()
+    let(timed, clock, 0.4)
+    assert recorder.names == ["connection_made", "data_received"]
     let(timed, clock, 1.2)
-    assert recorder.names == ["connection_made", "connection_lost"]
     assert isinstance(recorder.reason, IdleTimeout if timeouts.idle else ReadTimeout)
+    peer.close()
+
+
+class Stopping:
+    """A connection whose program stops reading now and then, and how much is left of its deadlines."""
+
+    IDLE, READ = 4, 8
+
+    def __init__(self, reactor, clock):
+        self.reactor, self.clock = reactor, clock
+        self.recorder = Recorder()
+        timeouts = Timeouts(idle=self.IDLE, read=self.READ)
+        self.connection, self.peer = pair(reactor, self.recorder, timeouts=timeouts)
+        self.stops = set()
+        self.unread = False
+        self.idle_left, self.read_left = self.IDLE, self.READ
+
+    def do(self, step):
+        stopped = bool(self.stops)
+        match step:
+            case "pause" | "hold":
+                self.stops.add(step)
+                self.connection.pause_reading() if step == "pause" else self.connection.hold_reading(True)
+            case "resume" | "release":
+                self.stops.discard("pause" if step == "resume" else "hold")
+                self.connection.resume_reading() if step == "resume" else self.connection.hold_reading(False)
+                if stopped and not self.stops:
+                    self.idle_left = self.IDLE
+            case "send":
+                self.peer.send(b"x")
+                self.unread = True
+            case "owe":
+                self.connection.set_timeouts(read=self.READ)
+                self.read_left = self.READ
+        self.reactor.run_once(0)
+        if self.unread and not self.stops:
+            self.unread = False
+            self.idle_left = self.IDLE
+
+    def wait(self, seconds):
+        let(self.reactor, self.clock, seconds)
+        if not self.stops:
+            self.idle_left -= seconds
+            self.read_left -= seconds
+
+    def check(self):
+        """Check that it is lost if a deadline has passed, and not before; return whether it is."""
+        lost = self.recorder.lost
+        if lost:
+            assert not self.stops
+            left = self.idle_left if isinstance(self.recorder.reason, IdleTimeout) else self.read_left
+            assert left <= 1e-9
+        elif not self.stops:
+            assert self.idle_left > -self.IDLE / 16 - 1e-9
+            assert self.read_left > -self.READ / 16 - 1e-9
+        return lost
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["pause", "resume", "hold", "release", "send", "owe", "wait"]),
+            st.sampled_from([0, 0.5, 1, 3.9, 4.2, 9]),
+        ),
+        max_size=30,
+    )
+)
+def test_idle_and_read_count_only_while_this_side_reads(steps):
+    """`read` goes on with what is left of it, `idle` begins anew."""
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor:
+        model = Stopping(reactor, clock)
+        with model.peer:
+            for step, seconds in steps:
+                model.do(step)
+                model.wait(seconds)
+                if model.check():
+                    return
+            model.do("resume")
+            model.do("release")
+            for _ in range(50):
+                model.wait(0.25)
+                if model.check():
+                    return
+            raise AssertionError("no deadline has ended it")
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(read=3), Timeouts(idle=0.05)])
+def test_peer_is_not_blamed_for_what_read_rate_leaves_unread(timed, clock, timeouts):
+    messages = Messages()
+    _, peer = pair(timed, messages, timeouts=timeouts, limits=Limits(read_rate=100))
+    peer.send(bytes(1500) + b"\n")
+    while not messages.received.endswith(b"\n"):
+        let(timed, clock, 0.04)
+        assert not messages.lost
+    assert clock.now > 1000 + 10
+    peer.close()
+
+
+def test_peer_is_not_idle_while_write_rate_sends_it_nothing(timed, clock, recorder):
+    connection, peer = pair(timed, recorder, timeouts=Timeouts(idle=0.5), limits=Limits(write_rate=1))
+    connection.write(b"12345")
+    received = b""
+    while received != b"12345":
+        let(timed, clock, 0.1)
+        assert not recorder.lost
+        with contextlib.suppress(BlockingIOError):
+            received += peer.recv(100)
+    let(timed, clock, 0.6)
+    assert isinstance(recorder.reason, IdleTimeout)
+    peer.close()
+
+
+def test_close_timeout_is_a_bound_for_what_write_rate_holds_back_too(timed, clock, recorder):
+    connection, peer = pair(timed, recorder, timeouts=Timeouts(close=8), limits=Limits(write_rate=100))
+    connection.write(bytes(10_000))
+    connection.close()
+    while not recorder.lost:
+        let(timed, clock, 0.1)
+        assert clock.now < 1000 + 9
+    assert isinstance(recorder.reason, CloseTimeout)
+    left = 10_000 - len(peer.recv(10_000))
+    assert str(recorder.reason) == f"{left} bytes not sent in the 8 s that close gave them: write_rate is 100"
     peer.close()
 
 

@@ -100,6 +100,8 @@ class _Model:
         self.finished = False
         self.breaks = False
         self.paused = False
+        self.stopped_at: float | None = None  # when this side stopped reading
+        self.resumed_at = -math.inf
         self.should_be_gone = False
 
     def check(self, holds: object, what: str) -> None:
@@ -144,8 +146,8 @@ class _Model:
         if self.random.random() < self.policy.meddling:
             self.world.meddle(self.random)
         if self.random.random() < self.policy.nap:
-            self.connection.pause_reading()
-            self.later(self.random.uniform(0.0, 5.0), self.connection.resume_reading)
+            self.stop_reading()
+            self.later(self.random.uniform(0.0, 5.0), self.resume_reading)
 
     def eof_received(self) -> bool:
         self.told("eof_received")
@@ -166,7 +168,7 @@ class _Model:
         high = self.connection.get_write_buffer_limits()[1]
         self.check(self.connection.get_write_buffer_size() > high, "paused below the high-water mark")
         if self.policy.obedient:
-            self.connection.pause_reading()
+            self.stop_reading()
 
     def resume_writing(self) -> None:
         self.told("resume_writing")
@@ -175,7 +177,7 @@ class _Model:
         low = self.connection.get_write_buffer_limits()[0]
         self.check(self.connection.get_write_buffer_size() <= low, "resumed above the low-water mark")
         if self.policy.obedient:
-            self.connection.resume_reading()
+            self.resume_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.told("connection_lost", type(exc).__name__)
@@ -187,9 +189,9 @@ class _Model:
         self.world.reasons[type(exc)] += 1
         self.check_rate(self.end.sent, self.door.limits.write_rate)
         if isinstance(exc, IdleTimeout):
-            self.check_deadline(self.last_active(), self.idle)
+            self.check_peer_deadline(self.last_active(), self.idle)
         elif isinstance(exc, ReadTimeout):
-            self.check_deadline(*self.owed)
+            self.check_peer_deadline(*self.owed)
         elif isinstance(exc, WriteTimeout):
             self.check_not_early(self.end.sent_at, self.door.timeouts.write)
         elif isinstance(exc, CloseTimeout):
@@ -208,11 +210,36 @@ class _Model:
     # Deadlines
 
     def last_active(self) -> float:
-        return max(self.made_at, self.end.active)
+        return max(self.made_at, self.end.active, self.resumed_at)
+
+    def stop_reading(self) -> None:
+        if self.stopped_at is None:
+            self.stopped_at = self.world.clock.now
+        self.connection.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self.stopped_at is not None:
+            self.resumed_at = self.world.clock.now
+            if self.owed is not None:
+                start, seconds = self.owed
+                self.owed = start + self.resumed_at - max(start, self.stopped_at), seconds
+            self.stopped_at = None
+        self.connection.resume_reading()
 
     def check_deadline(self, since: float, seconds: float) -> None:
         self.check_not_early(since, seconds)
         self.check_not_late(since, seconds)
+
+    def check_peer_deadline(self, since: float, seconds: float) -> None:
+        """Check a deadline that does not count while this side has stopped reading."""
+        self.check(self.stopped_at is None, "the peer is blamed while reading is stopped")
+        self.check_not_early(since, seconds)
+        self.check_peer_not_late(since, seconds)
+
+    def check_peer_not_late(self, since: float, seconds: float | None) -> None:
+        limits = self.door.limits
+        if self.stopped_at is None and limits.read_rate is None and limits.write_rate is None:
+            self.check_not_late(since, seconds)
 
     def check_not_early(self, since: float, seconds: float) -> None:
         late = self.world.clock.now - since
@@ -225,11 +252,11 @@ class _Model:
 
     def check_deadlines(self) -> None:
         """Check that no deadline has passed."""
-        self.check_not_late(self.last_active(), self.idle)
+        self.check_peer_not_late(self.last_active(), self.idle)
         self.check_not_late(self.closing_at, self.close_timeout)
         self.check_not_late(self.world.drained_at, self.world.drain_timeout)
         if self.owed is not None and not self.at_eof and math.isinf(self.closing_at):
-            self.check_not_late(*self.owed)
+            self.check_peer_not_late(*self.owed)
         queued = self.connection.get_write_buffer_size()
         if queued and self.door.limits.write_rate is None:
             self.check_not_late(max(self.end.sent_at, self.written_at), self.door.timeouts.write)
