@@ -46,6 +46,7 @@ from reactor.listening.listener import (
     TLSErrorHandler,
     begin_draining,
     detach_listener,
+    has_ended,
     recover_listener,
     set_no_delay,
 )
@@ -232,7 +233,7 @@ class Reactor(ContextExit):
         """
         timeout = seconds("timeout", timeout, zero=True)
         check_callable("on_done", on_done, optional=True)
-        self._scheduler.call_soon_threadsafe(self._drain, timeout, on_done)
+        self._scheduler.post_notice_threadsafe(self._drain, timeout, on_done)
 
     def close(self) -> None:
         """Close every descriptor and end every connection; a reactor that is running is stopped first.
@@ -455,7 +456,7 @@ class Reactor(ContextExit):
             on_tls_error=on_tls_error,
             on_open=self._connection_opened,
         )
-        self._listeners = [*self.listeners(), listener]
+        self._listeners = [*(known for known in self._listeners if not has_ended(known)), listener]
         return listener
 
     def connect(
@@ -650,7 +651,7 @@ class Reactor(ContextExit):
     # Draining
 
     def _drain(self, timeout: float, on_done: Callable[[Drained], object] | None) -> None:
-        if self._drain_on is not None:
+        if self._drain_on is not None or self._loop.lifetime.closing:
             return
         for connector in self._connectors:
             cancel_for_drain(connector)
@@ -662,7 +663,8 @@ class Reactor(ContextExit):
             count_connections=lambda: sum(1 for _ in self._open_sockets()),
             is_listening=lambda: bool(self.listeners()),
             stop_listening=self._stop_listening,
-            on_done=lambda report: self._drained(report, on_done),
+            on_done=on_done or _log_drained,
+            on_end=self._drained,
         )
         for listener in self.listeners():
             begin_draining(listener, self._drain_on)
@@ -671,13 +673,9 @@ class Reactor(ContextExit):
         for listener in self.listeners():
             listener.close()
 
-    def _drained(self, report: Drained, on_done: Callable[[Drained], object] | None) -> None:
+    def _drained(self) -> None:
         self._drain_on = None
         self.stop()
-        if on_done is None:
-            logging.getLogger("reactor").info("drained: %s", report)
-        else:
-            on_done(report)
 
     def _connection_opened(self) -> None:
         if self._drain_on is not None:
@@ -716,7 +714,7 @@ class Reactor(ContextExit):
         for connector in self._connectors:
             recover_connector(connector)
         open_ = Counter(self._open_sockets())
-        for listener in self.listeners():
+        for listener in self._listeners:  # closed ones too: their connections are counted, and may be drained
             own = {prefix: n for (owner, prefix), n in open_.items() if owner is listener}
             recover_listener(listener, Counter(own))
         if self._drain_on is not None:
@@ -732,6 +730,10 @@ class Reactor(ContextExit):
         for listener in self.listeners():
             sockets += detach_listener(listener)
         self._inherited = sockets
+
+
+def _log_drained(report: Drained) -> None:
+    logging.getLogger("reactor").info("drained: %s", report)
 
 
 def _check_common(

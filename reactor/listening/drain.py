@@ -54,7 +54,7 @@ class Drain:
         has not been called.
     is_listening: returns whether connections can still be accepted.
     stop_listening: called when the time is up.
-    on_done: called with the report.
+    on_done: called with the report, once. on_end: called before that; after an interrupt in it, again.
     """
 
     # What it drains.
@@ -66,6 +66,7 @@ class Drain:
     _is_listening: Callable[[], bool]
     _stop_listening: Callable[[], object]
     _on_done: Callable[[Drained], object]
+    _on_end: Callable[[], object] = attrs.field(default=lambda: None)
 
     # The connections that it waits for, and what became of the others.
     _open: int = attrs.field(init=False)
@@ -125,10 +126,26 @@ class Drain:
             self._next.cancel()
             self._next = self._loop.scheduler.call_soon(self.finish_if_empty)
             return
-        self.cancel()
         finished = self._clean - self._idle
         report = Drained(idle=self._idle, finished=finished, failed=self._failed, aborted=self._aborted)
-        self._loop.scheduler.call(self._on_done, report)
+        self._report(report)
+
+    def _report(self, report: Drained) -> None:
+        """Call `on_done`, if that was not done before."""
+        if self._done:
+            return
+        called = None
+        try:
+            self.cancel()
+            self._on_end()
+            self._on_done(called := report)
+        except Exception as exc:
+            self._loop.scheduler.report(exc, getattr(self._on_done, "__qualname__", repr(self._on_done)))
+        except BaseException:
+            if called is None:
+                self._done = False
+                self._loop.scheduler.post_notice(self._report, report)
+            raise
 
     def cancel(self) -> None:
         """Close nothing more, and report nothing."""

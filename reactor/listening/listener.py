@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
 
 __all__ = [
     "AcceptErrorHandler", "Listener", "TLSErrorHandler", "begin_draining", "detach_listener",
-    "recover_listener", "set_no_delay",
+    "has_ended", "recover_listener", "set_no_delay",
 ]  # fmt: skip
 
 #: Called with the error of a TLS handshake that failed.
@@ -452,6 +452,12 @@ def set_no_delay(sock: socket.socket) -> None:
 def begin_draining(listener: Listener, drain: Drain) -> None:
     """Accept what is in the accept queue for `drain`, and close each listening socket once that is empty."""
     listener._begin_draining(drain)
+
+
+def has_ended(listener: Listener) -> bool:
+    """Return whether it is closed, has no connection left, and is not being drained."""
+    drain = listener._drain
+    return listener.is_closed() and not listener.connections and (drain is None or drain.is_done())
 
 
 def recover_listener(listener: Listener, open_: Counter[bytes | None]) -> None:

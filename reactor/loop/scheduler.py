@@ -101,6 +101,13 @@ class Scheduler:
         if self.on_added is not None:
             self.on_added()
 
+    def post_notice_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
+        """As `post_notice`, from any thread or signal handler; ends the loop's wait.
+
+        Raises UsageError if the loop is closed.
+        """
+        self._post(_Notice(callback, args))
+
     def notices_due(self) -> list[tuple[Callable[..., object], tuple[Any, ...]]]:
         """Return the callbacks, with their arguments, of the notices that have been posted and not run."""
         handles = [handle for handle in list(self.ready) if isinstance(handle, _Notice)]
