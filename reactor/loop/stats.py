@@ -54,6 +54,7 @@ class Stats:
     """A snapshot of a reactor's counts since it was made, and of what it holds now. Made by `Reactor.stats`.
 
     accepted: connections that listeners took in. connected: those of `connect` and `adopt`.
+    taken_over: connections that another process has handed over, as `reactor.deploy.take_over` does.
     refused: newcomers that were closed at once, by reason: "max_connections", "max_per_ip",
         "descriptors" (there were none left).
     closed: connections that ended, by reason: "clean", or the error's name, as "ECONNRESET".
@@ -75,6 +76,7 @@ class Stats:
 
     accepted: int
     connected: int
+    taken_over: int
     refused: Mapping[str, int]
     closed: Mapping[str, int]
     bytes_received: int
@@ -96,6 +98,7 @@ class Counters:
 
     accepted: int = 0
     connected: int = 0
+    taken_over: int = 0
     refused: Counter[str] = attrs.field(factory=Counter)
     closed: Counter[str] = attrs.field(factory=Counter)
     dropped_writes: int = 0
