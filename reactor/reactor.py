@@ -598,7 +598,7 @@ class Reactor(ContextExit):
             reactor=self,
             limits=limits or Limits(),
             timeouts=timeouts or Timeouts(),
-            monitor=self._monitor,
+            deadline_monitor=self._monitor,
             origin=origin,
             listener=None,
             on_gone=self._connection_ended,

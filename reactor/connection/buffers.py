@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from itertools import islice, takewhile
 from typing import IO, cast
 
-__all__ = ["PIECES_PER_SEND", "PIECE_OVERHEAD", "FilePart", "OutboundBuffer"]
+__all__ = ["PIECES_PER_SEND", "PIECE_OVERHEAD", "FilePart", "OutboundBuffer", "frozen"]
 
 #: Pieces per sendmsg(2). POSIX guarantees 16, Linux accepts 1024 (IOV_MAX); above 64 building the vector
 #: costs more than the system call saves.
@@ -152,6 +152,15 @@ class OutboundBuffer:
             self._files -= 1
             with contextlib.suppress(OSError):  # it was only read: nothing can be lost
                 piece.file.close()
+
+
+def frozen(piece: bytes | bytearray | memoryview) -> bytes:
+    """Return `piece` as bytes, copied if it can be changed. Raises TypeError if it is not bytes-like."""
+    if type(piece) is bytes:
+        return piece
+    if isinstance(piece, (bytes, bytearray, memoryview)):
+        return bytes(piece)
+    raise TypeError(f"write takes bytes, bytearray or memoryview, not {type(piece).__name__}")
 
 
 def _join(run: list[bytes]) -> list[bytes]:

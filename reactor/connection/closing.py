@@ -124,7 +124,7 @@ class Linger:
         self._bucket: Bucket | None = None
         self._due = round_up(start + timeout, timeout)
         settings.loop.registry.replace(sock.fileno(), Linger.on_event, self)
-        self._bucket = settings.monitor.add(self, None, self._due)
+        self._bucket = settings.deadline_monitor.add(self, None, self._due)
 
     @property
     def listener(self) -> Any:
@@ -164,13 +164,13 @@ class Linger:
         if self._sock.fileno() < 0:
             return
         release(self._settings.loop, self._sock)
-        self._settings.monitor.discard(self, self._bucket)
+        self._settings.deadline_monitor.discard(self, self._bucket)
         self._settings.on_gone(self.prefix, None)
 
     def recover(self) -> None:
         """Watch the timeout again after an interrupt anywhere; close the socket if it came within `close`."""
         if self._settings.loop.registry.interest(self._sock.fileno()):
-            self._bucket = self._settings.monitor.add(self, self._bucket, self._due)
+            self._bucket = self._settings.deadline_monitor.add(self, self._bucket, self._due)
         else:
             self.close()
 

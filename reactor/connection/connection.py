@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import attrs
 
 from reactor.address import Address, client_prefix, pack_sockaddr, unpack_sockaddr
-from reactor.connection.buffers import PIECE_OVERHEAD, FilePart
+from reactor.connection.buffers import PIECE_OVERHEAD, FilePart, frozen
 from reactor.connection.channel import CLEAR, RECV_SIZE, Channel, Kind, LimitedChannel
 from reactor.connection.closing import (
     Linger,
@@ -33,11 +33,10 @@ from reactor.connection.interface import AnyProtocol, check_protocol, takes_buff
 from reactor.connection.interrupts import Step, came_out_of
 from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE, Closing, Sending, SendQueue
-from reactor.connection.sendfile import FileEnded
+from reactor.connection.sendfile import FileEnded, part_of
 from reactor.connection.settings import Settings
 from reactor.connection.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
 from reactor.errors import (
-    CloseTimeout,
     ConnectionAborted,
     IdleTimeout,
     Incomplete,
@@ -47,7 +46,6 @@ from reactor.errors import (
     TLSHandshakeTimeout,
     TLSTruncated,
     UsageError,
-    WriteTimeout,
     cause_of,
 )
 from reactor.loop.loop import Loop
@@ -564,7 +562,7 @@ class Connection:
 
     def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> bool:
         """Send the pieces in order, by one system call if the kernel accepts them all; else as `write`."""
-        return self._add([_frozen(piece) for piece in pieces])
+        return self._add([frozen(piece) for piece in pieces])
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> bool:
         """Send bytes of `file` after everything that was written before, without reading them into memory.
@@ -577,12 +575,9 @@ class Connection:
         aborted. Raises ValueError if it is shorter now, UsageError after `write_eof`; then the caller keeps
         the file. See sendfile(2).
         """
-        size = os.fstat(file.fileno()).st_size
-        wanted = max(0, size - offset) if count is None else count
-        if offset < 0 or wanted < 0 or offset + wanted > size:
-            raise ValueError(f"the file has {size} bytes, and not {wanted} from {offset} on")
-        accepted = self._add([FilePart(file, offset, wanted)])
-        if not wanted or self._state not in WRITABLE:
+        part = part_of(file, offset, count)
+        accepted = self._add([part])
+        if not len(part) or self._state not in WRITABLE:
             file.close()
         return accepted
 
@@ -590,7 +585,8 @@ class Connection:
         if self._state not in WRITABLE:
             if self._state is State.WRITE_CLOSED:
                 raise UsageError("write after write_eof: our direction has ended")
-            self._drop(sum(map(len, pieces)))
+            self._settings.loop.lifetime.check_process()
+            self._settings.loop.counters.dropped_writes += 1
             return False
         if not any(map(len, pieces)):
             return self._check_high_water()
@@ -605,19 +601,14 @@ class Connection:
             queue.join_small()
         else:
             outbox = self._settings.loop.outbox
-            held = queue.size + PIECE_OVERHEAD * len(queue.pieces)
-            room = min(GATHER_QUEUE, limits.high_water) - held
+            memory = queue.size + PIECE_OVERHEAD * len(queue.pieces)
+            room = min(GATHER_QUEUE, limits.high_water) - memory
             if outbox is None or room < 0:
                 self._flush(queue)
             else:
                 queue.room = room
                 outbox.append(self)
         return self._check_high_water()
-
-    def _drop(self, nbytes: int) -> None:
-        loop = self._settings.loop
-        loop.lifetime.check_process()
-        loop.counters.dropped_writes += 1
 
     def _queued(self) -> SendQueue:
         """Return the send queue; if there is none, a new one with the gathered piece."""
@@ -867,7 +858,9 @@ class Connection:
         else:
             queue = self._queued()
             queue.closing = closing
-            if not queue.is_waiting():
+            if not queue.size:
+                self._emptied(queue)
+            elif not queue.is_waiting():
                 self._flush(queue)
         if self._state in CLOSES:
             self._update_interest()
@@ -926,7 +919,7 @@ class Connection:
             self._queue.drop()
         self._queue, self._piece, self._sending = None, b"", _SHUT
         self._move(Event.CUT)
-        self._settings.monitor.discard(self, self._bucket)
+        self._settings.deadline_monitor.discard(self, self._bucket)
         self._settings.loop.counters.closed[cause_of(reason)] += 1
 
     def _notify_lost(self, reason: BaseException | None, closed: bool) -> None:
@@ -958,7 +951,7 @@ class Connection:
         loop = self._settings.loop
         if self._state not in ENDED:
             self._teardown(reason)
-        self._settings.monitor.discard(self, self._bucket)
+        self._settings.deadline_monitor.discard(self, self._bucket)
         lingers = isinstance(loop.registry.owner_of(self._sock.fileno()), Linger)
         if not lingers:
             release(loop, self._sock)
@@ -1034,7 +1027,7 @@ class Connection:
 
     def _watch_at(self, when: float) -> None:
         if self._state not in ENDED:
-            self._bucket = self._settings.monitor.add(self, self._bucket, when)
+            self._bucket = self._settings.deadline_monitor.add(self, self._bucket, when)
 
     def _watch_deadlines(self) -> None:
         for start, timeout, _, _ in self._deadlines():
@@ -1043,11 +1036,11 @@ class Connection:
     def _check_deadlines(self, now: float) -> None:
         if self._is_unwatched():
             self._check_error()
-        lag_since = self._settings.loop.tick_times.longest_since
-        passed, again = first_passed(self._deadlines(), now, lag_since)
+        longest_tick_since = self._settings.loop.tick_times.longest_since
+        passed, again = first_passed(self._deadlines(), now, longest_tick_since)
         if passed is not None:
             self._look_once_more()
-            passed, again = first_passed(self._deadlines(), now, lag_since)
+            passed, again = first_passed(self._deadlines(), now, longest_tick_since)
         if self._state in ENDED:
             return
         if passed is not None:
@@ -1060,31 +1053,23 @@ class Connection:
     def _deadlines(self) -> Iterator[Deadline]:
         timeouts, queue = self._settings.timeouts, self._queue
         handshake = self._channel.handshake_deadline(timeouts)
-        holds_back = self._holds_back()
         if handshake is not None:
             yield handshake
         else:
             if timeouts.idle is not None:
                 message = "no byte in either direction for {:g} s"
-                since = max(self._last_active, self._reading_changed)
-                if holds_back or (queue is not None and queue.throttled):
-                    since = self._settings.loop.now  # no fault of the peer: look again later
-                yield Deadline(since, timeouts.idle, IdleTimeout, message)
-            if self._owed is not None and self._state in READABLE and not holds_back:
+                yield Deadline(self._idle_since(), timeouts.idle, IdleTimeout, message)
+            if self._owed is not None and self._state in READABLE and not self._holds_back():
                 yield Deadline(*self._owed, ReadTimeout, "the peer did not send what it owes within {:g} s")
             if queue is not None and queue.armed and timeouts.write is not None:
-                message = f"the peer took none of {queue.size} queued bytes for {{:g}} s"
-                yield Deadline(queue.since, timeouts.write, WriteTimeout, message)
+                yield queue.write_deadline(timeouts.write)
         if queue is not None and queue.closing is not None:
-            message = f"{queue.size} bytes not taken in the {{:g}} s that close gave them"
-            if queue.rate is not None and queue.throttled:
-                message = (
-                    f"{queue.size} bytes not sent in the {{:g}} s that close gave them: "
-                    f"write_rate is {queue.rate.rate}"
-                )
-            if handshake is not None and not queue.size:
-                message = "the TLS handshake was not done in the {:g} s that close gave it"
-            yield Deadline(queue.closing.start, queue.closing.timeout, CloseTimeout, message)
+            yield queue.close_deadline(queue.closing, in_handshake=handshake is not None)
+
+    def _idle_since(self) -> float:
+        if self._holds_back() or (self._queue is not None and self._queue.throttled):
+            return self._settings.loop.now  # no fault of the peer: it is looked at again later
+        return max(self._last_active, self._reading_changed)
 
     def _look_once_more(self) -> None:
         """Receive what the kernel holds, and send what is queued, before a deadline ends the connection.
@@ -1253,14 +1238,6 @@ _EVENT_METHODS = {
     Kind.SECURE: Connection._on_secure_event,
     Kind.BLOCKING_HANDSHAKE: Connection._on_blocking_handshake,
 }
-
-
-def _frozen(piece: bytes | bytearray | memoryview) -> bytes:
-    if type(piece) is bytes:
-        return piece
-    if isinstance(piece, (bytes, bytearray, memoryview)):
-        return bytes(piece)
-    raise TypeError(f"write takes bytes, bytearray or memoryview, not {type(piece).__name__}")
 
 
 # For the loop

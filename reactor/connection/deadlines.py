@@ -32,18 +32,19 @@ class Deadline(NamedTuple):
 
 
 def first_passed(
-    deadlines: Iterable[Deadline], now: float, lag_since: Callable[[float], float]
+    deadlines: Iterable[Deadline], now: float, longest_tick_since: Callable[[float], float]
 ) -> tuple[Exception | None, float]:
     """Return the error of a deadline that has passed at `now`, or None, and when to look again.
 
-    lag_since: returns by how many seconds a timestamp since `start` may be too early, because all events
-        of a tick have the time of its start. A deadline is extended by as much, so that it never fires early.
+    longest_tick_since: returns the seconds that the longest tick since `start` took. A timestamp may be too
+        early by as much, because all events of a tick have the time of its start; a deadline is extended by
+        it, so that it never fires early.
     """
     again = math.inf
     for start, timeout, error, message in deadlines:
         due = start + timeout
         if due <= now:
-            due += lag_since(start)
+            due += longest_tick_since(start)
         if due <= now:
             return error(message.format(timeout)), now
         again = min(again, round_up(due, timeout))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from reactor.connection.buffers import FilePart
 from reactor.connection.connection import Connection
 from reactor.loop.log import caller
 
@@ -41,6 +42,11 @@ class DebugConnection(Connection):
     set_protocol = _checked(Connection.set_protocol)
     set_timeouts = _checked(Connection.set_timeouts)
 
-    def _drop(self, nbytes: int) -> None:
-        super()._drop(nbytes)
-        log.warning("%d bytes written to %s after its end, at %s", nbytes, self, caller())
+    def _add(self, pieces: Sequence[bytes | FilePart]) -> bool:
+        counters = self._settings.loop.counters
+        before = counters.dropped_writes
+        accepted = super()._add(pieces)
+        if counters.dropped_writes != before:
+            nbytes = sum(map(len, pieces))
+            log.warning("%d bytes written to %s after its end, at %s", nbytes, self, caller())
+        return accepted

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 from reactor.connection.buffers import OutboundBuffer
 from reactor.connection.channel import Channel
+from reactor.connection.deadlines import Deadline
 from reactor.connection.rates import TokenBucket
 from reactor.connection.sendfile import send_part
+from reactor.errors import CloseTimeout, WriteTimeout
 
 __all__ = ["GATHER_LIMIT", "GATHER_QUEUE", "Closing", "SendQueue", "Sending"]
 
@@ -79,6 +81,21 @@ class SendQueue(OutboundBuffer):
     def is_waiting(self) -> bool:
         """Return whether an event or a timer will resume sending, so that nothing is to be sent now."""
         return self.armed or self.throttled
+
+    def write_deadline(self, timeout: float) -> Deadline:
+        """Return the deadline for the peer to take something. timeout: in seconds."""
+        message = f"the peer took none of {self.size} queued bytes for {{:g}} s"
+        return Deadline(self.since, timeout, WriteTimeout, message)
+
+    def close_deadline(self, closing: Closing, *, in_handshake: bool) -> Deadline:
+        """Return the deadline of `closing`, a call of `close`."""
+        message = f"{self.size} bytes not taken in the {{:g}} s that close gave them"
+        if in_handshake and not self.size:
+            message = "the TLS handshake was not done in the {:g} s that close gave it"
+        elif self.rate is not None and self.throttled:
+            sent = f"{self.size} bytes not sent in the {{:g}} s that close gave them"
+            message = f"{sent}: write_rate is {self.rate.rate}"
+        return Deadline(closing.start, closing.timeout, CloseTimeout, message)
 
     def offer(self, sock: Any, channel: Channel, now: float) -> None:
         """Send until the kernel accepts no more, or `FLUSH_LIMIT` bytes were sent.

@@ -6,7 +6,9 @@ import errno
 import os
 from typing import IO, Any
 
-__all__ = ["FileEnded", "send_part"]
+from reactor.connection.buffers import FilePart
+
+__all__ = ["FileEnded", "part_of", "send_part"]
 
 #: Bytes of a file sent per call, so that no connection starves the others; fewer where the file is read.
 _CHUNK = 256 * 1024
@@ -18,6 +20,18 @@ _UNFIT = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 class FileEnded(OSError):
     """A file ended before all of it was sent: EIO."""
+
+
+def part_of(file: IO[bytes], offset: int, count: int | None) -> FilePart:
+    """Return `count` bytes of `file` from `offset` on, to be queued; None: all up to the end.
+
+    Raises ValueError if the file is shorter, or one of them negative.
+    """
+    size = os.fstat(file.fileno()).st_size
+    wanted = max(0, size - offset) if count is None else count
+    if offset < 0 or wanted < 0 or offset + wanted > size:
+        raise ValueError(f"the file has {size} bytes, and not {wanted} from {offset} on")
+    return FilePart(file, offset, wanted)
 
 
 def send_part(sock: Any, file: IO[bytes], offset: int, size: int, limit: int | None) -> int:

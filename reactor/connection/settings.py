@@ -23,7 +23,7 @@ class Settings:
 
     loop: the loop that drives them. reactor: the `Reactor` that has the loop.
     limits, timeouts: the user's options.
-    monitor: the deadline monitor that ends them when a deadline passes.
+    deadline_monitor: ends them when a deadline passes.
     origin: their origin as text, for messages. listener: the listener that accepted them, or None.
     on_gone: called as `on_gone(prefix, reason)` when a connection's descriptor was closed, with the client
         prefix of its peer.
@@ -36,7 +36,7 @@ class Settings:
     reactor: Any
     limits: Limits
     timeouts: Timeouts
-    monitor: DeadlineMonitor
+    deadline_monitor: DeadlineMonitor
     origin: str
     listener: Any
     on_gone: Callable[[bytes | None, BaseException | None], object]

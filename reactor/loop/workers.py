@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from queue import Empty, SimpleQueue
 
@@ -41,7 +42,7 @@ class Workers:
         self._threads: set[threading.Thread] = set()
         self._ending = 0  # threads that `close` has asked to end
         self._numbers = count(1)
-        self._unfinished = 0
+        self._unfinished: set[Work] = set()
         self._start_failed = False
 
     def submit(self, work: Work) -> None:
@@ -52,14 +53,15 @@ class Workers:
         """
         with self._lock:
             available = len(self._threads) - self._ending
-            if self._unfinished >= available < self._limit:
+            if len(self._unfinished) >= available < self._limit:
                 self._start(available)
-            self._unfinished += 1
-            self._queue.put(work)
+            job = partial(work)  # one object for each call
+            self._queue.put(job)
+            self._unfinished.add(job)  # after that: what an interrupt leaves uncounted is done nevertheless
 
     def unfinished(self) -> int:
         """Return how much was submitted and is not done. From any thread."""
-        return self._unfinished
+        return len(self._unfinished)
 
     def threads(self) -> list[threading.Thread]:
         """Return the threads that are there, at work or waiting for it. From any thread."""
@@ -73,9 +75,9 @@ class Workers:
         """
         with self._lock:
             threads = tuple(self._threads)
-            for _ in range(len(threads) - self._ending):
+            asked, self._ending = len(threads) - self._ending, len(threads)
+            for _ in range(asked):
                 self._queue.put(None)
-            self._ending = len(threads)
         for thread in threads:
             thread.join(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         return not any(thread.is_alive() for thread in threads)
@@ -84,8 +86,8 @@ class Workers:
         thread = threading.Thread(
             target=self._run, name=f"{self._name}-{next(self._numbers)}", daemon=self._daemon
         )
-        self._threads.add(thread)
         try:
+            self._threads.add(thread)
             thread.start()
         except BaseException as exc:
             self._threads.discard(thread)
@@ -99,6 +101,8 @@ class Workers:
             self._start_failed = False
 
     def _run(self) -> None:
+        with self._lock:
+            self._threads.add(threading.current_thread())  # again, if an interrupt came when it had started
         while (work := self._next()) is not None:
             try:
                 work()
@@ -106,7 +110,7 @@ class Workers:
                 _tell_excepthook(exc)
             finally:
                 with self._lock:
-                    self._unfinished -= 1
+                    self._unfinished.discard(work)
                 self._on_done()
             del work  # what it refers to is not kept until the next comes
 
@@ -118,7 +122,7 @@ class Workers:
             except Empty:
                 with self._lock:  # under which `submit` and `close` put something
                     if self._queue.empty():
-                        self._threads.discard(threading.current_thread())
+                        self._leave()
                         return None
             else:
                 return self._end_or_go_on() if work is None else work
@@ -134,8 +138,12 @@ class Workers:
                 self._queue.put(None)  # behind the work; or it is what another thread has to take
             if work is None:
                 self._ending -= 1
-                self._threads.discard(threading.current_thread())
+                self._leave()
             return work
+
+    def _leave(self) -> None:
+        self._threads.discard(threading.current_thread())
+        self._ending = min(self._ending, len(self._threads))  # `close` may have been interrupted
 
 
 def _tell_excepthook(exc: BaseException) -> None:

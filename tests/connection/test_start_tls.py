@@ -335,7 +335,7 @@ def test_write_eof_in_a_handshake_waits_for_its_end(
             connection.write_eof()
             with pytest.raises(UsageError, match="write after write_eof"):
                 connection.write(b"too late")
-        else:
+        else:  # it is agreed on already
             assert version is ssl.TLSVersion.TLSv1_2
             with pytest.raises(UsageError, match="can't end one direction alone"):
                 connection.write_eof()
@@ -343,7 +343,7 @@ def test_write_eof_in_a_handshake_waits_for_its_end(
         if closes:
             connection.close()
         spin(reactor, lambda: turn() and len(peer.received) == later and peer.ended, wait=0)
-        assert peer.ended == "close_notify"
+        assert peer.ended == "close_notify" or (closes and not later)  # then the handshake is broken off
         assert peer.in_clear == b"c" * clear
         if version is ssl.TLSVersion.TLSv1_3 and not closes:
             peer.write(b"more")

@@ -8,6 +8,7 @@ import pytest
 
 from reactor.loop.workers import Workers
 from tests.helpers import DEADLINE
+from tests.tracing import failures
 
 
 def test_work_is_done_in_order_by_one_thread():
@@ -181,3 +182,35 @@ def test_it_may_be_closed_again_and_used_again():
         assert done.wait(DEADLINE)
         assert workers.close(DEADLINE)
     assert workers.threads() == []
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_interrupt_in_submit_or_close_costs_neither_a_count_nor_a_thread(limit):
+    """What was submitted before and after is done once, and in that call once or not at all."""
+
+    def scenario(tracer):
+        done = []
+        gate = threading.Event()
+        workers = Workers(limit, "walk", daemon=True)
+        tracer.run(workers.submit, lambda: gate.wait(DEADLINE))
+        for number in range(5):
+            tracer.run(workers.submit, lambda number=number: done.append(number))
+        gate.set()
+        tracer.run(workers.close, DEADLINE)
+        again = threading.Event()
+        workers.submit(again.set)
+        assert again.wait(DEADLINE)
+        assert workers.close(DEADLINE)
+        assert workers.unfinished() == 0
+        assert workers.threads() == []
+        assert sorted(set(done)) == sorted(done)
+        assert len(done) >= 5 - tracer.done
+        gates = [threading.Event() for _ in range(limit)]
+        for each in gates:  # the limit is as it was: all of them at once
+            workers.submit(lambda each=each: (each.set(), all(gate.wait(DEADLINE) for gate in gates)))
+        assert all(each.wait(DEADLINE) for each in gates)
+        assert len(workers.threads()) == limit
+        assert workers.close(DEADLINE)
+
+    failed = failures(scenario, times=3)
+    assert not failed, "\n".join(failed)
