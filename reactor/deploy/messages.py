@@ -23,8 +23,8 @@ __all__ = ["Messages"]
 
 _PREFIX = Struct("!IQ?")
 
-# Bytes, and those of descriptors, received per call, and calls per event. socket.recv_fds is not used: in Python
-# 3.11 it ignores its flags, so that programs which this process starts would inherit the descriptors.
+# Bytes, and those of descriptors, received per call, and calls per event. socket.recv_fds is not used: in
+# Python 3.11 it ignores its flags, and programs that this process starts would inherit the descriptors.
 _RECV_SIZE = 64 * 1024
 _ANCILLARY = socket.CMSG_SPACE(8 * array("i").itemsize)
 _RECEIVES = 16
