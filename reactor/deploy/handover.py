@@ -51,7 +51,7 @@ from reactor.connection.handover import (
 )
 from reactor.connection.state import State
 from reactor.deploy.messages import Messages
-from reactor.errors import HandoverError
+from reactor.errors import HandoverError, UsageError
 from reactor.listening.listener import (
     Listener,
     admit_taken_over,
@@ -115,13 +115,15 @@ def hand_over(
     Those in clear whose protocol has `hand_over` go; the others stay, and can be drained in `on_done`. Until
     then the listeners accept nothing, and afterwards only if nothing was handed over.
     channel: a connected Unix stream socket, which is closed at the end. The other process calls `take_over`.
+        No third process must keep a copy of it, or it can't be seen that one of the two has died.
     timeout: seconds, after which all go on here.
     on_done: called with a `Transfer`; None logs it.
     `connection_lost` is called with `HandedOver` on those that went. Call this on the thread that drives the
-    reactor. Raises TypeError or ValueError for a wrong argument.
+    reactor. Raises TypeError, ValueError or UsageError for a wrong argument.
     """
     timeout = seconds("timeout", timeout, zero=True)
     check_callable("on_done", on_done, optional=True)
+    _check_channel(channel)
     return HandOver(reactor, channel, timeout, on_done or _log)
 
 
@@ -140,12 +142,21 @@ def take_over(
     channel: a connected Unix stream socket, which is closed at the end.
     listeners: None for all of the reactor. timeout: seconds, after which nothing is taken over.
     on_done: called with a `Transfer`; None logs it.
-    Call this on the thread that drives the reactor. Raises TypeError or ValueError for a wrong argument.
+    Call this on the thread that drives the reactor. Raises TypeError, ValueError or UsageError for a wrong
+    argument.
     """
     timeout = seconds("timeout", timeout, zero=True)
     check_callable("on_done", on_done, optional=True)
+    _check_channel(channel)
     chosen = reactor.listeners() if listeners is None else list(listeners)
     return TakeOver(reactor, channel, chosen, timeout, on_done or _log)
+
+
+def _check_channel(channel: socket.socket) -> None:
+    if channel.family != socket.AF_UNIX or channel.type != socket.SOCK_STREAM:
+        raise UsageError(
+            f"the channel must be a Unix stream socket, as of socket.socketpair(), not {channel}"
+        )
 
 
 def _log(transfer: Transfer) -> None:

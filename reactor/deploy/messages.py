@@ -93,10 +93,17 @@ class Messages:
             pass
 
     def close(self) -> None:
-        """Close the socket, and every descriptor on its way. More than once does nothing."""
+        """Close the socket, and every descriptor on its way. More than once does nothing.
+
+        The peer sees the end of it even if another process holds a copy of the socket, as its parent may.
+        """
         self._ended = True
         if self._sock.fileno() < 0:
             return
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the peer has closed its end already
         self._reactor.remove_reader(self._sock)
         self._reactor.remove_writer(self._sock)
         self._sock.close()

@@ -15,7 +15,7 @@ from reactor.apps.echo import Echo
 from reactor.apps.lines import Upper
 from reactor.deploy import Transfer, hand_over, take_over
 from reactor.deploy.messages import Messages
-from reactor.errors import HandedOver
+from reactor.errors import HandedOver, UsageError
 from reactor.framed import FramedProtocol
 from reactor.framing import Block, LengthPrefixed, Lines
 from reactor.testing import Errors, ManualClock
@@ -727,6 +727,8 @@ def test_wrong_arguments(which):
             which(reactor, ours, timeout=-1)
         with pytest.raises(TypeError, match="on_done"):
             which(reactor, ours, on_done=3)
+        with socket.socket() as unfit, pytest.raises(UsageError, match="a Unix stream socket"):
+            which(reactor, unfit)
 
 
 def test_a_plain_protocol_is_no_candidate():
