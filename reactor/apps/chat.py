@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from itertools import count, islice
 from typing import ClassVar
@@ -32,6 +33,10 @@ WRITE_TIMEOUT = 30.0
 SLOWDOWN = 0.1
 
 LOBBY = "lobby"
+
+# A name that was given, not chosen.
+_GUEST = re.compile(r"guest\d+")
+
 HELP = "/nick NAME, /join ROOM, /who, /quit; everything else is said to the room"
 
 
@@ -64,17 +69,25 @@ class Hall:
     def take_over(self, connection: Connection, state: bytes) -> Member:
         """Go on with a member of another process, in its room and under its name.
 
-        A member who has that name here already keeps it; the other is given a new one.
+        If somebody here has that name, the one who has not chosen it is given a new one, else the one who
+        comes.
         """
         known = json.loads(state)
         member = Member(self)
         member.connection = connection
         member.room = known["room"]
-        if not self.set_name(member, known["name"]):
-            self._name_guest(member)
-            member.reply(f"* {known['name']} is taken: you are {member.name}")
+        name = known["name"]
+        holder = self.names.get(name.casefold())
+        if holder is not None and _GUEST.fullmatch(name):
+            self._rename(holder, name)
+        if not self.set_name(member, name):
+            self._rename(member, name)
         self.rooms.setdefault(member.room, {})[member] = None
         return member
+
+    def _rename(self, member: Member, taken: str) -> None:
+        self._name_guest(member)
+        member.reply(f"* {taken} is taken: you are {member.name}")
 
     def _name_guest(self, member: Member) -> None:
         while not self.set_name(member, f"guest{next(self._numbers)}"):

@@ -243,6 +243,9 @@ def _checking(name: str, factory: Factory) -> Factory:
             raise TypeError(f"{name} must return a protocol: it returned a {kind}, without {missing}")
         return protocol
 
+    for call in ("take_over", "pending_handshake"):
+        if hasattr(factory, call):
+            setattr(make, call, getattr(factory, call))
     return make
 
 

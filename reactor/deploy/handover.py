@@ -132,15 +132,17 @@ def take_over(
     channel: socket.socket,
     listeners: Iterable[Listener] | None = None,
     *,
-    timeout: float = 30.0,
+    timeout: float = 10.0,
     on_done: TransferHandler | None = None,
 ) -> TakeOver:
     """Take over the connections that the process at the other end of `channel` hands over.
 
     Each goes to the listener with an address of the one that it came from, whose factory must have
-    `take_over(connection, state)`; it returns the protocol. Until `on_done` the listeners accept nothing.
+    `take_over(connection, state)`; it returns the protocol. From the beginning of the transfer to its end the
+    listeners accept nothing.
     channel: a connected Unix stream socket, which is closed at the end.
-    listeners: None for all of the reactor. timeout: seconds, after which nothing is taken over.
+    listeners: None for all of the reactor.
+    timeout: seconds until the transfer begins, and for it, after which nothing is taken over.
     on_done: called with a `Transfer`; None logs it.
     Call this on the thread that drives the reactor. Raises TypeError, ValueError or UsageError for a wrong
     argument.
@@ -367,8 +369,6 @@ class TakeOver:
         self._timeout = timeout
         self._listeners = listeners
         self._by_address = {str(at): listener for listener in listeners for at in listener.addresses}
-        for listener in listeners:
-            hold_for_handover(listener, True)
         self._received: dict[int, _Received] = {}
         self._revived: deque[tuple[Connection, Snapshot]] = deque()
         self._old_process: int | None = None  # the pipe that it holds the other end of
@@ -415,6 +415,10 @@ class TakeOver:
             self._fail(HandoverError(errno.EPROTO, problem))
             return
         self._begun = True
+        for listener in self._listeners:
+            hold_for_handover(listener, True)
+        self._timer.cancel()
+        self._timer = self._reactor.call_later(self._timeout, self._time_out)
 
     def _receive(self, header: dict[str, Any], snapshot: Snapshot, sock: socket.socket) -> None:
         number = header["number"]

@@ -256,18 +256,31 @@ def test_chat_keeps_names_and_rooms():
         assert list(heard.values()) == [b"n0: hello\r\n", b""] * 3
 
 
-def test_a_name_that_is_taken_there_is_replaced():
+@pytest.mark.parametrize(
+    ("name", "here", "there"),
+    [
+        (b"guest1", b"", b"* guest1 is taken: you are guest2\r\n"),  # it was given, not chosen
+        (b"Ann", b"* Ann is taken: you are guest2\r\n", b""),
+    ],
+)
+def test_a_name_that_is_taken_there_is_replaced(name, here, there):
     halls = Hall(), Hall()
     with world(*halls) as made:
-        made.connect()
-        (own,) = [
-            made.stack.enter_context(socket.create_connection(made.listeners[1]._sockets[0].getsockname()))
-        ]
-        spin(made.reactors[1], lambda: made.listeners[1].connections)
-        assert set(halls[0].names) == set(halls[1].names) == {"guest1"}
+        (client,) = made.connect()
+        address = made.listeners[1].addresses[0]
+        made.listeners[0].pause()
+        other = made.stack.enter_context(socket.create_connection((address.host, address.port)))
+        for member in (client, other):
+            member.setblocking(False)
+            member.send(b"/nick %b\r\n" % name)
+        made.until(lambda: all(name.decode().casefold() in hall.names for hall in halls))
+        made.turn()
+        made.turn()
+        read(client), read(other)
         made.move()
-        assert set(halls[1].names) == {"guest1", "guest2"}
-        assert own.recv(1000)
+        assert set(halls[1].names) == {name.decode().casefold(), "guest2"}
+        made.turn()
+        assert (read(client), read(other)) == (here, there)
 
 
 class Counting(FramedProtocol):
