@@ -25,6 +25,7 @@ BENCHMARKS = {
     "embed": "echo in the loop of a host, its idle cost, and wake-ups from another thread",
     "frames": "how long the steps of a game's frames are under load",
     "threads": "echo by blocking handlers, and thousands of idle connections",
+    "handover": "idle members of a chat that go from one process to another",
     "churn": "connect and close: memory that grows, connections per second and CPU time for each",
 }
 

@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -86,8 +86,8 @@ def child(name: str, *words: str) -> Iterator[Child]:
 
 
 @contextmanager
-def program(name: str, *words: str) -> Iterator[Child]:
-    """Run this command, and kill it at the end.
+def program(name: str, *words: str, descriptors: Collection[int] = ()) -> Iterator[Child]:
+    """Run this command, which inherits `descriptors`, and kill it at the end.
 
     It has a process group of its own: Ctrl-C reaches the benchmark alone, which ends its children.
     """
@@ -99,6 +99,7 @@ def program(name: str, *words: str) -> Iterator[Child]:
             stdout=subprocess.PIPE,
             stderr=errors,
             process_group=0,
+            pass_fds=descriptors,
         ) as process,
     ):
         try:
