@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Any, Union
 
 import attrs
@@ -113,16 +112,8 @@ class Address:
             raise AddressError(f"{host!r} in {text} is no host name: {_FORMS}")
         if host in {"unix", "fd"}:
             raise AddressError(f"{host!r} in {text} is a kind of address: give the host's full name")
-        if ":" in host:
-            try:
-                IPv6Address(host)
-            except AddressValueError as exc:
-                raise AddressError(f"{host!r} in {text} is no IPv6 address: {exc}") from None
-        elif host and all(part.isdigit() for part in host.split(".")):
-            try:
-                IPv4Address(host)
-            except AddressValueError as exc:
-                raise AddressError(f"{host!r} in {text} is no IPv4 address: {exc}") from None
+        if ":" in host or (host and all(part.isdigit() for part in host.split("."))):
+            _check_numeric(host, text)
         elif host:
             encode_host(host)
         return cls(host=host, port=port)
@@ -183,7 +174,7 @@ class Address:
                 type=socket.SOCK_STREAM,
                 flags=socket.AI_PASSIVE if passive else 0,
             )
-        except UnicodeError as exc:  # it encodes the name first
+        except UnicodeError as exc:  # from encoding the name
             raise socket.gaierror(socket.EAI_NONAME, str(exc)) from exc
         return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
@@ -243,6 +234,23 @@ def client_prefix(packed: bytes | str | None) -> bytes | None:
     if len(packed) == _PORT.size + 4:
         return packed[:4]
     return packed[12:16] if packed.startswith(_V4_MAPPED) else packed[:8]
+
+
+def _check_numeric(host: str, text: str) -> None:
+    """Raise AddressError, naming `text`, if the numeric address `host` is malformed."""
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except OSError:
+        pass  # or it has a scope, which inet_pton does not accept
+    else:
+        return
+    import ipaddress  # noqa: PLC0415 - for the cause
+
+    check, version = (ipaddress.IPv6Address, 6) if ":" in host else (ipaddress.IPv4Address, 4)
+    try:
+        check(host)
+    except ipaddress.AddressValueError as exc:
+        raise AddressError(f"{host!r} in {text} is no IPv{version} address: {exc}") from None
 
 
 def _is_number(text: str) -> bool:

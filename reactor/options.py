@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -174,13 +173,19 @@ class Timeouts:
     close: float = _seconds("close", 30.0)
 
 
+def _random() -> Callable[[], float]:
+    import random  # noqa: PLC0415 - few programs reconnect
+
+    return random.random
+
+
 @attrs.frozen(kw_only=True)
 class Reconnect:
     """Exponential backoff of a connector that reconnects: after a failure, and when its connection ends.
 
     first: seconds before the first retry. The delay doubles with each failure.
-    most: seconds of the longest delay. After a connection that stayed open for at least the next delay, the
-        delays start from `first` again.
+    max_delay: seconds of the longest delay. After a connection that stayed open for at least the next delay,
+        the delays start from `first` again.
     attempts: consecutive failures after which it gives up; None for no limit.
     random: returns a number from 0 to 1. Each delay is shortened by up to half, so that the clients of
         a restarted server don't all return at the same moment ("equal jitter": M. Brooker, Exponential
@@ -188,19 +193,19 @@ class Reconnect:
 
     Raises ValueError, naming the field, for a value out of range, TypeError for seconds that are no number.
 
-    >>> Reconnect(first=0.5, most=30, attempts=10, random=lambda: 0.0).spread(8)
+    >>> Reconnect(first=0.5, max_delay=30, attempts=10, random=lambda: 0.0).spread(8)
     4.0
     """
 
     first: float = _seconds("first", 0.5)
-    most: float = _seconds("most", 60.0)
+    max_delay: float = _seconds("max_delay", 60.0)
     attempts: int | None = _optional(_count)
-    random: Callable[[], float] = random.random
+    random: Callable[[], float] = attrs.field(factory=_random)
 
     def __attrs_post_init__(self) -> None:
         check_callable("random", self.random)
-        if self.first > self.most:
-            raise ValueError(f"first ({self.first:g}) must not be above most ({self.most:g})")
+        if self.first > self.max_delay:
+            raise ValueError(f"first ({self.first:g}) must not be above max_delay ({self.max_delay:g})")
 
     def spread(self, delay: float) -> float:
         """Return `delay`, in seconds, shortened at random by up to half.

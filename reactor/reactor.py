@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Executor
 from selectors import BaseSelector
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, TypeVarTuple
 
@@ -52,20 +50,21 @@ from reactor.listening.listener import (
 )
 from reactor.loop.background import Background
 from reactor.loop.context import ContextExit
-from reactor.loop.futures import AwaitableFuture
-from reactor.loop.log import caller
+from reactor.loop.log import caller, logger
 from reactor.loop.loop import ErrorHandler, Loop
 from reactor.loop.registry import FileDescriptorLike
 from reactor.loop.stats import Stats
 from reactor.loop.system import KERNEL, System
 from reactor.loop.timers import Handle, TimerHandle
-from reactor.loop.workers import Workers
 from reactor.options import Limits, Reconnect, Timeouts, check_callable, check_type, seconds
 from reactor.protocol import Factory
 
 if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     import ssl
+    from concurrent.futures import Executor
 
+    from reactor.loop.futures import AwaitableFuture
+    from reactor.loop.workers import Workers
     from reactor.tls.secure_socket import Bios, Tls
 
 __all__ = ["Reactor", "loop_of"]
@@ -703,7 +702,7 @@ class Reactor(ContextExit):
             self._resolver.close(timeout=0)
 
     def _warn_of(self, connections: list[Connection]) -> None:
-        log = logging.getLogger("reactor")
+        log = logger()
         for connection in connections:
             log.warning("still open at close: %s, %s", connection, connection.get_extra_info("origin"))
 
@@ -734,7 +733,7 @@ class Reactor(ContextExit):
 
 
 def _log_drained(report: Drained) -> None:
-    logging.getLogger("reactor").info("drained: %s", report)
+    logger().info("drained: %s", report)
 
 
 def _check_common(

@@ -1,4 +1,4 @@
-"""Fixtures that every test file may use. The tools behind them are in `helpers`."""
+"""Fixtures of all tests; `helpers` has the functions behind them."""
 
 import faulthandler
 import gc
@@ -28,13 +28,13 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
 
 
-#: Seconds after which a test hangs, for certain even where the processors are busy; and for slow ones.
+#: Seconds after which a test is stuck, even on busy processors; and those of slow tests.
 BOUND = 60.0
 SLOW_BOUND = 300.0
 
 
 class Hung(BaseException):
-    """The test has not ended in its time. No `Exception`: no reactor goes on after it, nor Hypothesis."""
+    """The test exceeded its limit. Not an `Exception`: neither a reactor nor Hypothesis must handle it."""
 
 
 def _hung(signum: int, frame: FrameType | None) -> None:
@@ -43,8 +43,8 @@ def _hung(signum: int, frame: FrameType | None) -> None:
 
 
 def _bounded(item: pytest.Item) -> Generator[None, object, object]:
-    """Have what hangs in the test raise `Hung`, and again each second if it goes on in a `finally`."""
-    if PROFILE == "nightly":  # many examples take their time
+    """Raise `Hung` in the test after its limit, and again each second in case it hangs in a `finally`."""
+    if PROFILE == "nightly":  # many examples take longer
         faulthandler.cancel_dump_traceback_later()
         return (yield)
     signal.setitimer(signal.ITIMER_REAL, SLOW_BOUND if item.get_closest_marker("slow") else BOUND, 1.0)
@@ -54,25 +54,25 @@ def _bounded(item: pytest.Item) -> Generator[None, object, object]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-# A forked child does not inherit the timer. It is to fail before the test that waits for it does.
+# A forked child does not inherit the timer. It must fail before the test that waits for it.
 os.register_at_fork(after_in_child=lambda: signal.setitimer(signal.ITIMER_REAL, BOUND / 2))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Bound the fixtures."""
+    """Limit the time of the fixtures."""
     return (yield from _bounded(item))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Bound the test."""
+    """Limit the time of the test."""
     return (yield from _bounded(item))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Bound the fixtures' ends."""
+    """Limit the time of the fixtures' teardown."""
     return (yield from _bounded(item))
 
 
@@ -87,19 +87,19 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the collector what pytest and the tests themselves are: many collect before and after."""
+    """Exclude pytest and the tests' modules from garbage collection: many tests collect twice."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_unconfigure() -> None:
-    """Leave at once where the interpreter would wait for a thread that hangs; its test has failed by it."""
+    """Exit at once where the interpreter would wait for a stuck thread, whose test has failed."""
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         sys.stdout.flush()
         os._exit(pytest.ExitCode.TESTS_FAILED)
 
 
-# What the platform's default is, then the standard library's: other platforms' users get one of them.
+# The platform's default, then the standard library's others, which are defaults elsewhere.
 SELECTORS: dict[str, Callable[[], selectors.BaseSelector]] = {
     "default": default_selector,
     **{
@@ -114,25 +114,25 @@ SELECTORS: dict[str, Callable[[], selectors.BaseSelector]] = {
     params=[pytest.param(name, marks=() if name == "default" else pytest.mark.slow) for name in SELECTORS]
 )
 def make_selector(request: pytest.FixtureRequest) -> Callable[[], selectors.BaseSelector]:
-    """Each selector that the platform has, in turn."""
+    """Every selector of the platform: a parametrized fixture."""
     return SELECTORS[request.param]
 
 
 @pytest.fixture
 def reactor_selector(make_selector: Callable[[], selectors.BaseSelector]) -> selectors.BaseSelector:
-    """The plugin's `reactor` is on each selector."""
+    """The selector of the plugin's fixture `reactor`: each of the platform's."""
     return make_selector()
 
 
 @pytest.fixture
 def errors(reactor_errors: Errors) -> Errors:
-    """What the reactor reported to `on_error`."""
+    """The errors that the reactor reported to `on_error`."""
     return reactor_errors
 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """The clock of `timed`; it stands still until the test moves it."""
+    """The manual clock of `timed`."""
     return ManualClock()
 
 

@@ -1,4 +1,4 @@
-"""Coroutine handlers in tests: what became of one, its client, and a clock that is set by hand."""
+"""Coroutine handlers in tests: a recorded run, its client, and a manual clock."""
 
 import contextlib
 import socket
@@ -10,12 +10,12 @@ from reactor.testing import Errors, ManualClock
 from tests.helpers import connect, spin
 
 BIG = bytes(range(256)) * 4096 * 4  # 4 MiB
-#: So that the kernel never takes it in one go, however large its buffers may grow.
+#: So that the kernel never accepts `BIG` at once, however large its buffers may grow.
 SMALL_BUFFER = [(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)]
 
 
-class Told:
-    """Runs a handler, and keeps what came of it."""
+class HandlerRun:
+    """A handler that records its stream, and its result or exception."""
 
     def __init__(self, fn):
         self.fn = fn
@@ -38,12 +38,12 @@ class Told:
 
 @contextlib.contextmanager
 def client_of(reactor, fn, *, limit=65536, **options):
-    """Serve with `fn`; yield what became of it, and a client that has connected."""
-    told = Told(fn)
-    listener = reactor.listen("127.0.0.1:0", handler(told, limit=limit), options=SMALL_BUFFER, **options)
+    """Serve with `fn`; yield its run and a connected client."""
+    run = HandlerRun(fn)
+    listener = reactor.listen("127.0.0.1:0", handler(run, limit=limit), options=SMALL_BUFFER, **options)
     with connect(reactor, listener.addresses[0]) as client:
-        spin(reactor, lambda: told.stream is not None)
-        yield told, client
+        spin(reactor, lambda: run.stream is not None)
+        yield run, client
 
 
 def reset(client):
@@ -52,17 +52,17 @@ def reset(client):
 
 
 def timed(fn):
-    """Return what `fn` came to, with a clock that is set by hand, and a function that sets it."""
+    """Return a reactor on a manual clock, the peer of `fn`, its run, and a function to advance the clock."""
     clock = ManualClock()
-    told = Told(fn)
+    run = HandlerRun(fn)
     errors = Errors()
     reactor = Reactor(clock=clock, on_error=errors)
     ours, theirs = socket.socketpair()
-    reactor.adopt(ours, handler(told), timeouts=Timeouts(write=None))
+    reactor.adopt(ours, handler(run), timeouts=Timeouts(write=None))
 
     def go(seconds):
         clock.advance(seconds)
         reactor.run_once(0)
         reactor.run_once(0)
 
-    return reactor, theirs, told, go
+    return reactor, theirs, run, go

@@ -1,4 +1,4 @@
-"""Real objects for the tests: servers, clients, pairs of sockets, and how long to wait for them."""
+"""Shared by the tests: servers, clients, pairs of sockets, and waiting for them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from selectors import BaseSelector
 from typing import Any
 
@@ -16,17 +16,17 @@ from hypothesis import settings
 
 from reactor import Connection, Reactor
 from reactor.loop.selector import FlatSelector
-from reactor.testing import Recorder
+from reactor.testing import ManualClock, Recorder
 
-_HYPOTHESIS_EXAMPLES = 100  # what a profile has that does not say how many
+_HYPOTHESIS_EXAMPLES = 100  # Hypothesis's default
 
-DEADLINE = 20.0  # seconds after which a wait for something has failed; nothing waits for it
+DEADLINE = 20.0  # seconds after which a wait has failed; no test waits so long otherwise
 
 
 def spin(
     reactor: Reactor, until: Callable[[], object], deadline: float = DEADLINE, wait: float = 0.05
 ) -> None:
-    """Drive `reactor` until `until()` is true, which is asked after each tick or `wait` seconds of it."""
+    """Drive `reactor` until `until()` is true; it is called after each tick of at most `wait` seconds."""
     end = time.monotonic() + deadline
     while not until():
         left = end - time.monotonic()
@@ -50,14 +50,39 @@ def refuse_changes(
     monkeypatch.setattr(selector, "_epoll", Refusing())
 
 
+def receive(
+    reactor: Reactor, sock: socket.socket, enough: Callable[[bytearray], object] = lambda received: False
+) -> bytes:
+    """Drive `reactor` while `sock` receives; return the bytes at the end of file, or if `enough(bytes)`."""
+    received = bytearray()
+    sock.setblocking(False)
+
+    def step() -> object:
+        with suppress(BlockingIOError):
+            more = sock.recv(1 << 20)
+            received.extend(more)
+            return not more or enough(received)
+        return enough(received)
+
+    spin(reactor, step, wait=0.005)
+    return bytes(received)
+
+
+def pass_time(reactor: Reactor, clock: ManualClock, seconds: float) -> None:
+    """Advance `clock`, then run the tick in which deadlines fire and that of `connection_lost`."""
+    clock.advance(seconds)
+    reactor.run_once(0)
+    reactor.run_once(0)
+
+
 def settle(reactor: Reactor) -> None:
-    """Run a few ticks: what can be done now is done then."""
+    """Run a few ticks, enough for all that is due now."""
     for _ in range(5):
         reactor.run_once(0)
 
 
 def examples(count: int) -> settings:
-    """Let a test that is slow try `count` examples where the profile asks for no certain number."""
+    """Return settings with `count` examples for a slow test, unless the profile sets their number."""
     asked = settings.default.max_examples
     return settings(max_examples=count if asked == _HYPOTHESIS_EXAMPLES else asked)
 
@@ -94,8 +119,17 @@ def serving(server: Any, threads: int = 1) -> Iterator[Any]:
         server.server_close()
 
 
+def assert_transition(after: Callable[..., Any], table: Mapping[Any, Any], state: Any, event: Any) -> None:
+    """Check that `after(state, event)` is the state in `table`, or raises with both names."""
+    if (state, event) in table:
+        assert after(state, event) is table[state, event]
+    else:
+        with pytest.raises(KeyError, match=f"no move from {state.name} on {event.name}"):
+            after(state, event)
+
+
 class Echo(Recorder):
-    """A recorder that sends back what it gets."""
+    """A recorder that echoes."""
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -129,7 +163,7 @@ def accepting(server: subprocess.Popen[bytes]) -> str:
 
 @contextmanager
 def silent_address() -> Iterator[str]:
-    """Give the address of a listener whose backlog is full: connecting to it gets no answer."""
+    """Yield the address of a listener whose backlog is full: connecting to it gets no answer."""
     with socket.socket() as listening, ExitStack() as waiting:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)

@@ -105,6 +105,19 @@ def watch_idle(world, call_later):
     world.connected = lambda: call_later(IDLE / 5, begin)
 
 
+def keep_time(world, call_later):
+    """Run the host's own timer, or, if the world is idle, the marks."""
+
+    def tick():
+        world.tick()
+        call_later(EVERY, tick)
+
+    if world.idle:
+        watch_idle(world, call_later)
+    else:
+        tick()
+
+
 def in_asyncio(world, new_loop=None):
     import asyncio
 
@@ -115,14 +128,7 @@ def in_asyncio(world, new_loop=None):
         over = loop.create_future()
         world.quit = lambda: over.set_result(None)
 
-        def tick():
-            world.tick()
-            loop.call_later(EVERY, tick)
-
-        if world.idle:
-            watch_idle(world, loop.call_later)
-        else:
-            tick()
+        keep_time(world, loop.call_later)
         with attach(world.reactor):
             world.start()
             await over
@@ -275,14 +281,7 @@ def in_twisted(world):
 
     world.quit = host.stop
 
-    def tick():
-        world.tick()
-        host.callLater(EVERY, tick)
-
-    if world.idle:
-        watch_idle(world, host.callLater)
-    else:
-        tick()
+    keep_time(world, host.callLater)
     with attach(world.reactor):
         world.start()
         host.run()
@@ -304,14 +303,7 @@ def in_guest(world):
         timers.append((time.monotonic() + seconds, callback))
         timers.sort(key=lambda timer: timer[0])
 
-    def tick():
-        world.tick()
-        later(EVERY, tick)
-
-    if world.idle:
-        watch_idle(world, later)
-    else:
-        tick()
+    keep_time(world, later)
     with attach(world.reactor, callbacks.put):
         world.start()
         while not over:

@@ -1,6 +1,6 @@
-"""`python -m tests.interrupts`: a signal's handler raises, wherever the loop is, a thousand times.
+"""`python -m tests.interrupts`: a signal handler raises a thousand times, anywhere in the loop.
 
-Then all works as before, and a line says so.
+Afterwards the reactor works as before, and the program prints "fine".
 """
 
 import contextlib
@@ -17,7 +17,7 @@ TIMES = 1000
 
 
 class Interrupt(BaseException):
-    """What the handler raises."""
+    """The exception of the signal handler."""
 
 
 def interrupt(signum, frame):
@@ -46,9 +46,9 @@ def readable(reactor, wait=0.0):
 
 
 def check(reactor, futures, peer):
-    """See that nothing is lost, and that timers, other threads and connections come through."""
-    while reactor.next_timeout() == 0:
-        reactor.run_once(0)
+    """Check that no call is lost, and that timers, other threads and connections work."""
+    while reactor.run_once(0) or reactor.next_timeout() == 0:
+        pass  # the first may find no more than the byte of a wake-up that an interrupt kept from being read
     assert [future for future in futures if not future.done()] == []
     assert not readable(reactor)
     ran = []

@@ -1,4 +1,4 @@
-"""Addresses: what is written is read back, and what can't be meant is told in one line."""
+"""Addresses: their text forms, and the errors for invalid ones."""
 
 import socket
 from ipaddress import IPv4Address, IPv6Address
@@ -25,7 +25,7 @@ ADDRESSES = (
 
 
 @given(ADDRESSES)
-def test_what_is_printed_is_read_back(address):
+def test_printed_address_parses_to_the_same_address(address):
     assert Address.parse(str(address)) == address
     assert Address.of(str(address)) == address
     assert Address.of(address) is address
@@ -35,7 +35,7 @@ def test_what_is_printed_is_read_back(address):
 @example(":" + "9" * 5000)
 @example("fd:" + "9" * 5000)
 @given(st.text() | st.from_regex(r"[\[\]:.%a-f0-9]{0,20}"))
-def test_any_text_is_an_address_or_one_line(text):
+def test_any_text_is_an_address_or_an_error_of_one_line(text):
     try:
         address = Address.parse(text)
     except AddressError as exc:
@@ -78,7 +78,7 @@ def test_any_text_is_an_address_or_one_line(text):
         ("fd:", "is no descriptor"),
     ],
 )
-def test_what_cannot_be_meant_is_told_with_its_cause(text, cause):
+def test_invalid_address_is_refused_with_the_cause(text, cause):
     with pytest.raises(AddressError) as refused:
         Address.parse(text)
     assert cause in str(refused.value)
@@ -88,7 +88,7 @@ def test_what_cannot_be_meant_is_told_with_its_cause(text, cause):
 @pytest.mark.parametrize(
     "value", [None, 80, ("localhost",), (80, "localhost"), ["localhost", 80], b"localhost:80"]
 )
-def test_other_values_are_no_addresses(value):
+def test_value_of_another_type_is_refused(value):
     with pytest.raises(AddressError, match=r"is no address|must be a whole number"):
         Address.of(value)
 
@@ -116,7 +116,7 @@ def test_port_of_a_pair_is_a_whole_number(port):
         ("fd:1", None),
     ],
 )
-def test_family_is_told_where_the_address_alone_tells_it(text, family):
+def test_family_is_known_for_numeric_addresses_and_paths(text, family):
     assert Address.parse(text).family == family
 
 
@@ -128,7 +128,7 @@ def test_platform_without_unix_sockets(monkeypatch):
         address.resolve()
 
 
-def test_resolve():
+def test_resolve_returns_family_and_socket_address():
     assert Address.parse("127.0.0.1:1").resolve() == [(socket.AF_INET, ("127.0.0.1", 1))]
     assert Address.parse("[::1]:1").resolve() == [(socket.AF_INET6, ("::1", 1, 0, 0))]
     assert Address.parse("unix:/a").resolve() == [(socket.AF_UNIX, "/a")]
@@ -140,23 +140,23 @@ def test_resolve():
 @pytest.mark.parametrize(
     ("host", "encoded"), [("example.org", b"example.org"), ("bücher.example.", b"xn--bcher-kva.example.")]
 )
-def test_host_is_encoded_as_dns_has_it(host, encoded):
+def test_host_is_encoded_by_idna(host, encoded):
     assert encode_host(host) == encoded
 
 
 @pytest.mark.parametrize("host", ["", ".", "a b", "a\n", "\udc80", "a..b", "x" * 64, "x." * 127 + "x"])
-def test_host_that_dns_cannot_have(host):
+def test_host_that_dns_cannot_encode_is_refused(host):
     with pytest.raises(AddressError, match="host name"):
         encode_host(host)
 
 
-def test_longest_host_names():
+def test_host_name_of_253_bytes_is_accepted():
     assert encode_host("x" * 63)
     assert Address.parse("x." * 126 + "x:80").host == "x." * 126 + "x"
     assert Address.parse("x." * 126 + "x.:80")
 
 
-def test_name_that_cannot_be_looked_up_is_not_known():
+def test_name_that_cannot_be_encoded_resolves_as_unknown():
     with pytest.raises(socket.gaierror, match="label"):
         Address(host="x" * 64, port=1).resolve()
 
@@ -170,7 +170,7 @@ def test_name_that_cannot_be_looked_up_is_not_known():
         (b"/a", "unix:/a"),
     ],
 )
-def test_from_what_the_kernel_gives(sockaddr, text):
+def test_from_sockaddr_accepts_the_kernel_s_addresses(sockaddr, text):
     assert str(Address.from_sockaddr(sockaddr)) == text
 
 
@@ -179,7 +179,7 @@ def test_from_what_the_kernel_gives(sockaddr, text):
     | st.tuples(IPV6, PORTS, st.integers(0, 2**20 - 1), st.integers(0, 2**32 - 1))
     | PATHS
 )
-def test_packed_address_is_unpacked_the_same(sockaddr):
+def test_unpacking_a_packed_address_returns_it(sockaddr):
     packed = pack_sockaddr(sockaddr)
     unpacked = unpack_sockaddr(packed)
     if isinstance(sockaddr, tuple):
@@ -196,7 +196,7 @@ def family(sockaddr):
 
 
 @pytest.mark.parametrize("nobody", [None, "", b""])
-def test_nameless_peer_is_none(nobody):
+def test_unnamed_unix_peer_packs_to_none(nobody):
     assert pack_sockaddr(nobody) is None
 
 

@@ -1,4 +1,4 @@
-"""What is refused at the call that it is given to, by the parameter's name; and that any duration works."""
+"""Arguments: invalid ones are refused at the call by the parameter's name; any duration works."""
 
 import contextlib
 import math
@@ -43,7 +43,7 @@ def calls(reactor, connection, listener):
 
 
 def typed_calls(reactor, connection, listener):
-    """Return calls with an argument of the wrong type, each with the beginning of what it says."""
+    """Return calls with an argument of the wrong type, each with the beginning of its message."""
     listen, connect, adopt = reactor.listen, reactor.connect, reactor.adopt
     here, there = "127.0.0.1:0", "127.0.0.1:1"
     ours = connection.get_extra_info("socket")
@@ -103,13 +103,13 @@ def typed_calls(reactor, connection, listener):
     ]
 
 
-def test_argument_of_the_wrong_type_is_refused_and_changes_nothing(descriptors, reactor):
+def test_argument_of_another_type_is_refused_and_changes_nothing(descriptors, reactor):
     recorder = Recorder()
     connection, peer = pair(reactor, recorder)
     listener = reactor.listen("127.0.0.1:0", Recorder)
     before = signal.getsignal(signal.SIGUSR1)
-    for call, told in typed_calls(reactor, connection, listener):
-        with pytest.raises(TypeError, match=f"^{re.escape(told)}"):
+    for call, message in typed_calls(reactor, connection, listener):
+        with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
             call()
         assert reactor.listeners() == [listener]
         assert reactor.connections() == [connection]
@@ -125,7 +125,7 @@ def test_argument_of_the_wrong_type_is_refused_and_changes_nothing(descriptors, 
 
 @pytest.mark.parametrize("made", [None, object(), 5], ids=["None", "object", "5"])
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
-def test_factory_that_makes_no_protocol_costs_its_connection_alone(make_selector, certificates, tls, made):
+def test_factory_that_makes_no_protocol_ends_only_its_connection(make_selector, certificates, tls, made):
     def factory():
         return made
 
@@ -146,7 +146,7 @@ def test_factory_that_makes_no_protocol_costs_its_connection_alone(make_selector
         reactor.connect(
             str(bad.addresses[0]),
             lambda: clients.append(Recorder()) or clients[-1],
-            on_failure=failed.append,  # the reset may come before the connection is known to be there
+            on_failure=failed.append,  # the reset may arrive before the connection is established
             **client,
         )
         spin(reactor, lambda: errors.seen and (failed or (clients and clients[0].lost)))
@@ -169,7 +169,7 @@ NAMES = ["close", "listener.drain", "drain", "run", "background", "budget", "poo
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_no_duration_is_refused_and_changes_nothing(descriptors, reactor, name):
+def test_invalid_duration_is_refused_and_changes_nothing(descriptors, reactor, name):
     recorder = Recorder()
     connection, peer = pair(reactor, recorder)
     listener = reactor.listen("127.0.0.1:0", Recorder)
@@ -190,16 +190,16 @@ def test_what_is_no_duration_is_refused_and_changes_nothing(descriptors, reactor
     peer.close()
 
 
-@pytest.mark.parametrize("field", ["first", "most"])
-def test_delays_of_reconnect(field):
+@pytest.mark.parametrize("field", ["first", "max_delay"])
+def test_delays_of_reconnect_are_checked(field):
     for value in NO_NUMBER:
         with pytest.raises(TypeError, match=f"{field} must be a number of seconds, not "):
             Reconnect(**{field: value})
-    assert Reconnect(most=math.inf).most == math.inf
+    assert Reconnect(max_delay=math.inf).max_delay == math.inf
     assert 0 <= Reconnect(first=TINY).spread(TINY) <= TINY
 
 
-def test_timeouts_of_one_connection_are_changed_all_or_none(reactor):
+def test_set_timeouts_changes_all_or_none(reactor):
     connection, peer = pair(reactor, Recorder())
     before = connection.get_timeouts()
     for wrong in (-1, 0, math.nan, "1", True):
@@ -277,7 +277,7 @@ def test_connection_ends_when_a_deadline_has_passed_and_not_before(idle, read, w
 
 
 @given(timeout=DURATIONS | st.just(0))
-def test_any_drain_ends(timeout):
+def test_drain_with_any_timeout_ends(timeout):
     clock, recorder, reports = ManualClock(), Recorder(), []
     recorder.draining = lambda: True
     with Reactor(clock=clock) as reactor:
@@ -298,7 +298,7 @@ def test_any_drain_ends(timeout):
         peer.close()
 
 
-def test_run_with_an_infinite_drain_and_the_shortest(reactor):
+def test_run_accepts_the_shortest_and_an_infinite_drain_timeout(reactor):
     for timeout in (TINY, math.inf, 10**400):
         reactor.call_soon(reactor.drain, timeout)
         reactor.run(drain_timeout=timeout)
@@ -308,7 +308,7 @@ def test_run_with_an_infinite_drain_and_the_shortest(reactor):
 
 
 @given(timeout=DURATIONS)
-def test_any_wait_ends_with_an_event(timeout):
+def test_run_once_with_any_timeout_ends_with_an_event(timeout):
     with Reactor() as reactor:
         reactor.call_soon_threadsafe(int)
         assert reactor.run_once(timeout)
@@ -318,7 +318,7 @@ def test_any_wait_ends_with_an_event(timeout):
 
 
 @given(delay=DURATIONS)
-def test_host_that_waits_for_the_descriptor_can_have_any_timer(delay):
+def test_fileno_accepts_any_timer(delay):
     with Reactor() as reactor:
         reactor.fileno()
         handle = reactor.call_later(delay, int)
@@ -349,8 +349,8 @@ def _received(client):
         return client.recv(100)
 
 
-def test_tasks_sleep_and_are_bounded(reactor):
-    told = []
+def test_tasks_accept_any_delay_and_timeout(reactor):
+    done = []
 
     async def serve(stream):
         for wrong in NO_DURATION:
@@ -369,15 +369,15 @@ def test_tasks_sleep_and_are_bounded(reactor):
                     await stream.sleep(long)
         await stream.sleep(0)
         await stream.sleep(TINY)
-        told.append(True)
+        done.append(True)
 
     listener = reactor.listen("127.0.0.1:0", handler(serve))
     with connect(reactor, listener.addresses[0]):
-        spin(reactor, lambda: told)
+        spin(reactor, lambda: done)
 
 
 @given(st.floats() | st.integers(-(10**400), 10**400))
-def test_seconds_are_the_numbers_that_are_not_negative(value):
+def test_seconds_accepts_numbers_that_are_not_negative(value):
     if value != value or value < 0:
         with pytest.raises(ValueError, match=r"^it must be "):
             seconds("it", value, zero=True)
@@ -391,6 +391,6 @@ def test_seconds_are_the_numbers_that_are_not_negative(value):
 
 
 @given(st.integers(2**1024, 10**400))
-def test_whole_numbers_beyond_floats_are_infinite(value):
+def test_integer_beyond_floats_is_infinite(value):
     assert number("it", value) == math.inf
     assert number("it", -value) == -math.inf

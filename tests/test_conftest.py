@@ -1,4 +1,4 @@
-"""What holds for every test: it has a bound, and so has a child that it forks."""
+"""The fixtures of every test: a limit of its time, and of a forked child's."""
 
 import os
 import signal
@@ -16,12 +16,12 @@ def left():
     return signal.getitimer(signal.ITIMER_REAL)[0]
 
 
-def test_test_has_a_bound():
+def test_test_is_ended_at_its_limit():
     assert 0 < left() <= BOUND
 
 
 @pytest.mark.slow
-def test_slow_one_has_a_longer_bound():
+def test_slow_test_has_a_longer_limit():
     assert left() > BOUND
 
 
@@ -31,7 +31,7 @@ def ending():
     assert 0 < left() <= BOUND
 
 
-def test_end_of_a_fixture_has_a_bound(ending):
+def test_teardown_of_a_fixture_is_ended_at_its_limit(ending):
     assert 0 < left() <= BOUND
 
 
@@ -59,12 +59,12 @@ def test_forked_child_fails_before_its_parent_does():
         os.write(writer, str(left()).encode())
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as told:
-        assert 0 < float(told.read()) < left()
+    with os.fdopen(reader) as report:
+        assert 0 < float(report.read()) < left()
     os.waitpid(pid, 0)
 
 
-def test_what_a_test_starts_can_be_interrupted():
+def test_process_started_by_a_test_can_be_interrupted():
     program = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     words = [sys.executable, "-c", program]
     assert subprocess.run(words, capture_output=True, timeout=60).stdout == b"True\n"

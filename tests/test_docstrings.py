@@ -1,4 +1,4 @@
-"""Docstrings: every public class has an example, every example runs, and none opens with a riddle."""
+"""Docstrings: every public class has an example, every example runs, and says first what a thing is."""
 
 import ast
 import doctest

@@ -1,4 +1,4 @@
-"""Errors: each is caught as what it is of ours and as the built-in that programs know."""
+"""Errors: each is caught as our type and as the built-in type that programs know."""
 
 import errno
 
@@ -21,7 +21,7 @@ from reactor import errors
         (errors.CloseTimeout, TimeoutError),
     ],
 )
-def test_error_is_of_both_families(ours, builtin):
+def test_error_is_a_reactor_error_and_a_built_in_error(ours, builtin):
     made = ours("what happened")
     assert isinstance(made, errors.ReactorError)
     assert isinstance(made, builtin)
@@ -33,7 +33,7 @@ def test_connect_error_keeps_its_attempts():
     assert errors.ConnectError("failed", attempts).attempts == attempts
 
 
-def test_accept_errors_are_either_passed_over_or_waited_for():
+def test_accept_errors_are_either_ignored_or_backed_off():
     assert errno.ECONNABORTED in errors.ACCEPT_AGAIN
     assert errno.EMFILE in errors.ACCEPT_EXHAUSTED
     assert not errors.ACCEPT_AGAIN & errors.ACCEPT_EXHAUSTED

@@ -1,4 +1,4 @@
-"""Frames over real sockets: in order, answered in one piece, and ended with the reason."""
+"""`FramedProtocol` over real sockets: frames in order, answers in one piece, and the reason of the end."""
 
 import contextlib
 import socket
@@ -13,11 +13,11 @@ from reactor.errors import FrameTooLong, IncompleteFrame, MalformedFrame, TLSHan
 from reactor.framed import FramedProtocol
 from reactor.framing import Block, LengthPrefixed, Lines, Netstrings
 from reactor.testing import Errors, MemoryReactor, Recorder, ScriptedSocket
-from tests.helpers import pair, spin
+from tests.helpers import pair, receive, spin
 
 
 class Upper(FramedProtocol):
-    """Upper-cases each frame, closes at "quit", and keeps what it was told."""
+    """Answers each frame in capitals, closes at "quit", and keeps the reason of the end."""
 
     def __init__(self, framer):
         super().__init__(framer)
@@ -38,22 +38,7 @@ class Upper(FramedProtocol):
         self.reasons.append(exc)
 
 
-def receive(reactor, peer, enough):
-    """Return what the peer received when `enough` of it is true; b"" ends it too."""
-    got = bytearray()
-
-    def turn():
-        with contextlib.suppress(BlockingIOError):
-            more = peer.recv(1 << 20)
-            got.extend(more)
-            return not more or enough(got)
-        return enough(got)
-
-    spin(reactor, turn, wait=0.01)
-    return bytes(got)
-
-
-def test_answers_of_a_batch_leave_in_one_piece(reactor):
+def test_answers_of_a_batch_are_sent_in_one_piece(reactor):
     ours, peer = socket.socketpair()
     peer.setblocking(False)
     sock = ScriptedSocket(ours)
@@ -65,7 +50,7 @@ def test_answers_of_a_batch_leave_in_one_piece(reactor):
         assert [call for call in sock.calls if call.startswith("send")] == ["send"]
 
 
-def test_send_outside_of_a_batch_goes_at_once(reactor):
+def test_send_outside_of_a_batch_is_sent_at_once(reactor):
     protocol = Upper(Netstrings())
     _, peer = pair(reactor, protocol)
     with peer:
@@ -73,18 +58,18 @@ def test_send_outside_of_a_batch_goes_at_once(reactor):
         assert peer.recv(100) == b"5:hello,"
 
 
-def test_nothing_is_handed_over_after_close(reactor):
+def test_no_frame_is_handled_after_close(reactor):
     protocol = Upper(Lines())
     _, peer = pair(reactor, protocol)
     with peer:
         peer.sendall(b"one\nquit\ntwo\n")
-        assert receive(reactor, peer, lambda got: False) == b"ONE\n"
+        assert receive(reactor, peer) == b"ONE\n"
         spin(reactor, lambda: protocol.reasons)
         assert protocol.frames == [b"one", b"quit"]
         assert protocol.reasons == [None]
 
 
-def test_exception_is_the_reactor_s_to_report(reactor, errors):
+def test_exception_in_frame_received_is_reported(reactor, errors):
     protocol = Upper(Lines())
     _, peer = pair(reactor, protocol)
     with peer:
@@ -101,12 +86,12 @@ def test_exception_is_the_reactor_s_to_report(reactor, errors):
         (Netstrings, b"3:one,two", b"3:ONE,", MalformedFrame),
     ],
 )
-def test_bad_frame_ends_the_connection_after_the_answers_before_it(reactor, make, data, answer, error):
+def test_malformed_frame_ends_the_connection_after_the_answers_before_it(reactor, make, data, answer, error):
     protocol = Upper(make())
     _, peer = pair(reactor, protocol)
     with peer:
         peer.sendall(data)
-        assert receive(reactor, peer, lambda got: False) == answer
+        assert receive(reactor, peer) == answer
         spin(reactor, lambda: protocol.reasons)
         assert isinstance(protocol.reasons[0], error)
         assert reactor.stats().closed == {error.__name__: 1}
@@ -119,24 +104,24 @@ def test_end_of_the_input_completes_the_last_line(reactor):
     with peer:
         peer.sendall(b"one\ntwo")
         peer.shutdown(socket.SHUT_WR)
-        assert receive(reactor, peer, lambda got: False) == b"ONE\nTWO\n"
+        assert receive(reactor, peer) == b"ONE\nTWO\n"
         spin(reactor, lambda: protocol.reasons)
         assert protocol.reasons == [None]
 
 
-def test_end_within_a_frame_is_the_reason(reactor):
+def test_end_of_file_within_a_frame_is_the_reason_of_the_end(reactor):
     protocol = Upper(LengthPrefixed())
     _, peer = pair(reactor, protocol)
     with peer:
         peer.sendall(b"\0\0\0\3one\0\0")
         peer.shutdown(socket.SHUT_WR)
-        assert receive(reactor, peer, lambda got: False) == b"\0\0\0\3ONE"
+        assert receive(reactor, peer) == b"\0\0\0\3ONE"
         spin(reactor, lambda: protocol.reasons)
         assert isinstance(protocol.reasons[0], IncompleteFrame)
 
 
 @pytest.mark.parametrize("bad", [b"", b"x" * 100_001])
-def test_peer_that_takes_no_answers_is_not_answered_and_loses_none(reactor, bad):
+def test_frames_are_held_while_the_peer_reads_no_answers(reactor, bad):
     """Each short line has a long answer, more than the connection may hold."""
 
     class Long(Upper):
@@ -188,7 +173,7 @@ def hello_of(context):
     return client, incoming, outgoing
 
 
-def test_lines_before_and_after_an_upgrade(reactor, certificates):
+def test_lines_are_decoded_before_and_after_start_tls(reactor, certificates):
     protocol = Upgrading(certificates.server())
     _, peer = pair(reactor, protocol)
     client, incoming, outgoing = hello_of(certificates.client())
@@ -213,7 +198,7 @@ def test_lines_before_and_after_an_upgrade(reactor, certificates):
 
 
 @pytest.mark.parametrize("smuggled", [b"MAIL FROM:<eve@example.org>\r\n", b"MAIL FR", bytes(1 << 17)])
-def test_what_comes_in_clear_behind_the_upgrade_is_never_handed_over(reactor, certificates, smuggled):
+def test_frames_in_clear_behind_start_tls_are_dropped(reactor, certificates, smuggled):
     protocol = Upgrading(certificates.server())
     _, peer = pair(reactor, protocol)
     _, _, outgoing = hello_of(certificates.client())
@@ -229,7 +214,7 @@ def test_what_comes_in_clear_behind_the_upgrade_is_never_handed_over(reactor, ce
 
 
 class Store(FramedProtocol):
-    """Header lines and an empty one, then a body of as many bytes as the last header said, and again."""
+    """Header lines, an empty line, and a body of as many bytes as the last header names; repeated."""
 
     framer_changes = True
 
@@ -260,7 +245,7 @@ REQUESTS = st.lists(st.tuples(st.lists(st.integers(0, 99), max_size=2), BODIES),
 
 
 def encoded(requests):
-    """Return the bytes of requests, and the frames that they are."""
+    """Return the bytes of requests, and their frames."""
     sent, frames = bytearray(), []
     for headers, body in requests:
         for header in [*(b"x %d" % number for number in headers), b"size %d" % len(body), b""]:
@@ -272,7 +257,7 @@ def encoded(requests):
 
 
 @given(requests=REQUESTS, places=st.lists(st.integers(0, 2000), max_size=40), left=st.integers(0, 50))
-def test_framers_that_change_decode_the_same_however_it_is_cut(requests, places, left):
+def test_changing_framers_decode_the_same_however_the_bytes_are_cut(requests, places, left):
     sent, frames = encoded(requests)
     ends = sorted({min(place, len(sent)) for place in places} | {len(sent)})
     protocol = Store()
@@ -289,7 +274,7 @@ def test_framers_that_change_decode_the_same_however_it_is_cut(requests, places,
 
 
 @given(requests=REQUESTS)
-def test_framers_that_change_take_turns_in_one_piece(requests):
+def test_framers_may_change_within_one_piece(requests):
     sent, frames = encoded(requests)
     protocol = Store()
     protocol.connection_made(_Open())
@@ -299,7 +284,7 @@ def test_framers_that_change_take_turns_in_one_piece(requests):
 
 
 class _Open:
-    """As much of a connection, and of its reactor, as decoding asks for."""
+    """The part of a connection and its reactor that decoding uses."""
 
     def __init__(self):
         self.next = []
@@ -335,7 +320,7 @@ class _Open:
         (b"size 5\n\nabcdesize 7", None, 4),
     ],
 )
-def test_end_and_limits_are_those_of_the_framer_in_place(reactor, sent, error, count):
+def test_limits_and_end_of_file_are_those_of_the_current_framer(reactor, sent, error, count):
     protocol = Store()
     _, peer = pair(reactor, protocol)
     with peer:
@@ -346,7 +331,7 @@ def test_end_and_limits_are_those_of_the_framer_in_place(reactor, sent, error, c
     assert len(protocol.frames) == count
 
 
-def test_framers_that_change_under_back_pressure(reactor):
+def test_framers_may_change_under_back_pressure(reactor):
     protocol = Store(answer=b"ok" * 50)
     limits = Limits(high_water=1000, low_water=100)
     connection, peer = pair(reactor, protocol, limits=limits)
@@ -356,7 +341,7 @@ def test_framers_that_change_under_back_pressure(reactor):
     got = bytearray()
     held = []
 
-    def turn():
+    def step():
         nonlocal rest
         with contextlib.suppress(BlockingIOError):
             while rest:
@@ -368,12 +353,12 @@ def test_framers_that_change_under_back_pressure(reactor):
         return len(got) == 101 * len(requests)
 
     with peer:
-        spin(reactor, turn, wait=0.01)
+        spin(reactor, step, wait=0.01)
     assert True in held
     assert protocol.frames == frames
 
 
-def test_many_small_changes_in_one_piece_cost_linear_time():
+def test_many_changes_of_framer_in_one_piece_take_linear_time():
     sent, frames = encoded([([], b"x")] * 100_000)
     protocol = Store()
     protocol.connection_made(_Open())
@@ -382,7 +367,7 @@ def test_many_small_changes_in_one_piece_cost_linear_time():
     assert len(protocol.frames) == len(frames)
 
 
-def test_framer_that_is_put_in_place_later_takes_what_has_come(reactor):
+def test_framer_set_later_decodes_the_bytes_received_before(reactor):
     protocol = Store()
     _, peer = pair(reactor, protocol)
     with peer:
@@ -396,7 +381,7 @@ def test_framer_that_is_put_in_place_later_takes_what_has_come(reactor):
         assert protocol.frames[1] == ("Lines", b"c 7")
 
 
-def test_framer_of_a_class_that_does_not_say_so_stays(reactor):
+def test_set_framer_is_refused_without_framer_changes(reactor):
     protocol = Upper(Lines())
     _, peer = pair(reactor, protocol)
     framer = protocol.framer
@@ -406,7 +391,7 @@ def test_framer_of_a_class_that_does_not_say_so_stays(reactor):
 
 
 @pytest.mark.parametrize("smuggled", [b"MAIL FROM:<eve@example.org>\r\n", b"MAIL FR"])
-def test_nothing_in_clear_is_decoded_behind_the_upgrade_one_at_a_time_either(reactor, certificates, smuggled):
+def test_next_frame_decodes_nothing_in_clear_behind_start_tls(reactor, certificates, smuggled):
     class Changing(Upgrading):
         framer_changes = True
 
@@ -443,7 +428,7 @@ class Paced(FramedProtocol):
 
 
 class Changing(Paced):
-    """The same, one frame after the other."""
+    """The same, with one frame per tick."""
 
     framer_changes = True
 
@@ -453,7 +438,7 @@ def lines(count):
 
 
 @pytest.mark.parametrize("kind", [Paced, Changing])
-def test_frames_are_handed_over_a_few_at_once(reactor, kind):
+def test_frames_per_tick_limits_the_frames_of_a_tick(reactor, kind):
     paced = kind()
     connection, peer = pair(reactor, paced)
     with peer:
@@ -470,7 +455,7 @@ def test_frames_are_handed_over_a_few_at_once(reactor, kind):
         assert reactor.next_timeout() != 0
 
 
-def test_another_peer_is_served_between(reactor):
+def test_other_connections_are_served_between_the_frames_of_one(reactor):
     busy, other = Paced(), Paced()
     _, peer = pair(reactor, busy)
     _, its_peer = pair(reactor, other)
@@ -486,7 +471,7 @@ def test_another_peer_is_served_between(reactor):
 
 @pytest.mark.parametrize("kind", [Paced, Changing])
 @pytest.mark.parametrize("ending", [b"", b"the last, without its end"])
-def test_pause_reading_holds_the_frames_that_have_come_and_resume_reading_goes_on(reactor, kind, ending):
+def test_pause_reading_holds_received_frames_until_resume_reading(reactor, kind, ending):
     class Pausing(kind):
         def frame_received(self, frame):
             super().frame_received(frame)
@@ -502,7 +487,7 @@ def test_pause_reading_holds_the_frames_that_have_come_and_resume_reading_goes_o
         for _ in range(5):
             reactor.run_once(0)
         assert paced.frames == [b"0", b"1"]
-        assert reactor.next_timeout() != 0  # it rests
+        assert reactor.next_timeout() != 0  # it waits for nothing
         assert paced.draining()
         connection.resume_reading()
         assert paced.frames == [b"0", b"1"]
@@ -511,7 +496,7 @@ def test_pause_reading_holds_the_frames_that_have_come_and_resume_reading_goes_o
         assert paced.reasons == [None]
 
 
-def test_back_pressure_does_not_undo_a_pause_and_a_resume_not_back_pressure():
+def test_pause_reading_and_back_pressure_are_independent():
     class Big(Paced):
         def frame_received(self, frame):
             self.frames.append(frame)
@@ -539,7 +524,7 @@ def test_back_pressure_does_not_undo_a_pause_and_a_resume_not_back_pressure():
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_frames_that_wait_are_handed_over_before_a_drain_ends_the_connection(paused):
+def test_held_frames_are_handled_before_a_drain_ends_the_connection(paused):
     with MemoryReactor() as memory:
         paced = Paced()
         server, client = memory.pair(lambda: paced, Recorder)
@@ -571,7 +556,7 @@ def test_exception_in_a_later_tick_closes_the_connection_and_is_reported(positio
         assert memory.connections() == []
 
 
-def test_peer_that_leaves_while_its_frames_wait():
+def test_held_frames_are_dropped_when_the_connection_ends():
     errors = Errors()
     with MemoryReactor(on_error=errors) as memory:
         paced = Paced()
@@ -586,7 +571,7 @@ def test_peer_that_leaves_while_its_frames_wait():
 
 
 @pytest.mark.parametrize("position", [0, 2, 3, 7])
-def test_interrupt_in_a_frame_leaves_those_behind_it(reactor, position):
+def test_interrupt_in_frame_received_keeps_the_frames_behind_it(reactor, position):
     class Interrupted(Paced):
         def frame_received(self, frame):
             super().frame_received(frame)
@@ -604,7 +589,7 @@ def test_interrupt_in_a_frame_leaves_those_behind_it(reactor, position):
         assert receive(reactor, peer, lambda got: len(got) == 20) == lines(10)
 
 
-def test_another_protocol_reads_though_frames_of_the_one_before_wait(reactor):
+def test_new_protocol_receives_while_frames_of_the_old_one_are_held(reactor):
     paced, recorder = Paced(), Recorder()
     connection, peer = pair(reactor, paced)
     with peer:
@@ -624,8 +609,8 @@ LINES = st.binary(max_size=4).filter(lambda line: b"\n" not in line and not line
     pauses=st.sets(st.integers(0, 30)),
     drains=st.booleans(),
 )
-def test_every_frame_is_handed_over_once_and_in_order_whatever_is_paused(frames, kind, pauses, drains):
-    """However it is cut, whenever reading is paused for a moment, and also when a drain begins meanwhile."""
+def test_every_frame_is_handled_once_in_order_whatever_is_paused(frames, kind, pauses, drains):
+    """However the bytes are cut, whenever reading is paused, and also during a drain."""
     data = b"".join(frame + b"\n" for frame in frames)
 
     class Pausing(kind):

@@ -1,9 +1,28 @@
 """The package: its public names, and what importing it costs."""
 
+import ast
+import importlib
+import inspect
 import subprocess
 import sys
 
 import reactor
+
+ALL = "from reactor import *"
+
+
+def loaded_by(statement):
+    """Return the names of the modules that `statement` loads in a new interpreter."""
+    loaded = []
+    for program in ("import sys", f"import sys; {statement}"):  # the environment's .pth files load some, too
+        done = subprocess.run(
+            [sys.executable, "-c", f"{program}; print(*sys.modules)"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        loaded.append(set(done.stdout.split()))
+    return loaded[1] - loaded[0]
 
 
 def test_public_names_are_there_and_sorted():
@@ -11,24 +30,46 @@ def test_public_names_are_there_and_sorted():
     assert all(hasattr(reactor, name) for name in reactor.__all__)
 
 
+def test_public_names_are_listed_before_their_modules_are_imported():
+    program = "import reactor; assert set(reactor.__all__) <= set(dir(reactor)); print(reactor.Nothing)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("AttributeError: module 'reactor' has no attribute 'Nothing'\n")
+
+
+def test_public_names_are_those_that_type_checkers_see():
+    tree = ast.parse(inspect.getsource(reactor))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    seen = {name.name: node.module for node in imports for name in node.names if node.module != "importlib"}
+    assert set(seen) == set(reactor.__all__)
+    for name, module in seen.items():
+        assert getattr(reactor, name) is getattr(importlib.import_module(module), name)
+
+
 def test_import_takes_nothing_but_attrs_and_the_standard_library():
-    program = "import sys, reactor; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    foreign = set(done.stdout.split()) - set(sys.stdlib_module_names) - {"reactor", "attr", "attrs"}
-    # What the environment itself loads at start, by .pth files, is there without the import as well.
-    bare = subprocess.run(
-        [sys.executable, "-c", program.replace(", reactor", "")], capture_output=True, text=True, check=True
-    )
-    assert foreign - set(bare.stdout.split()) == set()
-    assert "asyncio" not in done.stdout.split()
+    loaded = {name.partition(".")[0] for name in loaded_by(ALL)}
+    assert loaded - set(sys.stdlib_module_names) - {"reactor", "attr", "attrs"} == set()
+    assert "asyncio" not in loaded
 
 
 def test_import_loads_nothing_that_only_the_command_line_needs():
-    program = "import sys, reactor; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
+    loaded = loaded_by(ALL)
     assert "reactor.loop.log" in loaded
     assert loaded & {"argparse", "logging.handlers", "ssl", "ctypes", "reactor.cli", "reactor.apps"} == set()
+
+
+def test_import_loads_nothing_that_only_some_programs_need():
+    loaded = loaded_by(ALL)
+    assert "reactor.reactor" in loaded
+    assert loaded & {"concurrent.futures", "ipaddress", "logging", "queue", "random", "ssl"} == set()
+
+
+def test_import_of_the_package_loads_only_what_its_first_name_needs():
+    assert {name for name in loaded_by("import reactor") if name.startswith("reactor")} == {
+        "reactor", "reactor.errors",
+    }  # fmt: skip
+    assert {"attr", "socket", "typing"} & loaded_by("import reactor") == set()
+    assert {"attr", "socket", "reactor.loop"} & loaded_by("import reactor.framing") == set()
+    assert {"attr", "reactor.loop"} & loaded_by("import reactor.tls") == set()
 
 
 def public(cls):

@@ -1,4 +1,4 @@
-"""An interrupt at any line: the loop goes on, protocols are called in order, and nothing is stuck."""
+"""An interrupt at any line: the loop continues, protocols are called in order, and nothing is stuck."""
 
 import contextlib
 import gc
@@ -71,7 +71,7 @@ class Served(Protocol):
 
 
 class Peer:
-    """A client that says something, reads what comes, and ends as it is told to."""
+    """A client that sends something, reads the answer, and ends in the given way."""
 
     def __init__(self, address, says, expects, ending, context):
         self.sock = socket.create_connection(address)
@@ -84,7 +84,7 @@ class Peer:
             self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
         self.said = self.over = False
 
-    def turn(self):
+    def act(self):
         """Do what can be done now."""
         if self.over:
             return
@@ -178,7 +178,7 @@ def scenario(tracer, server_context, client_context):
             for peer in peers:
                 if not peer.over and peer.sock.getsockname()[1] in broken and number > ROUNDS // 2:
                     peer.end()  # its callback was interrupted, and does not answer
-                peer.turn()
+                peer.act()
             clock.advance(0.0005)
             tracer.run(reactor.run_once, 0)
             if all(peer.over for peer in peers) and not reactor.connections():
@@ -206,11 +206,11 @@ def scenario(tracer, server_context, client_context):
     for peer in peers:
         peer.check()
     assert [what for what in errors if not isinstance(what[0], OSError)] == []
-    assert len(os.listdir("/proc/self/fd")) <= before + 1  # what an interrupt has taken from its owner
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # lost by its owner in an interrupt
 
 
 class Client(Protocol):
-    """Keeps its calls; says hello, and closes when it is answered."""
+    """Records its calls; sends hello, and closes at the answer."""
 
     def __init__(self, kept):
         self.calls = []
@@ -229,7 +229,7 @@ class Client(Protocol):
 
 
 class Attempt:
-    """One connector, what it made, and what it was told; None for one that an interrupt kept from being."""
+    """A connector, its protocols and failures; the connector is None if an interrupt prevented it."""
 
     def __init__(self, reactor, tracer, address, **options):
         self.kept, self.failures = [], []
@@ -241,12 +241,12 @@ class Attempt:
             address, lambda: Client(self.kept), on_failure=self.failures.append, **options
         )
 
-    def told(self):
-        """Return how many of its protocols were told of a connection."""
+    def connected(self):
+        """Return how often `connection_made` was called of its protocols."""
         return sum("made" in client.calls for client in self.kept)
 
     def lost(self):
-        """Return how many of its protocols were told of an end."""
+        """Return how often `connection_lost` was called of its protocols."""
         return sum("lost" in client.calls for client in self.kept)
 
     def check(self):
@@ -255,7 +255,7 @@ class Attempt:
 
 
 def connecting(tracer, server_context, client_context):
-    """Drive connectors of each fate under the tracer, by a clock that never reaches a timeout of theirs."""
+    """Drive connectors with every kind of end under the tracer, on a clock that reaches no timeout."""
     errors = []
     before = len(os.listdir("/proc/self/fd"))
     clock = ManualClock()
@@ -269,20 +269,20 @@ def connecting(tracer, server_context, client_context):
         kept, broken = [], set()
         listener = serving.listen("127.0.0.1:0", lambda: Served(kept, broken), tls=server_context)
         there = ("localhost" if client_context else "127.0.0.1", listener.addresses[0].port)
-        again = Reconnect(first=0.5, most=0.5, attempts=3, random=lambda: 1.0)
+        again = Reconnect(first=0.5, max_delay=0.5, attempts=3, random=lambda: 1.0)
         long = Timeouts(connect=1000)
         once = Attempt(reactor, tracer, there, tls=client_context, timeouts=long)
         often = Attempt(reactor, tracer, there, tls=client_context, timeouts=long, reconnect=again)
         fails = Attempt(reactor, tracer, refused, timeouts=long)
         fails_often = Attempt(reactor, tracer, refused, timeouts=long, reconnect=again)
-        late = Attempt(reactor, tracer, refused, timeouts=long, reconnect=Reconnect(first=900, most=900))
+        late = Attempt(reactor, tracer, refused, timeouts=long, reconnect=Reconnect(first=900, max_delay=900))
         attempts = [each for each in (once, often, fails, fails_often) if each.connector is not None]
 
         def done(each):
             if each is often:
                 return each.lost() >= 3
             if each is once:
-                return each.told() or each.failures
+                return each.connected() or each.failures
             return each.connector.is_done()
 
         for _ in range(ROUNDS):
@@ -304,10 +304,10 @@ def connecting(tracer, server_context, client_context):
             serving.run_once(0)
         for each in attempts:
             each.check()
-        assert once.told() <= 1
+        assert once.connected() <= 1
         assert len(once.failures) <= 1
         assert len(fails.failures) == (fails in attempts)
-        assert len(fails_often.failures) <= 4  # a round that an interrupt has ended is none that has failed
+        assert len(fails_often.failures) <= 4  # a round ended by an interrupt is not a failed one
     assert [what for what in errors if not isinstance(what[0], OSError)] == []
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
@@ -317,7 +317,7 @@ def connecting(tracer, server_context, client_context):
 def test_interrupt_at_any_line_of_a_connector(certificates, secured):
     contexts = (certificates.server(), certificates.client()) if secured else (None, None)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # a socket that an interrupt took from its owner
+        warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
         failed = failures(lambda tracer: connecting(tracer, *contexts), folder="connecting")
     assert not failed, f"{len(failed)} of them:\n" + "\n".join(failed[:40])
 
@@ -330,7 +330,7 @@ def test_interrupt_at_any_line(certificates, secured):
     gc.disable()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # a socket that an interrupt took from its owner
+            warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
             failed = failures(lambda tracer: scenario(tracer, server_context, client_context))
             gc.collect()
     finally:

@@ -1,4 +1,4 @@
-"""An interrupt at any line of what a user calls, of a handshake in mid-stream, and of a drain."""
+"""An interrupt at any line of a user's call, of a handshake in mid-stream, and of a drain."""
 
 import contextlib
 import gc
@@ -17,7 +17,7 @@ from reactor.testing import Errors, ManualClock
 from tests.tracing import failures
 
 BULK = bytes(range(256)) * 8192
-TICKS = 60  # after which something is stuck
+TICKS = 60  # after these something is stuck
 
 
 class Served(Protocol):
@@ -63,7 +63,7 @@ class Served(Protocol):
 
 
 class World:
-    """A reactor with a connection, what is at its other end, and another connection that is let alone."""
+    """A reactor with a connection and its peer, and another connection that is not interrupted."""
 
     def __init__(self, **options):
         self.kept, self.errors, self.called = [], Errors(), []
@@ -83,8 +83,8 @@ class World:
         self.reactor.adopt(ours, lambda: protocol, **options)
         return protocol, theirs
 
-    def turn(self, until):
-        """Let the reactor work until `until()`."""
+    def step(self, until):
+        """Run ticks until `until()`."""
         for _ in range(TICKS):
             self.reactor.run_once(0)
             if until():
@@ -98,22 +98,22 @@ class World:
         self.reactor.call_soon_threadsafe(called.append, "thread")
         self.reactor.call_soon(called.append, "soon")
         self.clock.advance(0.5)
-        self.turn(lambda: len(called) == 3)
+        self.step(lambda: len(called) == 3)
         self.its_peer.send(b"echo other")
-        self.turn(lambda: receive(self.its_peer) == b"echo other")
+        self.step(lambda: receive(self.its_peer) == b"echo other")
 
     def alive_or_lost(self):
-        """Check that the connection either echoes, or ends at once and says so."""
+        """Check that the connection either echoes, or ends at once with `connection_lost`."""
         if not self.connection.is_closing():
             self.connection.resume_reading()
             self.connection.get_protocol().received = b""
             if self.connection.can_write_eof() and "closed" not in repr(self.connection):
                 self.peer.send(b"echo this")
-                self.turn(lambda: self.connection.is_closing() or receive(self.peer).endswith(b"echo this"))
+                self.step(lambda: self.connection.is_closing() or receive(self.peer).endswith(b"echo this"))
             return
         receive(self.peer)
         self.peer.close()
-        self.turn(lambda: self.protocol.lost)
+        self.step(lambda: self.protocol.lost)
 
     def close(self):
         self.reactor.close()
@@ -125,7 +125,7 @@ class World:
 
 
 def receive(peer):
-    """Return what has come there."""
+    """Return the bytes that are available at `sock`."""
     got = b""
     with contextlib.suppress(OSError):
         while data := peer.recv(1 << 20):
@@ -138,7 +138,7 @@ def without_collector():
     gc.collect()
     gc.disable()  # an interrupt in a finalizer would be swallowed
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # a socket that an interrupt took from its owner
+        warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
         yield
         gc.collect()
     gc.enable()
@@ -160,7 +160,7 @@ def timing(world):
     world.handle = world.reactor.call_later(5, world.called.append, "cancelled")
 
 
-# What is called, and what was done before.
+# The interrupted calls, with what was done before each.
 CALLS = {
     "write": (lambda world: world.connection.write(b"small"), None),
     "write much": (lambda world: world.connection.write(BULK), None),
@@ -197,7 +197,7 @@ CALLS = {
 
 
 class Switched(Served):
-    """Takes the place of another protocol, whose calls it goes on with."""
+    """Replaces another protocol, whose list of calls it continues."""
 
     def __init__(self, before):
         super().__init__([])
@@ -243,7 +243,7 @@ def test_interrupt_in_a_handshake_in_mid_stream(certificates, traced, version, c
         }
         world.peer.close()
         server.connection.write(b"in clear")
-        world.turn(lambda: client.received == b"in clear")
+        world.step(lambda: client.received == b"in clear")
         tracer.run(sides.pop(traced))
         for begin in sides.values():
             begin()
@@ -260,7 +260,7 @@ def test_interrupt_in_a_handshake_in_mid_stream(certificates, traced, version, c
             return (server.lost and client.lost) or not server.answered or not client.answered
 
         if all(secured):  # else one speaks TLS to one that has not begun
-            world.turn(over)
+            world.step(over)
         world.works()
         world.close()
 
@@ -400,7 +400,7 @@ def test_interrupt_in_a_stream_loses_nothing_in_silence(method):
 
 @pytest.mark.slow
 def test_interrupt_in_a_drain():
-    """Of connections that are idle, busy, with much queued, or closed with a peer that has not ended."""
+    """A drain of connections that are idle, busy, with much queued, or lingering."""
 
     def scenario(tracer):
         world = World()
@@ -412,7 +412,7 @@ def test_interrupt_in_a_drain():
         lingering, _ = world.connect()
         lingering.connection.write(b"bye")
         lingering.connection.close()
-        world.turn(lambda: lingering.lost)
+        world.step(lambda: lingering.lost)
         reports = []
         tracer.run(world.reactor.drain, 30, reports.append)
         if tracer.done:  # the interrupt may have come before anything was done

@@ -1,4 +1,4 @@
-"""Limits and timeouts: what can't be meant is refused where it is written, by the field's name."""
+"""Limits and timeouts: invalid values are refused by the constructor, by the field's name."""
 
 import attrs
 import pytest
@@ -17,14 +17,14 @@ COUNTS = ["max_connections", "max_per_ip", "accept_batch", "read_rate", "write_r
 
 @pytest.mark.parametrize("value", NOT_COUNTS)
 @pytest.mark.parametrize("field", COUNTS)
-def test_counts(field, value):
+def test_counts_must_be_positive_integers(field, value):
     with pytest.raises(ValueError, match=f"^{field} must be a whole number of 1 or more, not"):
         Limits(**{field: value})
 
 
 @pytest.mark.parametrize("value", NOT_SIZES)
 @pytest.mark.parametrize("field", ["high_water", "low_water", "max_write_buffer"])
-def test_sizes(field, value):
+def test_sizes_must_be_integers_of_0_or_more(field, value):
     with pytest.raises(ValueError, match=f"^{field} must be a whole number of bytes, 0 or more, not"):
         Limits(**{field: value})
 
@@ -34,41 +34,41 @@ def test_low_water_is_not_above_high_water():
         Limits(low_water=2, high_water=1)
 
 
-def test_high_water_is_not_above_the_cap():
+def test_high_water_is_not_above_max_write_buffer():
     with pytest.raises(ValueError, match=r"^high_water \(65536\) must not be above max_write_buffer \(10\)$"):
         Limits(max_write_buffer=10)
 
 
 @pytest.mark.parametrize("value", ["", "wait", None, 1])
-def test_what_full_means_is_one_of_two(value):
+def test_when_full_is_hold_or_refuse(value):
     with pytest.raises(ValueError, match=f"^when_full must be 'hold' or 'refuse', not {value!r}$"):
         Limits(when_full=value)
 
 
 @pytest.mark.parametrize("value", NOT_SECONDS)
 @pytest.mark.parametrize("field", [field.name for field in attrs.fields(Timeouts)])
-def test_seconds(field, value):
+def test_seconds_must_be_positive(field, value):
     with pytest.raises(ValueError, match=f"^{field} must be (more than 0|a number of) seconds, not"):
         Timeouts(**{field: value})
 
 
 @pytest.mark.parametrize("value", [True, "1", 1j])
 @pytest.mark.parametrize("field", [field.name for field in attrs.fields(Timeouts)])
-def test_seconds_are_a_number(field, value):
+def test_seconds_must_be_a_number(field, value):
     with pytest.raises(TypeError, match=f"^{field} must be a number of seconds, not {value!r}"):
         Timeouts(**{field: value})
 
 
 @given(st.floats(min_value=0, exclude_min=True) | st.integers(1, 10**308))
-def test_any_positive_number_of_seconds_will_do(seconds):
+def test_any_positive_number_of_seconds_is_accepted(seconds):
     assert Timeouts(idle=seconds).idle == seconds
 
 
-def test_whole_number_beyond_all_floats_is_infinite():
+def test_integer_beyond_floats_is_infinite():
     assert Timeouts(idle=10**400).idle == float("inf")
 
 
-def test_none_is_no_limit():
+def test_none_means_no_limit():
     optional = ["max_connections", "max_per_ip", "max_write_buffer", "read_rate", "write_rate"]
     assert set(attrs.asdict(Limits(**dict.fromkeys(optional))).values()) == {"hold", 64, 65536, 16384, None}
     assert Timeouts(idle=None, read=None, write=None).write is None

@@ -1,4 +1,4 @@
-"""Blocking handlers: what they may do, how many at once, and how they are freed."""
+"""Blocking handlers: their socket, the number of workers, and how deadlines free them."""
 
 import contextlib
 import errno
@@ -9,40 +9,24 @@ import threading
 
 import pytest
 
-from reactor import ConnectionAborted, IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts, WriteTimeout
-from reactor.connection.connection import activity
+from reactor import ConnectionAborted, Limits, Reactor, Timeouts, WriteTimeout
 from reactor.pool import Pool
-from tests.helpers import DEADLINE, connect, settle, spin
-from tests.pools import BIG, echo, serve
+from tests.helpers import DEADLINE, connect, receive, settle, spin
+from tests.pools import BIG, BLOCKING_CALLS, assert_byte_is_activity, blocked_in, echo, hears, serve
 
 __all__ = ["serve"]
 
 
-def received(reactor, client):
-    """Return all that the client receives until the end."""
-    client.setblocking(False)
-    got = bytearray()
-
-    def turn():
-        with contextlib.suppress(BlockingIOError):
-            more = client.recv(1 << 20)
-            got.extend(more)
-            return not more
-
-    spin(reactor, turn, wait=0.005)
-    return bytes(got)
-
-
-def test_echo_as_the_documents_write_it(reactor, serve):
+def test_blocking_echo_handler_serves(reactor, serve):
     address = serve(echo)
     with connect(reactor, address) as client:
         client.sendall(b"Hello\n")
         client.shutdown(socket.SHUT_WR)
-        assert received(reactor, client) == b"Hello\n"
+        assert receive(reactor, client) == b"Hello\n"
     spin(reactor, lambda: not reactor.connections())
 
 
-def test_makefile_and_with(reactor, serve):
+def test_socket_supports_makefile_and_with(reactor, serve):
     def lines(connection):
         with connection, connection.makefile("rwb") as file:
             for line in file:
@@ -53,18 +37,18 @@ def test_makefile_and_with(reactor, serve):
     with connect(reactor, address) as client:
         client.sendall(b"one\ntwo\n")
         client.shutdown(socket.SHUT_WR)
-        assert received(reactor, client) == b"ONE\nTWO\n"
+        assert receive(reactor, client) == b"ONE\nTWO\n"
     spin(reactor, lambda: not reactor.connections())
 
 
-def test_large_answer_arrives_though_input_is_left_unread(reactor, serve):
+def test_large_answer_arrives_though_input_is_unread(reactor, serve):
     address = serve(lambda connection: connection.sendall(BIG), timeouts=Timeouts(write=None))
     with connect(reactor, address) as client:
         client.sendall(b"never read")
-        assert received(reactor, client) == BIG
+        assert receive(reactor, client) == BIG
 
 
-def test_waits_for_a_free_worker_first_come_first_served(reactor, serve):
+def test_connections_wait_for_a_worker_in_order(reactor, serve):
     order, gates = [], threading.Semaphore(0)
 
     def handler(connection):
@@ -88,7 +72,7 @@ def test_waits_for_a_free_worker_first_come_first_served(reactor, serve):
         spin(reactor, lambda: not reactor.connections())
 
 
-def test_max_connections_counts_who_is_served_and_who_waits(reactor, serve):
+def test_max_connections_counts_served_and_waiting_connections(reactor, serve):
     gate = threading.Event()
     limits = Limits(max_connections=3, when_full="refuse")
     address = serve(lambda connection: gate.wait(DEADLINE), workers=1, limits=limits)
@@ -98,10 +82,10 @@ def test_max_connections_counts_who_is_served_and_who_waits(reactor, serve):
         assert len(reactor.connections()) == 3
         gate.set()
         spin(reactor, lambda: not reactor.connections())
-        assert [received(reactor, client) for client in clients[:3]] == [b""] * 3
+        assert [receive(reactor, client) for client in clients[:3]] == [b""] * 3
 
 
-def test_who_leaves_the_queue_is_not_served(reactor, serve):
+def test_client_that_disconnects_while_waiting_is_not_served(reactor, serve):
     gate, served = threading.Event(), []
 
     def handler(connection):
@@ -123,27 +107,12 @@ def test_who_leaves_the_queue_is_not_served(reactor, serve):
 
 @pytest.mark.parametrize(
     ("timeouts", "blocks", "error"),
-    [
-        (Timeouts(idle=0.05), lambda connection: connection.recv(1), IdleTimeout),
-        (Timeouts(read=0.05), lambda connection: connection.recv(1), ReadTimeout),
-        (Timeouts(write=0.05), lambda connection: connection.sendall(BIG * 4), WriteTimeout),
-        (Timeouts(idle=0.05), lambda connection: connection.makefile("rb").read(), IdleTimeout),
-    ],
-    ids=["idle", "read", "write", "makefile"],
+    BLOCKING_CALLS,
 )
-def test_worker_that_blocks_past_a_deadline_is_freed(reactor, serve, timeouts, blocks, error):
+def test_deadline_frees_a_blocked_worker(reactor, serve, timeouts, blocks, error):
     raised = []
-
-    def handler(connection):
-        try:
-            blocks(connection)
-        except OSError as exc:
-            raised.append(exc)
-            with pytest.raises(type(exc)):
-                connection.recv(1) if error is not WriteTimeout else blocks(connection)
-            raise
-
-    address = serve(handler, timeouts=timeouts)
+    again = blocks if error is WriteTimeout else lambda connection: connection.recv(1)
+    address = serve(blocked_in(raised, blocks, again), timeouts=timeouts)
     with connect(reactor, address):
         spin(reactor, lambda: raised and not reactor.connections())
         assert type(raised[0]) is error
@@ -175,20 +144,12 @@ def test_connection_that_waits_for_a_worker_is_not_idle(errors, clock):
     assert errors.seen == []
 
 
-def test_bytes_put_the_idle_timeout_off(reactor, serve):
+def test_bytes_restart_the_idle_timeout(reactor, serve):
     heard = []
 
-    def handler(connection):
-        while data := connection.recv(1):
-            heard.append(data)
-
-    address = serve(handler, timeouts=Timeouts(idle=10))
+    address = serve(hears(heard), timeouts=Timeouts(idle=10))
     with connect(reactor, address) as client:
-        spin(reactor, reactor.connections)
-        (connection,) = reactor.connections()
-        before = activity(connection)
-        client.sendall(b"x")
-        spin(reactor, lambda: heard and activity(connection) > before)
+        assert_byte_is_activity(reactor, client, heard)
 
 
 def test_exception_is_reported_and_ends_the_connection(reactor, serve, errors):
@@ -207,7 +168,7 @@ def test_exception_is_reported_and_ends_the_connection(reactor, serve, errors):
             client.recv(1)
 
 
-def test_reset_of_the_peer_is_no_error_of_the_handler(reactor, serve):
+def test_reset_by_the_peer_is_not_reported(reactor, serve):
     address = serve(echo)
     with connect(reactor, address) as client:
         spin(reactor, reactor.connections)
@@ -234,7 +195,7 @@ def test_drain_waits_for_handlers_and_aborts_them_at_its_deadline(reactor, serve
         reactor.drain(0.3, reports.append)
         done.sendall(b"x")
         done.shutdown(socket.SHUT_WR)
-        assert received(reactor, done) == b"x"
+        assert receive(reactor, done) == b"x"
         spin(reactor, lambda: reports and raised)
         assert (reports[0].finished, reports[0].aborted) == (1, 1)
 
@@ -260,13 +221,13 @@ def test_closing_the_reactor_frees_the_workers(make_selector, errors, descriptor
     assert errors.seen == []
 
 
-def test_handler_that_closes_its_socket_leaves_the_reactor_s(reactor, serve):
+def test_handler_may_close_its_socket(reactor, serve):
     address = serve(lambda connection: connection.close())
     with connect(reactor, address) as client:
-        assert received(reactor, client) == b""
+        assert receive(reactor, client) == b""
     with connect(reactor, address) as client:
         client.sendall(b"unread")
-        assert received(reactor, client) == b""
+        assert receive(reactor, client) == b""
     spin(reactor, lambda: not reactor.connections() and not reactor.stats().lingering)
 
 
@@ -303,27 +264,25 @@ def no_threads(monkeypatch):
     return refusing
 
 
-def test_without_any_thread_the_connection_ends_and_the_next_has_one_again(
-    descriptors, reactor, serve, errors, no_threads
-):
+def test_connection_ends_if_no_thread_can_be_started(descriptors, reactor, serve, errors, no_threads):
     address = serve(echo)
     no_threads.set()
     for number in range(5):
         with connect(reactor, address) as client:
             spin(reactor, lambda number=number: reactor.stats().closed == {"RuntimeError": number + 1})
             with contextlib.suppress(ConnectionResetError):
-                assert received(reactor, client) == b""
+                assert receive(reactor, client) == b""
         exc, name, _ = errors.take()
         assert (str(exc), name) == ("can't start new thread", "echo")
     no_threads.clear()
     with connect(reactor, address) as client:
         client.sendall(b"Hello\n")
         client.shutdown(socket.SHUT_WR)
-        assert received(reactor, client) == b"Hello\n"
+        assert receive(reactor, client) == b"Hello\n"
     spin(reactor, lambda: not reactor.connections() and not reactor.stats().lingering)
 
 
-def test_with_one_thread_only_the_others_wait_for_it(reactor, serve, no_threads):
+def test_connections_wait_if_only_one_thread_can_be_started(reactor, serve, no_threads):
     entered, gate = threading.Semaphore(0), threading.Event()
 
     def handler(connection):
@@ -339,17 +298,17 @@ def test_with_one_thread_only_the_others_wait_for_it(reactor, serve, no_threads)
         clients += [stack.enter_context(connect(reactor, address)) for _ in range(3)]
         spin(reactor, lambda: len(reactor.connections()) == 4)
         gate.set()
-        assert [received(reactor, client) for client in clients] == [b"done"] * 4
+        assert [receive(reactor, client) for client in clients] == [b"done"] * 4
 
 
-def test_without_descriptors_each_that_waits_is_told_and_none_inside_another(monkeypatch):
+def test_waiting_connections_end_without_recursion_if_no_descriptor_is_left(monkeypatch):
     gate, entered, depths = threading.Event(), threading.Event(), []
 
-    def told(exc, callback, connection):
+    def on_error(exc, callback, connection):
         depths.append((exc.errno, len(inspect.stack(0))))
 
     with (
-        Reactor(on_error=told) as reactor,
+        Reactor(on_error=on_error) as reactor,
         Pool(lambda connection: entered.set() or gate.wait(), workers=1) as pool,
     ):
         pairs = [socket.socketpair() for _ in range(5)]

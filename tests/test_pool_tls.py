@@ -1,4 +1,4 @@
-"""Blocking handlers over TLS: real clients, what they may do to the handshake, and how workers are freed."""
+"""Blocking handlers over TLS: real clients, the handshake, and how deadlines free workers."""
 
 import contextlib
 import os
@@ -16,10 +16,8 @@ import pytest
 
 from reactor import (
     ConnectError,
-    IdleTimeout,
     Limits,
     Reactor,
-    ReadTimeout,
     Reconnect,
     Timeouts,
     UsageError,
@@ -31,7 +29,16 @@ from reactor.loop.selector import default_selector
 from reactor.pool import BlockingSocket, BlockingTLSSocket, Pool
 from reactor.testing import Errors, ManualClock, Recorder
 from tests.helpers import DEADLINE, Echo, connect, spin
-from tests.pools import BIG, echo, serve
+from tests.pools import (
+    BIG,
+    BLOCKING_CALLS,
+    assert_byte_is_activity,
+    blocked_in,
+    blocking_call,
+    echo,
+    hears,
+    serve,
+)
 from tests.tls_peers import VERSIONS
 
 __all__ = ["serve"]
@@ -39,12 +46,12 @@ __all__ = ["serve"]
 
 @pytest.fixture
 def reactor_selector():
-    """One is enough: what differs between selectors is tested in clear."""
+    """One selector is enough: the differences between selectors are tested in clear."""
     return default_selector()
 
 
 def run(reactor, use, *args):
-    """Return what `use(*args)` does on another thread while the reactor is driven on this one."""
+    """Return `use(*args)`, called on another thread while the reactor is driven on this one."""
     with ThreadPoolExecutor(1) as thread:
         done = thread.submit(use, *args)
         spin(reactor, done.done, wait=0.005)
@@ -52,7 +59,7 @@ def run(reactor, use, *args):
 
 
 def secured(address, context, **options):
-    """Return a real client, whose handshake is done. Truncated ends are errors for it."""
+    """Return a client that completed its handshake; a truncation raises in it."""
     options.setdefault("server_hostname", "localhost")
     sock = socket.create_connection((address.host, address.port), timeout=DEADLINE)
     return context.wrap_socket(sock, suppress_ragged_eofs=False, **options)
@@ -63,7 +70,7 @@ def read_all(client):
 
 
 def exchange(address, context, data=b"Hello\n", **options):
-    """Return what a client gets that says `data`, until a proper end of TLS."""
+    """Return the answer to `data` until close_notify."""
     with secured(address, context, **options) as client:
         client.sendall(data)
         got = client.recv(65536)
@@ -96,7 +103,7 @@ def test_handler_has_an_ssl_socket(descriptors, reactor, serve, certificates, ve
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-def test_openssl_talks_with_it(reactor, serve, certificates, version):
+def test_openssl_s_client_is_served(reactor, serve, certificates, version):
     assert shutil.which("openssl"), "openssl is missing: install the package openssl"
 
     def handler(connection):
@@ -132,7 +139,7 @@ def test_openssl_talks_with_it(reactor, serve, certificates, version):
     ids=["return", "close", "makefile", "shutdown"],
 )
 @pytest.mark.parametrize("version", VERSIONS)
-def test_clean_end_has_a_close_notify_after_all_that_was_sent(reactor, serve, certificates, version, end):
+def test_close_notify_follows_all_sent_bytes(reactor, serve, certificates, version, end):
     def handler(connection):
         connection.sendall(BIG)
         end(connection)
@@ -151,7 +158,7 @@ def test_clean_end_has_a_close_notify_after_all_that_was_sent(reactor, serve, ce
     assert reactor.stats().closed == {"clean": 1}
 
 
-def test_handler_that_raises_ends_without_a_close_notify(reactor, serve, certificates, errors):
+def test_handler_that_raises_sends_no_close_notify(reactor, serve, certificates, errors):
     def broken(connection):
         with connection:
             connection.sendall(b"a part")
@@ -171,7 +178,7 @@ def test_handler_that_raises_ends_without_a_close_notify(reactor, serve, certifi
     assert name.endswith("broken")
 
 
-def test_what_is_closed_by_the_handler_is_closed_for_it(reactor, serve, certificates):
+def test_socket_closed_by_the_handler_raises(reactor, serve, certificates):
     raised = []
 
     def handler(connection):
@@ -191,11 +198,11 @@ def test_what_is_closed_by_the_handler_is_closed_for_it(reactor, serve, certific
     assert raised == ["Bad file descriptor"] * 3
 
 
-def test_shutdown_ends_tls_and_what_is_called_after_it_says_so(reactor, serve, certificates):
+def test_calls_after_shutdown_raise(reactor, serve, certificates):
     raised = []
 
     def handler(connection):
-        select.select([connection], [], [], DEADLINE)  # what comes after SHUT_RDWR resets the connection
+        select.select([connection], [], [], DEADLINE)  # bytes received after SHUT_RDWR reset the connection
         connection.shutdown(socket.SHUT_RD)
         connection.sendall(b"answer")
         connection.shutdown(socket.SHUT_WR)
@@ -217,7 +224,7 @@ def test_shutdown_ends_tls_and_what_is_called_after_it_says_so(reactor, serve, c
     assert reactor.stats().closed == {"clean": 1}
 
 
-def test_unwrap_goes_on_in_clear(reactor, serve, certificates):
+def test_unwrap_continues_in_clear(reactor, serve, certificates):
     def handler(connection):
         assert connection.recv(10) == b"secret"
         plain = connection.unwrap()
@@ -238,7 +245,7 @@ def test_unwrap_goes_on_in_clear(reactor, serve, certificates):
     assert reactor.stats().closed == {"clean": 1}
 
 
-def test_every_way_to_receive_and_send(reactor, serve, certificates):
+def test_every_method_receives_and_sends(reactor, serve, certificates):
     heard = []
 
     def handler(connection):
@@ -267,7 +274,7 @@ def test_every_way_to_receive_and_send(reactor, serve, certificates):
     assert heard == [b"one", b"two..", b"th", b"reef", 4]
 
 
-def test_certificate_protocol_and_name_are_seen_by_the_socket_s_own_methods(reactor, serve, certificates):
+def test_ssl_socket_methods_return_certificate_protocol_and_name(reactor, serve, certificates):
     seen = []
     other = certificates.server(client_ca=certificates.file("ca.pem"), alpn=["two", "one"])
     context = certificates.server(
@@ -290,10 +297,10 @@ def test_certificate_protocol_and_name_are_seen_by_the_socket_s_own_methods(reac
     assert seen[::2] == [(names, "one", False), (names, "one", True)]
 
 
-def test_client_without_a_certificate_is_told_of_and_gets_no_worker(reactor, serve, certificates, errors):
-    told, served = [], []
+def test_client_without_a_certificate_is_reported_and_not_served(reactor, serve, certificates, errors):
+    failures, served = [], []
     context = certificates.server(client_ca=certificates.file("ca.pem"))
-    address = serve(served.append, tls=context, on_tls_error=told.append)
+    address = serve(served.append, tls=context, on_tls_error=failures.append)
 
     def refused():
         with secured(address, certificates.client()) as client:
@@ -301,10 +308,10 @@ def test_client_without_a_certificate_is_told_of_and_gets_no_worker(reactor, ser
 
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"):
         run(reactor, refused)
-    spin(reactor, lambda: told and not reactor.connections())
-    assert type(told[0]) is TLSHandshakeError
-    assert "peer did not return a certificate" in str(told[0])
-    assert "no TLS with 127.0.0.1:" in str(told[0])
+    spin(reactor, lambda: failures and not reactor.connections())
+    assert type(failures[0]) is TLSHandshakeError
+    assert "peer did not return a certificate" in str(failures[0])
+    assert "no TLS with 127.0.0.1:" in str(failures[0])
     assert reactor.stats().closed == {"TLSHandshakeError": 1}
     assert (served, errors.seen) == ([], [])
 
@@ -319,77 +326,67 @@ def test_client_without_a_certificate_is_told_of_and_gets_no_worker(reactor, ser
     ],
     ids=["HTTP", "zeros", "nothing", "a beginning"],
 )
-def test_handshake_that_fails_is_told_with_its_cause(descriptors, reactor, serve, certificates, words, cause):
-    told = []
-    address = serve(echo, tls=certificates.server(), on_tls_error=told.append)
+def test_failed_handshake_is_reported_with_its_cause(descriptors, reactor, serve, certificates, words, cause):
+    failures = []
+    address = serve(echo, tls=certificates.server(), on_tls_error=failures.append)
     with connect(reactor, address) as client:
         client.sendall(words)
         client.shutdown(socket.SHUT_WR)
-        spin(reactor, lambda: told and not reactor.connections() and not reactor.stats().lingering)
-    assert cause in str(told[0])
+        spin(reactor, lambda: failures and not reactor.connections() and not reactor.stats().lingering)
+    assert cause in str(failures[0])
 
 
-def test_reset_during_the_handshake_is_told(descriptors, reactor, serve, certificates):
-    told = []
-    address = serve(echo, tls=certificates.server(), on_tls_error=told.append)
+def test_reset_during_the_handshake_is_reported(descriptors, reactor, serve, certificates):
+    failures = []
+    address = serve(echo, tls=certificates.server(), on_tls_error=failures.append)
     with connect(reactor, address) as client:
         spin(reactor, reactor.connections)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    spin(reactor, lambda: told)
-    assert isinstance(told[0].__cause__, ConnectionResetError)
+    spin(reactor, lambda: failures)
+    assert isinstance(failures[0].__cause__, ConnectionResetError)
     assert reactor.stats().closed == {"ECONNRESET": 1}
 
 
-def test_silent_clients_occupy_no_worker_and_end_at_the_handshake_s_deadline(descriptors, certificates):
-    told, clock, errors = [], ManualClock(), Errors()
+def test_silent_clients_occupy_no_worker_and_end_at_the_handshake_timeout(descriptors, certificates):
+    failures, clock, errors = [], ManualClock(), Errors()
     timeouts = Timeouts(handshake=10, read=1, idle=1)  # which begin after the handshake
     with Reactor(clock=clock, on_error=errors) as reactor, Pool(echo, workers=1) as pool:
         listener = reactor.listen(
-            "127.0.0.1:0", pool, tls=certificates.server(), timeouts=timeouts, on_tls_error=told.append
+            "127.0.0.1:0", pool, tls=certificates.server(), timeouts=timeouts, on_tls_error=failures.append
         )
         address = listener.addresses[0]
         with connect(reactor, address), connect(reactor, address) as slow:
             spin(reactor, lambda: listener.connections == 2)
             assert run(reactor, exchange, address, certificates.client()) == b"Hello\n"
             spin(reactor, lambda: listener.connections == 2)
-            slow.sendall(b"\x16\x03\x01")  # bytes put off nothing
+            slow.sendall(b"\x16\x03\x01")  # bytes don't extend it
             clock.advance(9)
             reactor.run_once(0)
             reactor.run_once(0)
-            assert (len(reactor.connections()), told) == (2, [])
+            assert (len(reactor.connections()), failures) == (2, [])
             clock.advance(2)
-            spin(reactor, lambda: len(told) == 2 and not listener.connections)
-        assert [type(exc) for exc in told] == [TLSHandshakeTimeout] * 2
-        assert "not done within 10 s" in str(told[0])
+            spin(reactor, lambda: len(failures) == 2 and not listener.connections)
+        assert [type(exc) for exc in failures] == [TLSHandshakeTimeout] * 2
+        assert "not done within 10 s" in str(failures[0])
         assert errors.seen == []
 
 
 @pytest.mark.parametrize(
     ("timeouts", "blocks", "error"),
     [
-        (Timeouts(idle=0.05), lambda connection: connection.recv(1), IdleTimeout),
-        (Timeouts(read=0.05), lambda connection: connection.recv(1), ReadTimeout),
-        (Timeouts(write=0.05), lambda connection: connection.sendall(BIG * 4), WriteTimeout),
-        (Timeouts(idle=0.05), lambda connection: connection.makefile("rb").read(), IdleTimeout),
-        (Timeouts(idle=0.05), lambda connection: connection.read(), IdleTimeout),
-        (Timeouts(idle=0.05), lambda connection: connection.unwrap(), IdleTimeout),
-        (Timeouts(idle=0.05, write=None), lambda connection: connection.sendall(BIG * 4), IdleTimeout),
+        *BLOCKING_CALLS,
+        blocking_call("SSLSocket.read", Timeouts(idle=0.05), lambda connection: connection.read()),
+        blocking_call("unwrap", Timeouts(idle=0.05), lambda connection: connection.unwrap()),
+        blocking_call(
+            "idle in sendall",
+            Timeouts(idle=0.05, write=None),
+            lambda connection: connection.sendall(BIG * 4),
+        ),
     ],
-    ids=["idle", "read", "write", "makefile", "SSLSocket.read", "unwrap", "idle in sendall"],
 )
-def test_worker_that_blocks_past_a_deadline_is_freed(reactor, serve, certificates, timeouts, blocks, error):
+def test_deadline_frees_a_blocked_worker(reactor, serve, certificates, timeouts, blocks, error):
     raised = []
-
-    def handler(connection):
-        try:
-            blocks(connection)
-        except OSError as exc:
-            raised.append(exc)
-            for again in (blocks, lambda connection: connection.sendall(b"in clear?")):
-                with pytest.raises(error):
-                    again(connection)
-            raise
-
+    handler = blocked_in(raised, blocks, blocks, lambda connection: connection.sendall(b"in clear?"))
     address = serve(handler, timeouts=timeouts, tls=certificates.server())
     gate = threading.Event()
 
@@ -407,8 +404,8 @@ def test_worker_that_blocks_past_a_deadline_is_freed(reactor, serve, certificate
     assert reactor.stats().handler_errors == 0
 
 
-def test_after_a_write_timeout_nothing_can_be_sent_in_the_place_of_what_was_not(reactor, serve, certificates):
-    """OpenSSL would send the rest of the record that waits, and say that it was the new one."""
+def test_send_after_a_write_timeout_is_refused(reactor, serve, certificates):
+    """OpenSSL would send the rest of the pending record, and report it as the new one."""
     raised, late = [], threading.Event()
 
     def handler(connection):
@@ -434,7 +431,7 @@ def test_after_a_write_timeout_nothing_can_be_sent_in_the_place_of_what_was_not(
     spin(reactor, lambda: raised)
 
 
-def test_idle_timeout_begins_after_the_handshake(certificates):
+def test_idle_timeout_starts_after_the_handshake(certificates):
     clock, heard = ManualClock(), []
     with Reactor(clock=clock) as reactor, Pool(lambda connection: heard.append(connection.recv(1))) as pool:
         timeouts = Timeouts(idle=5, handshake=10)
@@ -455,7 +452,7 @@ def test_idle_timeout_begins_after_the_handshake(certificates):
     assert heard == [b"x"]
 
 
-def test_handshake_waits_for_room_to_send_it(descriptors, reactor, certificates):
+def test_handshake_waits_until_the_socket_is_writable(descriptors, reactor, certificates):
     heard = []
 
     def handler(connection):
@@ -487,25 +484,17 @@ def test_handshake_waits_for_room_to_send_it(descriptors, reactor, certificates)
         assert pool.close(DEADLINE)
 
 
-def test_bytes_put_the_idle_timeout_off(reactor, serve, certificates):
+def test_bytes_restart_the_idle_timeout(reactor, serve, certificates):
     heard = []
 
-    def handler(connection):
-        while data := connection.recv(1):
-            heard.append(data)
-
-    address = serve(handler, timeouts=Timeouts(idle=10), tls=certificates.server())
+    address = serve(hears(heard), timeouts=Timeouts(idle=10), tls=certificates.server())
     client = run(reactor, secured, address, certificates.client())
     with client:
-        spin(reactor, reactor.connections)
-        (connection,) = reactor.connections()
-        before = activity(connection)
-        client.sendall(b"x")
-        spin(reactor, lambda: heard and activity(connection) > before)
+        assert_byte_is_activity(reactor, client, heard)
 
 
 @pytest.mark.parametrize("break_off", ["end", "garbage"])
-def test_end_without_close_notify_is_told_apart(reactor, serve, certificates, errors, break_off):
+def test_end_without_close_notify_is_a_truncation(reactor, serve, certificates, errors, break_off):
     raised = []
 
     def handler(connection):
@@ -525,9 +514,11 @@ def test_end_without_close_notify_is_told_apart(reactor, serve, certificates, er
                     bare.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
                 bare.shutdown(socket.SHUT_WR)
                 bare.settimeout(DEADLINE)
-                with contextlib.suppress(ConnectionResetError):  # what the handler raises resets it
+                with contextlib.suppress(
+                    ConnectionResetError
+                ):  # the handler's exception resets the connection
                     while bare.recv(65536):
-                        pass  # what is left unread would make the close a reset
+                        pass  # unread input would make the close a reset
 
     run(reactor, client)
     spin(reactor, lambda: raised and reactor.stats().closed)
@@ -537,7 +528,7 @@ def test_end_without_close_notify_is_told_apart(reactor, serve, certificates, er
     assert errors.seen == []
 
 
-def test_timeout_of_the_handler_s_own(reactor, serve, certificates):
+def test_settimeout_of_the_handler_applies(reactor, serve, certificates):
     seen = []
 
     def handler(connection):
@@ -563,7 +554,7 @@ def test_timeout_of_the_handler_s_own(reactor, serve, certificates):
     assert seen == [TimeoutError, b"now"]
 
 
-def test_close_notify_waits_for_room_and_gives_up_at_the_write_timeout(reactor, serve, certificates):
+def test_close_notify_waits_until_the_write_timeout(reactor, serve, certificates):
     full = threading.Event()
 
     def handler(connection):
@@ -597,7 +588,7 @@ def test_limits_count_from_the_first_byte(descriptors, reactor, serve, certifica
             spin(reactor, lambda: reactor.stats().refused.get("max_per_ip") == 1)
 
 
-def test_who_leaves_while_waiting_gives_everything_back(descriptors, reactor, serve, certificates):
+def test_client_that_disconnects_while_waiting_leaks_nothing(descriptors, reactor, serve, certificates):
     gate, served = threading.Event(), []
 
     def handler(connection):
@@ -658,7 +649,7 @@ def test_drain_aborts_at_its_deadline(reactor, serve, certificates):
     assert (reports[0].aborted, raised) == (2, ["DrainTimeout"])
 
 
-def test_closing_the_reactor_frees_everything(descriptors, certificates):
+def test_closing_the_reactor_frees_workers_and_sockets(descriptors, certificates):
     raised = threading.Event()
 
     def handler(connection):
@@ -668,11 +659,11 @@ def test_closing_the_reactor_frees_everything(descriptors, certificates):
             raised.set()
             raise
 
-    errors, told = Errors(), []
+    errors, failures = Errors(), []
     with Pool(handler, workers=1) as pool:
         with Reactor(on_error=errors) as reactor:
             listener = reactor.listen(
-                "127.0.0.1:0", pool, tls=certificates.server(), on_tls_error=told.append
+                "127.0.0.1:0", pool, tls=certificates.server(), on_tls_error=failures.append
             )
             address = listener.addresses[0]
             first = run(reactor, secured, address, certificates.client())
@@ -682,10 +673,10 @@ def test_closing_the_reactor_frees_everything(descriptors, certificates):
                 reactor.close()
                 assert raised.wait(DEADLINE)
         assert pool.close(DEADLINE)
-    assert (errors.seen, told) == ([], [])
+    assert (errors.seen, failures) == ([], [])
 
 
-def test_replaced_context_is_for_those_that_come(reactor, serve, certificates):
+def test_replaced_context_applies_to_new_connections(reactor, serve, certificates):
     seen = []
 
     def handler(connection):
@@ -701,7 +692,7 @@ def test_replaced_context_is_for_those_that_come(reactor, serve, certificates):
     assert seen == ["one", "two"]
 
 
-def test_pool_as_a_client(descriptors, reactor, certificates):
+def test_pool_serves_client_connections(descriptors, reactor, certificates):
     heard = []
 
     def handler(connection):
@@ -718,7 +709,7 @@ def test_pool_as_a_client(descriptors, reactor, certificates):
         assert pool.close(DEADLINE)
 
 
-def test_pool_as_a_client_of_somebody_else(descriptors, reactor, certificates):
+def test_pool_serves_client_connections_to_openssl(descriptors, reactor, certificates):
     failures = []
     listener = reactor.listen(
         "127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=lambda exc: None
@@ -730,7 +721,7 @@ def test_pool_as_a_client_of_somebody_else(descriptors, reactor, certificates):
             tls=certificates.client(),
             server_hostname="somebody.else",
             on_failure=failures.append,
-            reconnect=Reconnect(first=0.001, most=0.002, attempts=2),
+            reconnect=Reconnect(first=0.001, max_delay=0.002, attempts=2),
         )
         spin(reactor, lambda: connector.is_done() and not reactor.connections())
         spin(reactor, lambda: not reactor.stats().lingering)
@@ -738,7 +729,7 @@ def test_pool_as_a_client_of_somebody_else(descriptors, reactor, certificates):
     assert "the peer's certificate is not accepted: Hostname mismatch" in str(failures[0])
 
 
-def test_pool_as_a_client_of_a_silent_server(descriptors, reactor, certificates):
+def test_client_of_a_silent_server_ends_at_the_connect_timeout(descriptors, reactor, certificates):
     failures = []
     with socket.create_server(("127.0.0.1", 0)) as server, Pool(echo) as pool:
         reactor.connect(
@@ -752,7 +743,7 @@ def test_pool_as_a_client_of_a_silent_server(descriptors, reactor, certificates)
     assert isinstance(failures[0], TimeoutError)
 
 
-def test_adopted_sockets(descriptors, reactor, certificates, errors):
+def test_pool_serves_adopted_sockets(descriptors, reactor, certificates, errors):
     heard = []
 
     def client(connection):
@@ -781,20 +772,20 @@ def test_adopted_socket_whose_handshake_fails_is_reported(descriptors, reactor, 
     spin(reactor, lambda: not reactor.connections() and not reactor.stats().lingering)
 
 
-def test_without_a_descriptor_for_the_handshake_it_is_told(
+def test_lack_of_descriptors_for_the_handshake_is_reported(
     descriptors, reactor, serve, certificates, monkeypatch
 ):
-    told = []
-    address = serve(echo, tls=certificates.server(), on_tls_error=told.append)
+    failures = []
+    address = serve(echo, tls=certificates.server(), on_tls_error=failures.append)
     with monkeypatch.context() as patched, connect(reactor, address):
         patched.setattr(os, "dup", lambda fd: os.open("/", os.O_WRONLY))  # EISDIR, as good as EMFILE
-        spin(reactor, lambda: told)
-    assert isinstance(told[0].__cause__, IsADirectoryError)
+        spin(reactor, lambda: failures)
+    assert isinstance(failures[0].__cause__, IsADirectoryError)
     spin(reactor, lambda: not reactor.connections())
     assert run(reactor, exchange, address, certificates.client()) == b"Hello\n"
 
 
-def test_pool_never_writes_around_tls(reactor, certificates, errors):
+def test_wrapped_pool_over_tls_is_refused(reactor, certificates, errors):
     def blocking(connection):
         connection.sendall(b"in clear")
 

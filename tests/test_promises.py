@@ -64,7 +64,7 @@ class Acting(Recorder):
 
 
 class Peer:
-    """The other end, whose every step is an act; `context` is None in clear."""
+    """The peer, whose every step is an act; `context` is None in clear."""
 
     def __init__(self, sock, context):
         sock.setblocking(False)
@@ -73,7 +73,7 @@ class Peer:
         self.tls = context and context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
 
     def do(self, act):
-        with contextlib.suppress(OSError):  # of a connection that is gone, or a handshake on its way
+        with contextlib.suppress(OSError):  # of a lost connection, or a pending handshake
             getattr(self, act)()
         with contextlib.suppress(OSError):
             self.sock.send(self.outgoing.read())
@@ -123,7 +123,7 @@ ACTS = st.one_of(
 @pytest.mark.slow
 @pytest.mark.parametrize("secured", ["clear", "tls", "upgrade"])
 @pytest.mark.parametrize("selector", SELECTORS)
-def test_the_end_is_told_exactly_once(certificates, selector, secured):
+def test_connection_lost_is_called_exactly_once(certificates, selector, secured):
     server, client = certificates.server(), certificates.client()
 
     @examples(60)

@@ -1,4 +1,4 @@
-"""The base classes: every call may be left out, and nothing costs an instance dictionary."""
+"""The base classes of protocols: no callback need be overridden, and slots save the instance dictionary."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.helpers import pair, spin
 
 
 @pytest.mark.parametrize("kind", [Protocol, BufferedProtocol])
-def test_every_notice_may_be_left_alone(kind):
+def test_callbacks_need_not_be_overridden(kind):
     protocol = kind()
     assert protocol.connection_made(None) is None
     assert protocol.eof_received() is None
@@ -16,19 +16,19 @@ def test_every_notice_may_be_left_alone(kind):
     assert protocol.connection_lost(None) is None
 
 
-def test_data_may_be_left_alone():
+def test_data_received_need_not_be_overridden():
     assert Protocol().data_received(b"x") is None
     assert BufferedProtocol().buffer_updated(1) is None
 
 
-def test_slots_of_a_protocol_are_all_it_has():
+def test_protocols_with_slots_have_no_instance_dictionary():
     class Small(Protocol):
         __slots__ = ("connection",)
 
     assert not hasattr(Small(), "__dict__")
 
 
-def test_buffered_protocol_without_a_buffer_is_told_what_is_missing(reactor, errors):
+def test_buffered_protocol_without_get_buffer_raises(reactor, errors):
     _, peer = pair(reactor, BufferedProtocol())
     peer.send(b"x")
     spin(reactor, lambda: errors.seen)

@@ -1,4 +1,4 @@
-"""The reactor as a whole: adopt, drain, signals, and giving everything back."""
+"""The reactor as a whole: adopt, drain, signals, and releasing all resources."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.helpers import Echo, connect, pair, spin
 BIG = 4 * 1024 * 1024
 
 
-def test_adopt_makes_a_connection_of_a_connected_socket(reactor):
+def test_adopt_makes_a_connection_from_a_connected_socket(reactor):
     recorder = Recorder()
     connection, peer = pair(reactor, recorder)
     assert reactor.connections() == [connection]
@@ -24,7 +24,7 @@ def test_adopt_makes_a_connection_of_a_connected_socket(reactor):
     peer.close()
 
 
-def test_adopt_of_an_unconnected_socket_leaves_it_the_caller_s(reactor):
+def test_unconnected_socket_is_refused_and_stays_open(reactor):
     with socket.socket() as sock:
         with pytest.raises(OSError, match="not connected"):
             reactor.adopt(sock, Recorder)
@@ -73,7 +73,7 @@ def test_drain_sends_what_is_queued_then_run_returns(reactor, descriptors):
         client.close()
 
 
-def test_drain_of_nothing_returns_at_once(reactor):
+def test_drain_without_connections_ends_at_once(reactor):
     reactor.connect("127.0.0.1:1", Recorder, on_failure=lambda exc: None)
     reactor.drain()
     reactor.run()
@@ -90,7 +90,7 @@ def test_drain_counts_a_connection_that_was_lost_just_before(reactor):
     peer.close()
 
 
-def test_drain_gives_up_on_a_silent_peer_at_its_deadline(make_selector):
+def test_drain_aborts_a_silent_peer_at_its_deadline(make_selector):
     clock = ManualClock()
     recorder = Recorder()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
@@ -114,7 +114,7 @@ def test_reactor_can_run_again_after_a_drain(reactor):
     reactor.run()
 
 
-def test_first_signal_drains_second_stops():
+def test_first_signal_drains_and_second_stops():
     previous = signal.getsignal(signal.SIGUSR1)
     recorder = Recorder()
     with Reactor() as reactor:
@@ -145,7 +145,7 @@ def test_signal_that_cannot_be_handled_leaves_the_others_as_they_were():
         assert signal.getsignal(signal.SIGUSR1) is previous
 
 
-def test_reactor_that_was_stopped_in_its_drain_can_drain_again():
+def test_reactor_stopped_during_a_drain_can_drain_again():
     with Reactor() as reactor:
         connection, peer = pair(reactor, Recorder())
         connection.write(b"x" * BIG)
@@ -157,7 +157,7 @@ def test_reactor_that_was_stopped_in_its_drain_can_drain_again():
         peer.close()
 
 
-def test_close_tells_every_connection_once(make_selector, descriptors):
+def test_close_calls_connection_lost_of_each_connection_once(make_selector, descriptors):
     recorders = [Recorder() for _ in range(5)]
     reactor = Reactor(selector=make_selector())
     listener = reactor.listen("127.0.0.1:0", Echo)
@@ -186,7 +186,7 @@ def test_connection_lost_may_use_the_reactor_while_it_closes():
     peer.close()
 
 
-def test_closed_reactor_s_use_is_an_error():
+def test_methods_of_a_closed_reactor_raise():
     reactor = Reactor()
     reactor.close()
     ours, theirs = socket.socketpair()
@@ -205,7 +205,7 @@ def test_closed_reactor_s_use_is_an_error():
                 use()
 
 
-def test_reactors_leave_nothing_behind(make_selector, descriptors):
+def test_reactors_leak_nothing(make_selector, descriptors):
     threads = threading.active_count()
     for _ in range(100):
         with Reactor(selector=make_selector()) as reactor:

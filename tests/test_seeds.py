@@ -211,7 +211,7 @@ def test_exchange_with_one_client(program):
 
 @pytest.mark.slow
 def test_exchange_with_a_thousand_clients(program):
-    """All are connected at once; where fewer are served at once, each is served when its turn comes."""
+    """All are connected at once; where fewer are served at once, the others wait."""
     name, make, exchange = program
     with make() as address, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(address)) for _ in range(MANY)]
@@ -223,8 +223,8 @@ def test_exchange_with_a_thousand_clients(program):
             leave(client)
 
 
-def test_program_without_a_bound_has_one_here():
-    """A thousand clients for a hundred places: the others are told at once."""
+def test_clients_above_max_connections_are_refused_at_once():
+    """A thousand clients with `max_connections` of a hundred: the others are refused at once."""
     limits = Limits(max_connections=100, when_full="refuse")
     with reactor_with(Echo, limits=limits) as address, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connected(address)) for _ in range(MANY)]
@@ -276,7 +276,7 @@ def test_client_that_sends_a_message_and_prints_the_answer(number):
 
 def test_client_with_a_timeout():
     """The client that gives up after some seconds: here where the server accepts and says nothing."""
-    told = []
+    errors = []
 
     async def client(stream):
         try:
@@ -284,23 +284,23 @@ def test_client_with_a_timeout():
                 await stream.send(b"ping")
                 await stream.receive(1024)
         except TimeoutError as exc:
-            told.append(exc)
+            errors.append(exc)
         reactor.stop()
 
     with socket.create_server(("127.0.0.1", 0)) as silent, Reactor() as reactor:
         reactor.connect(silent.getsockname(), handler(client))
         reactor.run()
-    assert len(told) == 1
+    assert len(errors) == 1
 
 
-def test_client_tells_why_it_could_not_connect():
+def test_client_gets_the_reason_of_a_failure_to_connect():
     """The client's errors, by the type that it catches."""
-    told = []
+    errors = []
     with socket.create_server(("127.0.0.1", 0)) as gone:
         address = gone.getsockname()
     with Reactor() as reactor:
-        reactor.connect(address, Protocol, on_failure=lambda exc: (told.append(exc), reactor.stop()))
+        reactor.connect(address, Protocol, on_failure=lambda exc: (errors.append(exc), reactor.stop()))
         reactor.run()
-    (problem,) = told
+    (problem,) = errors
     assert isinstance(problem, ConnectionError)
     assert isinstance(problem.attempts[0][1], ConnectionRefusedError)

@@ -1,4 +1,4 @@
-"""The house: every module has a test file of its own, and the top level holds what it should."""
+"""The tree: every module has a test file of its own, and the top level has the documented files."""
 
 import subprocess
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_tests_mirror_the_tree(package):
     assert (whole or modules) - tests == set()
 
 
-def test_top_level_is_what_the_readme_promises():
+def test_top_level_of_the_repository_has_the_documented_files():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:  # an unpacked release, not a checkout
         names = {path.name for path in ROOT.iterdir()}

@@ -1,4 +1,4 @@
-"""What mypy says of a program that uses the package: nothing of a right call, and the line of a wrong one."""
+"""Type hints: mypy accepts a program's right calls, and reports the lines of wrong ones."""
 
 import re
 import subprocess
@@ -88,7 +88,7 @@ async def ask(reactor: Reactor) -> int:
 """
 
 
-def test_type_checker_tells_right_calls_from_wrong_ones(tmp_path):
+def test_type_checker_accepts_right_calls_and_reports_wrong_ones(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     words = [
@@ -101,6 +101,6 @@ def test_type_checker_tells_right_calls_from_wrong_ones(tmp_path):
         str(tmp_path / "cache"),
     ]
     done = subprocess.run([*words, str(program)], cwd=ROOT, capture_output=True, text=True)
-    told = {int(line) for line in re.findall(r"program\.py:(\d+): error: ", done.stdout)}
+    reported = {int(line) for line in re.findall(r"program\.py:(\d+): error: ", done.stdout)}
     wrong = {number for number, line in enumerate(PROGRAM.splitlines(), 1) if line.endswith("# wrong")}
-    assert told == wrong, done.stdout + done.stderr
+    assert reported == wrong, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The other end of a TLS connection under test: OpenSSL on a socket, driven step by step."""
+"""The peer of a TLS connection under test: OpenSSL on a socket, driven step by step."""
 
 import contextlib
 import socket

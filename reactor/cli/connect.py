@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--insecure",
         action="store_true",
-        help="accept any certificate: anybody on the path can read and change everything",
+        help="accept any certificate: every host on the path can read and change everything",
     )
     parser.add_argument(
         "--server-name",

@@ -160,7 +160,7 @@ class _Session:
         self._children: set[int] = set()  # their pidfds
 
     def run(self, poll_interval: float) -> None:
-        """Serve until `stop`. What `service_actions` and the like raise comes out."""
+        """Serve until `stop`. Raises what `service_actions` and the like raise."""
         self._log = LimitedLog(self.reactor.call_later)
         self.reactor.add_reader(self._server, self._take)
         if type(self._server).service_actions is not standard.BaseServer.service_actions:
@@ -257,7 +257,7 @@ class _Session:
     def _back_off(self, exc: OSError) -> None:
         message = "cannot accept on %s: %s; next attempt in %g s"
         key = ("accept", exc.errno)
-        self._log.log(logging.WARNING, key, message, self._server.server_address, exc, self._backoff)
+        self._log.warning(key, message, self._server.server_address, exc, self._backoff)
         self._pause()
         self.reactor.call_later(self._backoff, self._resume)
         self._backoff = min(2 * self._backoff, _LAST_BACKOFF)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 import weakref
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import attrs
 
@@ -23,9 +22,11 @@ from reactor.connection.settings import Settings
 from reactor.errors import ConnectError, ConnectTimeout, TLSHandshakeError, TLSHandshakeTimeout, UsageError
 from reactor.loop.loop import Loop
 from reactor.loop.timers import Handle
-from reactor.loop.workers import Workers
 from reactor.options import Reconnect
 from reactor.protocol import Factory
+
+if TYPE_CHECKING:
+    from reactor.loop.workers import Workers
 
 __all__ = [
     "Connector", "ConnectorState", "FailureHandler", "begin_connecting", "cancel_for_drain",
@@ -343,7 +344,7 @@ class Connector:
             self._loop.scheduler.report(error, repr(self))
         else:
             key = ("connect", str(self._address))
-            self._loop.scheduler.log.log(logging.WARNING, key, "%s; it is tried again", error)
+            self._loop.scheduler.log.warning(key, "%s; it is tried again", error)
 
     def _end_round(self) -> None:
         if self._timer is not None:
@@ -371,7 +372,7 @@ class Connector:
         self._move(event)
         self.next_attempt = self._loop.time() + delay
         self._timer = self._loop.scheduler.call_at(self.next_attempt, self._begin)
-        self._delay = min(2 * self._delay, self._reconnect.most)
+        self._delay = min(2 * self._delay, self._reconnect.max_delay)
 
     def _gone(self, number: int, prefix: bytes | None, reason: BaseException | None) -> None:
         self._settings.on_gone(prefix, reason)

@@ -8,6 +8,9 @@ would be a bug of ours.
 from __future__ import annotations
 
 from enum import Enum
+from functools import partial
+
+from reactor.connection import state
 
 __all__ = ["IN_ROUND", "SHOWN", "TRANSITIONS", "ConnectorState", "Event", "Phase", "after"]
 
@@ -77,12 +80,5 @@ SHOWN = {
 }
 
 
-def after(phase: Phase, event: Event) -> Phase:
-    """Return the phase that `event` leads to from `phase`.
-
-    Raises KeyError, with both names, for a move that the table does not allow.
-    """
-    try:
-        return TRANSITIONS[phase, event]
-    except KeyError:
-        raise KeyError(f"no move from {phase.name} on {event.name}") from None
+#: Called as `after(phase, event)`: the look-up of a connection's state, in the table of a connector.
+after = partial(state.after, table=TRANSITIONS)

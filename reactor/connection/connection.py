@@ -936,7 +936,7 @@ class Connection:
                     exc, f"{type(protocol).__qualname__}.connection_lost", self
                 )
             self._protocol = None
-            self._move(Event.TOLD)
+            self._move(Event.NOTIFIED)
             if closed:
                 self._settings.on_gone(client_prefix(self._peer), reason)
         except BaseException:
@@ -1146,7 +1146,8 @@ class Connection:
     def _stop_reading(self, stopped: int) -> None:
         self._settings.loop.lifetime.check_process()
         try:
-            self._note_reading(stopped, self._channel.throttled)
+            if self._owed is not None or self._settings.timeouts.idle is not None:
+                self._note_reading(stopped, self._channel.throttled)
             before, self._reading_stopped = self._reading_stopped, stopped
             if bool(before) is not bool(stopped) and self._state not in ENDED:
                 self._update_interest()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from reactor.connection.buffers import FilePart
 from reactor.connection.connection import Connection
-from reactor.loop.log import caller
+from reactor.loop.log import caller, logger
 
 __all__ = ["DebugConnection"]
-
-log = logging.getLogger("reactor")
 
 
 def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,5 +45,5 @@ class DebugConnection(Connection):
         accepted = super()._add(pieces)
         if counters.dropped_writes != before:
             nbytes = sum(map(len, pieces))
-            log.warning("%d bytes written to %s after its end, at %s", nbytes, self, caller())
+            logger().warning("%d bytes written to %s after its end, at %s", nbytes, self, caller())
         return accepted

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
 __all__ = ["Settings"]
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, repr=False, kw_only=True)
 class Settings:
     """Settings shared by the connections of one listener, connector or adoption.
 

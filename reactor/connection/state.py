@@ -6,9 +6,14 @@ Each direction ends on its own: `READ_CLOSED` after the peer's end of file, `WRI
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import TypeVar
 
 __all__ = ["CLOSES", "ENDED", "READABLE", "TRANSITIONS", "WRITABLE", "Event", "State", "after"]
+
+S = TypeVar("S", bound=Enum)
+E = TypeVar("E", bound=Enum)
 
 
 class _Singletons(Enum):
@@ -37,7 +42,7 @@ class Event(_Singletons):
     WRITE_EOF = "our end of file"
     CLOSE = "close"
     CUT = "cut"  # the queue is empty while closing, or abort, or an error
-    TOLD = "told"  # connection_lost was called
+    NOTIFIED = "notified"  # connection_lost was called
     FORKED = "forked"  # this process is a forked child: `connection_lost` is not called
 
 
@@ -57,7 +62,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.WRITE_CLOSED, Event.CUT): State.CLOSED,
     (State.CLOSING, Event.CUT): State.CLOSED,
     (State.ENDING, Event.CUT): State.CLOSED,
-    (State.CLOSED, Event.TOLD): State.LOST,
+    (State.CLOSED, Event.NOTIFIED): State.LOST,
     **{(state, Event.FORKED): State.LOST for state in State},
 }
 
@@ -67,12 +72,13 @@ CLOSES = frozenset({State.CLOSING, State.ENDING})
 ENDED = frozenset({State.CLOSED, State.LOST})
 
 
-def after(state: State, event: Event) -> State:
-    """Return the state that follows `state` on `event`.
+# The table is a default argument: a function bound to it would cost 1 % of a short connection.
+def after(state: S, event: E, table: Mapping[tuple[S, E], S] = TRANSITIONS) -> S:  # type: ignore[assignment]
+    """Return the state that follows `state` on `event` by `table`, which is that of a connection by default.
 
     Raises KeyError, with both names, for a transition that the table does not list.
     """
     try:
-        return TRANSITIONS[state, event]
+        return table[state, event]
     except KeyError:
         raise KeyError(f"no move from {state.name} on {event.name}") from None

@@ -4,8 +4,8 @@
 the host watches `reactor.fileno()`, and calls `run_once` when there is something to do. `reactor.embed.guest`
 is for hosts that can only be handed a callback from another thread, `reactor.embed.trio` has `run(reactor)`.
 
-There is none for gevent: it replaces `selectors` and `socket` under everybody, and a callback of ours would
-run in its hub, where nothing may wait.
+There is none for gevent: it replaces `selectors` and `socket` for the whole process, and a callback of ours
+would run in its hub, where nothing may wait.
 """
 
 from reactor.embed.attachment import BUDGET, Attachment

@@ -21,7 +21,7 @@ def attach(
 ) -> Attachment:
     """Make `loop` drive `reactor`, on the loop's thread; None takes the running one.
 
-    budget: seconds of work after which the loop has its turn.
+    budget: seconds of work after which the loop handles its other events.
     Raises UsageError for a loop that can't watch descriptors, as the Proactor loop of Windows.
 
         import asyncio

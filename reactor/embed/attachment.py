@@ -13,7 +13,7 @@ from reactor.reactor import Reactor
 
 __all__ = ["BUDGET", "Attachment", "CallLater", "HostDriver", "Watch"]
 
-#: Seconds of work after which the host has its turn.
+#: Seconds of work after which the host handles its other events.
 BUDGET = 0.002
 
 #: Makes the host call a function whenever a descriptor is readable; returns a function that undoes it.
@@ -26,7 +26,7 @@ CallLater = Callable[[float, Callable[[], None]], Callable[[], object]]
 class HostDriver(ContextExit):
     """A reactor that its host drives, until `detach`, the end of a `with` block, or the reactor's own end.
 
-    budget: seconds of work after which the host has its turn, as `run_once` says.
+    budget: seconds of work after which the host handles its other events, as for `run_once`.
     """
 
     def __init__(self, reactor: Reactor, budget: float) -> None:
@@ -49,7 +49,7 @@ class HostDriver(ContextExit):
     def detach(self) -> None:
         """End the host's driving of the reactor. More than once does nothing. On the host's thread.
 
-        In a forked child nothing of the host's is touched: its selector is the parent's too.
+        In a forked child the host is not changed: its selector is the parent's too.
         """
         if self._detached:
             return
@@ -111,7 +111,7 @@ class Attachment(HostDriver):
             self.detach()  # something else drives it: an error once, and not in every tick of the host's loop
             raise
         except BaseException:
-            self._end()  # some hosts watch no more what raised; `_wait` begins anew
+            self._end()  # some hosts drop a callback that raised; `_wait` registers it again
             raise
         finally:
             self._stepping = False

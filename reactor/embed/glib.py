@@ -20,7 +20,7 @@ __all__ = ["attach"]
 def attach(reactor: Reactor, *, budget: float = BUDGET) -> Attachment:
     """Make the main loop of GLib's default context drive `reactor`, on the thread of that loop.
 
-    budget: seconds of work after which the rest of the program has its turn.
+    budget: seconds of work after which the main loop handles its other events.
 
         from gi.repository import GLib
         from reactor import Reactor

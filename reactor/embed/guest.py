@@ -1,7 +1,7 @@
 """The reactor in a loop that only accepts callbacks, from any thread.
 
-A helper thread waits for `reactor.fileno()`; every callback runs on the host's thread. While there is work
-the host's loop is handed the next step at once, and the helper rests.
+A helper thread waits for `reactor.fileno()`; every callback runs on the host's thread. While there is work,
+the next tick is scheduled on the host's loop at once, and the helper waits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def attach(
     """Drive `reactor` on the thread of a host that runs the callback of `run_sync_soon_threadsafe(callback)`.
 
     That is called on the host's thread and on another, and must not block. budget: seconds of work after
-    which the host has its turn. To be called on the host's thread.
+    which the host handles its other events. To be called on the host's thread.
     Raises UsageError if the reactor's selector has no descriptor.
 
         from queue import SimpleQueue
@@ -45,7 +45,7 @@ def attach(
 
 
 class Guest(HostDriver):
-    """A reactor that its host drives by callbacks, which a helper thread hands it.
+    """A reactor that its host drives by callbacks, which a helper thread schedules.
 
     from queue import SimpleQueue
     from reactor import Reactor

@@ -19,7 +19,7 @@ _BINDINGS = ("PySide6", "PyQt6")
 def attach(reactor: Reactor, *, budget: float = BUDGET) -> Attachment:
     """Make Qt's event loop drive `reactor`, on the thread of the application object, which there must be.
 
-    budget: seconds of work after which the window has its turn.
+    budget: seconds of work after which the application handles its other events.
     PyQt6 ends the process when a KeyboardInterrupt leaves a callback, as it does with slots.
     Raises ImportError if neither binding is installed.
 

@@ -15,7 +15,7 @@ __all__ = ["attach"]
 def attach(reactor: Reactor, root: tk.Misc, *, budget: float = BUDGET) -> Attachment:
     """Make the main loop of `root`, any widget, drive `reactor`, on the thread of that loop.
 
-    budget: seconds of work after which the window has its turn.
+    budget: seconds of work after which the window handles its other events.
     Raises UsageError where Tk can't watch descriptors, as on Windows.
 
         import tkinter

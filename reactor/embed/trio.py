@@ -25,7 +25,7 @@ async def run(
 ) -> None:
     """Drive `reactor` until it is closed or this is cancelled: `nursery.start_soon(run, reactor)`.
 
-    budget: seconds of work after which other tasks have their turn. task_status: for `nursery.start`, which
+    budget: seconds of work after which other tasks run. task_status: for `nursery.start`, which
     gets the reactor.
 
         import trio

@@ -21,7 +21,7 @@ __all__ = ["attach"]
 def attach(reactor: Reactor, host: Any = None, *, budget: float = BUDGET) -> Attachment:
     """Make Twisted's reactor `host` drive `reactor`, on the thread of `host`; None: the installed one.
 
-    budget: seconds of work after which the host has its turn.
+    budget: seconds of work after which the host handles its other events.
 
         from twisted.internet import reactor as host
         from reactor import Reactor
@@ -66,7 +66,7 @@ class _Descriptor:
         self._host.removeReader(self)
 
     def connectionLost(self, reason: object) -> None:
-        # Twisted ends; or a KeyboardInterrupt came out of a callback, was logged, and ended the watch.
+        # Twisted stops, or it has logged the KeyboardInterrupt of a callback and removed the reader.
         self._host.callLater(0, self._watch_again)
 
     def _watch_again(self) -> None:

@@ -9,7 +9,7 @@ __all__ = ["Block", "FixedLength"]
 
 
 class _Sized(Framer):
-    """The part that framings of known length have in common: the pieces of a frame of `size` bytes."""
+    """Base class of framings of known length: holds the pieces of a frame of `size` bytes."""
 
     __slots__ = ("_held", "_pieces", "_size")
 
@@ -102,7 +102,7 @@ class Block(_Sized):
         frame, end = self.next_frame(bytes(data))
         frames = [] if frame is None else [frame]
         if end < len(data):
-            self._fail(MalformedFrame(f"more came after the {self._size} bytes of the only frame"), frames)
+            self._fail_surplus(frames)
         return frames
 
     def next_frame(self, data: bytes, at: int = 0) -> tuple[bytes | None, int]:
@@ -110,8 +110,7 @@ class Block(_Sized):
         self._check_usable()
         if self._is_done:
             if at < len(data):
-                problem = f"more came after the {self._size} bytes of the only frame"
-                self._fail(MalformedFrame(problem), [])
+                self._fail_surplus([])
             return None, at
         end = min(len(data), at + self._size - self._held)
         self._pieces.append(data[at:end])
@@ -127,3 +126,7 @@ class Block(_Sized):
         if frame is None and not self._is_done:
             self._fail_incomplete()
         return [] if frame is None else [frame]
+
+    def _fail_surplus(self, frames: list[bytes]) -> None:
+        problem = f"more came after the {self._size} bytes of the only frame"
+        self._fail(MalformedFrame(problem), frames)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import socket
 import sys
 from collections import Counter
@@ -31,6 +30,7 @@ from reactor.errors import (
 )
 from reactor.listening.binding import UnixPath
 from reactor.listening.drain import Drain, Drained
+from reactor.loop.log import logger
 from reactor.loop.loop import Loop
 from reactor.loop.registry import EVENT_READ
 from reactor.loop.timers import Handle
@@ -220,7 +220,7 @@ class Listener:
         return [lingering for lingering in lingering_of(self._loop.registry) if lingering.listener is self]
 
     def _log_drained(self, report: Drained) -> None:
-        logging.getLogger("reactor").info("%s drained: %s", self, report)
+        logger().info("%s drained: %s", self, report)
 
     def _accept(self, sock: socket.socket) -> None:
         """Accept what waits on one of the listening sockets, up to `Limits.accept_batch`."""
@@ -304,7 +304,7 @@ class Listener:
         error = kind(f"no TLS with {peer}: {exc}")
         error.__cause__ = exc
         if self._on_tls_error is None:
-            self._loop.scheduler.log.log(logging.INFO, (self, str(exc)), "%s", error)
+            self._loop.scheduler.log.info((self, str(exc)), "%s", error)
         else:
             self._loop.scheduler.call(self._on_tls_error, error)
 
@@ -348,9 +348,7 @@ class Listener:
         if self._reserve is not None and exc.errno in {errno.EMFILE, errno.ENFILE}:
             self._refuse_batch(sock)
         message = "%s: %s: %s; trying again in %g s"
-        self._loop.scheduler.log.log(
-            logging.ERROR, (self, exc.errno), message, self, scarce, exc, self._backoff
-        )
+        self._loop.scheduler.log.error((self, exc.errno), message, self, scarce, exc, self._backoff)
         self._hold(Hold.BACKING_OFF)
         self._retry.cancel()
         self._retry = self._loop.scheduler.call_later(self._backoff, self._release, Hold.BACKING_OFF)

@@ -1,6 +1,6 @@
-"""The alarm: a descriptor that becomes readable when some time has passed, where the platform has one.
+"""The alarm: a descriptor that becomes readable at a set time, where the platform has one.
 
-That is timerfd_create(2), which Linux has; Python has it from 3.13 on, before that the C library is called.
+It is a timerfd_create(2) of Linux; before Python 3.13, which has it, the C library is called.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from reactor.errors import ACCEPT_EXHAUSTED
 
 __all__ = ["Alarm", "new_alarm"]
 
-_SHORTEST = 1e-9  # seconds: none at all would switch it off
+_SHORTEST = 1e-9  # seconds; 0 would disarm the timer
 
 
 class Alarm:
-    """Readable from when the time of `set` has passed until `on_event`, which is for a registry."""
+    """A descriptor that is readable from the time of `set` until `on_event`, the registry's callback."""
 
     __slots__ = ("_file", "_on_alarm")
 
@@ -38,13 +38,13 @@ class Alarm:
         return self._file.fileno()
 
     def set(self, delay: float) -> None:
-        """Be readable in `delay` seconds, and not at the time that was set before."""
+        """Set the time: readable in `delay` seconds, instead of the time that was set before."""
         _set_time(self._file.fileno(), max(delay, _SHORTEST))
 
     def on_event(self, events: int) -> None:
-        """It has come: call back, and be readable no more. Nothing is lost if an interrupt parts the two."""
+        """Call back, then clear the descriptor; an interrupt between the two loses nothing."""
         self._on_alarm()
-        self._file.read(8)  # nothing, if it was set anew after it was seen
+        self._file.read(8)  # empty if it was set again after the poll
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -52,7 +52,7 @@ class Alarm:
 
 
 def new_alarm(on_alarm: Callable[[], None]) -> Alarm | None:
-    """Return an alarm that calls `on_alarm()`, or None where the system knows none.
+    """Return an alarm that calls `on_alarm()`, or None where the system has none.
 
     Raises OSError if it has no descriptor or memory left for one.
     """
@@ -79,7 +79,7 @@ if sys.platform == "linux":
 
         @cache
         def _c() -> tuple[Any, Any]:
-            """Return the C library and ctypes, whose import a program without a host does not wait for."""
+            """Return the C library and ctypes, imported here because only programs with a host need them."""
             import ctypes  # noqa: PLC0415
 
             return ctypes.CDLL(None, use_errno=True), ctypes

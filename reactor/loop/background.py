@@ -1,4 +1,4 @@
-"""A thread that drives a loop for the time of a `with` block."""
+"""The background driver: a thread that drives a loop during a `with` block."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from reactor.loop.context import ContextExit
 
 __all__ = ["Background"]
 
-# Seconds after the drain's own deadline in which the thread must come out of the callback that it is in.
+# Seconds after the drain's deadline in which the thread must return from its current callback.
 _GRACE = 5.0
 
 
 class Drivable(Protocol):
-    """The methods that are called of a loop that is driven in the background."""
+    """The interface of a loop that can be driven in the background."""
 
     def run(self) -> None: ...
 
@@ -35,7 +35,7 @@ Driven = TypeVar("Driven", bound=Drivable)
 class Background(ContextExit, Generic[Driven]):
     """A context manager in which a thread drives `reactor`; entering it returns the reactor.
 
-    drain_timeout: seconds that connections have to come to their end when the block is left.
+    drain_timeout: seconds that connections have to end when the block is left.
     name: the thread's.
     """
 
@@ -59,13 +59,13 @@ class Background(ContextExit, Generic[Driven]):
         try:
             self._reactor.drain(self._drain_timeout)
             self._thread.join(min(self._drain_timeout + _GRACE, threading.TIMEOUT_MAX))
-            if self._thread.is_alive():  # a longer drain was on already
+            if self._thread.is_alive():  # a longer drain had begun before
                 self._reactor.stop()
                 self._thread.join(_GRACE)
         except UsageError:
-            self._thread.join()  # it was closed in the block
+            self._thread.join()  # the block has closed the reactor
         except BaseException:
-            self._reactor.stop()  # an interrupt: the thread is not to outlive it
+            self._reactor.stop()  # an interrupt: the thread must not outlive the block
             raise
         if self._thread.is_alive():
             self._problem = ReactorError(f"the thread {self._thread.name} does not come out of its callback")
@@ -79,9 +79,9 @@ class Background(ContextExit, Generic[Driven]):
         try:
             self._reactor.run()
         except UsageError as exc:
-            self._problem = exc  # closed, or driven by another thread, whose it then is
+            self._problem = exc  # closed, or driven by another thread, which keeps it
         except BaseException as exc:
             self._problem = exc
-            self._reactor.close()  # nothing drives it any more: futures that are waited for are cancelled
+            self._reactor.close()  # nothing drives it any more: pending futures are cancelled
         finally:
             self._begun.set()

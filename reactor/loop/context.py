@@ -1,4 +1,4 @@
-"""The base class of context managers: `__exit__` with its three parameters, once."""
+"""`ContextExit`: the base class of this package's context managers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["ContextExit"]
 
 
 class ContextExit(ABC):
-    """Base class of context managers that do the same whether or not the block has raised."""
+    """Base class of context managers: `__exit__` calls `_leave_block` with the exception or None."""
 
     __slots__ = ()
 
@@ -23,4 +23,4 @@ class ContextExit(ABC):
 
     @abstractmethod
     def _leave_block(self, exc: BaseException | None) -> None:
-        """End what the block was for. exc: the exception that leaves the block, or None."""
+        """Release the block's resources. exc: the exception that leaves the block, or None."""

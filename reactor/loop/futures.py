@@ -1,15 +1,21 @@
-"""Work that is handed to a thread, the loop's or another, and the future that tells what became of it."""
+"""Futures of `Reactor.submit` and `run_in_executor`: calls handed to the loop's thread or to another."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Executor, Future
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from reactor.errors import ReactorError, UsageError
+from reactor.loop.system import System
 from reactor.loop.timers import Handle
+from reactor.loop.workers import Workers
 
-__all__ = ["AwaitableFuture", "Work", "cancel", "follow", "fulfil"]
+__all__ = ["AwaitableFuture", "LoopExecutor", "Work", "fulfil"]
+
+# Threads for `run_in_executor` without an executor.
+_THREADS = 32
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,7 +29,7 @@ class AwaitableFuture(Future[T]):
         if not self.done():
             try:
                 yield self
-            except (RuntimeError, TypeError) as exc:  # asyncio's and trio's word for a yield they don't know
+            except (RuntimeError, TypeError) as exc:  # raised by asyncio and trio for a yield of another loop
                 if isinstance(exc, ReactorError):
                     raise
                 raise UsageError(
@@ -33,9 +39,9 @@ class AwaitableFuture(Future[T]):
 
 
 class Work(Handle):
-    """A callback whose result or exception goes into `future`, which is cancelled with it.
+    """A callback whose result or exception is set on `future`, which is cancelled with it.
 
-    Like other callbacks it lets KeyboardInterrupt and SystemExit pass, when the future has them.
+    KeyboardInterrupt and SystemExit are set on the future and raised as well, as from other callbacks.
     """
 
     __slots__ = ("future",)
@@ -58,11 +64,64 @@ class Work(Handle):
         """Drop the callback, and cancel the future if it is not done."""
         if not self.cancelled():
             self.clear()
-            cancel(self.future)
+            _cancel(self.future)
 
 
-def cancel(future: Future[Any]) -> None:
-    """Cancel `future` if nobody has begun with it, and tell who waits."""
+class LoopExecutor:
+    """The calls of `Reactor.run_in_executor`: threads for them, and their futures until these are done.
+
+    system: makes the threads, when they are first needed.
+    call_soon_threadsafe: the loop's; a future is completed on the loop's thread.
+    """
+
+    def __init__(self, system: System, call_soon_threadsafe: Callable[..., object]) -> None:
+        self._system = system
+        self._call_soon_threadsafe = call_soon_threadsafe
+        self._workers: Workers | None = None
+        self._futures: set[Future[Any]] = set()
+
+    def run(
+        self, executor: Executor | None, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AwaitableFuture[T]:
+        """Run `fn(*args, **kwargs)` in `executor`, or on the loop's threads if it is None; return its future.
+
+        Raises what the executor's `submit` raises.
+        """
+        future: AwaitableFuture[T] = AwaitableFuture()
+        submit = self._submit if executor is None else executor.submit
+        elsewhere = submit(fn, *args, **kwargs)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        future.add_done_callback(lambda done: elsewhere.cancel())
+        elsewhere.add_done_callback(lambda done: self._follow_soon(future, done))
+        return future
+
+    def cancel(self) -> None:
+        """Cancel the futures that are not done: the loop is being closed."""
+        for future in list(self._futures):
+            _cancel(future)
+
+    def end_threads(self) -> None:
+        """End the loop's threads when their calls are done, without waiting for them."""
+        if self._workers is not None:
+            self._workers.close(timeout=0)
+
+    def _submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if self._workers is None:
+            self._workers = self._system.workers(_THREADS, "reactor-worker")
+        future: Future[T] = Future()
+        self._workers.submit(partial(fulfil, future, fn, *args, **kwargs))
+        return future
+
+    def _follow_soon(self, future: Future[T], other: Future[T]) -> None:
+        try:
+            self._call_soon_threadsafe(_follow, future, other)
+        except UsageError:
+            _cancel(future)  # the loop was closed meanwhile
+
+
+def _cancel(future: Future[Any]) -> None:
+    """Cancel `future` unless its call has begun, and wake up what waits for it."""
     if not future.cancelled() and future.cancel():
         future.set_running_or_notify_cancel()
 
@@ -70,9 +129,9 @@ def cancel(future: Future[Any]) -> None:
 def fulfil(
     future: Future[Any], fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
 ) -> BaseException | None:
-    """Complete `future` with what `fn(*args, **kwargs)` returns or raises, unless it was cancelled.
+    """Complete `future` with the result or exception of `fn(*args, **kwargs)`, unless it was cancelled.
 
-    Returns what it has raised.
+    Returns the exception, or None.
     """
     try:
         if future.set_running_or_notify_cancel():
@@ -84,8 +143,8 @@ def fulfil(
     return None
 
 
-def follow(future: Future[Any], other: Future[Any]) -> None:
-    """Complete `future` as `other` was, which is done."""
+def _follow(future: Future[Any], other: Future[Any]) -> None:
+    """Complete `future` with the result or exception of `other`, which is done."""
     if not future.set_running_or_notify_cancel():
         return
     exc = CancelledError() if other.cancelled() else other.exception()

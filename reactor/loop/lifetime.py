@@ -1,4 +1,4 @@
-"""Whether a loop can be used: the checks that its methods begin with."""
+"""`Lifetime`: whether a loop is open, and the checks with which its methods begin."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from reactor.errors import UsageError
 __all__ = ["Lifetime"]
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Lifetime:
-    """Whether a loop is open, being closed or closed, and whether this is a forked child's copy of it."""
+    """The state of a loop: open, being closed or closed, and whether this is a forked child's copy."""
 
-    #: `close` has begun: nothing is accepted that would have to be ended by it.
+    #: `close` has begun: nothing is added that it would have to end.
     closing: bool = attrs.field(default=False, init=False)
-    #: `close` is done.
+    #: `close` is complete.
     closed: bool = attrs.field(default=False, init=False)
     #: This is a copy in a forked child: its kernel objects are the parent's too.
     forked: bool = attrs.field(default=False, init=False)
@@ -38,7 +38,7 @@ class Lifetime:
             raise UsageError("the reactor is closed: make a new one")
 
     def check_lasting(self) -> None:
-        """Raise UsageError if what is made now would outlive the loop: it is closed, or being closed."""
+        """Raise UsageError if an object made now would outlive the loop, which is closed or being closed."""
         self.check_open()
         if self.closing:
             raise UsageError("the reactor is being closed: make a new one")

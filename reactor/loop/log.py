@@ -6,25 +6,24 @@ message of this package, so that no peer can forge a record.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import attrs
+if TYPE_CHECKING:
+    import logging
 
-__all__ = ["LimitedLog", "caller", "printable"]
+__all__ = ["LimitedLog", "caller", "logger", "printable"]
 
 #: Seconds within which equal messages are logged once.
 INTERVAL = 1.0
 
 
-@attrs.define
-class _Window:
-    level: int
-    message: str
-    args: tuple[Any, ...]
-    more: int = 0
+def logger() -> logging.Logger:
+    """Return the logger "reactor" of the standard library's `logging`, which is imported here."""
+    import logging  # noqa: PLC0415 - it is a tenth of the time that importing this package takes
+
+    return logging.getLogger("reactor")
 
 
 def caller() -> str:
@@ -38,8 +37,8 @@ def caller() -> str:
 def printable(text: str) -> str:
     """Return `text` with each character that does not print as itself written as a Python escape.
 
-    That is control characters (C0, DEL, C1), line separators, invisible format characters such as those that
-    turn the direction of writing, and surrogates. Backslashes stay as they are.
+    Escaped are control characters (C0, DEL, C1), line separators, invisible format characters such as those
+    that change the direction of writing, and surrogates. Backslashes stay as they are.
     """
     if text.isprintable():
         return text
@@ -49,50 +48,81 @@ def printable(text: str) -> str:
     )
 
 
-class LimitedLog:
-    """Writes to the logger "reactor" each thing once a second at most, and says how often it came since.
+class _Window:
+    """The interval after a record was logged: its repetitions, and the arguments of the last one."""
 
-    call_later: the loop's. So a peer that makes one callback fail 50,000 times a second costs two lines.
+    __slots__ = ("args", "log", "message", "repeated")
+
+    def __init__(self, log: Callable[..., None], message: str, args: tuple[object, ...]) -> None:
+        self.log = log
+        self.message = message
+        self.args = args
+        self.repeated = 0
+
+
+class LimitedLog:
+    """A rate-limited log: equal records reach the logger "reactor" once a second, with their number.
+
+    call_later: the loop's. A callback that fails 50,000 times a second costs two records a second.
     """
 
     def __init__(self, call_later: Callable[..., object]) -> None:
         self._call_later = call_later
-        self._logger = logging.getLogger("reactor")
+        # Now, because there may be no descriptor left for an import when something is logged.
+        self._logger = logger()
         self._windows: dict[Hashable, _Window] = {}
 
-    def log(
-        self, level: int, key: Hashable, message: str, *args: object, exc_info: BaseException | None = None
-    ) -> None:
-        """Log `message % args`, or count it, if one with the same `key` was logged within the last second.
+    def info(self, key: Hashable, message: str, *args: object) -> None:
+        """Log `message % args` at level INFO, or count it if `key` was logged within the last second.
 
-        Arguments that are no numbers are logged as their text, with control characters escaped.
+        Arguments that are not numbers are logged as text, with control characters escaped.
         """
+        self._log(self._logger.info, key, message, args)
+
+    def warning(self, key: Hashable, message: str, *args: object) -> None:
+        """As `info`, at level WARNING."""
+        self._log(self._logger.warning, key, message, args)
+
+    def error(self, key: Hashable, message: str, *args: object) -> None:
+        """As `info`, at level ERROR."""
+        self._log(self._logger.error, key, message, args)
+
+    def traceback(self, exc: BaseException, key: Hashable, message: str, *args: object) -> None:
+        """As `info`, at level ERROR, with the traceback of `exc`."""
+        self._log(self._logger.error, key, message, args, exc_info=exc)
+
+    def _log(
+        self, log: Callable[..., None], key: Hashable, message: str, args: tuple[object, ...], **extra: Any
+    ) -> None:
         window = self._windows.get(key)
         if window is not None:
-            window.more += 1
+            window.repeated += 1
             window.args = args
             return
-        self._windows[key] = _Window(level, message, args)
-        self._call_later(INTERVAL, self._look_back, key)
-        self._logger.log(level, message, *map(_safe, args), exc_info=exc_info)
+        self._open_window(key, _Window(log, message, args))
+        log(message, *map(_safe, args), **extra)
 
-    def _look_back(self, key: Hashable) -> None:
+    def _open_window(self, key: Hashable, window: _Window) -> None:
+        self._windows[key] = window
+        self._call_later(INTERVAL, self._end_window, key)
+
+    def _end_window(self, key: Hashable) -> None:
         window = self._windows.pop(key, None)
-        if window is not None and window.more:
-            self._windows[key] = _Window(window.level, window.message, window.args)
-            self._call_later(INTERVAL, self._look_back, key)
-            self._log_count(window)
-
-    def _log_count(self, window: _Window) -> None:
-        message = f"{window.message} (and %d more like it in %g s, of which this is the last)"
-        self._logger.log(window.level, message, *map(_safe, window.args), window.more, INTERVAL)
+        if window is not None and window.repeated:
+            self._open_window(key, _Window(window.log, window.message, window.args))
+            _log_repeated(window)
 
     def flush(self) -> None:
-        """Log the counts that are left: the loop is being closed."""
+        """Log the counts of all intervals that have not ended: the loop is being closed."""
         windows, self._windows = self._windows, {}
         for window in windows.values():
-            if window.more:
-                self._log_count(window)
+            if window.repeated:
+                _log_repeated(window)
+
+
+def _log_repeated(window: _Window) -> None:
+    message = f"{window.message} (and %d more like it in %g s, of which this is the last)"
+    window.log(message, *map(_safe, window.args), window.repeated, INTERVAL)
 
 
 def _safe(arg: object) -> object:

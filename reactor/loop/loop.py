@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -16,7 +15,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from reactor.errors import UsageError
 from reactor.loop.alarm import Alarm, new_alarm
 from reactor.loop.lifetime import Lifetime
-from reactor.loop.log import caller
+from reactor.loop.log import caller, logger
 from reactor.loop.registry import FileDescriptorLike, Registry
 from reactor.loop.scheduler import SENDING, ErrorHandler, Scheduler
 from reactor.loop.selector import default_selector
@@ -447,7 +446,7 @@ class Loop:
         if self._driver is None or self._driver == threading.get_ident():
             return
         # Not a limited log, whose timer would be another call from the wrong thread.
-        logging.getLogger("reactor").warning(
+        logger().warning(
             "%s was called on thread %s, and another drives the reactor: use call_soon_threadsafe, at %s",
             method,
             threading.current_thread().name,

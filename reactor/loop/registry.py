@@ -1,4 +1,4 @@
-"""The registry: for each descriptor, the events that are waited for and the function that handles them."""
+"""The registry: for each descriptor, the registered events and the function that handles them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reactor.loop.selector import ERRORS, FlatSelector, poll_of
 
 __all__ = ["ERRORS", "EVENT_READ", "EVENT_WRITE", "FileDescriptorLike", "OnEvent", "Registry"]
 
-#: Handles EVENT_READ, EVENT_WRITE or both, or ERRORS: `on_event(owner, events)`, with the owner that the
+#: Handler of EVENT_READ, EVENT_WRITE or both, or ERRORS: `on_event(owner, events)`, with the owner that the
 #: descriptor was registered with. Raises only KeyboardInterrupt and the like.
 OnEvent = Callable[[Any, int], None]
 
@@ -24,21 +24,20 @@ FileDescriptorLike = int | HasFileno
 
 
 class Registry:
-    """One table, by descriptor, over one selector: a function and its owner for each, as in Redis's `ae.c`.
+    """A table by descriptor over one selector: a function and its owner for each, as in Redis's `ae.c`.
 
     A method taken from its class and the instance beside it: a bound method would take 64 bytes of each
     connection, and `owner.on_event` would have to be a name that users of a connection see.
 
-    selector: what waits; closed with the registry.
+    selector: closed with the registry.
 
     on_events: the function of each descriptor. owners: its first argument, or None for a free descriptor.
     poll: takes a timeout in seconds (None: for ever) and a limit of events, and returns pairs of a
         descriptor and its event bits, as `fold` understands them.
-    fold: turns the event bits of a descriptor into those of EVENT_READ and EVENT_WRITE that are asked for.
-    stale: descriptors whose events in the current batch are outdated: they are off the selector, or new
-        on it, or fewer events are asked for. Selectors are level-triggered: the next poll reports again
-        what is true then.
-    reports_errors: whether the selector knows `ERRORS`; else that stands for no events.
+    fold: converts the event bits of a descriptor into its registered ones of EVENT_READ and EVENT_WRITE.
+    stale: descriptors whose events in the current batch are outdated: they were removed, added, or lost
+        interest in an event. Selectors are level-triggered: the next poll reports what is true then.
+    reports_errors: whether the selector supports `ERRORS`; else that means no events.
     leftover: events beyond the limit, for the next ticks.
     """
 
@@ -50,7 +49,7 @@ class Registry:
         self.leftover: list[tuple[int, int]] = []
         self._interest = bytearray()
         self._poll, self.fold = poll_of(selector)
-        self._unsure = False  # an interrupt has come in the middle of a change
+        self._unsure = False  # an interrupt came in the middle of a change
         self.reports_errors = isinstance(selector, FlatSelector)
         self.poll = self._poll if self.reports_errors else self._poll_bounded
 
@@ -63,9 +62,9 @@ class Registry:
         return events[:limit]
 
     def register(self, fd: int, events: int, on_event: OnEvent, owner: Any) -> None:
-        """Call `on_event(owner, events)` when `fd` is ready for `events`. The owner owns the descriptor.
+        """Register `on_event(owner, events)`, called when `fd` is ready for `events`. The owner owns `fd`.
 
-        Raises OSError for a descriptor that can't be waited for, as a regular file.
+        Raises OSError for a descriptor that can't be registered, such as a regular file.
         """
         if fd >= len(self.owners):
             more = max(fd + 1, len(self.owners) * 2, 64) - len(self.owners)
@@ -73,7 +72,7 @@ class Registry:
             self._interest.extend(bytes(more))
             self.owners.extend([None] * more)
         elif self.owners[fd] is not None:
-            # Its owner closed it without a word, and the kernel has given out the number again.
+            # Its owner closed it without `unregister`, and the kernel has reused the number.
             self.unregister(fd)
         self.on_events[fd] = on_event
         self.owners[fd] = owner
@@ -84,15 +83,15 @@ class Registry:
             raise
 
     def replace(self, fd: int, on_event: OnEvent, owner: Any) -> None:
-        """Call `on_event(owner, events)` for `fd` from now on, instead of what was registered."""
+        """Replace the function and owner of `fd`."""
         self.on_events[fd] = on_event
         self.owners[fd] = owner
 
     def modify(self, fd: int, events: int) -> None:
-        """Wait for other `events` of `fd`; none leave it with its owner but off the selector.
+        """Change the `events` of `fd`; 0 removes it from the selector, but keeps its owner.
 
-        An event that this batch of the poll still holds for what is no longer asked for, or was not
-        yet, is dropped: selectors are level-triggered, and the next poll tells what is true then.
+        Events in the current batch that are no longer registered, or were not yet, are dropped: selectors are
+        level-triggered, and the next poll reports what is true then.
         """
         if events == ERRORS and not self.reports_errors:
             events = 0
@@ -100,7 +99,7 @@ class Registry:
         if events == before:
             return
         unsure, self._unsure = self._unsure, True
-        self._interest[fd] = events  # first: after an interrupt the selector is made to follow
+        self._interest[fd] = events  # first: `recover` adjusts the selector after an interrupt
         try:
             if unsure:
                 self._force(fd, events)
@@ -133,7 +132,7 @@ class Registry:
             raise
 
     def unregister(self, fd: int) -> None:
-        """Forget `fd` and its owner. To be called before the descriptor is closed."""
+        """Unregister `fd` and its owner. To be called before the descriptor is closed."""
         self.modify(fd, 0)
         self.owners[fd] = None
 
@@ -145,7 +144,7 @@ class Registry:
             try:
                 self._force(fd, events)
             except OSError:
-                self._interest[fd] = 0  # whose it is sees the same error when it asks again
+                self._interest[fd] = 0  # its owner gets the same error at the next change
 
     def _force(self, fd: int, events: int) -> None:
         if isinstance(self.selector, FlatSelector):
@@ -157,11 +156,11 @@ class Registry:
             self.selector.register(fd, events)
 
     def interest(self, fd: int) -> int:
-        """Return the events that `fd` is watched for."""
+        """Return the registered events of `fd`."""
         return self._interest[fd]
 
     def owner_of(self, fd: int) -> Any:
-        """Return the owner that `fd` is registered with, or None."""
+        """Return the owner of `fd`, or None."""
         return self.owners[fd] if 0 <= fd < len(self.owners) else None
 
     def owned(self) -> list[Any]:
@@ -192,7 +191,7 @@ class Registry:
             raise UsageError(f"descriptor {fd} belongs to {watch}: use its own methods")
 
     def unwatch(self, fileobj: FileDescriptorLike, event: int) -> bool:
-        """Undo `watch` for one event; return whether there was something to undo."""
+        """Undo `watch` for one event; return whether it was registered."""
         fd = _descriptor(fileobj)
         watch = self.owner_of(fd)
         if not isinstance(watch, _Watch) or event not in watch.callbacks:
@@ -205,9 +204,9 @@ class Registry:
         return True
 
     def detach(self, refuse: Callable[[], None]) -> None:
-        """Call `refuse` instead of every function and of waiting: this is a child process.
+        """Detach after fork: call `refuse` instead of every function and of the poll.
 
-        The selector is left as it is, because what it has in the kernel belongs to the parent.
+        The selector is not changed, because its kernel object belongs to the parent.
         """
         self.on_events[:] = [_Refusal.on_event] * len(self.owners)
         self.owners[:] = [_Refusal(refuse)] * len(self.owners)
@@ -215,7 +214,7 @@ class Registry:
         self.poll = _Refusal(refuse).poll
 
     def close(self) -> None:
-        """Forget every descriptor, and close the selector."""
+        """Unregister every descriptor, and close the selector."""
         self.on_events.clear()
         self.owners.clear()
         self._interest.clear()
@@ -224,7 +223,7 @@ class Registry:
 
 
 class _Watch:
-    """A descriptor of the user's, with a callback and its arguments for each direction."""
+    """A user's descriptor, with a callback and its arguments for each direction."""
 
     __slots__ = ("_call", "callbacks")
 
@@ -249,7 +248,7 @@ class _Watch:
 
 
 class _Refusal:
-    """A placeholder that refuses every use."""
+    """The poll and handler of a forked child: every call raises."""
 
     def __init__(self, refuse: Callable[[], None]) -> None:
         self._refuse = refuse
@@ -257,13 +256,13 @@ class _Refusal:
     def on_event(self, events: int) -> None:
         self._refuse()
 
-    def poll(self, timeout: float | None, most: int) -> list[tuple[int, int]]:
+    def poll(self, timeout: float | None, limit: int) -> list[tuple[int, int]]:
         self._refuse()
         return []
 
 
 def _ignore(owner: Any, events: int) -> None:
-    """Stand where nothing is registered."""
+    """Do nothing: the handler of every descriptor that is not registered."""
 
 
 def _descriptor(fileobj: FileDescriptorLike) -> int:

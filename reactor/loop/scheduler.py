@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from functools import partial
-from typing import Any, ParamSpec, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple
 
-from reactor.errors import UsageError
-from reactor.loop.futures import AwaitableFuture, Work, cancel, follow, fulfil
 from reactor.loop.lifetime import Lifetime
 from reactor.loop.log import LimitedLog
 from reactor.loop.stats import Counters
 from reactor.loop.system import System
 from reactor.loop.timers import Handle, TimerHandle, TimerHeap
-from reactor.loop.workers import Workers
 from reactor.options import check_callable, number
+
+if TYPE_CHECKING:  # imported with the first scheduler
+    from concurrent.futures import Executor
+
+    from reactor.loop.futures import AwaitableFuture
 
 __all__ = ["CALLBACKS_PER_TICK", "SENDING", "TIMERS_PER_TICK", "ErrorHandler", "Scheduler"]
 
@@ -25,31 +24,28 @@ T = TypeVar("T")
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 
-#: The limits of what one tick runs of each kind, so that none starves the others.
+#: Limits of the timers and callbacks of one tick, so that they don't starve other events.
 TIMERS_PER_TICK = 256
 CALLBACKS_PER_TICK = 256
 
-# Threads for `run_in_executor` without an executor.
-_WORKERS = 32
-
-#: The name, for warnings, of what runs in a tick besides its callbacks: it may call some of the protocols'.
+#: The name, in warnings, of the flush at the end of a tick, which may call these methods.
 SENDING = "pause_writing or resume_writing of what was written in the tick"
 
 ErrorHandler = Callable[[BaseException, str, Any], object]
 
 
 class Scheduler:
-    """The ready queue and the timers of a loop. It knows no descriptor, and does not wait.
+    """The ready queue and the timers of a loop. It has no descriptors and does not wait.
 
     clock: seconds that never go back.
     lifetime, system, counters: the loop's.
-    wake: gets the loop out of its wait; called on any thread.
-    check_thread: warns if it is called on another thread than the loop's, with the name of the method that
-        was; None: that is not checked.
+    wake: ends the loop's wait; called on any thread.
+    check_thread: called with a method's name; logs a warning if that is not the loop's thread. None: no
+        check.
     on_error, slow_callback: as `Reactor` has them.
 
     ready: the callbacks of the next tick. timers: the deadlines. log: the rate-limited log.
-    on_added: called when a callback or timer was added on the loop's thread; None: nobody needs that.
+    on_added: called when a callback or timer was added on the loop's thread, or None.
     lap: when the callback at hand began, if callbacks are timed.
     """
 
@@ -65,6 +61,9 @@ class Scheduler:
         on_error: ErrorHandler | None,
         slow_callback: float | None,
     ) -> None:
+        # Not at their first use: there may be no descriptor left for an import then.
+        from reactor.loop.futures import LoopExecutor, Work  # noqa: PLC0415
+
         self.ready: deque[Handle] = deque()
         self.timers = TimerHeap()
         self.log = LimitedLog(self.call_later)
@@ -78,8 +77,8 @@ class Scheduler:
         self._check_thread = check_thread
         self._on_error = on_error
         self._slow_callback = slow_callback
-        self._workers: Workers | None = None
-        self._elsewhere: set[Future[Any]] = set()  # of `run_in_executor`, and not done
+        self._work_type = Work
+        self._executor = LoopExecutor(system, self.call_soon_threadsafe)
 
     # Adding callbacks and timers
 
@@ -96,7 +95,7 @@ class Scheduler:
         return handle
 
     def post_notice(self, callback: Callable[..., object], *args: Any) -> None:
-        """As `call_soon`, for what must be called exactly once: `close` runs it if no tick did before."""
+        """Schedule a callback that must run exactly once: `close` runs it if no tick did."""
         self.ready.append(_Notice(callback, args))
         if self.on_added is not None:
             self.on_added()
@@ -109,7 +108,7 @@ class Scheduler:
         self._post(_Notice(callback, args))
 
     def notices_due(self) -> list[tuple[Callable[..., object], tuple[Any, ...]]]:
-        """Return the callbacks, with their arguments, of the notices that have been posted and not run."""
+        """Return the callbacks and arguments of the notices that are due."""
         handles = [handle for handle in list(self.ready) if isinstance(handle, _Notice)]
         return [due for handle in handles if (due := handle.pending()) is not None]
 
@@ -141,7 +140,7 @@ class Scheduler:
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> AwaitableFuture[T]:
         """As `Reactor.submit`."""
         check_callable("fn", fn)
-        work = Work(fn, *args, **kwargs)
+        work = self._work_type(fn, *args, **kwargs)
         self._post(work)
         return work.future
 
@@ -153,38 +152,19 @@ class Scheduler:
         self._lifetime.check_open()
         if executor is not None and not callable(getattr(executor, "submit", None)):
             raise TypeError(f"executor must be a concurrent.futures.Executor or None, not {executor!r}")
-        future: AwaitableFuture[T] = AwaitableFuture()
-        elsewhere: Future[T]
-        if executor is not None:
-            elsewhere = executor.submit(fn, *args, **kwargs)
-        else:
-            if self._workers is None:
-                self._workers = self._system.workers(_WORKERS, "reactor-worker")
-            elsewhere = Future()
-            self._workers.submit(partial(fulfil, elsewhere, fn, *args, **kwargs))
-        self._elsewhere.add(future)
-        future.add_done_callback(self._elsewhere.discard)
-        future.add_done_callback(lambda done: elsewhere.cancel())
-        elsewhere.add_done_callback(lambda done: self._follow_soon(future, done))
-        return future
-
-    def _follow_soon(self, future: Future[T], other: Future[T]) -> None:
-        try:
-            self.call_soon_threadsafe(follow, future, other)
-        except UsageError:
-            cancel(future)  # the loop was closed meanwhile
+        return self._executor.run(executor, fn, *args, **kwargs)
 
     def _post(self, handle: Handle) -> None:
         self._lifetime.check_open()
-        self.ready.append(handle)  # what a deque does to be safe between threads is enough
+        self.ready.append(handle)  # a deque is thread-safe enough
         self._wake()
-        if self._lifetime.closed:  # just now, on another thread
+        if self._lifetime.closed:  # meanwhile, by another thread
             _cancel_all(self.ready)
 
-    # Running them, which is for the loop
+    # Running them, called by the loop
 
     def run_timers(self, now: float, end: float | None) -> int:
-        """Run the timers that are due at `now`, a bounded number, and return how many.
+        """Run the timers that are due at `now`, up to `TIMERS_PER_TICK`, and return how many.
 
         end: stop after the callback with which the clock reaches it; None for no such time.
         """
@@ -192,19 +172,19 @@ class Scheduler:
             handle = self.timers.first_due(now)
             if handle is None:
                 return count
-            self.run(handle)  # it leaves the heap when it has been taken: an interrupt does not lose it
+            self.run(handle)  # it stays in the heap meanwhile: an interrupt does not lose it
             if end is not None and self._clock() >= end:
                 return count + 1
         return TIMERS_PER_TICK
 
     def run_ready(self, end: float | None) -> int:
-        """Run the callbacks that are ready, a bounded number, and return how many. end: as `run_timers`."""
+        """Run ready callbacks, up to `CALLBACKS_PER_TICK`, and return how many. end: as `run_timers`."""
         ready = self.ready
-        limit = min(len(ready), CALLBACKS_PER_TICK)  # what these callbacks add runs in the next tick
+        limit = min(len(ready), CALLBACKS_PER_TICK)  # callbacks that these add run in the next tick
         for count in range(limit):
             if not ready:
                 return count  # a callback forked, and this is the child
-            self.run(ready[0])  # it leaves the queue when it has been taken: an interrupt does not lose it
+            self.run(ready[0])  # it stays in the queue meanwhile: an interrupt does not lose it
             if ready:
                 ready.popleft()
             if end is not None and self._clock() >= end:
@@ -212,7 +192,7 @@ class Scheduler:
         return limit
 
     def run(self, handle: Handle) -> None:
-        """Run one callback; an exception is reported, and does not come out."""
+        """Run one callback; an exception is reported, not raised."""
         timed = self._slow_callback is not None
         if timed:
             self.end_lap(SENDING, self._clock())
@@ -236,7 +216,7 @@ class Scheduler:
             self.end_lap(_name(callback), self._clock())
 
     def call(self, callback: Callable[..., object], *args: Any) -> None:
-        """Run `callback(*args)` now; an exception is reported, and does not come out."""
+        """Run `callback(*args)` now; an exception is reported, not raised."""
         try:
             callback(*args)
         except Exception as exc:
@@ -251,17 +231,17 @@ class Scheduler:
                 return
             except Exception as problem:
                 message = "on_error itself failed; what it was called with follows"
-                self.log.log(logging.ERROR, ("on_error", *_identity(problem)), message, exc_info=problem)
+                self.log.traceback(problem, ("on_error", *_identity(problem)), message)
         subject = f"{callback} of {connection}" if connection is not None else callback
         key = (callback, *_identity(exc))
-        self.log.log(logging.ERROR, key, "exception in %s", subject, exc_info=exc)
+        self.log.traceback(exc, key, "exception in %s", subject)
 
     def end_lap(self, callback: str, now: float) -> None:
         """Begin a new lap of the clock, and warn if `callback` was slow in the one that ends."""
         took, self.lap = now - self.lap, now
         if self._slow_callback is not None and took > self._slow_callback:
             message = "slow callback: %s took %.3f s, and everything else waited"
-            self.log.log(logging.WARNING, ("slow", callback), message, callback, took)
+            self.log.warning(("slow", callback), message, callback, took)
 
     # The end
 
@@ -276,14 +256,12 @@ class Scheduler:
         self.on_added = None
         self.log.flush()
         _cancel_all(self.ready)
-        for future in list(self._elsewhere):
-            cancel(future)
+        self._executor.cancel()
         self.timers = TimerHeap()
 
     def end_threads(self) -> None:
-        """End the threads of `run_in_executor` when they are done, without waiting for them."""
-        if self._workers is not None:
-            self._workers.close(timeout=0)
+        """End the threads of `run_in_executor` when their calls are done, without waiting."""
+        self._executor.end_threads()
 
     def detach(self) -> None:
         """Detach after fork: drop every callback and timer.
@@ -296,7 +274,7 @@ class Scheduler:
 
 
 def _cancel_all(queue: deque[Handle]) -> None:
-    # Two threads may be at it: each handle is taken out by one of them.
+    # Two threads may do this: each handle is removed by one of them.
     while True:
         try:
             handle = queue.popleft()
@@ -306,7 +284,7 @@ def _cancel_all(queue: deque[Handle]) -> None:
 
 
 class _Notice(Handle):
-    """A callback that `close` runs instead of dropping it; after an interrupt in it, it is run again."""
+    """A callback that `close` runs instead of dropping it, and that runs again after an interrupt in it."""
 
     __slots__ = ()
 

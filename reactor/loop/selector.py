@@ -2,8 +2,8 @@
 
 The standard class keeps a named tuple, a dictionary entry and an int for each descriptor (about 150
 bytes), and asks the kernel for as many events as there are registered descriptors. This subclass keeps
-the interest in a bytearray indexed by descriptor and asks for a bounded batch; it is a `BaseSelector`
-to everybody else. Where there is no epoll, the loop takes `DefaultSelector` as it is.
+the interest in a bytearray indexed by descriptor and asks for a bounded batch; otherwise it is a
+`BaseSelector` like others. Where there is no epoll, the loop takes `DefaultSelector` as it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 __all__ = ["ERRORS", "FlatSelector", "Poll", "default_selector", "poll_of"]
 
-#: What is asked for instead of EVENT_READ and EVENT_WRITE: an error or a hang-up, reported once. Only a
+#: Registered instead of EVENT_READ and EVENT_WRITE: an error or a hang-up, reported once. Only a
 #: `FlatSelector` takes it.
 ERRORS = 4
 
@@ -32,12 +32,12 @@ if sys.platform == "linux":
         def __init__(self) -> None:
             super().__init__()
             self._epoll: select.epoll = self._selector  # type: ignore[attr-defined]
-            # Takes a timeout and the most events, returns descriptors with epoll's own event bits.
+            # Called with a timeout and a limit of events; returns descriptors with epoll's event bits.
             self.poll: Poll = self._epoll.poll
             self._interest = bytearray()
 
         def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-            """Watch `fileobj` for `events`. Raises KeyError if it is watched, ValueError if it can't be."""
+            """Register `fileobj`. Raises KeyError if it is registered already, ValueError if it can't be."""
             if data is not None:
                 raise ValueError("FlatSelector keeps no data: keep it by descriptor")
             fd = _descriptor(fileobj)
@@ -53,18 +53,18 @@ if sys.platform == "linux":
             return SelectorKey(fileobj, fd, events, None)
 
         def unregister(self, fileobj: Any) -> SelectorKey:
-            """Watch `fileobj` no more. Raises KeyError if it is not watched."""
+            """Unregister `fileobj`. Raises KeyError if it is not registered."""
             key = self.get_key(fileobj)
             self._interest[key.fd] = 0
             try:
                 self._epoll.unregister(key.fd)
             except OSError:
-                # The owner has closed it; the kernel has then dropped it by itself: epoll(7), Q6.
+                # The owner has closed it, so that the kernel removed it: epoll(7), Q6.
                 pass
             return key
 
         def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
-            """Watch `fileobj` for other `events`. Raises KeyError if it is not watched."""
+            """Change the `events` of `fileobj`. Raises KeyError if it is not registered."""
             key = self.get_key(fileobj)
             if events not in _MASK:
                 raise ValueError(f"Invalid events: {events!r}")
@@ -93,20 +93,20 @@ if sys.platform == "linux":
             interest[fd] = events
 
         def force(self, fd: int, events: int) -> None:
-            """Watch `fd` for `events`, 0 for none, whatever an interrupted call has left."""
+            """Register `fd` for `events`, or unregister it for 0, whatever an interrupted call left."""
             if fd >= len(self._interest):
                 self._interest.extend(bytes(fd + 1 - len(self._interest)))
             self._interest[fd] = 0
             try:
                 self._epoll.unregister(fd)
             except OSError:
-                pass  # it was not watched, or is closed
+                pass  # it was not registered, or is closed
             if events:
                 self._epoll.register(fd, _MASK[events])
                 self._interest[fd] = events
 
         def fold(self, fd: int, mask: int) -> int:
-            """Return epoll's event bits of `fd` as the events that are asked for."""
+            """Return epoll's event bits of `fd` as those of its registered events."""
             events = ERRORS if mask & (select.EPOLLERR | select.EPOLLHUP) else 0
             if mask & ~select.EPOLLIN:
                 events |= EVENT_WRITE
@@ -115,7 +115,7 @@ if sys.platform == "linux":
             return events & self._interest[fd]
 
         def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
-            """Return the ready keys with their events, as every selector does."""
+            """Return the ready keys with their events, as `BaseSelector.select`."""
             if timeout is not None and timeout < 0:
                 timeout = 0
             watched = max(1, len(self.get_map()))
@@ -126,7 +126,7 @@ if sys.platform == "linux":
             ]
 
         def get_key(self, fileobj: Any) -> SelectorKey:
-            """Return the key of `fileobj`. Raises KeyError if it is not watched."""
+            """Return the key of `fileobj`. Raises KeyError if it is not registered."""
             fd = _descriptor(fileobj)
             events = self._interest[fd] if fd < len(self._interest) else 0
             if not events:
@@ -134,11 +134,11 @@ if sys.platform == "linux":
             return SelectorKey(fileobj, fd, events, None)
 
         def get_map(self) -> Mapping[Any, SelectorKey]:
-            """Return a live view from watched descriptors to their keys."""
+            """Return a live view from registered descriptors to their keys."""
             return _FlatMap(self, self._interest)
 
         def close(self) -> None:
-            """Close the epoll descriptor and forget everything that was watched."""
+            """Close the epoll descriptor, and unregister everything."""
             self._interest.clear()
             super().close()
 
@@ -146,7 +146,7 @@ if sys.platform == "linux":
         EVENT_READ: select.EPOLLIN,
         EVENT_WRITE: select.EPOLLOUT,
         EVENT_READ | EVENT_WRITE: select.EPOLLIN | select.EPOLLOUT,
-        # Errors and hang-ups can't be left out, and would be reported again and again: epoll_ctl(2).
+        # epoll always reports errors and hang-ups, and would do so again and again: epoll_ctl(2).
         ERRORS: select.EPOLLET,
     }
 
@@ -180,14 +180,14 @@ def default_selector() -> BaseSelector:
 
 
 def poll_of(selector: BaseSelector) -> tuple[Poll, Fold]:
-    """Return how to ask `selector` for events, and how to turn what it says into selectors' events.
+    """Return the poll function of `selector`, and the function that folds its bits into events.
 
     The first takes a timeout in seconds and a limit of events, which selectors other than epoll may exceed.
     """
     if sys.platform == "linux" and isinstance(selector, FlatSelector):
         return selector.poll, selector.fold
 
-    def poll(timeout: float | None, most: int) -> list[tuple[int, int]]:
+    def poll(timeout: float | None, limit: int) -> list[tuple[int, int]]:
         return [(key.fd, events) for key, events in selector.select(timeout)]
 
     def fold(fd: int, events: int) -> int:

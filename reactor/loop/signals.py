@@ -1,4 +1,4 @@
-"""Signals as callbacks of the loop. Nothing here happens unless a handler is asked for."""
+"""Signals: signal handlers as callbacks of a loop. No signal is touched until a handler is added."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from reactor.options import check_type
 
 __all__ = ["Signals"]
 
-#: Those that handle signals now, for they may come and go in any order.
+#: The instances with handlers, which may be removed in any order.
 _installed: list[Signals] = []
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Handler:
     callback: Callable[..., object]
     args: tuple[Any, ...]
@@ -28,9 +28,9 @@ class _Handler:
 
 
 class Signals:
-    """The signals that a loop handles, and what stood there before.
+    """The signals that a loop handles, with their previous handlers.
 
-    Python runs its handlers between two bytecodes of the main thread; ours only hands the callback to
+    Python runs its handlers between two bytecodes of the main thread; ours only schedules the callback on
     the loop. A signal that comes just before the loop waits would be seen too late: that is what the
     descriptor for `signal.set_wakeup_fd` is for, so its bytes are never read for their value, and a
     storm that fills it loses nothing. Signals of a kind that come before the callback ran are one, as
@@ -45,9 +45,9 @@ class Signals:
         self._handlers: dict[int, _Handler] = {}
 
     def add(self, signum: int, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        """Run `callback(*args)` on the loop's thread when the signal comes, in the place of what did.
+        """Run `callback(*args)` on the loop's thread when the signal comes, instead of its previous handler.
 
-        Raises TypeError for what is no signal's number, UsageError off the main thread, ValueError or OSError
+        Raises TypeError for a `signum` that is no int, UsageError off the main thread, ValueError or OSError
         for a signal that can't be handled.
         """
         check_type("signum", signum, int)
@@ -70,7 +70,7 @@ class Signals:
         self._handlers[signum] = _Handler(callback, args, previous)
 
     def remove(self, signum: int) -> bool:
-        """Put back what handled the signal before; return whether there was a handler of ours."""
+        """Restore the previous handler of the signal; return whether there was one of ours."""
         handler = self._handlers.pop(signum, None)
         if handler is None:
             return False
@@ -78,17 +78,17 @@ class Signals:
         if above is not None:
             above.set_previous(signum, handler.previous)
         elif signal.getsignal(signum) == self._on_signal:
-            # None: it was set from C, and can't be put back from Python.
+            # None: it was set from C, and can't be restored from Python.
             signal.signal(signum, signal.SIG_DFL if handler.previous is None else handler.previous)
         if not self._handlers:
             self._restore_wakeup_fd()
         return True
 
     def clear(self) -> bool:
-        """Put back all that was there before; return whether that could be done: on the main thread only.
+        """Restore all previous handlers; return whether that was possible: on the main thread only.
 
-        Elsewhere the handlers stay, with the descriptor that is written to. The first signal puts back what
-        was there, and is raised again for it.
+        Elsewhere the handlers stay, with the wake-up descriptor. The first signal then restores the previous
+        handler, and is raised again for it.
         """
         if self._handlers and threading.current_thread() is not threading.main_thread():
             self._orphaned = True
@@ -98,12 +98,12 @@ class Signals:
         return True
 
     def has_replaced(self, signum: int, previous: Callable[..., object]) -> bool:
-        """Return whether `previous` was the handler of the signal when ours was set."""
+        """Return whether `previous` is the handler that ours replaced."""
         handler = self._handlers.get(signum)
         return handler is not None and handler.previous == previous
 
     def set_previous(self, signum: int, previous: Any) -> None:
-        """Set what `remove` puts back for the signal."""
+        """Set the handler that `remove` restores for the signal."""
         self._handlers[signum].previous = previous
 
     def _restore_wakeup_fd(self) -> None:
@@ -115,7 +115,7 @@ class Signals:
             return
         found = signal.set_wakeup_fd(self.previous_wakeup_fd)
         if found != fd:
-            signal.set_wakeup_fd(found)  # somebody else's, who came after us
+            signal.set_wakeup_fd(found)  # set by other code after ours
 
     def _on_signal(self, signum: int, frame: object) -> None:
         if self._orphaned:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from itertools import accumulate
@@ -12,16 +11,16 @@ import attrs
 
 __all__ = ["LAG_BOUNDS", "Counters", "Histogram", "Stats"]
 
-#: Upper bounds of the lag's buckets, seconds. A tick below the first is what a healthy loop does.
+#: Upper bounds of the lag's buckets, seconds. The ticks of a healthy loop stay below the first.
 LAG_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 @attrs.frozen
 class Histogram:
-    """How many values fell between bounds.
+    """A histogram: how many values fell into each bucket.
 
-    bounds: upper bounds, inclusive, in the values' unit. counts: how many values were at or below each
-    and above the one before it; a last one for those above all.
+    bounds: upper bounds of the buckets, inclusive, in the values' unit.
+    counts: the number of values in each bucket; the last one is for values above all bounds.
 
     >>> lag = Histogram(bounds=(0.001, 0.01), counts=(98, 1, 1))
     >>> lag.total(), lag.quantile(0.99)
@@ -38,7 +37,7 @@ class Histogram:
     def quantile(self, fraction: float) -> float:
         """Return the bound that `fraction` (0 to 1) of the values are at or below; infinity above all.
 
-        Raises ValueError if nothing was counted, or for a fraction that is none.
+        Raises ValueError if nothing was counted, or if `fraction` is out of range.
         """
         total = self.total()
         if not total or not 0 <= fraction <= 1:
@@ -51,18 +50,18 @@ class Histogram:
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """A snapshot of a reactor's counts since it was made, and of what it holds now. Made by `Reactor.stats`.
+    """A snapshot of a reactor's counters since its creation, and of its gauges. Made by `Reactor.stats`.
 
-    accepted: connections that listeners took in. connected: those of `connect` and `adopt`.
+    accepted: connections that listeners accepted. connected: those of `connect` and `adopt`.
     taken_over: connections that another process has handed over, as `reactor.deploy.take_over` does.
-    refused: newcomers that were closed at once, by reason: "max_connections", "max_per_ip",
-        "descriptors" (there were none left).
+    refused: accepted connections that were closed at once, by reason: "max_connections", "max_per_ip",
+        "descriptors" (none was left).
     closed: connections that ended, by reason: "clean", or the error's name, as "ECONNRESET".
     bytes_received, bytes_sent: from and to the kernel.
-    dropped_writes: calls of `write` and `writelines` after the end, whose bytes went nowhere.
-    handler_errors: exceptions that came out of callbacks.
+    dropped_writes: calls of `write` and `writelines` after the end, whose bytes were dropped.
+    handler_errors: exceptions that callbacks raised.
     ticks, events: ticks of the loop, and the events that they handled.
-    lag: how long ticks took, in seconds: the time that everything else waited meanwhile.
+    lag: durations of ticks, in seconds: the time for which other events waited.
     open, paused, lingering: connections that are open, those between `pause_writing` and `resume_writing`,
         and sockets of closed connections that wait for the peer's end of file.
     queued_bytes: bytes that were written and not accepted by the kernel.
@@ -92,9 +91,9 @@ class Stats:
     queued_bytes: int
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Counters:
-    """The running counts, as attributes that whoever knows adds to."""
+    """The counters of a reactor, as attributes that its parts add to."""
 
     accepted: int = 0
     connected: int = 0
@@ -103,14 +102,14 @@ class Counters:
     closed: Counter[str] = attrs.field(factory=Counter)
     dropped_writes: int = 0
     handler_errors: int = 0
-    # Turns by duration; those below the first bound are the rest, and cost nothing to count.
+    # Ticks by duration. Those below the first bound are the rest, so that counting them costs nothing.
     slow_ticks: list[int] = attrs.field(factory=lambda: [0] * (len(LAG_BOUNDS) + 1))
 
     def add_lag(self, seconds: float) -> None:
-        """Count a turn that took longer than the first bound."""
-        self.slow_ticks[bisect_left(LAG_BOUNDS, seconds)] += 1
+        """Count a tick that took longer than the first bound."""
+        self.slow_ticks[sum(bound < seconds for bound in LAG_BOUNDS)] += 1
 
     def lag(self, ticks: int) -> Histogram:
-        """Return `ticks` turns by duration."""
+        """Return the durations of `ticks` ticks."""
         slow = self.slow_ticks[1:]
         return Histogram(LAG_BOUNDS, (ticks - sum(slow), *slow))

@@ -1,15 +1,17 @@
-"""`System`: where a reactor gets its sockets, names and threads from. Tests put another in its place."""
+"""`System`: a reactor's source of sockets, name resolution and threads. Tests replace it."""
 
 from __future__ import annotations
 
 import os
 import socket
 from io import FileIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reactor.address import Address
-from reactor.loop.workers import Workers
 from reactor.options import Reconnect
+
+if TYPE_CHECKING:
+    from reactor.loop.workers import Workers
 
 __all__ = ["KERNEL", "System"]
 
@@ -31,7 +33,7 @@ class _ListeningSocket(socket.socket):
 class System:
     """Sockets, names, threads and descriptors of the kernel.
 
-    has_files: a Unix socket leaves a file behind, to be removed by its owner.
+    has_files: whether a Unix socket leaves a file, which its owner must remove.
     """
 
     has_files = True
@@ -49,13 +51,13 @@ class System:
         return socket.socketpair()
 
     def reserve(self) -> FileIO:
-        """Return a descriptor that is held back, to be closed when there is no other."""
+        """Return a reserve descriptor, to be closed when no other is left."""
         return FileIO(os.open(os.devnull, os.O_RDONLY))  # not inherited: PEP 446
 
     def resolve(self, address: Address, *, passive: bool = False) -> list[tuple[socket.AddressFamily, Any]]:
-        """Return each family and socket address that `address` stands for, as `Address.resolve` does.
+        """Return the families and socket addresses of `address`, as `Address.resolve` does.
 
-        passive: to listen; then "" is one socket for IPv6 and IPv4 where the platform has such.
+        passive: True for listening; then "" is one dual-stack socket where the platform has such.
         """
         if passive and address.host == "":
             if socket.has_dualstack_ipv6():
@@ -65,15 +67,17 @@ class System:
 
     def workers(self, limit: int, name: str) -> Workers:
         """Return a pool of at most `limit` threads, for blocking calls."""
+        from reactor.loop.workers import Workers  # noqa: PLC0415 - is loaded with the first loop
+
         return Workers(limit, name, daemon=True)
 
     def jitter(self, reconnect: Reconnect | None) -> Reconnect | None:
-        """Return `reconnect`, with the source of random numbers that is to spread its delays."""
+        """Return `reconnect` with the random numbers for its delays: its own."""
         return reconnect
 
     def check(self, given: object) -> None:
-        """Raise UsageError for a socket or descriptor of the caller's that can't be used here."""
+        """Raise UsageError if the caller's socket or descriptor can't be used here: never, for the kernel."""
 
 
-#: The one of this process.
+#: The system of this process.
 KERNEL = System()

@@ -1,6 +1,6 @@
-"""Timers: a heap of deadlines that may be cancelled, and a coarse wheel for timeouts of many.
+"""Timers: a heap of timers that can be cancelled, and a coarse wheel for the timeouts of many members.
 
-Neither reads a clock: the time, in seconds of whatever clock the caller keeps, is passed in.
+Neither reads a clock: the caller passes the time, in its clock's seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Bucket", "Handle", "TickTimes", "TimerHandle", "TimerHeap", "Wheel",
 
 
 class Handle:
-    """A callback that is due, and can be cancelled until it runs."""
+    """A scheduled callback, which can be cancelled until it runs."""
 
     __slots__ = ("_args", "_callback")
 
@@ -27,22 +27,22 @@ class Handle:
         self.clear()
 
     def cancelled(self) -> bool:
-        """Return whether there is nothing left to run: it was cancelled, or it ran."""
+        """Return whether the callback was cancelled or has run."""
         return self._callback is None
 
     def broken_off(self, exc: BaseException) -> None:
-        """Note that KeyboardInterrupt or the like has ended the callback, or come before it began."""
+        """Called when an interrupt has ended the callback, or came before it; does nothing here."""
 
     def pending(self) -> tuple[Callable[..., object], tuple[Any, ...]] | None:
-        """Return the callback with its arguments; None when there is nothing to run."""
+        """Return the callback with its arguments; None if it was cancelled or has run."""
         return None if self._callback is None else (self._callback, self._args)
 
     def put_back(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        """Undo `clear`: an interrupt came before the callback was called."""
+        """Undo `clear`, because an interrupt came before the callback was called."""
         self._callback, self._args = callback, args
 
     def clear(self) -> None:
-        """Forget the callback and its arguments: it is about to run."""
+        """Drop the callback and its arguments, because it is about to run."""
         self._callback = None
         self._args = ()
 
@@ -67,13 +67,13 @@ class TimerHandle(Handle):
             heap.forget_cancelled()
 
     def leave_heap(self) -> bool:
-        """Leave the heap; return whether it was counted there as cancelled."""
+        """Leave the heap; return whether the heap counted it as cancelled."""
         counted, self._heap = self._heap is None, None
         return counted
 
 
 class TimerHeap:
-    """Deadlines, earliest first, equal ones in the order they were set.
+    """A heap of timers, earliest first, equal ones in the order in which they were set.
 
     A cancelled timer drops its callback at once and its place in the heap when it comes to the top,
     or when cancelled ones are more than half of a heap of more than `_COMPACT_ABOVE`.
@@ -95,7 +95,7 @@ class TimerHeap:
         return len(self._heap) - self._cancelled
 
     def add(self, when: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
-        """Set `callback(*args)` for `when`. Raises ValueError for a time that is not a number."""
+        """Add a timer that calls `callback(*args)` at `when`. Raises ValueError for NaN."""
         if math.isnan(when):
             raise ValueError("a timer's time must be a number of seconds, not nan")
         handle = TimerHandle(when, callback, args, self)
@@ -105,7 +105,7 @@ class TimerHeap:
         return handle
 
     def next_due(self) -> float | None:
-        """Return the earliest deadline, or None when there is none."""
+        """Return the time of the earliest timer, or None if there is none."""
         heap = self._heap
         while heap:
             when, _, handle = heap[0]
@@ -121,13 +121,13 @@ class TimerHeap:
     def first_due(self, now: float) -> TimerHandle | None:
         """Return the earliest timer whose time is `now` or before, or None if there is none.
 
-        It leaves the heap when it has been taken.
+        It leaves the heap when its callback is taken.
         """
         due = self.next_due()
         return None if due is None or due > now else self._heap[0][2]
 
     def forget_cancelled(self) -> None:
-        """Count a timer that was cancelled; remove them when they are more than half."""
+        """Count a cancelled timer; remove cancelled timers when they are more than half."""
         self._cancelled += 1
         if len(self._heap) > self._COMPACT_ABOVE and self._cancelled * 2 > len(self._heap):
             for _, _, handle in self._heap:
@@ -141,7 +141,7 @@ class TimerHeap:
 
 
 class Bucket(set[Any]):
-    """Members of a wheel that are looked at together, at `due`."""
+    """The members of a wheel that are checked together, at `due`."""
 
     __slots__ = ("due",)
 
@@ -154,11 +154,11 @@ Member = TypeVar("Member")
 
 
 class Wheel(Generic[Member]):
-    """Members that are to be looked at by a time, in buckets of equal times.
+    """A timing wheel: members that must be checked by a time, in buckets of equal times.
 
-    Meant for deadlines that are put off all the time: that costs nothing here, because a member is only
-    looked at when its bucket comes up, and is then put where its deadline says. Times are to be rounded
-    with `round_up`, so that there are few of them.
+    For deadlines that are extended all the time, which costs nothing here, because a member is only
+    checked when its bucket is due, and then added again for its deadline. Times are to be rounded with
+    `round_up`, so that there are few buckets.
     """
 
     __slots__ = ("_buckets", "_dues")
@@ -171,9 +171,9 @@ class Wheel(Generic[Member]):
         return sum(map(len, self._buckets.values()))
 
     def add(self, member: Member, when: float, bucket: Bucket | None = None) -> Bucket:
-        """Look at `member` at `when`, or earlier if it is in a bucket that comes up before.
+        """Add `member`, to be checked at `when`, or earlier if its bucket is due before.
 
-        bucket: the one that it is in, or None. Returns the one that it is in now, which the caller keeps.
+        bucket: its bucket, or None. Returns its new bucket, which the caller keeps.
         """
         if bucket is not None:
             if bucket.due <= when and member in bucket:
@@ -187,11 +187,11 @@ class Wheel(Generic[Member]):
         return bucket
 
     def recover(self) -> None:
-        """Make whole what an interrupt in the middle of `add` or `next_due` has left."""
+        """Repair the wheel after an interrupt in the middle of `add` or `next_due`."""
         self._dues = sorted(self._buckets)
 
     def next_due(self) -> float | None:
-        """Return when the earliest bucket with a member comes up, or None when there is none."""
+        """Return the time of the earliest bucket with a member, or None if there is none."""
         while self._dues:
             due = self._dues[0]
             if self._buckets[due]:
@@ -200,46 +200,46 @@ class Wheel(Generic[Member]):
             del self._buckets[due]
         return None
 
-    def take_due(self, now: float, most: int) -> Iterator[Member]:
-        """Take out and yield members whose time is `now` or before, `most` of them at most."""
-        while most and (due := self.next_due()) is not None and due <= now:
+    def take_due(self, now: float, limit: int) -> Iterator[Member]:
+        """Remove and yield members whose time is `now` or before, up to `limit` of them."""
+        while limit and (due := self.next_due()) is not None and due <= now:
             member = self._buckets[due].pop()
-            most -= 1
+            limit -= 1
             yield member
 
 
 class TickTimes:
-    """How long ticks took: what a time that was read at a tick's start may be behind.
+    """The durations of long ticks, by which a time read at a tick's start may be behind.
 
-    Reading the clock for each event would cost 1 % of a small message, so what happens in a tick bears the
-    time of its start. A deadline that counts from such a time must be as much later as that tick took.
+    Reading the clock for each event would cost 1 % of a small message, so all events of a tick have the
+    time of its start. A deadline that counts from such a time must be extended by the duration of that tick.
 
-    usual: the longest tick of those that are too short to be kept, seconds.
+    usual: the longest of the ticks that are not kept, seconds.
     """
 
-    #: Ticks up to this long, seconds, are not kept one by one.
+    #: Ticks up to this duration, seconds, are not kept.
     SHORT = 0.001
 
     __slots__ = ("_long", "usual")
 
     def __init__(self) -> None:
         self.usual = 0.0
-        # The end and the length of long ones, each longer than all that came after it.
+        # The end and the duration of long ticks, each longer than all after it.
         self._long: list[tuple[float, float]] = []
 
     def add(self, ended: float, took: float) -> None:
-        """Note a tick of `took` seconds that ended at `ended`. To be called if it is longer than `usual`."""
+        """Add a tick of `took` seconds that ended at `ended`. To be called if it is longer than `usual`."""
         if took <= self.SHORT:
             self.usual = took
             return
         self.usual = self.SHORT
-        took = round_up(took, took)  # so that there are few different ones
+        took = round_up(took, took)  # so that there are few different durations
         while self._long and self._long[-1][1] <= took:
             self._long.pop()
         self._long.append((ended, took))
 
     def longest_since(self, start: float) -> float:
-        """Return the length of the longest tick that ended after `start`, seconds; up to a sixteenth more."""
+        """Return the seconds of the longest tick that ended after `start`; up to a sixteenth more."""
         return next((took for ended, took in self._long if ended > start), self.usual)
 
 
@@ -250,5 +250,6 @@ def round_up(when: float, timeout: float) -> float:
     """
     if when == math.inf:
         return when
-    step = max(math.ldexp(1.0, math.frexp(timeout)[1] - 5), math.ulp(when))  # no less than `when` can tell
+    # The second is the precision of `when`.
+    step = max(math.ldexp(1.0, math.frexp(timeout)[1] - 5), math.ulp(when))
     return math.ceil(when / step) * step

@@ -1,4 +1,4 @@
-"""The wake-up: a pair of sockets that gets the loop out of its wait, from any thread or signal handler."""
+"""The wake-up: a pair of sockets by which any thread or signal handler ends the loop's wait."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ _DRAIN = 4096  # bytes read at a time; a burst is one byte, only a storm of sign
 
 
 class Wakeup:
-    """Becomes readable when `wake()` was called, on any thread.
+    """A descriptor that becomes readable when `wake()` is called, on any thread.
 
-    later: takes, when the loop has seen it, what is to run behind the callbacks that it was called for, and
-        makes it readable no more.
-    pair: its two sockets, connected; None: new ones.
+    later: schedules the handle that reads the byte, behind the callbacks for which `wake` was called.
+    pair: two connected sockets; None: new ones.
 
-    A burst of `wake()` writes one byte: who finds it written does nothing. The write never blocks, and
-    a full buffer is as good as a wake-up. The loop watches `fileno()` for reading.
+    A burst of `wake()` writes one byte: further calls do nothing until it is read. The write never blocks,
+    and a full buffer is as good as a wake-up. The loop watches `fileno()` for reading.
     """
 
     __slots__ = ("_draining", "_later", "_pending", "_receiver", "_sender")
@@ -43,7 +42,7 @@ class Wakeup:
 
     def _refuse_strangers(self) -> None:
         # Where there are no Unix sockets, socketpair() listens for a moment on loopback, and an
-        # unpatched Python takes whoever connects first (CVE-2024-3219).
+        # unpatched Python accepts whatever connects first (CVE-2024-3219).
         receiver, sender = self._receiver, self._sender
         if receiver.getpeername() != sender.getsockname() or sender.getpeername() != receiver.getsockname():
             self.close()
@@ -58,21 +57,21 @@ class Wakeup:
         return self._sender.fileno()
 
     def wake(self) -> None:
-        """Get the loop out of its wait. From any thread, and from signal handlers."""
+        """End the loop's wait. From any thread, and from signal handlers."""
         if self._pending:
             return
         try:
             self._pending = True
             self._sender.send(b"\0")
         except BlockingIOError:
-            pass  # full: the loop has something to read already
+            pass  # full: it is readable already
         except BaseException:
-            self._pending = False  # an interrupt: who calls next is to wake the loop
+            self._pending = False  # an interrupt: the next call must wake the loop
             raise
 
     def on_event(self, events: int) -> None:
         """Schedule `_drain` by `later`, so that the byte is read after the callbacks it was sent for."""
-        if self._draining.cancelled():  # not while one waits for its turn
+        if self._draining.cancelled():  # unless it is scheduled already
             draining = Handle(self._drain, ())
             self._later(draining)
             self._draining = draining
@@ -81,9 +80,9 @@ class Wakeup:
         try:
             self._receiver.recv(_DRAIN)
         except BlockingIOError:
-            pass  # reported for what was read already
+            pass  # the event was of a byte that is already read
         finally:
-            self._pending = False  # whatever comes: who calls next is to wake the loop
+            self._pending = False  # whatever happens: the next call must wake the loop
 
     def close(self) -> None:
         """Close both ends."""

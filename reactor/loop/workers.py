@@ -1,8 +1,7 @@
-"""A bounded number of threads that take work from a queue."""
+"""`Workers`: a thread pool with a limit."""
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable
@@ -10,24 +9,26 @@ from functools import partial
 from itertools import count
 from queue import Empty, SimpleQueue
 
+from reactor.loop.log import logger
+
 __all__ = ["Workers"]
 
 Work = Callable[[], object]
 
 
-# Seconds that a thread waits for more work before it ends: a busy server starts none, and a program that
-# ends is not held up by threads that are no daemons.
+# Seconds that a thread waits for work before it ends: a busy server starts no new ones, and a program that
+# ends does not wait long for threads that are no daemons.
 _IDLE = 1.0
 
 
 class Workers:
     """A thread pool whose threads start when there is work for them, at most `limit`.
 
-    name: of the threads, before a number. daemon: the interpreter does not wait for them when it ends.
-    on_done: called, on the thread, when something is done and no longer counted.
+    name: prefix of the threads' names, before a number. daemon: the interpreter does not wait for them at its
+        end.
+    on_done: called on the thread when a piece of work is done and no longer counted.
 
-    What work raises reaches `threading.excepthook`, as it would from a thread of its own, and costs the pool
-    nothing.
+    An exception of work is passed to `threading.excepthook`, as that of a thread; the pool's thread goes on.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class Workers:
         self._start_failed = False
 
     def submit(self, work: Work) -> None:
-        """Run `work()` on a thread, after what was submitted before. From any thread.
+        """Run `work()` on a thread, after work submitted before. From any thread.
 
-        If the system allows no further thread, those that are there do it. Raises RuntimeError, with nothing
-        kept, if there is none. The next call tries again.
+        If the system allows no further thread, the existing ones do it. Raises RuntimeError, and drops
+        `work`, if there is none. The next call tries to start one again.
         """
         with self._lock:
             available = len(self._threads) - self._ending
@@ -60,18 +61,18 @@ class Workers:
             self._unfinished.add(job)  # after that: what an interrupt leaves uncounted is done nevertheless
 
     def unfinished(self) -> int:
-        """Return how much was submitted and is not done. From any thread."""
+        """Return the number of pieces of work that are not done. From any thread."""
         return len(self._unfinished)
 
     def threads(self) -> list[threading.Thread]:
-        """Return the threads that are there, at work or waiting for it. From any thread."""
+        """Return the threads, busy and idle. From any thread."""
         with self._lock:
             return list(self._threads)
 
     def close(self, timeout: float | None = None) -> bool:
-        """End the threads when everything submitted is done; return whether they have ended.
+        """End the threads when all submitted work is done; return whether they have ended.
 
-        timeout: seconds to wait for each; None waits as long as it takes. Not from one of the threads.
+        timeout: seconds to wait for each; None for no limit. Not to be called on one of the threads.
         """
         with self._lock:
             threads = tuple(self._threads)
@@ -95,7 +96,7 @@ class Workers:
                 raise
             if not self._start_failed:
                 message = "%s: %s: %d do the work, and the rest waits for them"
-                logging.getLogger("reactor").warning(message, self._name, exc, available)
+                logger().warning(message, self._name, exc, available)
             self._start_failed = True
         else:
             self._start_failed = False
@@ -112,15 +113,15 @@ class Workers:
                 with self._lock:
                     self._unfinished.discard(work)
                 self._on_done()
-            del work  # what it refers to is not kept until the next comes
+            del work  # its objects are not kept until the next work arrives
 
     def _next(self) -> Work | None:
-        """Return what to do next; None, and the thread is not counted any more, if it is to end."""
+        """Return the next work; None, and the thread is not counted any more, if it must end."""
         while True:
             try:
                 work = self._queue.get(timeout=_IDLE)
             except Empty:
-                with self._lock:  # under which `submit` and `close` put something
+                with self._lock:  # held by `submit` and `close` when they put something
                     if self._queue.empty():
                         self._leave()
                         return None
@@ -135,7 +136,7 @@ class Workers:
             except Empty:
                 work = None
             else:
-                self._queue.put(None)  # behind the work; or it is what another thread has to take
+                self._queue.put(None)  # behind the work, for another thread
             if work is None:
                 self._ending -= 1
                 self._leave()
@@ -147,7 +148,7 @@ class Workers:
 
 
 def _tell_excepthook(exc: BaseException) -> None:
-    """Do what `threading.Thread` does with an exception that ends it, but go on."""
+    """Pass an exception to `threading.excepthook`, as `threading.Thread` does when it ends."""
     args = threading.ExceptHookArgs((type(exc), exc, exc.__traceback__, threading.current_thread()))
     try:
         threading.excepthook(args)

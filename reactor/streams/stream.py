@@ -133,9 +133,7 @@ class Stream(Protocol):
             self._reader = None
             task.stop(exc)
             return
-        if (
-            place is not self
-        ):  # the usual case costs nothing: it waits for input again, and is still the reader
+        if place is not self:  # the usual case: it waits for input again, and is still the reader
             self._reader = None
             task.wait_at(place)
             self._hold_back()

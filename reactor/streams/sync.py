@@ -62,7 +62,7 @@ class Event:
     def wait(self) -> Generator[Place, None, None]:
         """Wait until it is set. In any number of tasks of `reactor.streams`."""
         if not self._is_set:
-            yield from suspend(_Turn(self._line))
+            yield from suspend(_Waiter(self._line))
 
 
 class Queue(Generic[T]):
@@ -159,29 +159,29 @@ class _Line:
 
     def __init__(self) -> None:
         self.called = 0
-        self.waiting: OrderedDict[_Turn, None] = OrderedDict()  # any may be removed
+        self.waiting: OrderedDict[_Waiter, None] = OrderedDict()  # any may be removed
 
     def call_next(self) -> bool:
         """Call the first task; return whether there was one."""
         if not self.waiting:
             return False
-        turn, _ = self.waiting.popitem(last=False)
+        waiter, _ = self.waiting.popitem(last=False)
         self.called += 1
-        turn.call()
+        waiter.call()
         return True
 
     def wait(self) -> Generator[Place, None, None]:
         """Wait to be called. If the wait ends early after the call, the next task is called instead."""
-        turn = _Turn(self)
+        waiter = _Waiter(self)
         try:
-            yield from suspend(turn)
+            yield from suspend(waiter)
         except BaseException:
-            if turn.is_called:
+            if waiter.is_called:
                 self.call_next()
             raise
 
 
-class _Turn(Wait):
+class _Waiter(Wait):
     """The place of a task in a line."""
 
     __slots__ = ("_line", "is_called")

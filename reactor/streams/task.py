@@ -9,10 +9,10 @@ from __future__ import annotations
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from reactor.errors import ReactorError, StreamTimeout, UsageError
+from reactor.loop.context import ContextExit
 from reactor.reactor import Reactor
 
 __all__ = ["Place", "Sleep", "Task", "Timeout", "Wait", "is_mistake", "suspend", "wait"]
@@ -220,7 +220,7 @@ class _Completion(Wait):
         return False
 
     def unpark(self) -> None:
-        self.task = None  # the future, and this with it, may live long
+        self.task = None  # the future, and so this place, may live long
         self._future.cancel()
 
     def _completed(self, future: Future[Any]) -> None:
@@ -250,7 +250,7 @@ class _TimeIsUp(BaseException):
     """Ends the wait within an expired `with stream.timeout()`; handlers must not catch it."""
 
 
-class Timeout:
+class Timeout(ContextExit):
     """The context manager of `Stream.timeout`."""
 
     __slots__ = ("_seconds", "_task", "_timer", "_up")
@@ -263,12 +263,7 @@ class Timeout:
     def __enter__(self) -> None:
         self._timer = self._task.stream.reactor().call_later(self._seconds, self._expire)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave_block(self, exc: BaseException | None) -> None:
         self._timer.cancel()
         if exc is not None and exc is self._up:
             raise StreamTimeout(f"not done within {self._seconds:g} s") from None

@@ -12,28 +12,28 @@ from reactor.testing.selector import MemorySelector
 
 __all__ = ["drive", "settle", "wait"]
 
-#: Limit of the ticks at one time of the clock; beyond it something spins.
+#: Limit of the ticks at one time of the clock; beyond it there is a busy loop.
 _TICK_LIMIT = 20_000
 
-#: Limit of the clock's times in one call; beyond it something goes on for ever.
+#: Limit of the clock's times in one call; beyond it the run would not end.
 _TIME_LIMIT = 100_000
 
 
-def settle(network: Network, turn: Callable[[], int] = lambda: 0) -> None:
-    """Run ticks, deliveries and `turn` until none of them does anything more at this time.
+def settle(network: Network, run_peers: Callable[[], int] = lambda: 0) -> None:
+    """Run ticks, deliveries and `run_peers` until none of them does anything more at this time.
 
-    turn: runs the peers of a test that are no reactors; returns how many of them did something.
+    run_peers: runs peers that are not reactors; returns how many of them did something.
     """
     for _ in range(_TICK_LIMIT):
-        if not _step(network, turn):
+        if not _step(network, run_peers):
             return
     raise _spins(network)
 
 
-def drive(network: Network, turn: Callable[[], int] = lambda: 0, until: float = math.inf) -> None:
+def drive(network: Network, run_peers: Callable[[], int] = lambda: 0, until: float = math.inf) -> None:
     """Settle, and advance the clock to the next due event, until there is none up to the time `until`."""
     for _ in range(_TIME_LIMIT) if until == math.inf else repeat(None):
-        settle(network, turn)
+        settle(network, run_peers)
         due = _next_due(network)
         if due is None or due > until:
             return
@@ -66,9 +66,9 @@ def _settle_until_ready(network: Network, selector: MemorySelector) -> bool:
     raise _spins(network)
 
 
-def _step(network: Network, turn: Callable[[], int], waiting: MemorySelector | None = None) -> bool:
+def _step(network: Network, run_peers: Callable[[], int], waiting: MemorySelector | None = None) -> bool:
     """Run deliveries, peers, and one tick of each reactor; return whether there may be more to do."""
-    moved = network.run_due() + turn()
+    moved = network.run_due() + run_peers()
     for reactor in _others(network, waiting):
         if not reactor.is_closed():  # another one may just have done that
             moved += reactor.run_once(0)

@@ -75,7 +75,7 @@ class ListeningEndpoint:
             self.backlog.popleft().reset()
 
     def ready(self) -> tuple[bool, bool]:
-        """Return whether the socket is readable and writable, as epoll tells it."""
+        """Return whether the socket is readable and writable, as epoll reports it."""
         return bool(self.backlog), False
 
 

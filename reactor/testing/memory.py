@@ -141,8 +141,8 @@ class MemoryNetwork(ContextExit, Network):
     def settle(self) -> None:
         """Run everything that is due at this time: deliveries, callbacks, timers.
 
-        Reactors run their ticks in turn, in the order in which they were made. Raises the exceptions of
-        callbacks, where a reactor has no `on_error`, and AssertionError if it does not end.
+        Reactors run their ticks one after the other, in the order in which they were made. Raises the
+        exceptions of callbacks, where a reactor has no `on_error`, and AssertionError if it does not end.
         """
         settle(self)
 

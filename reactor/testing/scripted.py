@@ -11,7 +11,7 @@ from reactor.errors import UsageError
 
 __all__ = ["Result", "ScriptedSocket"]
 
-#: What one call does: raises this, passes on at most so many bytes, or (None) calls the real socket.
+#: The result of one call: an exception to raise, a limit of bytes to pass on, or None for the real call.
 Result = BaseException | type[BaseException] | int | None
 
 #: The methods that pass bytes on, and can be limited to a number of them.
@@ -42,7 +42,8 @@ class ScriptedSocket:
     sock: the socket that is called; afterwards the attribute `sock`. script: the results of the next calls of
         each method, by its name, in order. It is any iterable, and may be endless, as `itertools.repeat` is.
         Each result is one of: an exception or a class of them, which is raised instead of the call; a number,
-        the most bytes that this call passes on; None, the real call. When they are used up, calls are real.
+        the limit of bytes that this call passes on; None, the real call. When they are used up, calls are
+        real.
 
     Methods with a script: accept, close, getpeername, getsockopt, recv, recv_into, send, sendmsg, setsockopt,
     shutdown. `calls` keeps the names of those that were called, in order. All else is the real socket's;
@@ -66,14 +67,14 @@ class ScriptedSocket:
             self._script[name] = itertools.chain(self._script.get(name, ()), results)
 
     def next_result(self, name: str) -> int | None:
-        """Note a call of the method `name`; return how many bytes it may pass on, None for any number.
+        """Record a call of the method `name`; return the limit of bytes that it passes on, or None.
 
         Raises the exception that the script has for it. For a script across methods, override this.
         """
         self.calls.append(name)
         result = next(self._script.get(name, iter(())), None)
         if isinstance(result, BaseException):
-            raise result.with_traceback(None)  # one that is raised often would keep the frames of each time
+            raise result.with_traceback(None)  # else one raised repeatedly would keep all frames
         if isinstance(result, type):
             raise result
         if result is not None and name not in _OF_BYTES:

@@ -69,7 +69,7 @@ def talk(reactor, words, data):
     return bytes(out)
 
 
-def test_nc(reactor, address):
+def test_nc_gets_its_bytes_back(reactor, address):
     assert talk(reactor, [program("nc"), "-N", address.host, str(address.port)], b"hi\n") == b"hi\n"
 
 
@@ -80,13 +80,13 @@ def test_socat_gets_every_byte_back(reactor, address):
     assert hashlib.sha256(back).digest() == hashlib.sha256(data).digest()
 
 
-def test_telnet(reactor):
+def test_telnet_gets_its_lines_back(reactor):
     address = reactor.listen("127.0.0.1:0", APPS["greet"].start()).addresses[0]
     out = talk(reactor, [program("telnet"), address.host, str(address.port)], None)
     assert b"Hello from reactor." in out
 
 
-def test_blocking_client_of_the_documents(reactor, address):
+def test_documented_blocking_client_gets_its_bytes_back(reactor, address):
     with connect(reactor, address) as client:
         client.sendall(b"Hello\n")
         spin(reactor, reactor.connections)
@@ -94,7 +94,7 @@ def test_blocking_client_of_the_documents(reactor, address):
         assert client.recv(8192) == b"Hello\n"
 
 
-def test_echo_does_not_read_from_a_client_that_does_not(reactor):
+def test_echo_does_not_read_from_a_client_that_does_not_read(reactor):
     echo = Echo()
     connection, peer = pair(reactor, echo)
     sent = 0
@@ -160,7 +160,7 @@ def test_greet_greets_and_closes(reactor):
         assert peer.recv(100) == b""
 
 
-def test_lines_answers_a_burst_a_part_at_a_time(reactor):
+def test_lines_answers_a_burst_over_several_ticks(reactor):
     connection, peer = pair(reactor, APPS["lines"].start()())
     with peer:
         assert peer.send(b"\n" * 65536) == 65536

@@ -55,7 +55,7 @@ def enter(reactor, hall):
         guest.peer.close()
 
 
-def test_newcomer_is_named_and_announced(reactor, hall, enter):
+def test_new_member_gets_a_name_and_is_announced(reactor, hall, enter):
     first, second = enter(), Guest(reactor, hall)
     assert first.hear("guest2") == ["* guest2 has joined lobby"]
     assert second.hear("joined") == [
@@ -66,7 +66,7 @@ def test_newcomer_is_named_and_announced(reactor, hall, enter):
     assert first.hear("left") == ["* guest2 has left"]
 
 
-def test_room_hears_what_is_said(enter):
+def test_line_is_sent_to_the_room(enter):
     one, two = enter(), enter()
     one.hear("guest2 has joined")
     one.say("hello", "", "  how are you? ")
@@ -74,7 +74,7 @@ def test_room_hears_what_is_said(enter):
     assert one.hear("how") == ["guest1: hello", "guest1: how are you?"]
 
 
-def test_nicknames(enter):
+def test_nicknames_are_unique_and_checked(enter):
     one, two = enter(), enter()
     one.hear("guest2 has joined")
     one.say("/nick Ada")
@@ -86,7 +86,7 @@ def test_nicknames(enter):
     assert two.hear("ADA") == ["* Ada is now ADA"]
 
 
-def test_rooms(enter):
+def test_rooms_have_their_own_members(enter):
     one, two, three = enter(), enter(), enter()
     one.hear("guest3 has joined")
     two.hear("guest3 has joined")
@@ -106,7 +106,7 @@ def test_rooms(enter):
     assert "anybody" not in "".join(one.hear("bye"))
 
 
-def test_unknown_command_and_quit(reactor, enter):
+def test_unknown_command_is_refused_and_quit_closes(reactor, enter):
     one = enter()
     one.say("/dance", "/quit", "never said")
     assert one.hear("there is no /dance")[0].startswith("* there is no /dance: /nick NAME")
@@ -115,7 +115,7 @@ def test_unknown_command_and_quit(reactor, enter):
     assert one.received == b""
 
 
-def test_name_that_looks_like_a_guest_s_is_not_given_twice(enter):
+def test_guest_name_that_a_member_chose_is_not_given_again(enter):
     one = enter()
     one.say("/nick guest2")
     one.hear("is now guest2")
@@ -155,7 +155,7 @@ def test_control_characters_are_not_passed_on(enter):
     assert one.hear("clean") == ["guest1: [2Jclean"]
 
 
-def test_too_long_line_cuts_off_the_speaker_alone(reactor, hall, enter):
+def test_too_long_line_disconnects_its_sender_only(reactor, hall, enter):
     one, two = enter(), enter()
     two.say("x" * 1025)
     assert one.hear("disconnected")[-1] == "* guest2 was disconnected"
@@ -210,7 +210,7 @@ def test_members_that_read_stay_connected_when_all_speak_at_once(memory, hall):
             assert own == [f"guest{number}: {said:01000}" for said in range(20)]
 
 
-def test_member_that_reads_slowly_hears_everything(memory, hall):
+def test_slow_member_receives_every_line(memory, hall):
     speaker, slow, other = members(memory, hall, 3)
     slow.pause_reading()
     said(speaker, 1000, 1000)
@@ -245,7 +245,7 @@ def test_member_that_reads_nothing_is_disconnected_and_does_not_stop_the_room(me
     assert set(hall.names) == {"guest1", "guest3"}
 
 
-def test_members_that_all_take_nothing_are_cut_off_in_bounded_memory(memory, hall):
+def test_members_that_read_nothing_are_disconnected_in_bounded_memory(memory, hall):
     speakers = members(memory, hall, 10)
     for client in speakers:
         client.pause_reading()
@@ -272,7 +272,7 @@ def test_flood_of_lines_does_not_stop_the_loop(reactor, hall, enter):
     assert other.received.count(b"guest1: x") < 200
 
 
-def test_member_that_is_closing_slows_no_other(memory, hall):
+def test_closing_member_slows_no_other(memory, hall):
     speaker, leaving, other = members(memory, hall, 3)
     leaving.pause_reading()
     said(speaker, 130, 1000)  # enough for the kernel's buffers and the first of ours

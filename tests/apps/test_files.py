@@ -37,7 +37,7 @@ def ask(reactor, root):
         got = bytearray()
         answers = []
 
-        def turn():
+        def step():
             with contextlib.suppress(BlockingIOError):
                 got.extend(peer.recv(1 << 20))
             while b"\n" in got:
@@ -49,7 +49,7 @@ def ask(reactor, root):
                 got[:] = rest[size:]
             return len(answers) == len(names)
 
-        spin(reactor, turn)
+        spin(reactor, step)
         assert not got
         return answers
 
@@ -57,7 +57,7 @@ def ask(reactor, root):
         yield ask
 
 
-def test_files_come_one_after_the_other(ask):
+def test_files_are_sent_in_the_order_of_their_names(ask):
     assert ask(b"a", b"big", b"empty", b"sub/deep", b"a") == [
         (b"ok 5", b"first"),
         (b"ok 1048576", CONTENT),
@@ -86,7 +86,7 @@ def test_nothing_outside_of_the_root_is_opened(ask, name):
     assert answer.startswith(b"error ")
 
 
-def test_name_of_no_file_is_an_error(ask, root):
+def test_name_without_a_file_is_an_error(ask, root):
     assert ask(b"pipe", b"sub", b"none", b"none/", b"a/b") == [
         b"error not a file",
         b"error not a file",
@@ -151,7 +151,7 @@ def test_client_that_reads_nothing_has_one_file_open_and_one_answer_queued(react
         assert opened() <= 1
 
 
-def test_names_that_wait_are_answered_though_the_client_has_ended_its_direction(reactor, root):
+def test_queued_names_are_answered_after_the_client_s_end_of_file(reactor, root):
     _, peer = pair(reactor, APPS["files"].start(root)())
     with peer:
         peer.send(b"a\n" * 100 + b"sub/deep")
@@ -169,7 +169,7 @@ def test_names_that_wait_are_answered_though_the_client_has_ended_its_direction(
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_no_descriptor_is_left(reactor, root):
+def test_no_descriptor_is_leaked(reactor, root):
     _, peer = pair(reactor, APPS["files"].start(root)())
     with peer:
         peer.sendall(b"a\nsub/deep\nlink\nsub/\nnone\nbig\nbig\n")

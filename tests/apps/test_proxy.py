@@ -40,7 +40,7 @@ def proxied(reactor, target):
         yield client, target.served[0]
 
 
-def test_bytes_and_ends_go_both_ways(reactor, proxied):
+def test_bytes_and_end_of_file_are_forwarded_both_ways(reactor, proxied):
     client, served = proxied
     client.sendall(b"to the target")
     client.shutdown(socket.SHUT_WR)
@@ -56,7 +56,7 @@ def test_bytes_and_ends_go_both_ways(reactor, proxied):
     assert served.reason is None
 
 
-def test_client_s_half_close_comes_even_before_the_target_has_answered(reactor):
+def test_half_close_before_the_target_is_connected_is_forwarded(reactor):
     listener = reactor.listen("127.0.0.1:0", Echo)
     proxy = reactor.listen("127.0.0.1:0", APPS["proxy"].start(listener.addresses[0]))
     with connect(reactor, proxy.addresses[0]) as client:
@@ -65,13 +65,13 @@ def test_client_s_half_close_comes_even_before_the_target_has_answered(reactor):
         client.setblocking(False)
         got = bytearray()
 
-        def turn():
+        def step():
             with contextlib.suppress(BlockingIOError):
                 more = client.recv(100)
                 got.extend(more)
                 return not more
 
-        spin(reactor, turn, wait=0.01)
+        spin(reactor, step, wait=0.01)
         assert got == b"at once"
 
 
@@ -109,7 +109,7 @@ def reset(sock):
     sock.close()
 
 
-def test_client_that_breaks_breaks_the_target_s_side(reactor, proxied):
+def test_reset_of_the_client_resets_the_target(reactor, proxied):
     client, served = proxied
     reset(client)
     spin(reactor, lambda: served.lost)
@@ -117,7 +117,7 @@ def test_client_that_breaks_breaks_the_target_s_side(reactor, proxied):
     spin(reactor, lambda: not reactor.connections())
 
 
-def test_target_that_breaks_breaks_the_client_s_side(reactor, proxied):
+def test_reset_of_the_target_resets_the_client(reactor, proxied):
     client, served = proxied
     served.connection.abort()
     spin(reactor, lambda: not reactor.connections())
@@ -125,7 +125,7 @@ def test_target_that_breaks_breaks_the_client_s_side(reactor, proxied):
         client.recv(1)
 
 
-def test_target_that_refuses_ends_the_client(reactor):
+def test_client_is_reset_if_the_target_refuses(reactor):
     closed = reactor.listen("127.0.0.1:0", Protocol)
     address = closed.addresses[0]
     closed.close()
@@ -137,7 +137,7 @@ def test_target_that_refuses_ends_the_client(reactor):
             client.recv(1)
 
 
-def test_client_that_leaves_while_the_target_is_asked_is_forgotten(reactor):
+def test_client_that_disconnects_cancels_the_attempt_to_the_target(reactor):
     with silent_address() as silent:
         proxy = reactor.listen("127.0.0.1:0", APPS["proxy"].start(silent))
         with connect(reactor, proxy.addresses[0]):

@@ -16,7 +16,7 @@ from tests.cli.programs import command, connected, listening_socket, server, usa
 from tests.helpers import DEADLINE, accepting
 
 
-def test_connect_passes_its_input_to_the_peer_and_back():
+def test_connect_copies_its_input_to_the_peer_and_the_answer_to_its_output():
     data = bytes(range(256)) * 4096
     with server("--listen", "127.0.0.1:0") as (_, address):
         with command("connect", address, stdin=subprocess.PIPE) as process:
@@ -26,7 +26,7 @@ def test_connect_passes_its_input_to_the_peer_and_back():
             assert err == b""
 
 
-def test_connect_reads_a_file(tmp_path):
+def test_connect_sends_a_file_on_standard_input(tmp_path):
     (tmp_path / "file").write_bytes(b"from a file\n")
     with server("--listen", "127.0.0.1:0") as (_, address), (tmp_path / "file").open() as file:
         with command("connect", address, stdin=file) as process:
@@ -34,7 +34,7 @@ def test_connect_reads_a_file(tmp_path):
     assert out == b"from a file\n"
 
 
-def test_connect_ends_when_the_peer_does_though_input_is_open():
+def test_connect_ends_at_the_peer_s_end_of_file_though_input_is_open():
     reading, writing = os.pipe()
     try:
         with server("serve", "greet", "--listen", "127.0.0.1:0") as (_, address):
@@ -112,7 +112,7 @@ def test_full_disk_for_standard_output_is_one_line_and_status_1():
     assert connected(">/dev/full") == (1, b"", message)
 
 
-def test_input_that_fails_after_the_end_is_ignored(monkeypatch):
+def test_input_error_after_the_end_is_ignored(monkeypatch):
     """The thread that reads it outlives the connection: its exception would be printed."""
     problems = []
     monkeypatch.setattr(threading, "excepthook", problems.append)
@@ -181,7 +181,7 @@ def answer_of(address, words):
     return done.stdout
 
 
-def test_apps_with_options(tmp_path):
+def test_file_is_received_through_a_proxy(tmp_path):
     """A file, through a proxy, to the client of the command line."""
     (tmp_path / "hello").write_bytes(b"hello from a file\n")
     with (
@@ -207,7 +207,7 @@ def test_apps_with_options(tmp_path):
         ("discard", b"abc", rb""),
     ],
 )
-def test_client_of_the_command_line_talks_with_each_app(app, sent, pattern):
+def test_client_of_the_command_line_gets_the_answer_of_each_app(app, sent, pattern):
     with server("serve", app, "--listen", "127.0.0.1:0") as (_, address):
         assert re.fullmatch(pattern, answer_of(address, sent), re.DOTALL)
 
@@ -269,14 +269,14 @@ def test_insecure_accepts_any_certificate(tls):
     assert b"the peer's certificate was not checked" in err
 
 
-def test_verbose_without_tls_says_so():
+def test_verbose_without_tls_logs_that_there_is_none():
     with server("serve", "greet", "--listen", "127.0.0.1:0") as (_, address):
         with command("connect", address, "--verbose") as process:
             _, err = process.communicate(timeout=DEADLINE)
     assert b"connected without TLS" in err
 
 
-def test_client_says_that_the_server_does_not_speak_tls(capfd):
+def test_client_reports_that_the_server_does_not_speak_tls(capfd):
     with server("serve", "echo", "--listen", "127.0.0.1:0") as (_, address):
         assert main(["connect", address, "--tls"]) == 1
         assert capfd.readouterr().err == (

@@ -58,7 +58,7 @@ class Received:
         return lines
 
 
-def test_full_pipe_does_not_block_the_caller_and_dropped_lines_are_counted(full_pipe):
+def test_full_pipe_does_not_block_and_dropped_lines_are_counted(full_pipe):
     reader, writer = full_pipe
     handler = BackgroundLog(writer)
     for number in range(BackgroundLog.LIMIT + 100):
@@ -139,7 +139,7 @@ def test_record_is_one_line_and_its_traceback_whatever_the_text(text, grouped):
     assert lines[0] == f"ERROR failed: {printable(text)}"
 
 
-def test_traceback_stays_readable():
+def test_traceback_keeps_its_lines():
     lines = formatted("a\nb")
     assert r"ValueError: a\nb" in lines
     assert "    raise LookupError(text)" in lines

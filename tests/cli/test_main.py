@@ -58,7 +58,7 @@ def test_version(capfd):
     assert re.fullmatch(r"reactor \d+\.\d+\.\d+\n", capfd.readouterr().out)
 
 
-def test_closed_standard_input_is_an_empty_one():
+def test_closed_standard_input_is_empty():
     assert connected("<&-") == (0, b"", b"")
     assert connected("<&-", app="greet") == (0, b"Hello from reactor.\n", b"")
 
@@ -74,11 +74,11 @@ def test_closed_or_full_standard_error_changes_neither_output_nor_status(redirec
         assert process.returncode == status
 
 
-def test_all_three_closed():
+def test_all_three_standard_streams_may_be_closed():
     assert connected("<&- >&- 2>&-") == (1, b"", b"")
 
 
-def test_log_is_never_sent_to_a_peer_where_standard_error_is_closed(tmp_path):
+def test_log_is_not_sent_to_a_peer_if_standard_error_is_closed(tmp_path):
     """The first descriptors are free then; sockets would get their numbers."""
     path = tmp_path / "s"
     (tmp_path / "noisy.py").write_text(

@@ -26,14 +26,14 @@ from tests.cli.programs import (
 from tests.helpers import DEADLINE
 
 
-def test_echoes_by_default():
+def test_echo_is_the_default_app():
     with server("--listen", "127.0.0.1:0") as (_, address), client_of(address) as client:
         client.sendall(b"hi\n")
         client.shutdown(socket.SHUT_WR)
         assert read_all(client) == b"hi\n"
 
 
-def test_default_address_is_the_one_of_the_readme(monkeypatch, capfd):
+def test_default_address_is_that_of_the_readme(monkeypatch, capfd):
     """`listen` is replaced: the port may be in use."""
 
     def refuse(self, address, *args, **options):
@@ -48,14 +48,14 @@ def test_default_address_is_the_one_of_the_readme(monkeypatch, capfd):
     ("app", "sent", "received"),
     [("echo", b"abc", b"abc"), ("discard", b"abc", b""), ("greet", b"", b"Hello from reactor.\n")],
 )
-def test_apps(app, sent, received):
+def test_every_app_answers(app, sent, received):
     with server("serve", app, "--listen", "127.0.0.1:0") as (_, address), client_of(address) as client:
         client.sendall(sent)
         client.shutdown(socket.SHUT_WR)
         assert read_all(client) == received
 
 
-def test_several_addresses_each_get_their_line(tmp_path):
+def test_several_addresses_are_served_and_logged(tmp_path):
     path = str(tmp_path / "s")
     with server("--listen", "127.0.0.1:0", "--listen", f"unix:{path}") as (process, first):
         assert listening_on(process) == f"unix:{path}"
@@ -78,7 +78,7 @@ def test_serves_a_factory_of_a_module_in_the_working_directory(tmp_path):
         assert client.recv(2) == b"HI"
 
 
-def test_inherited_descriptor():
+def test_inherited_descriptor_is_served():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         words = ("--listen", f"fd:{listening.fileno()}")
         with server(*words, pass_fds=[listening.fileno()]) as (_, address), client_of(address) as client:
@@ -225,7 +225,7 @@ def test_factory_that_makes_no_protocol_is_reported_and_closes_the_connection(tm
     assert re.fullmatch(expected, log[-1])
 
 
-def test_classes_of_other_libraries_and_functions_may_be_factories(tmp_path):
+def test_classes_and_functions_may_be_factories(tmp_path):
     (tmp_path / "makers.py").write_text(
         "import asyncio, functools\n"
         "from reactor.apps.greet import Greet\n"
@@ -258,7 +258,7 @@ def test_classes_of_other_libraries_and_functions_may_be_factories(tmp_path):
         (["proxy", "--to", "nowhere"], "'nowhere' has no port"),
     ],
 )
-def test_option_of_an_app_is_required_by_it_and_refused_elsewhere(capfd, words, cause):
+def test_option_of_an_app_is_required_by_it_and_refused_for_others(capfd, words, cause):
     assert cause in usage_error(capfd, "serve", *words)
 
 
@@ -276,7 +276,7 @@ def s_client(certificates, address, *words):
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-def test_openssl_talks_with_the_server(certificates, tls, version):
+def test_openssl_s_client_is_served(certificates, tls, version):
     with server("serve", "echo", *tls) as (_, address):
         words = s_client(certificates, address, version)
         with subprocess.Popen(
@@ -300,7 +300,7 @@ def test_openssl_resumes_a_session(certificates, tls, tmp_path):
     assert b"Reused, TLSv1.3" in again.stdout
 
 
-def test_openssl_updates_its_keys(certificates, tls):
+def test_key_updates_of_openssl_are_answered(certificates, tls):
     """A line with a K asks the other side for new keys too: s_client(1)."""
     with server("serve", "echo", *tls) as (_, address):
         words = ["openssl", "s_client", "-connect", address, "-servername", "localhost"]
@@ -353,7 +353,7 @@ def test_curl_reads_from_the_server(certificates, tls, tmp_path):
     assert done.stdout == b"x" * 1_000_000
 
 
-def test_plain_text_client_is_one_short_line(tls):
+def test_client_in_clear_is_logged_in_one_short_line(tls):
     with server("serve", "echo", *tls) as (process, address), client_of(address) as client:
         client.sendall(b"hello\r\n")
         assert client.recv(100)[0] == 21
@@ -363,13 +363,13 @@ def test_plain_text_client_is_one_short_line(tls):
 
 
 @pytest.mark.parametrize("first", [b"hello\r\n\r\n", b"\x94\x03\x8c\xe8q^\x06\x1b\x9b`\x89\x03" * 20])
-def test_server_says_that_a_client_does_not_speak_tls(tls, first):
+def test_client_that_does_not_speak_tls_is_logged(tls, first):
     with server("serve", "echo", *tls) as (process, address), client_of(address) as client:
         client.sendall(first)
         assert process.stderr.readline().endswith(b": what the peer sends is not TLS\n")
 
 
-def test_new_certificate_at_sighup(certificates, tmp_path):
+def test_certificate_is_reloaded_at_sighup(certificates, tmp_path):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
 
     def install(name):

@@ -37,7 +37,7 @@ def talk(address, data=b"Hello\n"):
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def test_every_name_of_the_standard_module_is_here():
+def test_every_name_of_the_standard_module_exists():
     assert set(standard.__all__) <= set(socketserver.__all__)
     for name in standard.__all__:
         ours, theirs = getattr(socketserver, name), getattr(standard, name)
@@ -50,7 +50,7 @@ STREAM_SERVERS = ["TCPServer", "ThreadingTCPServer", "ForkingTCPServer"]
 
 
 @pytest.mark.parametrize("name", STREAM_SERVERS)
-def test_servers_of_the_documents(name, descriptors):
+def test_documented_servers_run(name, descriptors):
     with serving(getattr(socketserver, name)(("127.0.0.1", 0), Echo)) as server:
         for _ in range(3):
             assert talk(server.server_address) == b"Hello\n"
@@ -78,7 +78,7 @@ def test_several_threads_may_serve_one_server(descriptors):
         assert server.socket.gettimeout() == 0.0
 
 
-def test_options_and_two_steps(descriptors):
+def test_server_may_be_bound_and_activated_in_two_steps(descriptors):
     class Server(socketserver.TCPServer):
         allow_reuse_address = True
         request_queue_size = 7
@@ -91,7 +91,7 @@ def test_options_and_two_steps(descriptors):
         assert talk(server.server_address) == b"Hello\n"
 
 
-def test_socket_has_its_timeout_back_after_serving(descriptors):
+def test_socket_s_timeout_is_restored_after_serving(descriptors):
     server = socketserver.TCPServer(("127.0.0.1", 0), Echo)
     server.socket.settimeout(3.5)
     thread = threading.Thread(target=server.serve_forever)
@@ -140,7 +140,7 @@ def test_overridden_methods_are_called(descriptors):
 
 
 @pytest.mark.parametrize("name", ["TCPServer", "ThreadingTCPServer"])
-def test_handler_that_raises_goes_to_handle_error_and_the_server_goes_on(name, descriptors):
+def test_handler_that_raises_calls_handle_error_and_the_server_continues(name, descriptors):
     handled = []
 
     class Broken(socketserver.BaseRequestHandler):
@@ -157,7 +157,7 @@ def test_handler_that_raises_goes_to_handle_error_and_the_server_goes_on(name, d
     assert len(handled) == 3
 
 
-def test_handle_request_and_its_timeout(descriptors):
+def test_handle_request_returns_at_its_timeout(descriptors):
     timed_out = []
 
     class Server(socketserver.TCPServer):
@@ -176,7 +176,7 @@ def test_handle_request_and_its_timeout(descriptors):
             assert client.recv(100) == b"Hello\n"
 
 
-def test_service_actions_are_called_if_there_are_any(descriptors):
+def test_overridden_service_actions_is_called(descriptors):
     called = threading.Semaphore(0)
 
     class Server(socketserver.TCPServer):
@@ -193,7 +193,7 @@ def test_service_actions_are_called_if_there_are_any(descriptors):
     server.server_close()
 
 
-def test_what_service_actions_raise_comes_out(descriptors):
+def test_exception_of_service_actions_is_raised_by_serve_forever(descriptors):
     class Server(socketserver.TCPServer):
         def service_actions(self):
             raise LookupError("mine")
@@ -202,7 +202,7 @@ def test_what_service_actions_raise_comes_out(descriptors):
         server.serve_forever()
 
 
-def test_shutdown_before_serving_is_kept_for_it(descriptors):
+def test_shutdown_before_serve_forever_ends_it_at_once(descriptors):
     with socketserver.TCPServer(("127.0.0.1", 0), Echo) as server:
         server.shutdown()
         server.serve_forever()
@@ -225,7 +225,7 @@ def test_handler_may_shut_its_own_server_down(descriptors):
     server.server_close()
 
 
-def test_out_of_descriptors_it_waits_and_goes_on(caplog, descriptors):
+def test_server_out_of_descriptors_accepts_again_later(caplog, descriptors):
     class Server(socketserver.TCPServer):
         failures = 3
         tries = 0
@@ -248,8 +248,8 @@ def threads_of(server):
     return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
 
 
-def test_threads_are_bounded_and_the_others_wait(descriptors):
-    entered, gate = threading.Semaphore(0), threading.Event()
+def slow(entered, gate):
+    """Return a class of handlers that wait for `gate` after releasing `entered`."""
 
     class Slow(socketserver.BaseRequestHandler):
         def handle(self):
@@ -257,11 +257,17 @@ def test_threads_are_bounded_and_the_others_wait(descriptors):
             gate.wait(DEADLINE)
             self.request.sendall(b"done")
 
+    return Slow
+
+
+def test_requests_above_max_threads_wait(descriptors):
+    entered, gate = threading.Semaphore(0), threading.Event()
+
     class Server(socketserver.ThreadingTCPServer):
         max_threads = 3
         max_waiting = 2
 
-    with serving(Server(("127.0.0.1", 0), Slow)) as server, contextlib.ExitStack() as stack:
+    with serving(Server(("127.0.0.1", 0), slow(entered, gate))) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(server.server_address)) for _ in range(10)]
         for _ in range(3):
             assert entered.acquire(timeout=DEADLINE)
@@ -289,7 +295,7 @@ def hooked(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_what_ends_a_thread_ends_one_request_alone(kind, hooked, descriptors):
+def test_exception_in_a_thread_ends_only_its_request(kind, hooked, descriptors):
     class Server(socketserver.ThreadingTCPServer):
         max_threads = 2
         problem = kind("mine")
@@ -303,7 +309,7 @@ def test_what_ends_a_thread_ends_one_request_alone(kind, hooked, descriptors):
     assert all(args.thread.name.startswith("Server-") for args in hooked)
 
 
-def test_default_hook_says_nothing_of_an_exit(capfd, monkeypatch, descriptors):
+def test_system_exit_in_a_thread_prints_nothing(capfd, monkeypatch, descriptors):
     class Server(socketserver.ThreadingTCPServer):
         problem = SystemExit(3)
 
@@ -313,7 +319,7 @@ def test_default_hook_says_nothing_of_an_exit(capfd, monkeypatch, descriptors):
     assert capfd.readouterr().err == ""
 
 
-def test_handle_error_that_raises_costs_one_request_alone(hooked, descriptors):
+def test_handle_error_that_raises_ends_only_its_request(hooked, descriptors):
     class Server(socketserver.ThreadingTCPServer):
         max_threads = 2
         problem = LookupError("mine")
@@ -330,7 +336,7 @@ def test_handle_error_that_raises_costs_one_request_alone(hooked, descriptors):
     assert hooked[0].exc_value.__context__ is Server.problem
 
 
-def test_handle_error_that_raises_on_the_server_s_thread_leaves_no_request_open(descriptors):
+def test_handle_error_that_raises_on_the_server_s_thread_closes_the_request(descriptors):
     class Server(socketserver.TCPServer):
         problem = LookupError("mine")
 
@@ -358,7 +364,7 @@ def no_threads(monkeypatch):
     return refused
 
 
-def test_without_a_thread_the_request_goes_to_handle_error(no_threads, descriptors):
+def test_request_is_passed_to_handle_error_if_no_thread_can_be_started(no_threads, descriptors):
     handled = []
 
     class Server(socketserver.ThreadingTCPServer):
@@ -380,19 +386,13 @@ def test_without_a_thread_the_request_goes_to_handle_error(no_threads, descripto
     assert len(handled) == 10
 
 
-def test_with_one_thread_only_the_requests_wait_for_it(no_threads, descriptors):
+def test_requests_wait_if_only_one_thread_can_be_started(no_threads, descriptors):
     entered, gate = threading.Semaphore(0), threading.Event()
-
-    class Slow(socketserver.BaseRequestHandler):
-        def handle(self):
-            entered.release()
-            gate.wait(DEADLINE)
-            self.request.sendall(b"done")
 
     class Server(socketserver.ThreadingTCPServer):
         max_threads = 4
 
-    with serving(Server(("127.0.0.1", 0), Slow)) as server, contextlib.ExitStack() as stack:
+    with serving(Server(("127.0.0.1", 0), slow(entered, gate))) as server, contextlib.ExitStack() as stack:
         clients = []
         for _ in range(6):
             clients.append(stack.enter_context(socket.create_connection(server.server_address)))
@@ -406,7 +406,7 @@ def test_with_one_thread_only_the_requests_wait_for_it(no_threads, descriptors):
         assert len(threads_of(server)) == 1
 
 
-def test_threads_have_a_length_as_cpython_s_own_tests_ask_for(descriptors):
+def test_threads_attribute_has_a_length(descriptors):
     class Server(socketserver.ThreadingTCPServer):
         max_threads = 3
 
@@ -421,11 +421,11 @@ def test_threads_have_a_length_as_cpython_s_own_tests_ask_for(descriptors):
 
 
 def silent(stack, server, count):
-    """Return silent clients."""
+    """Return clients that send nothing."""
     return [stack.enter_context(socket.create_connection(server.server_address)) for _ in range(count)]
 
 
-def test_one_line_says_that_all_threads_are_busy_each_time_that_it_comes_to_it(caplog, descriptors):
+def test_one_warning_is_logged_each_time_all_threads_are_busy(caplog, descriptors):
     taken, entered, left = threading.Semaphore(0), threading.Semaphore(0), threading.Semaphore(0)
 
     class Silent(socketserver.BaseRequestHandler):
@@ -451,7 +451,7 @@ def test_one_line_says_that_all_threads_are_busy_each_time_that_it_comes_to_it(c
                 assert all(entered.acquire(timeout=DEADLINE) for _ in range(2))
                 clients += silent(stack, server, 3)
                 assert all(taken.acquire(timeout=DEADLINE) for _ in range(5))
-                for client in clients[:2]:  # two of those that wait get their threads
+                for client in clients[:2]:  # two of the waiting ones get threads
                     client.sendall(b".")
                     assert entered.acquire(timeout=DEADLINE)
                 clients += silent(stack, server, 3)
@@ -482,7 +482,7 @@ def test_idle_timeout_frees_a_thread_of_a_silent_peer(descriptors):
     assert [type(exc) for exc in handled] == [TimeoutError] * 3
 
 
-def test_handler_s_own_timeout_goes_before_the_server_s(descriptors):
+def test_handler_s_own_timeout_replaces_idle_timeout(descriptors):
     timeouts = []
 
     class Own(socketserver.StreamRequestHandler):
@@ -501,7 +501,7 @@ def test_handler_s_own_timeout_goes_before_the_server_s(descriptors):
     assert timeouts == [7, 5]
 
 
-def test_idle_timeout_leaves_datagrams_alone(descriptors):
+def test_idle_timeout_does_not_apply_to_datagrams(descriptors):
     class Server(socketserver.ThreadingUDPServer):
         idle_timeout = 0.05
 
@@ -514,7 +514,7 @@ def test_idle_timeout_leaves_datagrams_alone(descriptors):
 
 
 @pytest.mark.parametrize("problem", [AttributeError, OSError])
-def test_ends_of_children_are_noticed_without_pidfd(monkeypatch, problem, descriptors):
+def test_exits_of_children_are_noticed_without_pidfd(monkeypatch, problem, descriptors):
     def missing(pid):
         raise problem
 
@@ -528,7 +528,7 @@ def test_ends_of_children_are_noticed_without_pidfd(monkeypatch, problem, descri
             assert talk(server.server_address) == b"Hello\n"
 
 
-def test_children_are_bounded_reaped_and_noticed(descriptors):
+def test_requests_above_max_children_wait_and_children_are_reaped(descriptors):
     class Slow(socketserver.BaseRequestHandler):
         def handle(self):
             self.request.sendall(struct.pack("i", os.getpid()))
@@ -539,7 +539,7 @@ def test_children_are_bounded_reaped_and_noticed(descriptors):
 
         def process_request(self, request, client_address):
             super().process_request(request, client_address)
-            forked.release()  # a child may speak before its parent knows it
+            forked.release()  # a child may write before its parent continues
 
     forked = threading.Semaphore(0)
 

@@ -1,4 +1,4 @@
-"""Connecting: attempts in turn, one error for all of them, a deadline over the whole."""
+"""Connectors: attempts for each address, one error for all of them, and one timeout."""
 
 import socket
 import subprocess
@@ -36,7 +36,7 @@ def recorder():
 
 @pytest.fixture
 def closed_port():
-    """A port of every loopback address on which nobody listens, and which nobody else is given meanwhile."""
+    """A loopback port without a listener, reserved so that no other process gets it."""
     with socket.socket() as held:
         held.bind(("", 0))
         yield held.getsockname()[1]
@@ -86,7 +86,7 @@ def test_name_is_looked_up_on_another_thread(reactor, recorder, monkeypatch):
     assert threads[0] is not threading.current_thread()
 
 
-def test_unknown_name(reactor, failures, monkeypatch):
+def test_unknown_name_is_a_failed_attempt(reactor, failures, monkeypatch):
     def getaddrinfo(*args, **options):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -107,7 +107,7 @@ def test_name_is_a_failed_attempt_if_no_thread_can_look_it_up(reactor, failures,
     assert str(failures[0]) == "cannot connect to localhost:1: can't start new thread"
 
 
-def test_name_that_cannot_be_encoded(reactor, failures):
+def test_name_that_cannot_be_encoded_is_a_failed_attempt(reactor, failures):
     name = "x" * 64 + ".invalid"
     with pytest.raises(AddressError, match="is no host name: label"):
         reactor.connect(f"{name}:1", Recorder, on_failure=failures.append)
@@ -116,14 +116,14 @@ def test_name_that_cannot_be_encoded(reactor, failures):
     assert "label" in str(failures[0])
 
 
-def test_name_without_addresses(reactor, failures, monkeypatch):
+def test_name_without_addresses_is_a_failed_attempt(reactor, failures, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: [])
     reactor.connect("nowhere.invalid:1", Recorder, on_failure=failures.append)
     spin(reactor, lambda: failures)
     assert "the name has no address" in str(failures[0])
 
 
-def test_refused_tells_the_address_and_the_error(reactor, failures, closed_port):
+def test_refused_connection_names_the_address_and_the_error(reactor, failures, closed_port):
     address = f"127.0.0.1:{closed_port}"
     reactor.connect(address, Recorder, on_failure=failures.append)
     spin(reactor, lambda: failures)
@@ -148,7 +148,7 @@ def test_next_address_is_tried_when_one_fails(reactor, recorder, monkeypatch, cl
     assert recorder.connection.get_extra_info("peername") == ("127.0.0.1", port)
 
 
-def test_every_attempt_is_told(reactor, failures, monkeypatch, closed_port):
+def test_error_lists_every_attempt(reactor, failures, monkeypatch, closed_port):
     places = [("127.0.0.2", closed_port), ("127.0.0.3", closed_port)]
     monkeypatch.setattr(socket, "getaddrinfo", resolving_to(*places))
     reactor.connect("two.invalid:1", Recorder, on_failure=failures.append)
@@ -158,7 +158,7 @@ def test_every_attempt_is_told(reactor, failures, monkeypatch, closed_port):
     assert str(failures[0]) == f"cannot connect to two.invalid:1: {causes}"
 
 
-def test_failure_without_a_handler_goes_to_on_error(reactor, errors, closed_port):
+def test_failure_without_on_failure_reaches_on_error(reactor, errors, closed_port):
     address = f"127.0.0.1:{closed_port}"
     reactor.connect(address, Recorder)
     spin(reactor, lambda: errors.seen)
@@ -168,7 +168,7 @@ def test_failure_without_a_handler_goes_to_on_error(reactor, errors, closed_port
     assert connection is None
 
 
-def test_missing_unix_socket(reactor, failures, tmp_path):
+def test_missing_unix_socket_is_a_failed_attempt(reactor, failures, tmp_path):
     reactor.connect(f"unix:{tmp_path}/none", Recorder, on_failure=failures.append)
     spin(reactor, lambda: failures)
     assert "No such file or directory" in str(failures[0])
@@ -190,7 +190,7 @@ def test_unix_socket_with_a_full_backlog_is_a_failed_attempt(reactor, failures, 
     assert "Resource temporarily unavailable" in str(failures[0])
 
 
-def test_no_answer_ends_at_the_timeout(make_selector, silent, failures, descriptors):
+def test_attempt_without_an_answer_ends_at_the_timeout(make_selector, silent, failures, descriptors):
     clock = ManualClock()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         reactor.connect(silent, Recorder, timeouts=Timeouts(connect=3), on_failure=failures.append)
@@ -274,7 +274,7 @@ def test_hung_look_up_does_not_hold_up_the_end_of_the_program():
     assert (done.stdout, done.stderr) == ("ended\n", "")
 
 
-def test_cancelled_connector_says_nothing(reactor, silent, failures, descriptors):
+def test_cancelled_connector_calls_nothing(reactor, silent, failures, descriptors):
     connector = reactor.connect(silent, Recorder, on_failure=failures.append)
     reactor.run_once(0)
     connector.cancel()
@@ -284,7 +284,7 @@ def test_cancelled_connector_says_nothing(reactor, silent, failures, descriptors
     assert reactor.next_timeout() is None
 
 
-def test_local_address(reactor, recorder):
+def test_connection_is_made_from_the_local_address(reactor, recorder):
     address = reactor.listen("127.0.0.1:0", Echo).addresses[0]
     reactor.connect(address, lambda: recorder, local_address="127.0.0.5:0")
     spin(reactor, lambda: recorder.calls)
@@ -308,7 +308,7 @@ def test_factory_that_raises_is_reported_and_the_peer_sees_a_reset(reactor, erro
 
 
 def test_selector_that_refuses_the_connection_is_a_failed_attempt(reactor, failures, monkeypatch, tmp_path):
-    listener = reactor.listen(f"unix:{tmp_path}/s", Echo)  # connects at once: registered once
+    listener = reactor.listen(f"unix:{tmp_path}/s", Echo)  # connects at once, and is registered once
     reactor.connect(listener.addresses[0], Recorder, on_failure=failures.append)
 
     def refuse(*args):
@@ -352,7 +352,7 @@ def test_factory_that_cancels_its_connector_gets_no_connection(
 
 
 @pytest.mark.parametrize("where", ["on_failure", "random"])
-def test_cancel_while_a_failure_is_told_ends_it(reactor, failures, closed_port, where):
+def test_cancel_in_on_failure_ends_the_connector(reactor, failures, closed_port, where):
     def cancel(*args):
         connector.cancel()
         failures.append(where)
@@ -370,7 +370,9 @@ def test_cancel_while_a_failure_is_told_ends_it(reactor, failures, closed_port, 
     assert reactor.next_timeout() is None
 
 
-def test_newcomer_that_cannot_be_made_is_a_factory_that_raises(reactor, errors, certificates, descriptors):
+def test_connection_that_cannot_be_created_is_reported_as_a_factory_that_raises(
+    reactor, errors, certificates, descriptors
+):
     class Factory:
         def __call__(self):
             raise AssertionError("it is not come to")
@@ -389,8 +391,8 @@ def test_newcomer_that_cannot_be_made_is_a_factory_that_raises(reactor, errors, 
     listener.close()
 
 
-def test_connection_is_not_shown_before_its_handshake_is_done(reactor, certificates):
-    listener = reactor.listen("127.0.0.1:0", Recorder)  # it never answers in TLS
+def test_connection_is_none_until_the_handshake_is_complete(reactor, certificates):
+    listener = reactor.listen("127.0.0.1:0", Recorder)  # it never begins TLS
     connector = reactor.connect(listener.addresses[0], Recorder, tls=certificates.client())
     spin(reactor, lambda: connector.state is ConnectorState.HANDSHAKING)
     assert connector.connection is None
@@ -399,12 +401,12 @@ def test_connection_is_not_shown_before_its_handshake_is_done(reactor, certifica
 
 
 @pytest.mark.parametrize("address", ["nonsense", "fd:3", ("127.0.0.1", -1), 7])
-def test_address_that_cannot_be_meant(reactor, address):
+def test_invalid_address_is_refused(reactor, address):
     with pytest.raises(AddressError):
         reactor.connect(address, Recorder)
 
 
-def test_local_address_of_another_family_is_an_attempt_that_fails(reactor):
+def test_local_address_of_another_family_is_a_failed_attempt(reactor):
     failures = []
     listener = reactor.listen("127.0.0.1:0", Recorder)
     connector = reactor.connect(

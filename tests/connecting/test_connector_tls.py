@@ -76,14 +76,14 @@ def test_reconnect_after_a_handshake_that_failed(reactor, certificates):
         tls=certificates.client(),
         server_hostname="somebody.else",
         on_failure=failures.append,
-        reconnect=Reconnect(first=0.001, most=0.002, attempts=3),
+        reconnect=Reconnect(first=0.001, max_delay=0.002, attempts=3),
     )
     spin(reactor, connector.is_done)
     spin(reactor, lambda: len(server_failures) == 3)
     assert len(failures) == 3
 
 
-def test_connector_has_one_connection_whatever_becomes_of_earlier_ones(reactor, certificates):
+def test_end_of_an_earlier_connection_does_not_end_the_current_one(reactor, certificates):
     made, failures = [], []
 
     class Client(Recorder):
@@ -106,16 +106,16 @@ def test_connector_has_one_connection_whatever_becomes_of_earlier_ones(reactor, 
             tls=certificates.client(),
             server_hostname="localhost",
             on_failure=failures.append,
-            reconnect=Reconnect(first=0.01, most=0.02),
+            reconnect=Reconnect(first=0.01, max_delay=0.02),
         )
         spin(reactor, lambda: has_accepted(1))
         accepted[0].send(b"HTTP/1.0 400 no\r\n\r\n")
         spin(reactor, lambda: failures and has_accepted(2))
         peer = TlsPeer(accepted[1], certificates.server(), server_side=True)
         spin(reactor, lambda: peer.step() and made)
-        assert reactor.stats().lingering == 1  # the first one's
+        assert reactor.stats().lingering == 1  # of the first connection
         accepted[0].close()
         spin(reactor, lambda: not reactor.stats().lingering)
         settle(reactor)
-        assert reactor.next_timeout() > 1  # no round is about to begin
+        assert reactor.next_timeout() > 1  # no round is due
         connector.cancel()

@@ -1,4 +1,4 @@
-"""Attempts that overlap: the first to answer wins, and nothing of the others is left."""
+"""Happy eyeballs: overlapping attempts, of which the first to connect wins; the others are closed."""
 
 import errno
 import itertools
@@ -19,7 +19,7 @@ V4, V6 = socket.AF_INET, socket.AF_INET6
 
 
 @given(st.lists(st.tuples(st.sampled_from([V4, V6, socket.AF_UNIX]), st.integers())))
-def test_families_take_turns_and_nothing_is_lost(places):
+def test_addresses_alternate_between_the_families(places):
     taken = interleave(places)
     assert sorted(taken) == sorted(places)
     for family in (V4, V6, socket.AF_UNIX):
@@ -39,14 +39,14 @@ def silent():
 
 @pytest.fixture
 def mute():
-    """Another address of that kind: one that was looked up twice is tried once."""
+    """A second refused address: an address that was looked up twice is tried once."""
     with silent_address() as address:
         yield Address.parse(address)
 
 
 @pytest.fixture
 def names(monkeypatch):
-    """Let every name have the addresses that are put in here."""
+    """The addresses that every name resolves to."""
     found = []
     known = socket.getaddrinfo
 
@@ -65,18 +65,18 @@ def refused():
 
 
 def looked_up(reactor):
-    """Drive until the first attempts are under way."""
+    """Drive until the first attempts are pending."""
     spin(reactor, lambda: attempts(reactor))
 
 
 def attempts(reactor):
-    """Return how many sockets wait to be connected: they alone wait for room to write."""
+    """Return the number of pending attempts: only they are registered for EVENT_WRITE."""
     watched = loop_of(reactor).registry.selector.get_map()
     return sum(watched[fd].events == 2 for fd in watched)
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_second_address_is_tried_beside_the_first_and_wins(timed, clock, names, silent):
+def test_second_address_is_tried_in_parallel_and_wins(timed, clock, names, silent):
     recorder = Recorder()
     listener = timed.listen("127.0.0.1:0", Echo)
     names += [silent, listener.addresses[0]]
@@ -96,7 +96,7 @@ def test_second_address_is_tried_beside_the_first_and_wins(timed, clock, names, 
     listener.close()
 
 
-def test_failed_attempt_has_the_next_one_at_once(timed, names):
+def test_next_address_is_tried_at_once_after_a_failure(timed, names):
     recorder = Recorder()
     listener = timed.listen("127.0.0.1:0", Echo)
     names += [refused(), refused(), listener.addresses[0]]
@@ -106,7 +106,7 @@ def test_failed_attempt_has_the_next_one_at_once(timed, names):
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_timeout_names_every_attempt_in_their_order(timed, clock, names, silent, mute):
+def test_timeout_lists_every_attempt_in_order(timed, clock, names, silent, mute):
     failures = []
     broken = refused()
     names += [silent, broken, mute]
@@ -133,7 +133,7 @@ def test_timeout_names_every_attempt_in_their_order(timed, clock, names, silent,
     )
 
 
-def test_failure_of_the_last_waits_for_those_under_way(timed, clock, names, silent):
+def test_failure_is_reported_when_the_last_pending_attempt_has_failed(timed, clock, names, silent):
     failures = []
     names += [silent, refused()]
     timed.connect("name.invalid:1", Recorder, timeouts=Timeouts(connect=3), on_failure=failures.append)
@@ -149,7 +149,7 @@ def test_failure_of_the_last_waits_for_those_under_way(timed, clock, names, sile
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_cancel_closes_all_that_is_under_way(timed, clock, names, silent, mute):
+def test_cancel_closes_all_pending_attempts(timed, clock, names, silent, mute):
     names += [silent, mute]
     connector = timed.connect("name.invalid:1", Recorder)
     looked_up(timed)
@@ -161,7 +161,7 @@ def test_cancel_closes_all_that_is_under_way(timed, clock, names, silent, mute):
     assert timed.next_timeout() is None
 
 
-def test_address_of_another_family_than_our_own_is_a_failed_attempt(reactor, names):
+def test_address_of_another_family_than_the_local_one_is_a_failed_attempt(reactor, names):
     recorder = Recorder()
     listener = reactor.listen("127.0.0.1:0", Echo)
     names += [Address.of(("::1", listener.addresses[0].port)), listener.addresses[0]]

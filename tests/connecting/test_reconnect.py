@@ -1,4 +1,4 @@
-"""A connector that connects again: when, how often, and when no more."""
+"""Reconnecting: the delays, the number of attempts, and the end."""
 
 import doctest
 
@@ -9,7 +9,7 @@ from reactor import ConnectorState, Protocol, Reconnect
 from reactor.testing import Recorder
 from tests.helpers import spin
 
-FULL = Reconnect(first=1.0, most=8.0, random=lambda: 1.0)  # no jitter: the whole delay
+FULL = Reconnect(first=1.0, max_delay=8.0, random=lambda: 1.0)  # no jitter: the whole delay
 
 
 @pytest.fixture
@@ -19,13 +19,13 @@ def path(tmp_path):
 
 @pytest.fixture
 def made():
-    """The protocols that were made, in order."""
+    """The protocols that `client` made, in order."""
     return []
 
 
 @pytest.fixture
 def client(made):
-    """What makes them."""
+    """A factory that adds its protocols to `made`."""
 
     def factory():
         made.append(Recorder())
@@ -34,22 +34,22 @@ def client(made):
     return factory
 
 
-def turn(reactor):
+def tick(reactor):
     for _ in range(4):
         reactor.run_once(0)
 
 
 def rounds_after(reactor, clock, failures, seconds):
-    """Return how many rounds have failed after `seconds` more."""
+    """Advance the clock by `seconds`, and return how many rounds have failed."""
     clock.advance(seconds)
-    turn(reactor)
+    tick(reactor)
     return len(failures)
 
 
-def test_failed_rounds_are_told_and_follow_ever_later(timed, clock, path):
+def test_failed_rounds_are_reported_and_their_delays_grow(timed, clock, path):
     failures = []
     timed.connect(path, Protocol, on_failure=failures.append, reconnect=FULL)
-    turn(timed)
+    tick(timed)
     assert len(failures) == 1
     for number, delay in enumerate([1, 2, 4, 8, 8, 8], start=1):
         assert rounds_after(timed, clock, failures, delay - 0.001) == number
@@ -58,7 +58,7 @@ def test_failed_rounds_are_told_and_follow_ever_later(timed, clock, path):
 
 def test_connects_when_the_server_is_back(timed, clock, path, made, client):
     connector = timed.connect(path, client, on_failure=lambda exc: None, reconnect=FULL)
-    turn(timed)
+    tick(timed)
     timed.listen(path, Protocol)
     clock.advance(1)
     spin(timed, lambda: made)
@@ -72,7 +72,7 @@ def test_connects_again_when_the_connection_has_ended(timed, clock, path, made, 
     spin(timed, lambda: made)
     clock.advance(100)
     made[0].connection.abort()
-    turn(timed)
+    tick(timed)
     assert len(made) == 1
     clock.advance(1)
     spin(timed, lambda: len(made) == 2)
@@ -84,27 +84,27 @@ class Closes(Protocol):
         connection.close()
 
 
-def test_server_that_closes_at_once_is_not_hammered(timed, clock, path, made, client):
+def test_delay_grows_for_a_server_that_closes_at_once(timed, clock, path, made, client):
     timed.listen(path, Closes)
     timed.connect(path, client, reconnect=FULL)
     spin(timed, lambda: made and made[0].lost)
-    turn(timed)
+    tick(timed)
     for number, delay in enumerate([1, 2, 4, 8, 8], start=1):
         clock.advance(delay - 0.001)
-        turn(timed)
+        tick(timed)
         assert len(made) == number
         clock.advance(0.001)
         spin(timed, lambda number=number: len(made) == number + 1 and made[-1].lost)
-        turn(timed)
+        tick(timed)
 
 
-def test_connection_that_stayed_begins_anew_with_the_first_delay(timed, clock, path, made, client):
+def test_delay_starts_again_after_a_connection_that_stayed_open(timed, clock, path, made, client):
     server = timed.listen(path, Closes)
     timed.connect(path, client, reconnect=FULL)
     for delay in (0, 1, 2):
         clock.advance(delay)
         spin(timed, lambda: made and made[-1].lost)
-        turn(timed)
+        tick(timed)
         made.clear()
     server.close()
     timed.listen(path, Protocol)
@@ -112,16 +112,16 @@ def test_connection_that_stayed_begins_anew_with_the_first_delay(timed, clock, p
     spin(timed, lambda: made)
     clock.advance(8)  # as long as the next delay
     made[0].connection.abort()
-    turn(timed)
+    tick(timed)
     clock.advance(1)
     spin(timed, lambda: len(made) == 2)
 
 
-def test_attempts_bound_the_rounds_that_fail_in_a_row(timed, clock, path):
+def test_attempts_limit_consecutive_failed_rounds(timed, clock, path):
     failures = []
-    bounded = Reconnect(first=1, most=1, attempts=3, random=lambda: 1.0)
+    bounded = Reconnect(first=1, max_delay=1, attempts=3, random=lambda: 1.0)
     connector = timed.connect(path, Protocol, on_failure=failures.append, reconnect=bounded)
-    turn(timed)
+    tick(timed)
     for number in (2, 3):
         assert not connector.is_done()
         assert rounds_after(timed, clock, failures, 1) == number
@@ -130,25 +130,27 @@ def test_attempts_bound_the_rounds_that_fail_in_a_row(timed, clock, path):
     assert timed.next_timeout() is None
 
 
-def test_without_a_handler_only_the_last_failure_is_an_error(timed, clock, path, errors, caplog):
-    bounded = Reconnect(first=1, most=1, attempts=2, random=lambda: 1.0)
+def test_without_on_failure_only_the_last_failure_is_reported(timed, clock, path, errors, caplog):
+    bounded = Reconnect(first=1, max_delay=1, attempts=2, random=lambda: 1.0)
     timed.connect(path, Protocol, reconnect=bounded)
-    turn(timed)
+    tick(timed)
     assert "No such file or directory; it is tried again" in caplog.text
     clock.advance(1)
-    turn(timed)
+    tick(timed)
     assert "cannot connect to unix:" in str(errors.take()[0])
 
 
 @pytest.mark.parametrize("phase", ["first round", "waiting", "connected"])
 @pytest.mark.parametrize("how", ["cancel", "drain", "close"])
-def test_ends_for_good_in_every_phase(timed, clock, path, made, client, phase, how):
+def test_cancel_close_and_drain_end_the_connector_in_every_phase(
+    timed, clock, path, made, client, phase, how
+):
     failures = []
     if phase == "connected":
         timed.listen(path, Protocol)
     connector = timed.connect(path, client, on_failure=failures.append, reconnect=FULL)
     if phase == "waiting":
-        turn(timed)
+        tick(timed)
     elif phase == "connected":
         spin(timed, lambda: made)
     if how == "cancel":
@@ -159,11 +161,11 @@ def test_ends_for_good_in_every_phase(timed, clock, path, made, client, phase, h
         timed.close()
     assert connector.is_done() or how == "drain"
     if how != "close":
-        turn(timed)
+        tick(timed)
         clock.advance(10)
-        turn(timed)
+        tick(timed)
         clock.advance(10)
-        turn(timed)
+        tick(timed)
         assert len(made) == (phase == "connected")
         # A drain begins with the next tick.
         assert len(failures) == (phase == "waiting" or (phase, how) == ("first round", "drain"))
@@ -173,8 +175,8 @@ def test_ends_for_good_in_every_phase(timed, clock, path, made, client, phase, h
 
 
 @pytest.mark.parametrize("secured", [False, True])
-def test_factory_that_raises_is_told_and_tried_again(timed, clock, errors, certificates, secured):
-    """It is a failed round as any other: with its delay, and under the bound."""
+def test_factory_that_raises_is_a_failed_round(timed, clock, errors, certificates, secured):
+    """It is a failed round like any other: the delay follows, and `attempts` counts it."""
     failures = []
 
     def factory():
@@ -185,7 +187,7 @@ def test_factory_that_raises_is_told_and_tried_again(timed, clock, errors, certi
         ("localhost", server.addresses[0].port),
         factory,
         on_failure=failures.append,
-        reconnect=Reconnect(first=1.0, most=8.0, attempts=3, random=lambda: 1.0),
+        reconnect=Reconnect(first=1.0, max_delay=8.0, attempts=3, random=lambda: 1.0),
         tls=certificates.client() if secured else None,
     )
     for number, delay in enumerate([1.0, 2.0, None]):
@@ -198,7 +200,7 @@ def test_factory_that_raises_is_told_and_tried_again(timed, clock, errors, certi
             assert connector.state is ConnectorState.WAITING
             assert connector.next_attempt == clock.now + delay
             clock.advance(delay)
-    turn(timed)
+    tick(timed)
     assert connector.is_done()
     assert connector.state is ConnectorState.DONE
     assert connector.next_attempt is None
@@ -206,7 +208,7 @@ def test_factory_that_raises_is_told_and_tried_again(timed, clock, errors, certi
 
 
 @pytest.mark.parametrize("secured", [False, True])
-def test_connector_tells_where_it_is(timed, clock, certificates, made, client, secured):
+def test_state_follows_the_phases(timed, clock, certificates, made, client, secured):
     server_context = certificates.server() if secured else None
     server = timed.listen("127.0.0.1:0", Recorder, tls=server_context)
     connector = timed.connect(
@@ -230,7 +232,7 @@ def test_connector_tells_where_it_is(timed, clock, certificates, made, client, s
     assert connector.connection is made[0].connection
     made[0].connection.abort()
     assert connector.connection is None
-    turn(timed)
+    tick(timed)
     assert connector.state is ConnectorState.WAITING
     assert connector.next_attempt == clock.now + 1.0
     clock.advance(1.0)
@@ -240,7 +242,7 @@ def test_connector_tells_where_it_is(timed, clock, certificates, made, client, s
     connector.cancel()
     assert connector.state is ConnectorState.CONNECTED  # the connection stays
     made[1].connection.abort()
-    turn(timed)
+    tick(timed)
     assert connector.state is ConnectorState.DONE
 
 
@@ -251,32 +253,32 @@ def test_example_of_a_connector_runs():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"first": 0}, "first must be"),
-        ({"most": -1}, "most must be"),
-        ({"first": 2, "most": 1}, r"first \(2\) must not be above most \(1\)"),
+        ({"max_delay": -1}, "max_delay must be"),
+        ({"first": 2, "max_delay": 1}, r"first \(2\) must not be above max_delay \(1\)"),
         ({"attempts": 0}, "attempts must be a whole number of 1 or more, not 0"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(fields, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_field_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
         Reconnect(**fields)
 
 
-def test_jitter_shortens_by_up_to_a_half():
+def test_jitter_shortens_a_delay_by_up_to_half():
     assert Reconnect(random=lambda: 0.0).spread(8) == 4
     assert Reconnect(random=lambda: 1.0).spread(8) == 8
     assert 4 <= Reconnect().spread(8) <= 8
 
 
 @pytest.mark.parametrize("random", [lambda: 2.0, lambda: float("nan"), lambda: 1 / 0])
-def test_random_that_fails_is_reported_and_the_whole_delay_taken(timed, clock, errors, path, random):
+def test_random_that_fails_is_reported_and_the_full_delay_used(timed, clock, errors, path, random):
     failures = []
     connector = timed.connect(
         path, Recorder, on_failure=failures.append, reconnect=Reconnect(first=1.0, random=random)
     )
-    turn(timed)
+    tick(timed)
     assert len(failures) == 1
     assert errors.take()[1] == f"Reconnect.random of {connector!r}"
     assert connector.next_attempt == clock.now + 1.0

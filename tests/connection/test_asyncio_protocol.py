@@ -1,4 +1,4 @@
-"""Protocols written for asyncio, which talk to nothing but their transport, run unchanged."""
+"""Protocols written for asyncio that use only their transport run unchanged."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ class UpperLines(asyncio.Protocol):
 
 
 class HalfFull(asyncio.Protocol):
-    """Stops reading while it may not write."""
+    """Pauses reading while writing is paused."""
 
     def connection_made(self, transport):
         self.transport = transport
@@ -54,7 +54,7 @@ class HalfFull(asyncio.Protocol):
 
 
 class Filler(asyncio.BufferedProtocol):
-    """Receives into a buffer of its own."""
+    """A `BufferedProtocol` with one buffer."""
 
     def connection_made(self, transport):
         self.transport = transport
@@ -68,7 +68,7 @@ class Filler(asyncio.BufferedProtocol):
         self.received += self.buffer[:nbytes]
 
 
-def test_line_server(reactor):
+def test_line_server_of_asyncio_runs_unchanged(reactor):
     made = []
 
     def factory():
@@ -99,7 +99,7 @@ def test_end_of_file_is_answered(reactor):
         assert client.makefile("rb").read().endswith(b"bye\n")
 
 
-def test_flow_control(reactor):
+def test_flow_control_pauses_and_resumes_an_asyncio_protocol(reactor):
     protocol = HalfFull()
     connection, peer = pair(reactor, protocol)
     assert protocol.transport is connection
@@ -118,7 +118,7 @@ def test_flow_control(reactor):
     peer.close()
 
 
-def test_buffered_protocol_and_change_of_protocol(reactor):
+def test_asyncio_buffered_protocol_receives_and_can_be_replaced(reactor):
     filler = Filler()
     connection, peer = pair(reactor, HalfFull())
     filler.connection_made(connection)

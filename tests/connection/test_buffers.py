@@ -17,7 +17,7 @@ class BufferMachine(RuleBasedStateMachine):
         self.all_sent = b""
         self.pieces = []
         self.sizes = {}
-        self.files = []  # and where each ends in all that was written
+        self.files = []  # with their ends in the written stream
 
     @rule(piece=st.binary(max_size=20))
     def append(self, piece):
@@ -42,11 +42,11 @@ class BufferMachine(RuleBasedStateMachine):
         self.all_sent += self.model[:sent]
         self.model = self.model[sent:]
 
-    @rule(most=st.integers(1, 50))
-    def vector_may_be_bounded(self, most):
+    @rule(limit=st.integers(1, 50))
+    def vector_may_be_bounded(self, limit):
         whole = self.buffer.vector()
-        vector = self.buffer.vector(most)
-        assert b"".join(vector) == b"".join(whole)[:most]
+        vector = self.buffer.vector(limit)
+        assert b"".join(vector) == b"".join(whole)[:limit]
         assert all(len(piece) for piece in vector)
         for piece, one in list(zip(vector, whole, strict=False))[:-1]:
             assert piece is one or piece.obj is one.obj
@@ -124,7 +124,7 @@ class BufferMachine(RuleBasedStateMachine):
 TestBuffer = BufferMachine.TestCase
 
 
-def test_an_untouched_piece_is_the_object_that_was_written():
+def test_piece_that_is_not_cut_is_not_copied():
     buffer = OutboundBuffer()
     first, second = b"x" * 1000, b"y" * 1000
     buffer.append(first)
@@ -138,7 +138,7 @@ def test_an_untouched_piece_is_the_object_that_was_written():
     assert len(buffer.vector(990)) == 1
 
 
-def test_buffer_that_was_emptied_begins_anew():
+def test_buffer_can_be_used_again_after_it_was_emptied():
     buffer = OutboundBuffer()
     for piece in (b"first", b"second"):
         buffer.append(piece)
@@ -146,7 +146,7 @@ def test_buffer_that_was_emptied_begins_anew():
         assert (buffer.size, buffer.vector()) == (0, [])
 
 
-def test_rest_of_a_file_is_where_it_was_left():
+def test_rest_of_a_file_starts_at_its_offset():
     buffer = OutboundBuffer()
     file = io.BytesIO(bytes(20))
     buffer.append(FilePart(file, 3, 10))

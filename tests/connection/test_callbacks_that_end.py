@@ -1,4 +1,4 @@
-"""What a callback or a file of the user's does to its connection costs that connection alone."""
+"""Callbacks that end or pause their connection, and files that fail: other connections are not affected."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from tests.helpers import DEADLINE, connect, pair, spin
 
 
 class Filled(BufferedProtocol):
-    """Does something in `get_buffer`."""
+    """Calls `act` in `get_buffer`."""
 
     def __init__(self, act):
         self.act = act
@@ -43,7 +43,7 @@ ACTS = {
 
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("sent", [b"data", b""])
-def test_nothing_is_received_for_a_protocol_that_gave_up_in_get_buffer(reactor, act, sent):
+def test_nothing_is_received_after_get_buffer_ended_or_paused_the_connection(reactor, act, sent):
     protocol, other = Filled(ACTS[act]), Recorder()
     _, peer = pair(reactor, protocol)
     _, other_peer = pair(reactor, other)
@@ -58,7 +58,7 @@ def test_nothing_is_received_for_a_protocol_that_gave_up_in_get_buffer(reactor, 
             assert len(protocol.lost) == 1
 
 
-def test_file_that_its_owner_has_closed_ends_its_connection_alone(reactor, errors, tmp_path):
+def test_file_closed_by_its_owner_ends_only_its_connection(reactor, errors, tmp_path):
     (tmp_path / "file").write_bytes(b"content")
 
     class Careless(Recorder):
@@ -103,7 +103,7 @@ def test_file_that_became_shorter_ends_with_a_reset(reactor, tmp_path):
     assert isinstance(recorder.reason, OSError)
 
 
-def test_protocol_set_after_the_end_is_not_kept(reactor):
+def test_set_protocol_after_the_end_is_ignored(reactor):
     recorder = Recorder()
     connection, peer = pair(reactor, recorder)
     peer.close()
@@ -112,7 +112,7 @@ def test_protocol_set_after_the_end_is_not_kept(reactor):
     assert connection.get_protocol() is None
 
 
-def test_nothing_written_queues_nothing(reactor):
+def test_empty_writes_queue_nothing(reactor):
     connection, peer = pair(reactor, Recorder())
     with peer:
         assert connection.write(b"") is True

@@ -1,4 +1,4 @@
-"""Connections that keep a rate, in both directions, with both kinds of protocol."""
+"""Rate limits: both directions, with both kinds of protocol."""
 
 import pytest
 
@@ -23,7 +23,7 @@ class Pot(BufferedProtocol):
 
 
 def seconds_until(reactor, clock, done, limit=100):
-    """Return how long it takes by the manual clock until `done()`."""
+    """Return the seconds of the manual clock until `done()`."""
     start = clock.now
     while not done():
         if reactor.run_once(0):
@@ -35,20 +35,20 @@ def seconds_until(reactor, clock, done, limit=100):
 
 
 @pytest.mark.parametrize("kind", [Recorder, Pot])
-def test_input_comes_at_its_rate(make_selector, kind):
+def test_input_is_received_at_the_read_rate(make_selector, kind):
     clock, protocol = ManualClock(), kind()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         _, peer = pair(reactor, protocol, limits=Limits(read_rate=10_000))
         sent = bytes(range(250)) * 200
         assert peer.send(sent) == len(sent)
         took = seconds_until(reactor, clock, lambda: len(protocol.received) == len(sent))
-        assert 4 <= took <= 4.5  # the first second's worth at once
+        assert 4 <= took <= 4.5  # one second's worth passes at once
         assert protocol.received == sent
         peer.close()
         seconds_until(reactor, clock, lambda: not reactor.connections())
 
 
-def test_output_leaves_at_its_rate(make_selector):
+def test_output_is_sent_at_the_write_rate(make_selector):
     clock, recorder = ManualClock(), Recorder()
     received = bytearray()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
@@ -75,7 +75,7 @@ def test_output_leaves_at_its_rate(make_selector):
         peer.close()
 
 
-def test_rate_and_pause_are_both_kept(make_selector):
+def test_pause_reading_holds_under_a_read_rate(make_selector):
     clock, recorder = ManualClock(), Recorder()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         connection, peer = pair(reactor, recorder, limits=Limits(read_rate=100))

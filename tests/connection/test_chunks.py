@@ -1,4 +1,4 @@
-"""Any chunks, any partial sends and receives, any faults: what comes out is what went in."""
+"""Any chunks, partial sends and receives, and faults: the received bytes are the written ones."""
 
 import errno
 import random
@@ -17,12 +17,12 @@ from reactor.reactor import loop_of
 from reactor.testing import Errors, Recorder, ScriptedSocket
 from tests.helpers import examples, spin
 
-# What is sent: no two places of it look alike, so that nothing lost, doubled or swapped goes unseen.
+# The stream that is sent: no two parts are equal, so that lost, doubled or swapped bytes are noticed.
 pytestmark = pytest.mark.slow
 
 STREAM = random.Random(9092).randbytes(1 << 22)
 
-HIGH, LOW = 40_000, 10_000  # water marks that are no other border
+HIGH, LOW = 40_000, 10_000  # water marks that differ from all other limits
 BORDERS = [0, LOW, HIGH, GATHER_LIMIT, GATHER_QUEUE, RECV_SIZE, 200 * 1024]
 AROUND = st.integers(-2, 2)
 NEAR_BORDERS = st.builds(lambda at, by: max(0, at + by), st.sampled_from(BORDERS), AROUND)
@@ -49,14 +49,14 @@ LIMITS = st.one_of(
 
 @attrs.frozen
 class Write:
-    """One call that writes: its pieces' sizes, the type they have, and the method."""
+    """A call that writes: the sizes and the type of its pieces, and the method."""
 
     sizes: list[int]
     kind: type
     method: str
 
     def pieces(self, start):
-        """Return the pieces, which together are the stream from `start` on."""
+        """Return the pieces, which join to the stream from `start` on."""
         ends = [start]
         for size in self.sizes:
             ends.append(ends[-1] + size)
@@ -69,14 +69,14 @@ ONE_WRITE = st.one_of(
     st.builds(Write, st.lists(SIZES, max_size=4), KINDS, st.just("writelines")),
 )
 WRITES = st.lists(ONE_WRITE, max_size=4)
-# Where a list of writes is made: outside of ticks, or in a callback of one kind or another.
+# Where a list of writes is made: outside of ticks, or in a callback.
 PLACES = st.sampled_from(["outside", "call_soon", "timer", "thread", "data_received"])
-# Callbacks that no tick stands between are run by the same one.
+# Callbacks that are run by the same tick.
 PLAN = st.lists(st.one_of(st.tuples(PLACES, WRITES), st.just(("tick", []))), min_size=1, max_size=8)
 
 
 class Writer(Recorder):
-    """A recorder that writes the stream on, as it is told, and keeps watch over the calls."""
+    """A recorder that writes parts of the stream as planned, and checks its calls."""
 
     def __init__(self, at_start=()):
         super().__init__()
@@ -131,11 +131,11 @@ class Writer(Recorder):
 
 
 class Filler(BufferedProtocol):
-    """Receives into buffers of the sizes it is given, in turn, and keeps the bytes."""
+    """Receives into buffers of the given sizes, one after the other, and keeps the bytes."""
 
     def __init__(self, sizes):
         self.sizes = sizes
-        self.turn = 0
+        self.calls_made = 0
         self.buffer = bytearray(1)
         self.received = bytearray()
         self.names = []
@@ -144,8 +144,8 @@ class Filler(BufferedProtocol):
         self.connection = connection
 
     def get_buffer(self, sizehint):
-        self.turn += 1
-        self.buffer = bytearray(self.sizes[self.turn % len(self.sizes)])
+        self.calls_made += 1
+        self.buffer = bytearray(self.sizes[self.calls_made % len(self.sizes)])
         return self.buffer
 
     def buffer_updated(self, nbytes):
@@ -157,7 +157,7 @@ class Filler(BufferedProtocol):
 
 
 def scribble(piece):
-    """Overwrite what was written, as its owner may."""
+    """Overwrite a written bytearray, as its owner may."""
     if not memoryview(piece).readonly:
         piece[:] = bytes(len(piece))
 
@@ -212,12 +212,12 @@ class World:
             assert self.errors.seen == [], "something was reported to on_error"
 
     def spin(self, until):
-        spin(self.reactor, until, deadline=5)  # a failing example is tried many times
+        spin(self.reactor, until, deadline=5)  # Hypothesis repeats a failing example many times
 
-    def receive(self, most=1 << 20):
-        """Take what has come to the peer; return whether its stream has ended."""
+    def receive(self, limit=1 << 20):
+        """Receive all that is available at the peer; return whether its stream has ended."""
         try:
-            while more := self.peer.recv(most):
+            while more := self.peer.recv(limit):
                 self.got += more
         except BlockingIOError:
             return False
@@ -234,10 +234,10 @@ class World:
             except BlockingIOError:
                 self.reactor.run_once(0)
             except (BrokenPipeError, ConnectionResetError):
-                return  # a fault has ended it already
+                return  # a fault has ended it
 
-    def follow(self, plan, most=1 << 20):
-        """Write as planned, with the peer receiving up to `most` bytes after each tick."""
+    def follow(self, plan, limit=1 << 20):
+        """Write as planned, with the peer receiving up to `limit` bytes after each tick."""
         for place, writes in plan:
             self.planned += place != "tick"
             if place == "outside":
@@ -253,35 +253,35 @@ class World:
                 self.feed(1)
             else:
                 self.reactor.run_once(0)
-                self.receive_once(most)
+                self.receive_once(limit)
 
-    def receive_once(self, most):
+    def receive_once(self, limit):
         try:
-            self.got += self.peer.recv(most)
+            self.got += self.peer.recv(limit)
         except (BlockingIOError, ConnectionResetError):
             pass
 
     def settle(self):
-        """Run what is planned and has not been run."""
+        """Run the planned writes that have not been run."""
         self.spin(lambda: self.protocol.lost or self.protocol.done == self.planned)
 
 
 def assert_stream(got, size, what):
-    """Fail, saying where, unless `got` is the stream's first `size` bytes."""
+    """Fail, naming the place, unless `got` is the stream's first `size` bytes."""
     if got != STREAM[:size]:
         pairs = enumerate(zip(got, STREAM, strict=False))
         wrong = next((at for at, (one, other) in pairs if one != other), "no place")
         raise AssertionError(f"{what}: {len(got)} bytes for {size}, the first wrong one at {wrong}")
 
 
-@given(plan=PLAN, at_start=WRITES, script=SENDING, limits=LIMITS, most=SIZES.filter(bool))
-def test_what_is_written_arrives_byte_for_byte(make_selector, plan, at_start, script, limits, most):
+@given(plan=PLAN, at_start=WRITES, script=SENDING, limits=LIMITS, limit=SIZES.filter(bool))
+def test_written_bytes_arrive_unchanged(make_selector, plan, at_start, script, limits, limit):
     writer = Writer(at_start)
     with World(make_selector, writer, limits=limits, **script) as world:
-        world.follow(plan, most)
+        world.follow(plan, limit)
         world.settle()
         world.connection.close()
-        world.spin(lambda: world.receive(max(most, 4096)))
+        world.spin(lambda: world.receive(max(limit, 4096)))
         assert_stream(world.got, writer.written, "received by the peer")
         world.spin(lambda: writer.lost)
         assert writer.reason is None
@@ -290,7 +290,7 @@ def test_what_is_written_arrives_byte_for_byte(make_selector, plan, at_start, sc
 
 
 @given(plan=PLAN, script=SENDING, limits=LIMITS)
-def test_what_was_paused_is_resumed_when_the_peer_has_taken_it(make_selector, plan, script, limits):
+def test_paused_writing_is_resumed_when_the_peer_has_received_the_queue(make_selector, plan, script, limits):
     writer = Writer()
     with World(make_selector, writer, limits=limits, **script) as world:
         world.follow(plan, 1)
@@ -304,7 +304,7 @@ def test_what_was_paused_is_resumed_when_the_peer_has_taken_it(make_selector, pl
 
 
 @given(plan=PLAN, script=SENDING, limits=LIMITS)
-def test_our_end_of_file_comes_after_all_that_was_written(make_selector, plan, script, limits):
+def test_end_of_file_follows_all_written_bytes(make_selector, plan, script, limits):
     writer = Writer()
     with World(make_selector, writer, limits=limits, **script) as world:
         world.follow(plan)
@@ -314,7 +314,7 @@ def test_our_end_of_file_comes_after_all_that_was_written(make_selector, plan, s
         assert_stream(world.got, writer.written, "received by the peer")
         assert not writer.lost
         before = world.fed
-        world.feed(100)  # the other direction is as it was
+        world.feed(100)  # the other direction is not affected
         world.spin(lambda: len(writer.received) == before + 100)
         world.peer.shutdown(socket.SHUT_WR)
         world.spin(lambda: writer.lost)
@@ -327,8 +327,8 @@ def test_our_end_of_file_comes_after_all_that_was_written(make_selector, plan, s
     buffers=st.lists(SIZES.filter(bool), max_size=3),
     pauses=st.integers(),
 )
-def test_what_the_peer_sends_arrives_byte_for_byte(make_selector, cuts, script, buffers, pauses):
-    """With buffers of the protocol's own, if there are any. pauses: a bit for each chunk."""
+def test_received_bytes_arrive_unchanged(make_selector, cuts, script, buffers, pauses):
+    """buffers: sizes of a `BufferedProtocol`'s buffers, if there are any. pauses: a bit for each chunk."""
     protocol = Filler([*buffers, RECV_SIZE]) if buffers else Recorder()
     protocol.keep_open = True
     with World(make_selector, protocol, **script) as world:
@@ -349,7 +349,7 @@ def test_what_the_peer_sends_arrives_byte_for_byte(make_selector, cuts, script, 
 
 
 class Echo(Writer):
-    """Sends back what it gets, and stops reading while it is to stop writing."""
+    """Echoes, and pauses reading while writing is paused."""
 
     polite = True
 
@@ -368,8 +368,8 @@ class Echo(Writer):
             self.connection.resume_reading()
 
 
-@given(cuts=CUTS, script=BOTH, limits=LIMITS, polite=st.booleans(), most=SIZES.filter(bool))
-def test_echo_gives_back_every_byte(make_selector, cuts, script, limits, polite, most):
+@given(cuts=CUTS, script=BOTH, limits=LIMITS, polite=st.booleans(), limit=SIZES.filter(bool))
+def test_echo_gives_back_every_byte(make_selector, cuts, script, limits, polite, limit):
     echo = Echo()
     echo.polite = polite
     size = sum(cuts)
@@ -380,9 +380,9 @@ def test_echo_gives_back_every_byte(make_selector, cuts, script, limits, polite,
                 try:
                     world.fed += world.peer.send(STREAM[world.fed : rest])
                 except BlockingIOError:
-                    world.receive(max(most, 4096))
+                    world.receive(max(limit, 4096))
                 world.reactor.run_once(0)
-            world.receive_once(most)
+            world.receive_once(limit)
         world.peer.shutdown(socket.SHUT_WR)
         world.spin(lambda: world.receive() or "eof_received" in echo.names)
         echo.connection.close()
@@ -396,7 +396,7 @@ def test_echo_gives_back_every_byte(make_selector, cuts, script, limits, polite,
 
 @given(plans=st.tuples(PLAN, PLAN), scripts=st.tuples(BOTH, BOTH), limits=LIMITS)
 def test_two_connections_of_one_reactor_write_to_each_other(make_selector, plans, scripts, limits):
-    """Each writes its plan, both at once; the ticks of both plans drive both."""
+    """Both connections write their plans in the same ticks."""
     errors = Errors()
     pair = [Writer(), Writer()]
     with Reactor(selector=make_selector(), on_error=errors) as reactor:
@@ -416,7 +416,7 @@ def test_two_connections_of_one_reactor_write_to_each_other(make_selector, plans
         spin(reactor, lambda: reactor.next_timeout() != 0, deadline=5)
         one, other = pair
         for writer in pair:
-            writer.on_data.clear()  # for data that never came
+            writer.on_data.clear()  # for data that was never received
         both = lambda: len(one.received) == other.written and len(other.received) == one.written  # noqa: E731
         spin(reactor, both, deadline=5)
         assert_stream(one.received, other.written, "received by the first")
@@ -449,7 +449,7 @@ def cut_twice(draw):
     places=st.tuples(PLACES, PLACES),
     kind=KINDS,
 )
-def test_cutting_the_bytes_another_way_changes_nothing(make_selector, cuts, scripts, places, kind):
+def test_result_does_not_depend_on_how_the_bytes_are_cut(make_selector, cuts, scripts, places, kind):
     size, *ways = cuts
     came = []
     for way, script, place in zip(ways, scripts, places, strict=True):
@@ -490,10 +490,10 @@ FAULT_NUMBERS = {
     at=st.integers(0, 30),
     end=st.sampled_from(["close", "write_eof", "peer"]),
 )
-def test_after_a_fault_the_peer_has_a_prefix_and_the_loss_is_told_once(
+def test_after_a_fault_the_peer_has_a_prefix_and_connection_lost_is_called_once(
     make_selector, plan, at_start, script, limits, fault, at, end
 ):
-    """The fault comes at any call of the socket: send, sendmsg, recv or shutdown."""
+    """The fault is raised at any call of the socket: send, sendmsg, recv or shutdown."""
     writer = Writer(at_start)
 
     def wrap(sock, **script):
@@ -511,7 +511,7 @@ def test_after_a_fault_the_peer_has_a_prefix_and_the_loss_is_told_once(
             world.peer.shutdown(socket.SHUT_WR)
         world.spin(lambda: world.receive() and writer.lost)
         if world.sock.struck:
-            assert writer.reason is fault, "the loss was told with another reason than the fault"
+            assert writer.reason is fault, "connection_lost was called with another reason than the fault"
             assert world.sock.calls == ["close"], "the socket was used after its fault"
             assert_stream(world.got, len(world.got), "received by the peer")
             assert len(world.got) <= writer.written
@@ -534,8 +534,8 @@ def test_after_a_fault_the_peer_has_a_prefix_and_the_loss_is_told_once(
 
 
 @given(plan=PLAN, script=SENDING, number=st.sampled_from([errno.EIO, errno.EINTR, errno.ENOSPC]))
-def test_close_that_fails_ends_the_connection_as_well(make_selector, plan, script, number):
-    """The descriptor is given back whatever close(2) says."""
+def test_socket_close_that_fails_ends_the_connection(make_selector, plan, script, number):
+    """The kernel frees the descriptor whatever close(2) returns."""
     writer = Writer()
     with World(make_selector, writer, close=[OSError(number, "fault")], **script) as world:
         world.follow(plan)
@@ -550,7 +550,7 @@ def test_close_that_fails_ends_the_connection_as_well(make_selector, plan, scrip
 
 @attrs.frozen
 class Buffers:
-    """Sizes of the kernel's buffers at one end of a connection, in bytes; it has its own least ones."""
+    """Sizes of the kernel's buffers at one end of a connection, in bytes; the kernel has minimums."""
 
     send: int
     receive: int
@@ -562,7 +562,7 @@ class Buffers:
         ]
 
 
-# With less to receive into than 4096, Linux sends 575 bytes each 200 ms: by its timer, not by ACKs.
+# With a receive buffer below 4096, Linux sends 575 bytes each 200 ms: by its timer, not by ACKs.
 BUFFERS = st.builds(
     Buffers,
     st.sampled_from([1, 4096, 65536]),
@@ -575,7 +575,7 @@ LONG_CUTS = st.lists(st.one_of(SIZES, st.integers(100_000, MEBIBYTE)), max_size=
 
 
 class TcpWorld:
-    """A listener, and one client of it, with kernel buffers of the sizes it is told."""
+    """A listener and one client, with kernel buffers of the given sizes."""
 
     def __init__(self, make_selector, factory, ours, theirs):
         self.errors = Errors()
@@ -600,7 +600,7 @@ class TcpWorld:
             assert self.errors.seen == []
 
     def exchange(self, size):
-        """Send up to `size` bytes of the stream from the client, and take what has come."""
+        """Send up to `size` bytes of the stream from the client, and receive what is available."""
         try:
             while self.sent < size:
                 self.sent += self.client.send(STREAM[self.sent : min(size, self.sent + 100_000)])
@@ -614,12 +614,12 @@ class TcpWorld:
             pass
 
     def spin(self, until, size=0):
-        def turn():
+        def step():
             if not self.ended:
                 self.exchange(size)
             return until()
 
-        spin(self.reactor, turn, deadline=10, wait=0.005)
+        spin(self.reactor, step, deadline=10, wait=0.005)
 
 
 @examples(10)
@@ -649,7 +649,7 @@ def test_echo_over_tcp_with_small_buffers(make_selector, size, ours, theirs, pol
     ours=BUFFERS,
     theirs=BUFFERS,
 )
-def test_both_directions_at_once_over_tcp_with_small_buffers(
+def test_both_directions_in_parallel_over_tcp_with_small_buffers(
     make_selector, cuts, kind, method, in_tick, back, ours, theirs
 ):
     writer = Writer()
@@ -674,15 +674,15 @@ def test_both_directions_at_once_over_tcp_with_small_buffers(
 
 
 class Alarm(Recorder):
-    """Tells another connection when it is to pause."""
+    """Writes to another connection in `pause_writing`."""
 
     def pause_writing(self):
         super().pause_writing()
         self.other.write(b"paused")
 
 
-def test_run_does_not_wait_with_bytes_that_were_written_while_a_tick_was_flushed(make_selector):
-    """A proxy that writes to one side because the other is full; high_water=0 tells of the first byte."""
+def test_bytes_written_during_the_flush_are_sent_before_the_next_wait(make_selector):
+    """A proxy that writes to one side when the other is full; with high_water=0 one byte pauses."""
     alarm, quiet = Alarm(), Writer()
     full = Limits(high_water=0, low_water=0)
     with World(make_selector, quiet) as world:
@@ -696,9 +696,9 @@ def test_run_does_not_wait_with_bytes_that_were_written_while_a_tick_was_flushed
             held = []
             poll = loop_of(world.reactor).registry.poll
 
-            def watched_poll(timeout, most):
+            def watched_poll(timeout, limit):
                 held.append((timeout, len(loop_of(world.reactor).outbox)))
-                return poll(timeout, most)
+                return poll(timeout, limit)
 
             loop_of(world.reactor).registry.poll = watched_poll
             world.reactor.call_soon(connection.write, b"one too many")

@@ -1,4 +1,4 @@
-"""What a close leaves behind until the peer has ended its direction, so that the answer arrives."""
+"""Lingering close: input is discarded until the peer's FIN, so that the answer arrives."""
 
 import errno
 import gc
@@ -13,13 +13,13 @@ from reactor import Limits, Protocol, Reactor, Timeouts
 from reactor.connection.closing import is_quiet, lingering_of
 from reactor.reactor import loop_of
 from reactor.testing import ManualClock, Recorder, ScriptedSocket
-from tests.helpers import DEADLINE, Echo, connect, pair, spin
+from tests.helpers import DEADLINE, Echo, connect, pair, receive, spin
 
-ANSWER = bytes(range(256)) * 8192  # 2 MiB, more than the kernel takes at once
+ANSWER = bytes(range(256)) * 8192  # 2 MiB, more than the kernel accepts at once
 
 
 class Answer(Recorder):
-    """Answers the first byte with a lot, and closes; what else the peer sends is not read."""
+    """Answers the first byte with `ANSWER` and closes; further input is not read."""
 
     def data_received(self, data):
         super().data_received(data)
@@ -27,38 +27,21 @@ class Answer(Recorder):
         self.connection.close()
 
 
-def receive_all(reactor, client):
-    """Return all that `client` receives until the end of file."""
-    received = bytearray()
-    client.setblocking(False)
-
-    def over():
-        try:
-            more = client.recv(1 << 20)
-        except BlockingIOError:
-            return False
-        received.extend(more)
-        return not more
-
-    spin(reactor, over, wait=0)
-    return bytes(received)
-
-
 @pytest.mark.parametrize("text", ["127.0.0.1:0", "unix:{tmp_path}/s"])
-def test_answer_is_complete_though_input_is_unread(reactor, tmp_path, text):
+def test_answer_arrives_complete_though_input_is_unread(reactor, tmp_path, text):
     listener = reactor.listen(text.format(tmp_path=tmp_path), Answer)
     for _ in range(20):
         with connect(reactor, listener.addresses[0]) as client:
             client.sendall(b"question")
             spin(reactor, lambda: reactor.stats().open)
             client.sendall(b"and more, which nobody reads" * 1000)
-            assert receive_all(reactor, client) == ANSWER
+            assert receive(reactor, client) == ANSWER
             client.sendall(b"even now")
         spin(reactor, lambda: not reactor.stats().lingering)
     assert reactor.stats().closed == {"clean": 20}
 
 
-def test_loss_is_told_before_the_peer_has_ended(reactor):
+def test_connection_lost_is_called_before_the_peer_s_fin(reactor):
     recorder = Recorder()
     connection, peer = pair(reactor, recorder)
     connection.close()
@@ -70,7 +53,7 @@ def test_loss_is_told_before_the_peer_has_ended(reactor):
     spin(reactor, lambda: not reactor.stats().lingering)
 
 
-def test_connection_and_protocol_are_not_kept_meanwhile(reactor):
+def test_lingering_close_keeps_neither_connection_nor_protocol(reactor):
     recorder = Recorder()
     connection, peer = pair(reactor, recorder)
     connection.close()
@@ -82,7 +65,7 @@ def test_connection_and_protocol_are_not_kept_meanwhile(reactor):
     peer.close()
 
 
-def test_it_ends_at_the_close_timeout(make_selector, descriptors):
+def test_lingering_close_ends_at_the_close_timeout(make_selector, descriptors):
     clock = ManualClock()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         connection, peer = pair(reactor, Recorder(), timeouts=Timeouts(close=8))
@@ -99,26 +82,26 @@ def test_it_ends_at_the_close_timeout(make_selector, descriptors):
         peer.close()
 
 
-def test_its_time_counts_from_the_close_and_not_from_the_end_of_the_queue(make_selector):
+def test_close_timeout_counts_from_the_call_of_close(make_selector):
     clock = ManualClock()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         connection, peer = pair(reactor, Recorder(), timeouts=Timeouts(close=8))
         connection.write(ANSWER)
         connection.close()
         reactor.run_once(0)
-        clock.advance(6)  # so long the peer takes nothing
-        assert receive_all(reactor, peer) == ANSWER
+        clock.advance(6)  # meanwhile the peer accepts nothing
+        assert receive(reactor, peer) == ANSWER
         assert reactor.stats().lingering == 1
         clock.advance(1.9)
         reactor.run_once(0)
         assert reactor.stats().lingering == 1
-        clock.advance(0.6)  # the eight seconds, and a sixteenth of them
+        clock.advance(0.6)  # eight seconds and a sixteenth of them
         reactor.run_once(0)
         assert reactor.stats().lingering == 0
         peer.close()
 
 
-def test_reset_ends_it(reactor):
+def test_reset_ends_a_lingering_close(reactor):
     listener = reactor.listen("127.0.0.1:0", Answer)
     client = connect(reactor, listener.addresses[0])
     spin(reactor, reactor.connections)
@@ -128,7 +111,7 @@ def test_reset_ends_it(reactor):
     spin(reactor, lambda: not reactor.stats().lingering)
 
 
-def test_it_holds_its_place_under_max_connections(reactor):
+def test_lingering_socket_counts_under_max_connections(reactor):
     listener = reactor.listen("127.0.0.1:0", Echo, limits=Limits(max_connections=1))
     with connect(reactor, listener.addresses[0]) as first, connect(reactor, listener.addresses[0]):
         spin(reactor, reactor.connections)
@@ -140,7 +123,7 @@ def test_it_holds_its_place_under_max_connections(reactor):
         spin(reactor, lambda: reactor.stats().accepted == 2)
 
 
-def test_no_input_is_waited_for_where_the_peer_has_ended_already(reactor):
+def test_end_of_both_directions_does_not_linger(reactor):
     recorder = Recorder()
     _, peer = pair(reactor, recorder)
     peer.shutdown(socket.SHUT_WR)
@@ -150,7 +133,7 @@ def test_no_input_is_waited_for_where_the_peer_has_ended_already(reactor):
     peer.close()
 
 
-def test_shutdown_that_fails_is_the_reason(reactor):
+def test_shutdown_error_is_the_reason_of_connection_lost(reactor):
     ours, theirs = socket.socketpair()
     problem = OSError(errno.ENOBUFS, "no buffers")
     recorder = Recorder()
@@ -161,7 +144,7 @@ def test_shutdown_that_fails_is_the_reason(reactor):
     theirs.close()
 
 
-def test_reset_that_close_comes_upon_is_the_reason(reactor):
+def test_reset_found_by_close_is_the_reason_of_connection_lost(reactor):
     recorder = Recorder()
     listener = reactor.listen("127.0.0.1:0", lambda: recorder)
     client = connect(reactor, listener.addresses[0])
@@ -174,7 +157,7 @@ def test_reset_that_close_comes_upon_is_the_reason(reactor):
 
 
 def test_close_after_both_ends_of_file_is_clean(reactor):
-    """The peer's end was not read, for reading is paused: the kernel has nothing more to shut down."""
+    """The peer's FIN was not read, because reading is paused: the kernel has nothing more to shut down."""
     recorder = Recorder()
     listener = reactor.listen("127.0.0.1:0", lambda: recorder)
     with connect(reactor, listener.addresses[0]) as client:
@@ -189,7 +172,7 @@ def test_close_after_both_ends_of_file_is_clean(reactor):
 
 
 @pytest.mark.parametrize("end", ["nothing", "a byte", "end of file", "reset"])
-def test_quiet_is_a_socket_with_nothing_to_be_read(end):
+def test_is_quiet_is_true_without_input(end):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         theirs = socket.create_connection(listening.getsockname(), DEADLINE)
         ours, _ = listening.accept()
@@ -211,7 +194,7 @@ def test_quiet_is_a_socket_with_nothing_to_be_read(end):
             assert is_quiet(ours) is (end == "nothing")
 
 
-def test_delivered_is_what_the_peer_s_kernel_has_and_nothing_is_unread(reactor, monkeypatch):
+def test_is_delivered_is_true_when_all_is_acknowledged_and_no_input_is_unread(reactor, monkeypatch):
     listener = reactor.listen("127.0.0.1:0", Recorder)
     with connect(reactor, listener.addresses[0]) as client:
         spin(reactor, reactor.connections)
@@ -229,11 +212,11 @@ def test_delivered_is_what_the_peer_s_kernel_has_and_nothing_is_unread(reactor, 
             patched.setattr("reactor.connection.closing._SENT_AND_UNCONFIRMED", None)
             assert lingering.is_delivered() is False
         client.send(b"x")
-        while lingering.is_delivered():  # no tick: it would drop what has come
+        while lingering.is_delivered():  # no tick: it would discard the input
             pass
 
 
-def test_reactor_that_is_closed_gives_it_back(make_selector, descriptors):
+def test_closing_the_reactor_closes_lingering_sockets(make_selector, descriptors):
     with Reactor(selector=make_selector()) as reactor:
         connection, peer = pair(reactor, Protocol())
         connection.close()

@@ -1,4 +1,4 @@
-"""Connections: bytes in and out, flow control, and every way to end, on every selector."""
+"""Connections: reading, writing, flow control, and every way to end, on every selector."""
 
 import errno
 import gc
@@ -19,9 +19,9 @@ from reactor import (
 )
 from reactor.reactor import loop_of
 from reactor.testing import Recorder, ScriptedSocket
-from tests.helpers import DEADLINE, Echo, connect, pair, refuse_changes, spin
+from tests.helpers import DEADLINE, Echo, connect, pair, pass_time, receive, refuse_changes, spin
 
-BIG = 4 * 1024 * 1024  # more than any socket buffer here takes at once
+BIG = 4 * 1024 * 1024  # more than the kernel accepts at once
 
 
 def watched(reactor, connection):
@@ -31,17 +31,7 @@ def watched(reactor, connection):
 
 def drain(reactor, peer, size):
     """Read `size` bytes from the non-blocking `peer` while the reactor runs."""
-    got = bytearray()
-
-    def read():
-        try:
-            got.extend(peer.recv(1 << 20))
-        except BlockingIOError:
-            pass
-        return len(got) >= size
-
-    spin(reactor, read)
-    return bytes(got)
+    return receive(reactor, peer, lambda received: len(received) >= size)
 
 
 def at_end(peer):
@@ -91,17 +81,17 @@ def peer(connection_and_peer):
     return connection_and_peer[1]
 
 
-def test_protocol_is_told_of_its_connection_first(connection, recorder):
+def test_connection_made_is_called_first(connection, recorder):
     assert recorder.calls == [("connection_made", connection)]
 
 
-def test_receives_what_the_peer_sends(reactor, recorder, peer, connection):
+def test_data_received_gets_what_the_peer_sends(reactor, recorder, peer, connection):
     peer.send(b"hello")
     reactor.run_once(1)
     assert recorder.received == b"hello"
 
 
-def test_one_receive_for_one_readiness(reactor, recorder):
+def test_one_event_makes_one_receive(reactor, recorder):
     _, peer, sock = scripted(reactor, recorder)
     peer.send(b"hello")
     reactor.run_once(1)
@@ -111,7 +101,7 @@ def test_one_receive_for_one_readiness(reactor, recorder):
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("size", [1, 4096, 4097, BIG])
-def test_write_takes_every_kind_of_bytes(reactor, connection, peer, kind, size):
+def test_write_accepts_every_bytes_like_type(reactor, connection, peer, kind, size):
     assert connection.write(kind(b"x" * size)) is (size < BIG)
     assert drain(reactor, peer, size) == b"x" * size
 
@@ -122,7 +112,7 @@ def test_write_refuses_what_is_not_bytes(connection, data):
         connection.write(data)
 
 
-def test_a_changed_bytearray_does_not_change_what_was_written(reactor, connection, peer):
+def test_changing_a_written_bytearray_does_not_change_the_output(reactor, connection, peer):
     data = bytearray(b"x" * BIG)
     connection.write(data)
     data[:] = b"y" * BIG
@@ -134,7 +124,7 @@ def test_write_outside_of_a_tick_is_sent_at_once(connection, peer):
     assert peer.recv(10) == b"now"
 
 
-def test_small_writes_of_a_tick_leave_in_one_system_call(reactor, recorder):
+def test_small_writes_of_a_tick_are_sent_in_one_system_call(reactor, recorder):
     connection, peer, sock = scripted(reactor, recorder)
     taken = []
     in_tick(reactor, lambda: taken.extend(connection.write(b"%d " % i) for i in range(16)))
@@ -144,7 +134,7 @@ def test_small_writes_of_a_tick_leave_in_one_system_call(reactor, recorder):
     peer.close()
 
 
-def test_larger_writes_of_a_tick_are_not_copied_and_leave_in_one_system_call(reactor, recorder):
+def test_larger_writes_of_a_tick_are_sent_in_one_system_call_without_a_copy(reactor, recorder):
     connection, peer, sock = scripted(reactor, recorder)
     in_tick(reactor, lambda: [connection.write(b"%d" % i * 1000) for i in range(16)])
     assert sock.calls == ["sendmsg"]
@@ -152,7 +142,7 @@ def test_larger_writes_of_a_tick_are_not_copied_and_leave_in_one_system_call(rea
     peer.close()
 
 
-def test_order_is_kept_between_small_large_and_many(reactor, connection, peer):
+def test_writes_of_all_sizes_keep_their_order(reactor, connection, peer):
     def write():
         connection.write(b"1")
         connection.write(b"2" * 5000)
@@ -164,7 +154,7 @@ def test_order_is_kept_between_small_large_and_many(reactor, connection, peer):
     assert drain(reactor, peer, len(expected)) == expected
 
 
-def test_empty_writes_are_nothing(reactor, connection, peer):
+def test_empty_writes_do_nothing(reactor, connection, peer):
     assert connection.write(b"")
     assert connection.writelines([])
     in_tick(reactor, lambda: [connection.write(b""), connection.write(b""), connection.writelines([b""])])
@@ -173,7 +163,7 @@ def test_empty_writes_are_nothing(reactor, connection, peer):
     spin(reactor, lambda: at_end(peer))
 
 
-def test_write_is_watched_for_only_while_something_is_queued(reactor, connection, peer):
+def test_event_write_is_registered_only_while_bytes_are_queued(reactor, connection, peer):
     assert watched(reactor, connection) == EVENT_READ
     connection.write(b"x" * BIG)
     assert watched(reactor, connection) == EVENT_READ | EVENT_WRITE
@@ -182,7 +172,7 @@ def test_write_is_watched_for_only_while_something_is_queued(reactor, connection
     assert watched(reactor, connection) == EVENT_READ
 
 
-def test_pause_and_resume_writing_come_in_pairs(reactor, connection, peer, recorder):
+def test_pause_writing_and_resume_writing_alternate(reactor, connection, peer, recorder):
     assert connection.write(b"x" * BIG) is False
     assert connection.write(b"y") is False
     assert recorder.names.count("pause_writing") == 1
@@ -212,7 +202,7 @@ def test_water_marks_follow_asyncio(connection):
 
 
 @pytest.mark.parametrize("arguments", [{"high": 1, "low": 2}, {"high": -1}, {"low": -1}])
-def test_water_marks_that_cannot_be_meant(connection, arguments):
+def test_invalid_water_marks_are_refused(connection, arguments):
     with pytest.raises(ValueError, match=r"low_water|high_water"):
         connection.set_write_buffer_limits(**arguments)
 
@@ -230,7 +220,7 @@ def test_paused_connection_receives_nothing_until_it_is_resumed(reactor, connect
     assert recorder.received == b"later"
 
 
-def test_pause_by_another_connection_of_the_same_batch_holds(reactor):
+def test_pause_reading_from_another_callback_of_the_batch_takes_effect(reactor):
     class Pauser(Recorder):
         def data_received(self, data):
             super().data_received(data)
@@ -247,7 +237,7 @@ def test_pause_by_another_connection_of_the_same_batch_holds(reactor):
         peer.close()
 
 
-def test_peer_end_of_file_closes_by_default(reactor, connection, peer, recorder):
+def test_end_of_file_from_the_peer_closes_by_default(reactor, connection, peer, recorder):
     peer.send(b"bye")
     peer.shutdown(socket.SHUT_WR)
     spin(reactor, lambda: recorder.lost)
@@ -255,7 +245,7 @@ def test_peer_end_of_file_closes_by_default(reactor, connection, peer, recorder)
     assert recorder.reason is None
 
 
-def test_half_closed_by_the_peer_still_writes(reactor, connection, peer, recorder):
+def test_connection_half_closed_by_the_peer_still_writes(reactor, connection, peer, recorder):
     recorder.keep_open = True
     peer.shutdown(socket.SHUT_WR)
     spin(reactor, lambda: "eof_received" in recorder.names)
@@ -268,7 +258,7 @@ def test_half_closed_by_the_peer_still_writes(reactor, connection, peer, recorde
     assert peer.recv(1) == b""
 
 
-def test_half_closed_by_us_still_receives(reactor, connection, peer, recorder):
+def test_connection_half_closed_by_write_eof_still_receives(reactor, connection, peer, recorder):
     in_tick(reactor, lambda: [connection.write(b"last"), connection.write_eof(), connection.write_eof()])
     assert peer.recv(10) == b"last"
     assert peer.recv(10) == b""
@@ -282,7 +272,7 @@ def test_half_closed_by_us_still_receives(reactor, connection, peer, recorder):
     assert recorder.reason is None
 
 
-def test_write_eof_waits_for_what_is_queued(reactor, connection, peer, recorder):
+def test_write_eof_sends_what_is_queued_before_the_fin(reactor, connection, peer, recorder):
     connection.write(b"x" * BIG)
     connection.write_eof()
     assert connection.can_write_eof()
@@ -291,7 +281,7 @@ def test_write_eof_waits_for_what_is_queued(reactor, connection, peer, recorder)
     assert not recorder.lost
 
 
-def test_both_ends_of_file_flush_what_is_queued_first(reactor, connection, peer, recorder):
+def test_end_of_file_in_both_directions_sends_what_is_queued_first(reactor, connection, peer, recorder):
     connection.write(b"x" * BIG)
     connection.write_eof()
     peer.shutdown(socket.SHUT_WR)
@@ -302,7 +292,7 @@ def test_both_ends_of_file_flush_what_is_queued_first(reactor, connection, peer,
     assert recorder.reason is None
 
 
-def test_close_sends_what_is_queued_and_drops_the_rest(reactor, connection, peer, recorder):
+def test_close_sends_what_is_queued_and_drops_later_writes(reactor, connection, peer, recorder):
     connection.write(b"x" * BIG)
     connection.close()
     connection.close()
@@ -319,21 +309,21 @@ def test_close_sends_what_is_queued_and_drops_the_rest(reactor, connection, peer
     assert "resume_writing" not in recorder.names
 
 
-def test_write_and_close_in_one_callback(reactor, connection, peer, recorder):
+def test_write_before_close_in_one_callback_arrives(reactor, connection, peer, recorder):
     in_tick(reactor, lambda: [connection.write(b"bye"), connection.close()])
     spin(reactor, lambda: recorder.lost)
     assert peer.recv(10) == b"bye"
     assert recorder.reason is None
 
 
-def test_the_loss_is_never_told_from_inside_the_call(connection, recorder):
+def test_connection_lost_is_never_called_from_within_a_call(connection, recorder):
     connection.close()
     assert not recorder.lost
     connection.abort()
     assert not recorder.lost
 
 
-def test_abort_resets(reactor, recorder):
+def test_abort_sends_a_reset(reactor, recorder):
     listening = socket.create_server(("127.0.0.1", 0))
     peer = socket.create_connection(listening.getsockname())
     connection = reactor.adopt(listening.accept()[0], lambda: recorder)
@@ -360,7 +350,7 @@ def test_abort_drops_what_is_queued(reactor, connection, recorder):
     assert recorder.names == ["connection_made", "pause_writing", "connection_lost"]
 
 
-def test_abort_without_a_reset_says_so(reactor, recorder):
+def test_abort_without_a_reset_adds_a_note_to_the_reason(reactor, recorder):
     connection, peer, _ = scripted(reactor, recorder, setsockopt=[OSError(errno.EINVAL, "no")])
     connection.abort()
     reactor.run_once(0)
@@ -387,7 +377,7 @@ def provoke(reactor, callback, protocol):
 
 
 @pytest.mark.parametrize("callback", CALLBACKS)
-def test_exception_in_a_callback_ends_that_connection_alone(reactor, errors, callback):
+def test_exception_in_a_callback_ends_only_its_connection(reactor, errors, callback):
     problem = RuntimeError("mine")
 
     def raise_it(*args):
@@ -513,7 +503,7 @@ def test_connection_may_be_ended_in_any_callback(reactor, callback, ending):
     ],
 )
 @pytest.mark.parametrize("call", ["recv", "send", "sendmsg", "flush", "shutdown", "recv_into"])
-def test_kernel_error_reaches_connection_lost_once(reactor, error, call):
+def test_kernel_error_is_passed_to_connection_lost_once(reactor, error, call):
     buffered = call == "recv_into"
     protocol = Buffered() if buffered else Recorder()
     name = "send" if call == "flush" else call
@@ -535,7 +525,7 @@ def test_kernel_error_reaches_connection_lost_once(reactor, error, call):
 
 
 @pytest.mark.parametrize("error", [BlockingIOError(), InterruptedError()])
-def test_not_ready_after_all_loses_nothing(reactor, error):
+def test_spurious_readiness_loses_nothing(reactor, error):
     echo = Echo()
     connection, peer, _ = scripted(reactor, echo, recv=[error], send=[error, error], sendmsg=[error])
     peer.send(b"x")
@@ -550,7 +540,7 @@ def test_not_ready_after_all_loses_nothing(reactor, error):
 
 @pytest.mark.parametrize("taken", [BlockingIOError(), InterruptedError(), 2])
 @pytest.mark.parametrize("outside", [True, False])
-def test_what_the_kernel_leaves_of_a_write_follows(reactor, recorder, taken, outside):
+def test_rest_of_a_partial_send_is_sent_later(reactor, recorder, taken, outside):
     connection, peer, _ = scripted(reactor, recorder, send=[taken])
     results = []
     if outside:
@@ -565,7 +555,7 @@ def test_what_the_kernel_leaves_of_a_write_follows(reactor, recorder, taken, out
     peer.close()
 
 
-def test_peer_reset_while_writing(reactor, recorder):
+def test_reset_while_writing_is_the_reason_of_connection_lost(reactor, recorder):
     connection, peer = pair(reactor, recorder)
     connection.write(b"x" * BIG)
     peer.close()
@@ -611,7 +601,7 @@ def test_connection_is_freed_without_the_collector(reactor):
         gc.enable()
 
 
-def test_protocol_that_raised_is_freed_too(reactor, errors):
+def test_protocol_that_raised_is_freed_without_the_collector(reactor, errors):
     class Broken(Recorder):
         def data_received(self, data):
             raise RuntimeError
@@ -632,36 +622,32 @@ def test_protocol_that_raised_is_freed_too(reactor, errors):
         gc.enable()
 
 
-# Deadlines, on a clock of our own
+# Deadlines, on a manual clock
 
 
-def test_close_ends_at_its_deadline(timed, clock, recorder):
+def test_close_ends_at_the_close_timeout(timed, clock, recorder):
     connection, peer = pair(timed, recorder)
     connection.write(b"x" * BIG)
     connection.close(timeout=5)
     clock.advance(4.9)
     timed.run_once(0)
     assert not recorder.lost
-    clock.advance(0.2)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, 0.2)
     assert isinstance(recorder.reason, CloseTimeout)
     assert "5 s" in str(recorder.reason)
     peer.close()
 
 
-def test_close_uses_the_listener_s_timeout(timed, clock, recorder):
+def test_close_uses_the_listener_s_close_timeout(timed, clock, recorder):
     connection, peer = pair(timed, recorder, timeouts=Timeouts(close=2))
     connection.write(b"x" * BIG)
     connection.close()
-    clock.advance(2.1)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, 2.1)
     assert isinstance(recorder.reason, CloseTimeout)
     peer.close()
 
 
-def test_close_within_no_time_ends_with_the_next_tick(timed, recorder):
+def test_close_with_a_timeout_of_zero_ends_in_the_next_tick(timed, recorder):
     connection, peer = pair(timed, recorder)
     connection.write(b"x" * BIG)
     connection.close(timeout=0)
@@ -672,7 +658,7 @@ def test_close_within_no_time_ends_with_the_next_tick(timed, recorder):
 
 
 @pytest.mark.parametrize("first", ["close", "write_eof"])
-def test_close_timeout_given_at_the_end_of_file_holds(timed, clock, first):
+def test_close_timeout_in_eof_received_holds(timed, clock, first):
     class Ending(Recorder):
         def eof_received(self):
             super().eof_received()
@@ -687,13 +673,9 @@ def test_close_timeout_given_at_the_end_of_file_holds(timed, clock, first):
     peer.shutdown(socket.SHUT_WR)
     timed.run_once(0)
     seconds = 2 if first == "close" else 8
-    clock.advance(seconds - 0.1)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, seconds - 0.1)
     assert not ending.lost
-    clock.advance(0.8)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, 0.8)
     assert isinstance(ending.reason, CloseTimeout)
     assert f"{seconds} s" in str(ending.reason)
     peer.close()
@@ -704,9 +686,7 @@ def test_idle_connection_ends_neither_early_nor_late(timed, clock, recorder):
     clock.advance(9.99)
     timed.run_once(0)
     assert not recorder.lost
-    clock.advance(1.01)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, 1.01)
     assert isinstance(recorder.reason, IdleTimeout)
     assert peer.recv(1) == b""
     peer.close()
@@ -726,14 +706,12 @@ def test_activity_in_either_direction_postpones_the_idle_timeout(timed, clock, r
             timed.call_soon(connection.write, b"x")
         timed.run_once(0)
         assert not recorder.lost
-    clock.advance(11)
-    timed.run_once(0)
-    timed.run_once(0)
+    pass_time(timed, clock, 11)
     assert isinstance(recorder.reason, IdleTimeout)
     peer.close()
 
 
-def test_idle_connections_that_fall_due_together_are_ended_in_slices(timed, clock):
+def test_idle_connections_with_one_deadline_are_ended_over_several_ticks(timed, clock):
     protocols = [Recorder() for _ in range(300)]
     peers = [pair(timed, protocol, timeouts=Timeouts(idle=10))[1] for protocol in protocols]
     clock.advance(11)
@@ -748,7 +726,7 @@ def test_idle_connections_that_fall_due_together_are_ended_in_slices(timed, cloc
         peer.close()
 
 
-def test_idle_timer_goes_with_the_last_connection(timed, recorder):
+def test_idle_timer_is_cancelled_with_the_last_connection(timed, recorder):
     connection, peer = pair(timed, recorder, timeouts=Timeouts(idle=10))
     assert timed.next_timeout() is not None
     connection.abort()
@@ -757,7 +735,7 @@ def test_idle_timer_goes_with_the_last_connection(timed, recorder):
     peer.close()
 
 
-# Protocols with a buffer of their own
+# BufferedProtocol
 
 
 class Buffered(BufferedProtocol):
@@ -806,7 +784,7 @@ def test_buffered_protocol_receives_into_its_buffer(reactor):
 
 
 @pytest.mark.parametrize("error", [BlockingIOError(), InterruptedError()])
-def test_buffered_protocol_that_is_not_ready_after_all(reactor, error):
+def test_spurious_readiness_of_a_buffered_protocol_loses_nothing(reactor, error):
     protocol = Buffered()
     _, peer, _ = scripted(reactor, protocol, recv_into=[error])
     peer.send(b"x")
@@ -814,8 +792,8 @@ def test_buffered_protocol_that_is_not_ready_after_all(reactor, error):
     peer.close()
 
 
-def test_empty_write_to_a_peer_that_has_ended_is_nothing(reactor):
-    """It was a send of no bytes, which a Unix socket answers with EPIPE."""
+def test_empty_write_to_a_closed_peer_does_nothing(reactor):
+    """A send of no bytes would fail with EPIPE on a Unix socket."""
     recorder = Recorder()
     connection, peer = pair(reactor, recorder)
     connection.pause_reading()
@@ -827,7 +805,7 @@ def test_empty_write_to_a_peer_that_has_ended_is_nothing(reactor):
     assert recorder.reason is None
 
 
-def test_interrupt_while_the_tick_s_writes_are_sent_loses_none(reactor):
+def test_interrupt_during_the_flush_loses_no_write(reactor):
     class Interrupted(Recorder):
         def pause_writing(self):
             raise KeyboardInterrupt
@@ -851,7 +829,7 @@ def test_write_after_a_tick_that_wrote_nothing_is_sent(reactor, connection, peer
     assert peer.recv(10) == b"sent"
 
 
-def test_empty_buffer_is_the_protocol_s_error(reactor, errors):
+def test_empty_buffer_from_get_buffer_is_reported(reactor, errors):
     protocol = Buffered(0)
     connection, peer = pair(reactor, protocol)
     peer.send(b"x")
@@ -862,7 +840,7 @@ def test_empty_buffer_is_the_protocol_s_error(reactor, errors):
     peer.close()
 
 
-def test_exception_in_buffer_updated(reactor, errors):
+def test_exception_in_buffer_updated_ends_the_connection(reactor, errors):
     protocol = Buffered()
     problem = RuntimeError()
 
@@ -877,7 +855,7 @@ def test_exception_in_buffer_updated(reactor, errors):
     peer.close()
 
 
-def test_protocol_can_be_changed_in_mid_stream(reactor, connection, peer, recorder):
+def test_set_protocol_takes_effect_in_mid_stream(reactor, connection, peer, recorder):
     buffered = Buffered()
     connection.set_protocol(buffered)
     assert connection.get_protocol() is buffered
@@ -889,7 +867,7 @@ def test_protocol_can_be_changed_in_mid_stream(reactor, connection, peer, record
     assert (buffered.received, recorder.received) == (b"a", b"b")
 
 
-def test_facts(connection, reactor):
+def test_get_extra_info_returns_its_default_for_unknown_names(connection, reactor):
     assert connection.get_extra_info("peername") is None
     assert connection.get_extra_info("peername", "nobody") == "nobody"
     assert connection.get_extra_info("sockname") == ""
@@ -921,7 +899,7 @@ def test_without_sendmsg_pieces_are_joined_or_sent_one_by_one(reactor, monkeypat
     peer.close()
 
 
-def test_limits_are_the_listener_s(reactor, recorder):
+def test_connections_have_the_limits_of_their_listener(reactor, recorder):
     connection, peer = pair(reactor, recorder, limits=Limits(high_water=10, low_water=5))
     assert connection.get_write_buffer_limits() == (5, 10)
     peer.close()

@@ -1,4 +1,4 @@
-"""The deadline monitor: when it looks at a member, and that it holds no member and no timer after that."""
+"""The deadline monitor: when it checks a member, and that it keeps neither member nor timer afterwards."""
 
 import gc
 import weakref
@@ -13,7 +13,7 @@ from reactor.reactor import loop_of
 
 
 class Member:
-    """Has a deadline of ten seconds after it was active."""
+    """A member whose deadline is ten seconds after its last activity."""
 
     def __init__(self, now):
         self.last_active = now
@@ -44,7 +44,7 @@ def monitor(reactor):
     return made
 
 
-def test_silent_member_is_ended_when_its_time_has_come(monitor, reactor, clock):
+def test_silent_member_is_checked_at_its_deadline(monitor, reactor, clock):
     member = Member(clock.now)
     member.watch(monitor, clock.now, 10)
     clock.advance(9.99)
@@ -56,13 +56,13 @@ def test_silent_member_is_ended_when_its_time_has_come(monitor, reactor, clock):
     assert reactor.next_timeout() is None
 
 
-def test_loop_wakes_for_the_wheel_alone(monitor, reactor, clock):
+def test_monitor_needs_one_timer(monitor, reactor, clock):
     assert reactor.next_timeout() is None
     Member(clock.now).watch(monitor, clock.now, 10)
     assert 10 <= reactor.next_timeout() <= 10 + 10 / 16
 
 
-def test_earlier_deadline_wakes_the_loop_earlier(monitor, reactor, clock):
+def test_earlier_deadline_makes_the_timer_earlier(monitor, reactor, clock):
     member = Member(clock.now)
     member.watch(monitor, clock.now, 10)
     member.watch(monitor, clock.now, 1)
@@ -75,7 +75,7 @@ def test_earlier_deadline_wakes_the_loop_earlier(monitor, reactor, clock):
     assert 8 <= reactor.next_timeout() <= 8 + 10 / 16
 
 
-def test_active_member_is_looked_at_about_once_per_timeout(monitor, reactor, clock):
+def test_active_member_is_checked_about_once_per_timeout(monitor, reactor, clock):
     member = Member(clock.now)
     member.watch(monitor, clock.now, 10)
     for _ in range(1000):
@@ -86,7 +86,7 @@ def test_active_member_is_looked_at_about_once_per_timeout(monitor, reactor, clo
     assert 9 <= member.looks <= 12
 
 
-def test_many_are_looked_at_in_slices(monitor, reactor, clock):
+def test_many_members_are_checked_over_several_ticks(monitor, reactor, clock):
     members = [Member(clock.now) for _ in range(CHECKS_AT_ONCE * 4 + 1)]
     for member in members:
         member.watch(monitor, clock.now, 10)
@@ -99,7 +99,7 @@ def test_many_are_looked_at_in_slices(monitor, reactor, clock):
     assert max(after - before for before, after in pairwise(ended)) <= CHECKS_AT_ONCE * 2
 
 
-def test_member_that_left_is_not_held(monitor, reactor, clock):
+def test_discarded_member_is_freed(monitor, reactor, clock):
     gc.disable()
     try:
         staying, leaving = Member(clock.now), Member(clock.now)

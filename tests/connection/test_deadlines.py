@@ -1,4 +1,4 @@
-"""Deadlines of a connection, on a clock that is moved by hand; and peers that hang up unnoticed."""
+"""Deadlines of a connection, on a manual clock, and hang-ups of peers that are not read from."""
 
 import contextlib
 import socket
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reactor import CloseTimeout, IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts
 from reactor.testing import ManualClock, Recorder
-from tests.helpers import connect, pair, spin
+from tests.helpers import connect, pair, pass_time, spin
 
 
 @pytest.fixture
@@ -19,26 +19,20 @@ def recorder():
 
 
 class Messages(Recorder):
-    """Lines; the peer owes one from the first byte on."""
+    """Lines, each under a read deadline from its first byte on."""
 
     def data_received(self, data):
         super().data_received(data)
         self.connection.set_timeouts(read=None if data.endswith(b"\n") else 8)
 
 
-def let(reactor, clock, seconds):
-    clock.advance(seconds)
-    reactor.run_once(0)
-    reactor.run_once(0)
-
-
-def test_read_timeout_counts_from_the_beginning_and_not_from_each_byte(timed, clock, recorder):
+def test_read_timeout_counts_from_the_start_of_a_message(timed, clock, recorder):
     _, peer = pair(timed, recorder, timeouts=Timeouts(read=8, idle=5))
     for _ in range(3):
         peer.send(b"x")
-        let(timed, clock, 2.6)
+        pass_time(timed, clock, 2.6)
         assert not recorder.lost
-    let(timed, clock, 0.75)
+    pass_time(timed, clock, 0.75)
     assert isinstance(recorder.reason, ReadTimeout)
     assert str(recorder.reason) == "the peer did not send what it owes within 8 s"
     peer.close()
@@ -49,40 +43,40 @@ def test_read_timeout_is_cleared_and_set_by_the_protocol(timed, clock):
     _, peer = pair(timed, messages, timeouts=Timeouts(read=8))
     peer.send(b"all\n")
     timed.run_once(0)
-    let(timed, clock, 100)
+    pass_time(timed, clock, 100)
     assert not messages.lost
     peer.send(b"half")
     timed.run_once(0)
-    let(timed, clock, 7.9)
+    pass_time(timed, clock, 7.9)
     assert not messages.lost
-    let(timed, clock, 0.7)
+    pass_time(timed, clock, 0.7)
     assert isinstance(messages.reason, ReadTimeout)
     peer.close()
 
 
-def test_nothing_is_owed_after_the_end_of_file(timed, clock, recorder):
+def test_read_timeout_ends_with_the_peer_s_end_of_file(timed, clock, recorder):
     recorder.keep_open = True
     connection, peer = pair(timed, recorder, timeouts=Timeouts(read=8))
     peer.shutdown(socket.SHUT_WR)
     timed.run_once(0)
-    let(timed, clock, 100)
+    pass_time(timed, clock, 100)
     assert not recorder.lost
     connection.close()
     peer.close()
 
 
-def test_timeouts_of_one_connection(timed, clock, recorder):
+def test_set_timeouts_changes_one_connection(timed, clock, recorder):
     connection, peer = pair(timed, recorder)
     connection.set_timeouts(idle=8, write=1, close=2)
-    let(timed, clock, 7.9)
+    pass_time(timed, clock, 7.9)
     assert not recorder.lost
     connection.set_timeouts(idle=None)
-    let(timed, clock, 100)
+    pass_time(timed, clock, 100)
     assert not recorder.lost
     connection.set_timeouts(idle=120)
-    let(timed, clock, 12)
+    pass_time(timed, clock, 12)
     assert not recorder.lost
-    let(timed, clock, 8)
+    pass_time(timed, clock, 8)
     assert isinstance(recorder.reason, IdleTimeout)
     connection.set_timeouts(idle=1, read=1)
     assert timed.next_timeout() is None
@@ -90,7 +84,7 @@ def test_timeouts_of_one_connection(timed, clock, recorder):
 
 
 @pytest.mark.parametrize("name", ["idle", "read", "write", "close"])
-def test_timeout_that_cannot_be_meant(timed, recorder, name):
+def test_invalid_timeout_is_refused(timed, recorder, name):
     connection, peer = pair(timed, recorder)
     with pytest.raises(ValueError, match=f"{name} must be more than 0 seconds, not 0"):
         connection.set_timeouts(**{name: 0})
@@ -118,13 +112,13 @@ def test_idle_timeout_is_never_early_and_a_tenth_late_at_most(timeout, start, qu
     with Reactor(clock=clock) as reactor:
         _, peer = pair(reactor, recorder, timeouts=Timeouts(idle=timeout))
         for part in quiet:
-            let(reactor, clock, part * timeout)
+            pass_time(reactor, clock, part * timeout)
             assert not recorder.lost
             peer.send(b"x")
             reactor.run_once(0)
         active = clock.now
         while not recorder.lost:
-            let(reactor, clock, step * timeout)
+            pass_time(reactor, clock, step * timeout)
         assert timeout <= clock.now - active <= timeout * (1.1 + step)
         assert isinstance(recorder.reason, IdleTimeout)
         peer.close()
@@ -132,13 +126,13 @@ def test_idle_timeout_is_never_early_and_a_tenth_late_at_most(timeout, start, qu
 
 @pytest.mark.parametrize("queued", [False, True])
 def test_deadline_ends_with_a_reset_only_if_something_is_queued(timed, clock, recorder, queued):
-    """Half an answer must not look whole, and a peer that was only silent is no reason for an error."""
+    """A partial answer must not look complete; an idle peer that got everything sees a clean end."""
     listener = timed.listen("127.0.0.1:0", lambda: recorder, timeouts=Timeouts(idle=10))
     with connect(timed, listener.addresses[0]) as client:
         spin(timed, timed.connections)
         if queued:
             recorder.connection.write(bytes(32 << 20))
-        let(timed, clock, 12)
+        pass_time(timed, clock, 12)
         assert isinstance(recorder.reason, IdleTimeout)
         assert str(recorder.reason) == "no byte in either direction for 10 s"
         if queued:
@@ -156,7 +150,7 @@ def reset(client):
 
 @pytest.mark.parametrize("half_closed", [False, True])
 def test_reset_is_noticed_while_nothing_is_read_or_sent(timed, clock, half_closed):
-    """Within a second, and it costs no more than a look now and then."""
+    """Within a second, with a few wake-ups."""
     recorder = Recorder()
     recorder.keep_open = half_closed
     listener = timed.listen("127.0.0.1:0", lambda: recorder)
@@ -169,7 +163,7 @@ def test_reset_is_noticed_while_nothing_is_read_or_sent(timed, clock, half_close
         recorder.connection.pause_reading()
     assert sum(timed.run_once(0) for _ in range(100)) == 0
     for _ in range(4):
-        let(timed, clock, 0.6)
+        pass_time(timed, clock, 0.6)
         wait = timed.next_timeout()
         assert wait is None or wait > 0
     reset(client)
@@ -185,14 +179,14 @@ def test_reset_is_noticed_while_the_rate_allows_nothing(timed, clock, recorder):
     spin(timed, lambda: recorder.received)
     recorder.connection.pause_reading()
     reset(client)
-    let(timed, clock, 0.2)  # the rate allows something again, and reading is paused
-    let(timed, clock, 0.7)
+    pass_time(timed, clock, 0.2)  # the rate allows input again, and reading is paused
+    pass_time(timed, clock, 0.7)
     assert isinstance(recorder.reason, ConnectionResetError)
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_peer_that_closes_while_reading_is_paused_is_heard_to_its_end(timed, clock, recorder, kind, tmp_path):
-    """A hang-up is no reset: what it has sent comes first, when reading goes on."""
+def test_input_before_the_peer_s_close_is_read_when_reading_resumes(timed, clock, recorder, kind, tmp_path):
+    """A hang-up is no reset: the peer's bytes are received first, when reading resumes."""
     address = "127.0.0.1:0" if kind == "tcp" else f"unix:{tmp_path}/s"
     listener = timed.listen(address, lambda: recorder)
     client = connect(timed, listener.addresses[0])
@@ -209,7 +203,7 @@ def test_peer_that_closes_while_reading_is_paused_is_heard_to_its_end(timed, clo
     assert recorder.reason is None
 
 
-def test_hung_up_and_half_closed_costs_no_wake_ups(reactor, recorder):
+def test_hang_up_of_a_half_closed_connection_causes_no_wake_ups(reactor, recorder):
     recorder.keep_open = True
     connection, peer = pair(reactor, recorder)
     peer.close()
@@ -221,15 +215,15 @@ def test_hung_up_and_half_closed_costs_no_wake_ups(reactor, recorder):
 @pytest.mark.parametrize("timeouts", [Timeouts(idle=1), Timeouts(read=1)])
 def test_peer_is_not_blamed_while_this_side_has_paused_reading(timed, clock, recorder, timeouts):
     connection, peer = pair(timed, recorder, timeouts=timeouts)
-    let(timed, clock, 0.5)
+    pass_time(timed, clock, 0.5)
     connection.pause_reading()
     peer.send(b"unread")
-    let(timed, clock, 100)
+    pass_time(timed, clock, 100)
     assert recorder.names == ["connection_made"]
     connection.resume_reading()
-    let(timed, clock, 0.4)
+    pass_time(timed, clock, 0.4)
     assert recorder.names == ["connection_made", "data_received"]
-    let(timed, clock, 1.2)
+    pass_time(timed, clock, 1.2)
     assert isinstance(recorder.reason, IdleTimeout if timeouts.idle else ReadTimeout)
     peer.close()
 
@@ -271,7 +265,7 @@ class Stopping:
             self.idle_left = self.IDLE
 
     def wait(self, seconds):
-        let(self.reactor, self.clock, seconds)
+        pass_time(self.reactor, self.clock, seconds)
         if not self.stops:
             self.idle_left -= seconds
             self.read_left -= seconds
@@ -324,7 +318,7 @@ def test_peer_is_not_blamed_for_what_read_rate_leaves_unread(timed, clock, timeo
     _, peer = pair(timed, messages, timeouts=timeouts, limits=Limits(read_rate=100))
     peer.send(bytes(1500) + b"\n")
     while not messages.received.endswith(b"\n"):
-        let(timed, clock, 0.04)
+        pass_time(timed, clock, 0.04)
         assert not messages.lost
     assert clock.now > 1000 + 10
     peer.close()
@@ -335,11 +329,11 @@ def test_peer_is_not_idle_while_write_rate_sends_it_nothing(timed, clock, record
     connection.write(b"12345")
     received = b""
     while received != b"12345":
-        let(timed, clock, 0.1)
+        pass_time(timed, clock, 0.1)
         assert not recorder.lost
         with contextlib.suppress(BlockingIOError):
             received += peer.recv(100)
-    let(timed, clock, 0.6)
+    pass_time(timed, clock, 0.6)
     assert isinstance(recorder.reason, IdleTimeout)
     peer.close()
 
@@ -349,7 +343,7 @@ def test_close_timeout_is_a_bound_for_what_write_rate_holds_back_too(timed, cloc
     connection.write(bytes(10_000))
     connection.close()
     while not recorder.lost:
-        let(timed, clock, 0.1)
+        pass_time(timed, clock, 0.1)
         assert clock.now < 1000 + 9
     assert isinstance(recorder.reason, CloseTimeout)
     left = 10_000 - len(peer.recv(10_000))
@@ -358,7 +352,7 @@ def test_close_timeout_is_a_bound_for_what_write_rate_holds_back_too(timed, cloc
 
 
 class Busy(Recorder):
-    """Answers what it gets, in callbacks that take time; `busy` says how much each of them takes, in turn."""
+    """Echoes in slow callbacks; `busy` has the seconds that each of them takes."""
 
     def __init__(self, clock, busy):
         super().__init__()
@@ -377,7 +371,7 @@ class Busy(Recorder):
     others=st.integers(0, 3),
     step=st.floats(0.01, 0.06),
 )
-def test_idle_timeout_is_never_early_whatever_callbacks_take(timeout, busy, others, step):
+def test_idle_timeout_is_never_early_however_long_callbacks_take(timeout, busy, others, step):
     """A second connection keeps the loop busy for `busy` times the timeout, before and after the answer."""
     clock = ManualClock()
     quick = [Busy(clock, []) for _ in range(1 + others)]
@@ -394,7 +388,7 @@ def test_idle_timeout_is_never_early_whatever_callbacks_take(timeout, busy, othe
                     assert not protocol.lost
         lengths = [timeout * part for part in busy]
         while not all(protocol.lost for protocol in quick):
-            let(reactor, clock, step * timeout)
+            pass_time(reactor, clock, step * timeout)
             for protocol in quick:
                 silent = clock.now - protocol.answered
                 assert silent >= timeout or not protocol.lost
@@ -403,23 +397,23 @@ def test_idle_timeout_is_never_early_whatever_callbacks_take(timeout, busy, othe
             peer.close()
 
 
-def test_answer_in_a_long_callback_is_no_silence(timed, clock):
+def test_write_in_a_long_callback_restarts_the_idle_timeout(timed, clock):
     busy = Busy(clock, [1.5])
     _, peer = pair(timed, busy, timeouts=Timeouts(idle=1))
     peer.send(b"x")
     timed.run_once(0)
     timed.run_once(0)
     assert not busy.lost
-    let(timed, clock, 0.99)
+    pass_time(timed, clock, 0.99)
     assert not busy.lost
-    let(timed, clock, 2)
+    pass_time(timed, clock, 2)
     assert isinstance(busy.reason, IdleTimeout)
     peer.close()
 
 
 @pytest.mark.parametrize("timeouts", [Timeouts(idle=1), Timeouts(read=1)])
-def test_deadline_falls_after_what_the_kernel_holds_was_read(timed, clock, timeouts):
-    """The process stood still; meanwhile more has come than one tick reads."""
+def test_deadline_fires_after_the_kernel_s_input_was_read(timed, clock, timeouts):
+    """The process was stopped; meanwhile more has arrived than one tick reads."""
     protocols = [Messages() for _ in range(200)]
     peers = [pair(timed, protocol, timeouts=timeouts)[1] for protocol in protocols]
     timed.run_once(0)
@@ -434,8 +428,8 @@ def test_deadline_falls_after_what_the_kernel_holds_was_read(timed, clock, timeo
         peer.close()
 
 
-def test_peer_that_reads_is_not_ended_for_a_long_callback(timed, clock, recorder):
-    """Its queue goes on before the deadline for it falls, though others have their turn before."""
+def test_write_timeout_does_not_count_a_long_callback(timed, clock, recorder):
+    """The queue is sent before its deadline fires, though other connections are handled first."""
     connection, peer = pair(timed, recorder, timeouts=Timeouts(write=1))
     others = [pair(timed, Recorder()) for _ in range(200)]
     connection.write(bytes(8 << 20))
@@ -455,7 +449,7 @@ def test_peer_that_reads_is_not_ended_for_a_long_callback(timed, clock, recorder
 
 
 def test_flooding_peer_is_ended_at_its_deadline(timed, clock, recorder):
-    """What is read before a deadline falls has a bound: a message that never ends is owed all the same."""
+    """Reading before a deadline fires is bounded: a message that never ends does not extend it."""
     _, peer = pair(timed, recorder, timeouts=Timeouts(read=1))
     receive = recorder.data_received
 
@@ -472,12 +466,12 @@ def test_flooding_peer_is_ended_at_its_deadline(timed, clock, recorder):
     peer.close()
 
 
-def test_reset_that_a_deadline_s_last_look_finds_is_the_reason(timed, clock, recorder):
-    """The kernel reports an error once: what looks for input must not take it for itself."""
+def test_reset_found_by_a_deadline_is_the_reason_of_connection_lost(timed, clock, recorder):
+    """The kernel reports an error once: a check for input must not consume it."""
     listener = timed.listen("127.0.0.1:0", lambda: recorder, timeouts=Timeouts(idle=10))
     client = connect(timed, listener.addresses[0])
     spin(timed, timed.connections)
-    timed.call_later(5, reset, client)  # in the tick in which the deadline falls, after its poll
+    timed.call_later(5, reset, client)  # in the tick in which the deadline fires, after its poll
     clock.advance(20)
     spin(timed, lambda: recorder.lost)
     assert isinstance(recorder.reason, ConnectionResetError)

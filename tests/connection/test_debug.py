@@ -1,4 +1,4 @@
-"""Debug mode: each thing that is done wrong is a warning with its cause."""
+"""Debug mode: each misuse is logged as a warning with its cause."""
 
 import logging
 import socket
@@ -23,7 +23,7 @@ def on_another_thread(call, *args):
     thread.join()
 
 
-def test_write_after_the_end_is_told_with_its_place(reactor, caplog):
+def test_write_after_the_end_is_logged_with_its_line(reactor, caplog):
     connection, peer = pair(reactor, Recorder())
     connection.abort()
     assert connection.write(b"four") is False
@@ -31,17 +31,17 @@ def test_write_after_the_end_is_told_with_its_place(reactor, caplog):
     peer.close()
 
 
-def test_connections_left_open_are_told_with_where_they_come_from(make_selector, caplog):
+def test_connections_left_open_are_logged_with_their_origin(make_selector, caplog):
     with Reactor(selector=make_selector(), debug=True) as reactor:
         listener = reactor.listen("127.0.0.1:0", Protocol)
         client = connect(reactor, listener.addresses[0])
         spin(reactor, reactor.connections)
         _, peer = pair(reactor, Recorder())
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2
-    assert any("still open at close: <Connection 127.0.0.1" in line for line in told)
-    assert any(f"accepted on {listener.addresses[0]}" in line for line in told)
-    assert any("adopted at " in line for line in told)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert any("still open at close: <Connection 127.0.0.1" in line for line in messages)
+    assert any(f"accepted on {listener.addresses[0]}" in line for line in messages)
+    assert any("adopted at " in line for line in messages)
     client.close()
     peer.close()
 
@@ -49,26 +49,26 @@ def test_connections_left_open_are_told_with_where_they_come_from(make_selector,
 @pytest.mark.parametrize(
     "name", ["write", "writelines", "close", "abort", "write_eof", "pause_reading", "resume_reading"]
 )
-def test_connection_used_on_another_thread(reactor, caplog, name):
+def test_connection_call_on_another_thread_is_logged(reactor, caplog, name):
     connection, peer = pair(reactor, Recorder())
     args = {"write": [b"x"], "writelines": [[b"x"]]}.get(name, [])
     reactor.call_soon(on_another_thread, getattr(connection, name), *args)
     reactor.run_once(0)
-    told = caplog.records[0].getMessage()
-    assert told.startswith(f"Connection.{name} was called on thread stranger, and another drives the reactor")
-    assert "use call_soon_threadsafe, at " in told
+    line = caplog.records[0].getMessage()
+    assert line.startswith(f"Connection.{name} was called on thread stranger, and another drives the reactor")
+    assert "use call_soon_threadsafe, at " in line
     peer.close()
 
 
 @pytest.mark.parametrize("name", ["call_soon", "call_later"])
-def test_loop_used_on_another_thread(reactor, caplog, name):
+def test_reactor_call_on_another_thread_is_logged(reactor, caplog, name):
     args = [print] if name == "call_soon" else [1000, print]
     reactor.call_soon(on_another_thread, getattr(reactor, name), *args)
     reactor.run_once(0)
     assert "was called on thread stranger" in caplog.text
 
 
-def test_right_thread_is_not_warned_of(reactor, caplog):
+def test_calls_on_the_loop_s_thread_are_not_logged(reactor, caplog):
     connection, peer = pair(reactor, Recorder())
     reactor.call_soon(connection.write, b"x")
     reactor.run_once(0)
@@ -81,7 +81,7 @@ def test_right_thread_is_not_warned_of(reactor, caplog):
     peer.close()
 
 
-def test_slow_callback_is_named_with_its_time(make_selector, caplog):
+def test_slow_callback_is_logged_with_its_duration(make_selector, caplog):
     clock = ManualClock()
 
     class Slow(Recorder):
@@ -108,16 +108,16 @@ def test_slow_callback_is_named_with_its_time(make_selector, caplog):
         reactor.run_once(0)
         reactor.call_soon(slow.writelines, [bytes(1000)] * 4000)
         reactor.run_once(0)
-        told = [record.getMessage() for record in caplog.records]
-        assert told[0] == "slow callback: <Connection open, Slow> took 0.500 s, and everything else waited"
-        assert "slow_timer took 0.300 s" in told[1]
-        assert "writelines took 0.700 s" in told[2]
-        assert len(told) == 3
+        lines = [record.getMessage() for record in caplog.records]
+        assert lines[0] == "slow callback: <Connection open, Slow> took 0.500 s, and everything else waited"
+        assert "slow_timer took 0.300 s" in lines[1]
+        assert "writelines took 0.700 s" in lines[2]
+        assert len(lines) == 3
         peer.close()
         other.close()
 
 
-def test_many_quick_callbacks_are_not_a_slow_one(make_selector, caplog):
+def test_many_quick_callbacks_are_not_logged_as_a_slow_one(make_selector, caplog):
     clock = ManualClock()
 
     class Quick(Protocol):
@@ -137,7 +137,7 @@ def test_many_quick_callbacks_are_not_a_slow_one(make_selector, caplog):
             theirs.close()
 
 
-def test_slow_resume_at_the_end_of_a_tick_is_told(make_selector, caplog):
+def test_slow_resume_writing_at_the_end_of_a_tick_is_logged(make_selector, caplog):
     clock = ManualClock()
 
     class Slow(Recorder):
@@ -158,7 +158,7 @@ def test_slow_resume_at_the_end_of_a_tick_is_told(make_selector, caplog):
         peer.close()
 
 
-def test_without_debug_nothing_is_timed_or_told(make_selector, caplog):
+def test_without_debug_nothing_is_timed_or_logged(make_selector, caplog):
     clock = ManualClock()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         connection, peer = pair(reactor, Recorder())

@@ -1,4 +1,4 @@
-"""Faults that the kernel really gives: failed calls, stopped clients, storms of signals."""
+"""Faults of the real kernel: failed system calls, stopped clients, storms of signals."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def strace():
 
 @pytest.fixture
 def injected(strace, tmp_path):
-    """Run an echo server whose calls fail as strace is told; give its port, and what strace saw."""
+    """Run an echo server whose system calls strace makes fail; yield its port and the trace."""
     running = []
 
     def start(*injections):
@@ -53,7 +53,7 @@ def injected(strace, tmp_path):
 
 
 def echoes(port, message=b"hello" * 100):
-    """Return whether one client gets its message back; False if it was cut off."""
+    """Return whether one client gets its message back; False if it was disconnected."""
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as client:
         received = b""
         try:
@@ -80,7 +80,7 @@ def test_accept_that_fails_serves_the_client_later(injected, tmp_path, error):
 
 @pytest.mark.parametrize("call", ["recvfrom", "sendto"])
 @pytest.mark.parametrize("error", ["ECONNRESET", "ETIMEDOUT", "ENOBUFS"])
-def test_connection_whose_call_fails_is_cut_and_the_others_are_not(injected, tmp_path, call, error):
+def test_failed_call_ends_only_its_connection(injected, tmp_path, call, error):
     port = injected(f"{call}:error={error}:when=3")
     results = [echoes(port) for _ in range(6)]
     assert results.count(False) <= 1
@@ -90,15 +90,15 @@ def test_connection_whose_call_fails_is_cut_and_the_others_are_not(injected, tmp
 
 @pytest.mark.parametrize("call", ["recvfrom", "sendto", "epoll_wait"])
 @pytest.mark.parametrize("error", ["EINTR", "EAGAIN"])
-def test_call_that_is_interrupted_loses_nothing(injected, tmp_path, call, error):
+def test_interrupted_system_call_loses_nothing(injected, tmp_path, call, error):
     if (call, error) == ("epoll_wait", "EAGAIN"):
-        error = "EINTR"  # the only passing error that epoll_wait(2) knows
+        error = "EINTR"  # the only temporary error of epoll_wait(2)
     port = injected(f"{call}:error={error}:when=3+4")
     assert all(echoes(port) for _ in range(8))
     assert "(INJECTED)" in (tmp_path / "trace").read_text()
 
 
-def test_stopped_client_is_ended_and_the_others_go_on():
+def test_stopped_client_is_ended_and_others_are_served():
     clock, recorder = ManualClock(), Recorder()
     program = textwrap.dedent("""
         import socket, sys
@@ -119,7 +119,7 @@ def test_stopped_client_is_ended_and_the_others_go_on():
             stopped.send_signal(signal.SIGSTOP)
             recorder.connection.write(bytes(64 << 20))
             with connect(reactor, listener.addresses[0]) as honest:
-                for _ in range(60):  # the kernel may take some more, when it is offered that at a deadline
+                for _ in range(60):  # the kernel may accept some more when a deadline is checked
                     honest.sendall(b"x")
                     spin(reactor, lambda: reactor.run_once(0) == 0)
                     assert honest.recv(1) == b"x"
@@ -140,7 +140,7 @@ def alarms():
 
 @contextlib.contextmanager
 def children():
-    """What comes of children that end all the time, without the children."""
+    """Send SIGCHLD again and again, as children that end would."""
     loop = f"while kill -CHLD {os.getpid()}; do sleep 0.0005; done"
     with subprocess.Popen(["nice", "sh", "-c", loop], stderr=subprocess.DEVNULL) as storm:
         try:
@@ -152,7 +152,7 @@ def children():
 @pytest.mark.parametrize("handled", [False, True])
 @pytest.mark.parametrize("storm", [alarms, children])
 def test_storm_of_signals_loses_no_event(reactor, storm, handled):
-    """Handled by the loop or not: each byte arrives, each timer fires, and the loop goes on."""
+    """With a handler of the loop or without one, each byte arrives and each timer fires."""
     seen, fired, echo = [], [], Echo()
     signum = {alarms: signal.SIGALRM, children: signal.SIGCHLD}[storm]
     previous = signal.signal(signum, lambda *args: seen.append(1))

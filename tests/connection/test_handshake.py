@@ -1,4 +1,4 @@
-"""The TLS handshake of a connection, and the pending handshake that stands for its protocol until then."""
+"""The TLS handshake of a connection, and the pending handshake in place of its protocol."""
 
 import contextlib
 import gc
@@ -20,9 +20,9 @@ from tests.helpers import DEADLINE, connect, pair, spin
 from tests.tls_peers import TlsPeer, secured
 
 
-def test_factory_may_have_a_pending_handshake_of_its_own():
+def test_factory_may_define_its_pending_handshake():
     class Own(PendingHandshake):
-        """Its class is asked for."""
+        """A factory that defines `pending_handshake`."""
 
     class Factory:
         pending_handshake = Own
@@ -50,7 +50,7 @@ def test_protocol_is_made_after_the_handshake(certificates):
         assert made[0].names == ["connection_made"]
 
 
-def test_failure_is_reported_once_and_not_to_the_factory(certificates):
+def test_failed_handshake_is_reported_once_and_makes_no_protocol(certificates):
     failed = []
     with Reactor() as reactor:
         listener = reactor.listen(
@@ -79,7 +79,7 @@ def test_connection_made_is_called_when_the_handshake_is_done(reactor, side):
         assert isinstance(connection.get_extra_info("socket"), socket.socket)
 
 
-def test_bytes_that_come_with_the_end_of_the_handshake_are_delivered(reactor, certificates):
+def test_bytes_received_with_the_end_of_the_handshake_are_delivered(reactor, certificates):
     recorder = Recorder()
     with secured(reactor, recorder, certificates.client(), certificates.server()) as (_, peer):
         peer.process()
@@ -89,7 +89,7 @@ def test_bytes_that_come_with_the_end_of_the_handshake_are_delivered(reactor, ce
         spin(reactor, lambda: recorder.received == b"at once")
 
 
-def test_facts_of_tls_are_unknown_before_the_handshake_is_done(reactor, certificates):
+def test_get_extra_info_of_tls_is_none_before_the_handshake_is_complete(reactor, certificates):
     connection, theirs = pair(reactor, Recorder())
     with theirs:
         connection.start_tls(certificates.server(), server_side=True)
@@ -166,7 +166,7 @@ def test_factory_that_raises_is_reported_and_ends_the_connection(reactor, certif
     assert isinstance(recorder.reason, ConnectionResetError)
 
 
-def test_interrupt_in_connection_made_leaves_no_connection_half_made(reactor, certificates):
+def test_interrupt_in_connection_made_ends_the_connection(reactor, certificates):
     class Interrupted(Recorder):
         def connection_made(self, connection):
             super().connection_made(connection)
@@ -194,7 +194,7 @@ def test_adopted_socket_whose_handshake_fails_is_reported(reactor, certificates,
         assert recorder.calls == []
 
 
-def test_handshake_that_the_reactor_s_end_cuts_off_is_no_error(certificates, errors):
+def test_handshake_aborted_by_closing_the_reactor_is_no_error(certificates, errors):
     ours, theirs = socket.socketpair()
     with theirs, Reactor(on_error=errors) as reactor:
         reactor.adopt(ours, Recorder, tls=certificates.server(), server_side=True)
@@ -222,7 +222,7 @@ def anonymous_memory():
 
 
 @pytest.mark.slow
-def test_thousands_of_bad_handshakes_leave_nothing_behind(certificates, descriptors, caplog):
+def test_thousands_of_failed_handshakes_leak_nothing(certificates, descriptors, caplog):
     hello = TlsPeer(socket.socket(), certificates.client(), server_hostname="localhost")
     hello.process()
     hello.sock.close()
@@ -251,7 +251,7 @@ def test_thousands_of_bad_handshakes_leave_nothing_behind(certificates, descript
                     reactor.run_once(0)
                 spin(reactor, lambda: listener.connections == 0)
 
-        visit(3000)  # the heap grows once to what so many need
+        visit(3000)  # the heap grows once to the size that so many need
         before, lines = anonymous_memory(), len(caplog.records)
         visit(3000)
         assert anonymous_memory() - before < 3_000_000, "a thousand bytes for each"

@@ -10,38 +10,38 @@ from reactor.connection.interface import check_protocol, make_protocol, takes_bu
 
 
 @pytest.mark.parametrize("kind", [Protocol, BufferedProtocol, asyncio.Protocol, asyncio.BufferedProtocol])
-def test_protocols_of_both_kinds_pass(kind):
+def test_protocols_of_both_kinds_are_accepted(kind):
     assert isinstance(make_protocol(kind), kind)
     assert takes_buffers(kind()) is (kind in (BufferedProtocol, asyncio.BufferedProtocol))
 
 
 @pytest.mark.parametrize("other", [None, 5, object(), print])
-def test_other_objects_are_refused_with_their_source(other):
+def test_other_objects_are_refused_with_the_name_of_their_factory(other):
     with pytest.raises(TypeError, match=r"^the file gave .*: it has neither data_received nor get_buffer$"):
         check_protocol(other, "the file gave")
     with pytest.raises(TypeError, match=r"^the factory .*<lambda> returned "):
         make_protocol(lambda: other)
 
 
-def test_object_with_both_kinds_of_methods_is_read_into_bytes():
+def test_object_with_both_kinds_of_methods_gets_data_received():
     class Both(BufferedProtocol):
         def data_received(self, data):
-            """It has both."""
+            """Both kinds of methods."""
 
     assert takes_buffers(Both()) is False
     assert isinstance(make_protocol(Both), Both)
 
 
-def test_class_with_the_methods_needs_no_base():
+def test_class_with_the_methods_needs_no_base_class():
     class Plain:
         def data_received(self, data):
-            """Enough to pass the check."""
+            """The method that the check looks for."""
 
     assert isinstance(make_protocol(Plain), Plain)
     check_protocol(Plain(), "the test gave")
 
 
-def test_exception_of_a_factory_comes_out_as_it_is():
+def test_exception_of_a_factory_is_raised_unchanged():
     problem = LookupError("no protocol today")
 
     def factory():

@@ -1,4 +1,4 @@
-"""The whole reactor against a small model, step by step, on every selector."""
+"""A state machine of the whole reactor against a small model, on every selector."""
 
 import itertools
 import os
@@ -51,13 +51,13 @@ SMALL_BUFFERS = [
     (socket.SOL_SOCKET, socket.SO_RCVBUF, 16384),
 ]
 CLOSE_TIMEOUT = 30.0
-LATE = 1 / 16  # part of a timeout that its end may come later
+LATE = 1 / 16  # part of a timeout by which its end may be late
 SIZES = st.sampled_from([0, 1, 100, GATHER_LIMIT, GATHER_LIMIT + 1, 16384, 70_000, 600_000])
 
 
 @attrs.frozen
 class Policy:
-    """What a protocol does in its callbacks: names of `Served`'s methods, or nothing."""
+    """The actions of a protocol in its callbacks: names of `Served`'s methods, or None."""
 
     greeting: int  # bytes written in connection_made
     keep_open: bool  # what eof_received returns
@@ -91,7 +91,7 @@ POLICIES = st.builds(
 
 
 class Served:
-    """One protocol, and the model of its connection: every call to and from it goes through here."""
+    """A protocol, and the model of its connection: all calls in both directions pass through it."""
 
     def __init__(self, machine, listener):
         self.machine = machine
@@ -103,19 +103,19 @@ class Served:
         self.written = bytearray()  # what was accepted
         self.reason = None
         self.reading = True
-        self.at_end = False  # the peer's end of file was received
+        self.at_end = False  # the end of file was received
         self.write_ended = False
         self.closing = False
         self.deadline = float("inf")
         self.owed_by = None
         self.too_slow = False
         self.aborted_for = None
-        self.taken = -1  # bytes that the kernel has taken
-        self.taken_at = 0.0  # when it last took some, or all
+        self.taken = -1  # bytes that the kernel has accepted
+        self.taken_at = 0.0  # when it last accepted some, or all
 
-    # What the reactor calls
+    # Called by the reactor
 
-    def told(self, name):
+    def note_call(self, name):
         self.names.append(name)
         assert self.names[0] == "connection_made", f"{name} before connection_made"
         assert self.names.count("connection_made") == 1, "connection_made twice"
@@ -131,12 +131,12 @@ class Served:
         self.timeouts = self.listener.timeouts if self.listener is not None else Timeouts(write=None)
         if self.timeouts.read is not None:
             self.owed_by = self.machine.clock.now + self.timeouts.read
-        self.told("connection_made")
+        self.note_call("connection_made")
         self.write(STREAM[: self.policy.greeting])
 
     def took(self, data):
-        self.told("data")
-        assert data, "told of no data"
+        self.note_call("data")
+        assert data, "data_received was called without data"
         assert not self.at_end, "data after the end of file"
         assert self.reading, "data while reading was paused"
         assert not self.closing, "data while closing"
@@ -153,7 +153,7 @@ class Served:
             self.act(self.policy.on_data)
 
     def eof_received(self):
-        self.told("eof_received")
+        self.note_call("eof_received")
         assert not self.at_end, "two ends of file"
         assert self.reading, "end of file while reading was paused"
         self.at_end = True
@@ -168,7 +168,7 @@ class Served:
         return self.policy.keep_open
 
     def pause_writing(self):
-        self.told("pause_writing")
+        self.note_call("pause_writing")
         assert self.pauses() == "pause_writing", "paused twice"
         high = self.connection.get_write_buffer_limits()[1]
         assert self.connection.get_write_buffer_size() > high, "paused below the high-water mark"
@@ -177,7 +177,7 @@ class Served:
         self.act(self.policy.on_pause)
 
     def resume_writing(self):
-        self.told("resume_writing")
+        self.note_call("resume_writing")
         assert self.pauses(before=1) == "pause_writing", "resumed without a pause"
         low = self.connection.get_write_buffer_limits()[0]
         assert self.connection.get_write_buffer_size() <= low, "resumed above the low-water mark"
@@ -186,13 +186,13 @@ class Served:
         self.act(self.policy.on_resume)
 
     def pauses(self, before=0):
-        """Return the last of the two calls, or the one `before` it, and that they take turns."""
+        """Return the last of the two calls, or the one `before` it, and check that they alternate."""
         calls = [name for name in self.names if name.endswith("_writing")]
         assert all(one != other for one, other in itertools.pairwise(calls)), calls
         return calls[-1 - before] if len(calls) > before else None
 
     def connection_lost(self, exc):
-        self.told("connection_lost")
+        self.note_call("connection_lost")
         self.reason = exc
         self.check_timeout(exc)
         if self.partner is not None:
@@ -214,7 +214,7 @@ class Served:
             assert now >= self.taken_at + self.timeouts.write, "write timed out early"
 
     def look_what_was_taken(self):
-        """Look before the clock goes on: all that was taken since the last look, was taken now."""
+        """Called before the clock advances: all bytes accepted since the last call were accepted now."""
         if self.link.cut_off():
             return
         queued = self.connection.get_write_buffer_size()
@@ -232,7 +232,7 @@ class Served:
         if self.owed_by is not None and not self.at_end and not self.closing:
             assert now <= self.owed_by + LATE * self.timeouts.read, "read after its deadline"
 
-    # What the protocol calls
+    # Called by the protocol
 
     def expect(self):
         if self.timeouts.read is not None and self.connection in self.machine.reactor.connections():
@@ -244,12 +244,12 @@ class Served:
         self.connection.set_timeouts(read=None)
 
     def act(self, action):
-        """Do `action`, but write no more when there is much queued already: it would go on for ever."""
+        """Do `action`, but write no more when much is queued already: the run must end."""
         if action and not (action.startswith("write_") and len(self.written) > 2_000_000):
             getattr(self, action)()
 
     def gone(self):
-        """Return whether the connection takes no more, and check that the model knows why."""
+        """Return whether the connection accepts no more, and check that the model knows why."""
         cut = self.connection not in self.machine.reactor.connections()
         if self.machine.draining and self.connection.is_closing():
             self.begins_to_close(CLOSE_TIMEOUT)
@@ -287,14 +287,17 @@ class Served:
             self.link.lossy = True
         middle = len(data) // 3
         pieces = [data[:middle], b"", data[middle:]]
-        told = len(self.names)
+        known = len(self.names)
         taken = conn.writelines(pieces) if together else conn.write(data)
         queued = conn.get_write_buffer_size()
         high = conn.get_write_buffer_limits()[1]
         allowed = {queued <= high}
         if high < queued <= GATHER_LIMIT:
-            allowed = {True, False}  # gathered, and told of only if the kernel does not take it
-        if "pause_writing" in self.names[told:]:
+            allowed = {
+                True,
+                False,
+            }  # gathered; `pause_writing` is called only if the kernel does not accept it
+        if "pause_writing" in self.names[known:]:
             allowed |= {False}  # what it did may have sent the rest
         if conn.is_closing():
             allowed = {False}
@@ -357,10 +360,10 @@ class Buffered(Served, BufferedProtocol):
 
 @attrs.define(eq=False)
 class Door:
-    """A listener, and what the model knows of it."""
+    """A listener and its model."""
 
     listener: object = None
-    most: int | None = None
+    limit: int | None = None
     per_ip: int | None = None
     cap: int | None = None
     when_full: str = "hold"
@@ -370,16 +373,16 @@ class Door:
     served: list = attrs.field(factory=list)
 
     def accepts(self):
-        full = self.when_full == "hold" and self.listener.connections == self.most
+        full = self.when_full == "hold" and self.listener.connections == self.limit
         return not (self.paused or self.closed or full)
 
     def refuses(self):
-        return self.per_ip is not None or (self.most is not None and self.when_full == "refuse")
+        return self.per_ip is not None or (self.limit is not None and self.when_full == "refuse")
 
 
 @attrs.define(eq=False)
 class Link:
-    """One connection from its client's end."""
+    """A connection from its client's end."""
 
     client: socket.socket
     policy: Policy
@@ -387,24 +390,24 @@ class Link:
     protocol: Served | None = None
     sent: bytearray = attrs.field(factory=bytearray)
     got: bytearray = attrs.field(factory=bytearray)
-    lossy: bool = False  # something was done that may lose bytes, or end it with an error
-    dropped: bool = False  # what the client has sent need not arrive
+    lossy: bool = False  # an action may have lost bytes, or may end it with an error
+    dropped: bool = False  # the client's bytes need not arrive
     client_ended: bool = False
     client_open: bool = True
     over: bool = False  # the client has received the end of file, or a reset
 
     def shut_out(self):
-        """Return whether its listener was closed, maybe before it was accepted, or refuses some."""
+        """Return whether its listener was closed, maybe before accepting it, or refuses connections."""
         return self.protocol is None and self.door is not None and (self.door.closed or self.door.refuses())
 
     def cut_off(self):
-        """Return whether the connection has ended, and the next tick tells why."""
+        """Return whether the connection has ended, so that the next tick calls `connection_lost`."""
         if self.protocol is None or self.protocol.lost:
             return False
         return self.protocol.connection not in self.protocol.machine.reactor.connections()
 
     def send(self, size):
-        """Send as much of `size` bytes as the kernel takes at once."""
+        """Send as much of `size` bytes as the kernel accepts at once."""
         if self.client_ended or not size:
             return
         at = len(self.sent)
@@ -418,12 +421,12 @@ class Link:
             assert self.lossy or self.shut_out() or self.cut_off(), "the client was cut off"
             self.lossy = True
 
-    def receive(self, most):
-        """Receive up to `most` bytes."""
+    def receive(self, limit):
+        """Receive up to `limit` bytes."""
         if not self.client_open or self.over:
             return
         try:
-            more = self.client.recv(most)
+            more = self.client.recv(limit)
         except BlockingIOError:
             return
         except OSError:
@@ -467,7 +470,7 @@ def descriptors():
 
 
 class ReactorMachine(RuleBasedStateMachine):
-    """Listens, and lets clients and protocols do what they may in any order."""
+    """A reactor whose clients and protocols do what they may in any order."""
 
     make_selector = SELECTORS["default"]
     doors = Bundle("doors")
@@ -499,7 +502,7 @@ class ReactorMachine(RuleBasedStateMachine):
         target=doors,
         unix=st.booleans(),
         kind=st.sampled_from([Plain, Plain, Buffered]),
-        most=st.sampled_from([None, None, 1, 2]),
+        limit=st.sampled_from([None, None, 1, 2]),
         per_ip=st.sampled_from([None, None, None, 1, 2]),
         when_full=st.sampled_from(["hold", "hold", "refuse"]),
         marks=st.sampled_from([(65536, 16384), (4096, 1024), (0, 0)]),
@@ -512,11 +515,11 @@ class ReactorMachine(RuleBasedStateMachine):
             write=st.sampled_from([None, None, 60.0]),
         ),
     )
-    def listen(self, unix, kind, most, per_ip, when_full, marks, cap, timeouts):
+    def listen(self, unix, kind, limit, per_ip, when_full, marks, cap, timeouts):
         if len(self.all_doors) == 3:
             return multiple()
         per_ip = None if unix else per_ip
-        door = Door(most=most, per_ip=per_ip, cap=cap, when_full=when_full, timeouts=timeouts)
+        door = Door(limit=limit, per_ip=per_ip, cap=cap, when_full=when_full, timeouts=timeouts)
 
         def factory():
             door.served.append(kind(self, door))
@@ -524,7 +527,7 @@ class ReactorMachine(RuleBasedStateMachine):
 
         address = f"unix:{self.folder}/door{next(self.names)}" if unix else "127.0.0.1:0"
         limits = Limits(
-            max_connections=most,
+            max_connections=limit,
             max_per_ip=per_ip,
             when_full=when_full,
             high_water=marks[0],
@@ -540,7 +543,7 @@ class ReactorMachine(RuleBasedStateMachine):
 
     @rule(target=links, door=doors, policy=POLICIES, ticks=TICKS)
     def connect(self, door, policy, ticks):
-        """A client connects; it waits in the kernel's backlog until it is accepted."""
+        """Connect a client; it waits in the backlog until it is accepted."""
         if door.closed:
             return multiple()
         (address,) = door.listener.addresses
@@ -557,13 +560,13 @@ class ReactorMachine(RuleBasedStateMachine):
         client.setblocking(False)
         link = Link(client, policy, door)
         self.all.append(link)
-        self.by_name[door, client.getsockname()] = link  # two listeners may have clients of one port
+        self.by_name[door, client.getsockname()] = link  # two listeners may have clients with one port
         self.step(ticks)
         return link
 
     @rule(target=links, policy=POLICIES, kind=st.sampled_from([Plain, Buffered]))
     def adopt(self, policy, kind):
-        """A socket that was connected elsewhere becomes the reactor's."""
+        """Adopt a connected socket."""
         ours, client = socket.socketpair()
         client.setblocking(False)
         link = Link(client, policy, None)
@@ -598,12 +601,12 @@ class ReactorMachine(RuleBasedStateMachine):
 
     @rule(
         link=links,
-        most=st.sampled_from([1, 1 << 20, 1 << 20]),
-        turns=st.sampled_from([1, 10, 100]),
+        limit=st.sampled_from([1, 1 << 20, 1 << 20]),
+        times=st.sampled_from([1, 10, 100]),
     )
-    def client_receives(self, link, most, turns):
-        for _ in range(turns):
-            link.receive(most)
+    def client_receives(self, link, limit, times):
+        for _ in range(times):
+            link.receive(limit)
             self.tick()
 
     @rule(link=links, ticks=TICKS)
@@ -618,7 +621,7 @@ class ReactorMachine(RuleBasedStateMachine):
     # The protocols
 
     def do(self, how, protocol, action, *args):
-        """Do it at once, or in a callback of the next tick."""
+        """Do `action` at once, or in a callback of the next tick."""
         if how == "call_later":
             self.reactor.call_later(0, getattr(protocol, action), *args)
         elif how == "now":
@@ -665,7 +668,7 @@ class ReactorMachine(RuleBasedStateMachine):
         self.advance(seconds)
         for link in self.all:
             if link.protocol is not None and link.protocol.deadline <= self.clock.now:
-                link.lossy = True  # what has lingered is closed, whatever is still on its way
+                link.lossy = True  # a lingering socket is closed, whatever is still in transit
 
     def advance(self, seconds):
         for link in self.all:
@@ -698,7 +701,7 @@ class ReactorMachine(RuleBasedStateMachine):
     def cut(self, link):
         return link.protocol.connection not in self.reactor.connections()
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def selector_holds_what_is_waited_for(self):
@@ -729,7 +732,7 @@ class ReactorMachine(RuleBasedStateMachine):
             protocol.gone()
             queued = protocol.connection.get_write_buffer_size()
             if protocol in live:
-                assert not protocol.lost, "told of a loss, and open"
+                assert not protocol.lost, "connection_lost was called, and it is open"
                 assert len(link.got) + queued <= len(protocol.written), "more than was written"
                 if protocol.closing:
                     assert queued, "closing with nothing left to send"
@@ -744,13 +747,13 @@ class ReactorMachine(RuleBasedStateMachine):
             lingering = sum(
                 one.listener is door.listener for one in lingering_of(loop_of(self.reactor).registry)
             )
-            told = [protocol for protocol in door.served if protocol.lost]
-            clean = [protocol for protocol in told if protocol.reason is None]
-            held = door.listener.connections - (len(door.served) - len(told))
+            lost = [protocol for protocol in door.served if protocol.lost]
+            clean = [protocol for protocol in lost if protocol.reason is None]
+            held = door.listener.connections - (len(door.served) - len(lost))
             assert held <= lingering <= len(door.served), "counts what is gone"
             assert 0 <= held <= len(clean), "forgets what is there"
-            if door.most is not None:
-                assert door.listener.connections <= door.most, "more than max_connections"
+            if door.limit is not None:
+                assert door.listener.connections <= door.limit, "more than max_connections"
 
     @invariant()
     def nothing_was_reported(self):
@@ -780,7 +783,7 @@ class ReactorMachine(RuleBasedStateMachine):
         assert descriptors() - self.before == set(), "descriptors were left open"
 
     def end_each(self):
-        """Let everybody in, send every end of file, and receive it all: nothing is lost but by design."""
+        """Accept all, send every end of file, and receive all: nothing is lost but by design."""
         for door in self.all_doors:
             if not door.closed:
                 door.paused = False
@@ -802,20 +805,20 @@ class ReactorMachine(RuleBasedStateMachine):
         return all(self.is_over(link) for link in self.all)
 
     def is_over(self, link):
-        if link.protocol is None:  # never accepted: its listener was closed, or it did not stay
+        if link.protocol is None:  # never accepted: its listener was closed, or the client left
             return link.door.closed or not link.client_open or (link.door.refuses() and link.over)
         return link.protocol.lost and (link.over or not link.client_open)
 
     def end_drain(self):
-        """Drain: everybody comes to an end, and what was written arrives."""
+        """Drain: every connection ends, and the written bytes arrive."""
         reports = []
         self.draining = True
         for link in self.all:
             link.dropped = True
             link.lossy = link.lossy or link.protocol is None
-        self.reactor.drain(1e6, reports.append)  # the clock here outruns the kernel
+        self.reactor.drain(1e6, reports.append)  # the manual clock outruns the kernel
 
-        def turn():
+        def step():
             for link in self.all:
                 link.receive(1 << 20)
                 link.end()
@@ -825,21 +828,21 @@ class ReactorMachine(RuleBasedStateMachine):
             self.advance(0.01)
             return reports
 
-        self.spin(turn)
+        self.spin(step)
         assert not self.reactor.listeners()
         assert not self.reactor.connections()
         assert not lingering_of(loop_of(self.reactor).registry)
         self.receive_the_rest()
 
     def receive_the_rest(self):
-        """Let the clients receive what was sent to them before our ends were closed."""
+        """Receive at the clients what was sent before our ends were closed."""
         for link in self.all:
             while link.client_open and not link.over:
                 link.client.settimeout(5)
                 link.receive(1 << 20)
 
     def end_close(self):
-        """Abort all that is open, and tell of it."""
+        """Close the reactor, which aborts all that is open."""
         open_ones = [link for link in self.all if link.protocol and not self.cut(link)]
         for link in open_ones:
             link.lossy = True
@@ -852,25 +855,25 @@ class ReactorMachine(RuleBasedStateMachine):
         self.receive_the_rest()
         for link in open_ones:
             assert isinstance(link.protocol.reason, ConnectionAborted), (
-                "closed with the reactor, and not told so"
+                "closed with the reactor, and with another reason"
             )
 
     def check_end(self, link):
         protocol = link.protocol
-        assert protocol.lost, "never told of the loss"
+        assert protocol.lost, "connection_lost was not called"
         if protocol.aborted_for is not None:
-            assert protocol.reason is protocol.aborted_for, "not told why it was aborted"
+            assert protocol.reason is protocol.aborted_for, "aborted, and with another reason"
         elif protocol.too_slow:
             assert isinstance(protocol.reason, SlowConsumer)
         elif isinstance(protocol.reason, TimeoutError):
-            pass  # checked when it was told
+            pass  # checked in connection_lost
         elif isinstance(protocol.reason, ReactorError):
             assert self.ending == "close", f"ended for {protocol.reason!r}"
         elif protocol.reason is not None:
             assert isinstance(protocol.reason, OSError)
             assert not link.client_open, f"ended for {protocol.reason!r}, and the client is there"
         if not link.lossy:
-            assert protocol.reason is None, f"a clean end, and told {protocol.reason!r}"
+            assert protocol.reason is None, f"a clean end, and its reason is {protocol.reason!r}"
             assert link.dropped or protocol.received == link.sent, "bytes of the client were lost"
             if link.client_open:
                 assert link.got == protocol.written, "bytes of the protocol were lost"
@@ -887,7 +890,7 @@ for name in SELECTORS:
 
 
 def test_close_in_eof_received_keeps_its_own_timeout(make_selector):
-    """What the machine found once in a thousand runs: the default took its place."""
+    """Found by the machine once in a thousand runs: the default timeout was used instead."""
     clock = ManualClock()
 
     class Patient(Recorder):

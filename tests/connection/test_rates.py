@@ -1,4 +1,4 @@
-"""The token bucket: never more than its rate, and never stuck."""
+"""The token bucket: it allows no more than its rate, and always something after its wait."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ from reactor.connection.rates import TokenBucket
     rate=st.integers(1, 10**7),
     steps=st.lists(st.tuples(st.floats(0, 3), st.floats(0, 1)), min_size=1, max_size=60),
 )
-def test_no_more_passes_than_the_rate_and_one_second_s_worth(rate, steps):
+def test_bucket_allows_the_rate_and_one_second_s_worth(rate, steps):
     now = start = 1000.0
     bucket = TokenBucket(rate, now)
     passed = 0
@@ -25,7 +25,7 @@ def test_no_more_passes_than_the_rate_and_one_second_s_worth(rate, steps):
 
 
 @given(rate=st.integers(1, 10**7))
-def test_after_the_wait_something_may_pass(rate):
+def test_bucket_allows_something_after_its_wait(rate):
     bucket = TokenBucket(rate, 0.0)
     bucket.take(bucket.available(0.0))
     assert bucket.available(0.0) == 0
@@ -34,7 +34,7 @@ def test_after_the_wait_something_may_pass(rate):
 
 
 @given(rate=st.integers(1, 10**7), too_many=st.integers(1, 10**8))
-def test_what_passed_beyond_it_is_made_up_for(rate, too_many):
+def test_overdraft_is_subtracted_from_later_allowances(rate, too_many):
     bucket = TokenBucket(rate, 0.0)
     assert bucket.wait() == 0
     bucket.take(rate + too_many)

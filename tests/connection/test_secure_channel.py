@@ -1,4 +1,4 @@
-"""Bytes through TLS: both ways, however they are cut, and records that are none."""
+"""Bytes over TLS: both directions, however records are cut, and malformed records."""
 
 import array
 import contextlib
@@ -59,7 +59,7 @@ def test_file_over_tls(reactor, side, tmp_path):
         assert peer.received == b"before" + BIG + b"after"
 
 
-def test_reading_that_was_paused_goes_on_with_what_is_decrypted_already(reactor, side):
+def test_resume_reading_delivers_what_is_already_decrypted(reactor, side):
     class Pausing(Recorder):
         def data_received(self, data):
             super().data_received(data)
@@ -82,7 +82,7 @@ def test_reading_that_was_paused_goes_on_with_what_is_decrypted_already(reactor,
         spin(reactor, lambda: protocol.lost)
 
 
-def test_coroutine_is_served_over_tls(reactor, certificates):
+def test_coroutine_handler_is_served_over_tls(reactor, certificates):
     async def upper(stream):
         async for line in stream.lines():
             await stream.send(line.upper() + b"\n")
@@ -97,7 +97,7 @@ def test_coroutine_is_served_over_tls(reactor, certificates):
     spin(reactor, lambda: recorder.lost and listener.connections == 0)
 
 
-def test_renegotiation_by_the_peer_keeps_what_is_sent_meanwhile(reactor, certificates):
+def test_renegotiation_by_the_peer_loses_no_output(reactor, certificates):
     """By `openssl s_server` in TLS 1.2, when it reads a line with an r."""
     own = ["-cert", certificates.file("server.pem"), "-key", certificates.file("server.key")]
     words = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-tls1_2", "-state", *own]
@@ -145,7 +145,7 @@ def test_forged_record_ends_the_connection_with_an_alert(reactor, side):
 
 
 class Into(BufferedProtocol):
-    """Receives into the buffer that it is made with."""
+    """Receives into the given buffer."""
 
     def __init__(self, buffer):
         self.buffer = buffer
@@ -180,7 +180,7 @@ def test_any_writable_buffer_is_received_into(reactor, server, buffer):
 
 @pytest.mark.parametrize("buffer", [bytes(64), memoryview(bytes(64))])
 @pytest.mark.parametrize("tls", [False, True])
-def test_buffer_that_is_not_writable_is_the_protocol_s_fault(reactor, errors, server, buffer, tls):
+def test_read_only_buffer_from_get_buffer_is_reported(reactor, errors, server, buffer, tls):
     protocol = Into(buffer)
     with contextlib.ExitStack() as stack:
         if tls:
@@ -197,7 +197,7 @@ def test_buffer_that_is_not_writable_is_the_protocol_s_fault(reactor, errors, se
 
 
 class Filler(BufferedProtocol):
-    """Receives into buffers of these sizes, in turn."""
+    """Receives into buffers of these sizes, one after the other."""
 
     def __init__(self, sizes):
         self.sizes = itertools.cycle(sizes)
@@ -238,7 +238,7 @@ CUTS = st.lists(st.integers(1, 5000), max_size=60)
     upgrade=st.none() | st.binary(max_size=20_000),
     who_closes=st.sampled_from(["we", "they", "reset"]),
 )
-def test_bytes_arrive_however_the_records_are_cut(
+def test_bytes_arrive_unchanged_however_the_records_are_cut(
     certificates, server_side, version, to_us, from_us, sends, ours, theirs, buffered, upgrade, who_closes
 ):
     """upgrade: what is written in clear before TLS; None begins with TLS."""
@@ -259,25 +259,25 @@ def test_bytes_arrive_however_the_records_are_cut(
         connection, peer = made
         cuts_in, cuts_out = iter(to_us), iter(from_us)
 
-        def turn():
+        def step():
             peer.flush(next(cuts_in, 1 << 20))
             reactor.run_once(0)
             peer.receive(next(cuts_out, 1 << 20))
             return True
 
-        spin(reactor, lambda: turn() and peer.established and protocol.calls, deadline=5)
+        spin(reactor, lambda: step() and peer.established and protocol.calls, deadline=5)
         for data in theirs:
             peer.write(data)
         for data in ours:
             connection.write(data)
         if who_closes == "we":
-            spin(reactor, lambda: turn() and len(protocol.received) == sum(map(len, theirs)), deadline=5)
+            spin(reactor, lambda: step() and len(protocol.received) == sum(map(len, theirs)), deadline=5)
             connection.close()
         elif who_closes == "they":
-            spin(reactor, lambda: turn() and len(peer.received) == sum(map(len, ours)), deadline=5)
+            spin(reactor, lambda: step() and len(peer.received) == sum(map(len, ours)), deadline=5)
             peer.close()
         else:
-            turn()
+            step()
             peer.sock.close()
             spin(reactor, lambda: protocol.lost, deadline=5)
         assert peer.in_clear == (upgrade or b"")
@@ -285,7 +285,7 @@ def test_bytes_arrive_however_the_records_are_cut(
             assert b"".join(theirs).startswith(protocol.received)
             assert isinstance(protocol.reason, OSError)
         else:
-            spin(reactor, lambda: turn() and protocol.lost and peer.ended, deadline=5)
+            spin(reactor, lambda: step() and protocol.lost and peer.ended, deadline=5)
             assert peer.received == b"".join(ours)
             assert protocol.received == b"".join(theirs)
             assert protocol.reason is None
@@ -298,8 +298,8 @@ def test_bytes_arrive_however_the_records_are_cut(
     instead=st.binary(max_size=300),
     server_side=st.booleans(),
 )
-def test_garbage_anywhere_ends_only_its_connection(certificates, at, instead, server_side):
-    """The peer's bytes are cut at one place, others put there, and the connection closed."""
+def test_garbage_in_a_record_ends_only_its_connection(certificates, at, instead, server_side):
+    """The peer's bytes are cut at one place and followed by garbage, and the connection is closed."""
     contexts = (certificates.server(), certificates.client(), True)
     contexts = contexts if server_side else (contexts[1], contexts[0], False)
     protocol = Recorder()

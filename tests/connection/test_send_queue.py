@@ -1,4 +1,4 @@
-"""The sending half: the hard cap, the write timeout, and water marks that change."""
+"""The send queue: `max_write_buffer`, the write timeout, water marks and write rates."""
 
 import errno
 import socket
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reactor import ConnectionAborted, Limits, Reactor, SlowConsumer, Timeouts, WriteTimeout
 from reactor.testing import ManualClock, Recorder, ScriptedSocket
-from tests.helpers import pair
+from tests.helpers import pair, pass_time
 
 BIG = bytes(4 << 20)
 
@@ -22,7 +22,7 @@ def recorder():
 
 
 class Sink(ScriptedSocket):
-    """A socket that takes `room` bytes, which arrive nowhere, and then no more."""
+    """A socket that accepts `room` bytes, which it discards, and then no more."""
 
     def __init__(self, sock, room):
         super().__init__(sock)
@@ -44,7 +44,7 @@ def flow(recorder):
 
 
 def receive(reactor, peer):
-    """Receive all that comes until nothing more does, or to the end of file."""
+    """Receive until no more bytes arrive, or to the end of file."""
     received = 0
     while True:
         reactor.run_once(0)
@@ -57,22 +57,22 @@ def receive(reactor, peer):
         received += more
 
 
-def test_who_never_reads_costs_the_cap_and_one_message(reactor, recorder):
+def test_peer_that_never_reads_is_aborted_at_max_write_buffer(reactor, recorder):
     limits = Limits(high_water=10_000, low_water=1000, max_write_buffer=100_000)
     connection, peer = pair(reactor, recorder, limits=limits)
-    most = 0
+    largest = 0
     for _ in range(100_000):
         connection.write(bytes(1000))
-        most = max(most, connection.get_write_buffer_size())
-    assert 100_000 < most <= 101_000
+        largest = max(largest, connection.get_write_buffer_size())
+    assert 100_000 < largest <= 101_000
     reactor.run_once(0)
     assert isinstance(recorder.reason, SlowConsumer)
-    assert str(recorder.reason) == f"{most} bytes queued, and max_write_buffer is 100000"
+    assert str(recorder.reason) == f"{largest} bytes queued, and max_write_buffer is 100000"
     assert reactor.stats().closed == {"SlowConsumer": 1}
     peer.close()
 
 
-def test_one_write_may_be_larger_than_the_cap(reactor, recorder):
+def test_one_write_may_exceed_max_write_buffer(reactor, recorder):
     limits = Limits(high_water=1000, low_water=1000, max_write_buffer=1000)
     connection, peer = pair(reactor, recorder, limits=limits)
     connection.write(BIG)
@@ -84,7 +84,7 @@ def test_one_write_may_be_larger_than_the_cap(reactor, recorder):
 
 
 @pytest.mark.parametrize("how", ["write", "writelines"])
-def test_write_beyond_the_cap_says_that_it_took_nothing(reactor, recorder, how):
+def test_write_above_max_write_buffer_returns_false(reactor, recorder, how):
     limits = Limits(high_water=1000, low_water=1000, max_write_buffer=1000)
     connection, peer = pair(reactor, recorder, limits=limits)
     connection.write(BIG)
@@ -96,7 +96,7 @@ def test_write_beyond_the_cap_says_that_it_took_nothing(reactor, recorder, how):
     peer.close()
 
 
-def test_no_cap(reactor, recorder):
+def test_max_write_buffer_may_be_none(reactor, recorder):
     connection, peer = pair(reactor, recorder, limits=Limits(max_write_buffer=None))
     for _ in range(20):
         connection.write(BIG)
@@ -104,7 +104,7 @@ def test_no_cap(reactor, recorder):
     peer.close()
 
 
-def test_cap_holds_within_a_callback_too(reactor, recorder):
+def test_max_write_buffer_holds_within_a_callback(reactor, recorder):
     limits = Limits(high_water=10_000, low_water=1000, max_write_buffer=100_000)
     connection, peer = pair(reactor, recorder, limits=limits)
 
@@ -119,7 +119,7 @@ def test_cap_holds_within_a_callback_too(reactor, recorder):
     peer.close()
 
 
-def test_peer_that_takes_nothing_is_ended(make_selector, recorder):
+def test_peer_that_accepts_nothing_ends_at_the_write_timeout(make_selector, recorder):
     clock = ManualClock()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         connection, peer = pair(reactor, recorder, timeouts=Timeouts(write=16))
@@ -127,14 +127,10 @@ def test_peer_that_takes_nothing_is_ended(make_selector, recorder):
         clock.advance(15.9)
         reactor.run_once(0)
         peer.recv(1 << 20)
-        reactor.run_once(0)  # some of it was taken: the time begins anew
-        clock.advance(15.9)
-        reactor.run_once(0)
-        reactor.run_once(0)
+        reactor.run_once(0)  # the kernel accepted some of it: the timeout starts again
+        pass_time(reactor, clock, 15.9)
         assert not recorder.lost
-        clock.advance(1.2)
-        reactor.run_once(0)
-        reactor.run_once(0)
+        pass_time(reactor, clock, 1.2)
         assert isinstance(recorder.reason, WriteTimeout)
         left = str(recorder.reason)
         assert left.startswith("the peer took none of ")
@@ -142,22 +138,20 @@ def test_peer_that_takes_nothing_is_ended(make_selector, recorder):
         peer.close()
 
 
-def test_write_timeout_goes_with_the_queue(make_selector, recorder):
+def test_write_timeout_ends_with_the_queue(make_selector, recorder):
     clock = ManualClock()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         connection, peer = pair(reactor, recorder, timeouts=Timeouts(write=16))
         connection.write(BIG)
         assert receive(reactor, peer) == len(BIG)
-        clock.advance(100)
-        reactor.run_once(0)
-        reactor.run_once(0)
+        pass_time(reactor, clock, 100)
         assert not recorder.lost
         assert reactor.next_timeout() is None
         peer.close()
 
 
 @given(queued=st.integers(0, 100_000), high=st.integers(0, 100_000), low=st.integers(0, 100_000))
-def test_marks_that_change_are_kept_at_once(queued, high, low):
+def test_changed_water_marks_take_effect_at_once(queued, high, low):
     low = min(low, high)
     recorder = Recorder()
     ours, theirs = socket.socketpair()
@@ -172,14 +166,14 @@ def test_marks_that_change_are_kept_at_once(queued, high, low):
         assert flow(recorder) == ["pause_writing", "resume_writing"] * (queued > high)
 
 
-def test_marks_above_the_cap_are_refused(reactor, recorder):
+def test_water_marks_above_max_write_buffer_are_refused(reactor, recorder):
     connection, peer = pair(reactor, recorder, limits=Limits(max_write_buffer=100_000))
     with pytest.raises(ValueError, match=r"high_water \(200000\) must not be above max_write_buffer"):
         connection.set_write_buffer_limits(high=200_000)
     peer.close()
 
 
-def test_who_paused_is_resumed_after_its_end_of_file(reactor, recorder):
+def test_paused_writing_is_resumed_after_write_eof(reactor, recorder):
     connection, peer = pair(reactor, recorder)
     connection.write(BIG)
     connection.write_eof()
@@ -188,23 +182,21 @@ def test_who_paused_is_resumed_after_its_end_of_file(reactor, recorder):
     peer.close()
 
 
-def test_time_of_a_write_between_ticks_is_now(make_selector, recorder):
+def test_write_timeout_of_a_write_between_ticks_counts_from_the_write(make_selector, recorder):
     clock = ManualClock()
     with Reactor(selector=make_selector(), clock=clock) as reactor:
         connection, peer = pair(reactor, recorder, timeouts=Timeouts(write=16, idle=16))
         reactor.run_once(0)
         clock.advance(15)
         connection.write(BIG)
-        clock.advance(15)
-        reactor.run_once(0)
-        reactor.run_once(0)
+        pass_time(reactor, clock, 15)
         assert not recorder.lost
         peer.close()
 
 
 @pytest.mark.parametrize("outside", [True, False])
 @pytest.mark.parametrize("how", ["write", "writelines"])
-def test_burst_that_the_kernel_takes_is_no_slow_reader(make_selector, recorder, how, outside):
+def test_burst_that_the_kernel_accepts_is_not_counted_as_queued(make_selector, recorder, how, outside):
     with socket.create_server(("127.0.0.1", 0)) as server, Reactor(selector=make_selector()) as reactor:
         client = socket.create_connection(server.getsockname())
         ours, _ = server.accept()
@@ -234,8 +226,8 @@ def test_burst_that_the_kernel_takes_is_no_slow_reader(make_selector, recorder, 
     high=st.integers(0, 100_000),
     takes=st.integers(0, 200_000),
 )
-def test_protocol_is_paused_only_for_what_the_kernel_has_refused(sizes, high, takes):
-    """The kernel takes so many bytes, in pieces of any size: what fits is never counted as queued."""
+def test_pause_writing_counts_only_what_the_kernel_did_not_accept(sizes, high, takes):
+    """The kernel accepts so many bytes: what it accepts is not counted as queued."""
     recorder = Recorder()
     ours, theirs = socket.socketpair()
     sock = Sink(ours, takes)
@@ -253,8 +245,8 @@ def test_protocol_is_paused_only_for_what_the_kernel_has_refused(sizes, high, ta
         assert flow(recorder) == ["pause_writing"] * (left > high)
 
 
-def test_large_queue_lets_others_have_their_turn(reactor, recorder):
-    """The kernel would take all of it at once; other connections wait no longer than for a part."""
+def test_large_queue_is_sent_in_parts_between_other_connections(reactor, recorder):
+    """The kernel would accept all of it at once; other connections wait for a part only."""
     ours, theirs = socket.socketpair()
     with theirs:
         connection = reactor.adopt(Sink(ours, 1 << 30), lambda: recorder)
@@ -270,7 +262,7 @@ def test_large_queue_lets_others_have_their_turn(reactor, recorder):
 
 
 @pytest.mark.parametrize("problem", [BlockingIOError(errno.EAGAIN, "full"), OSError(errno.EIO, "broken"), 1])
-def test_one_whose_send_fails_keeps_no_other_from_sending(reactor, problem):
+def test_failed_send_does_not_stop_the_flush_of_others(reactor, problem):
     ours, theirs = socket.socketpair()
     recorders = [Recorder(), Recorder()]
     connection = reactor.adopt(ScriptedSocket(ours, send=[problem]), lambda: recorders[0])
@@ -284,7 +276,7 @@ def test_one_whose_send_fails_keeps_no_other_from_sending(reactor, problem):
         connection.abort()
 
 
-def test_rate_that_allows_nothing_costs_one_timer_whatever_is_written(recorder):
+def test_throttled_connection_has_one_timer_whatever_is_written(recorder):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
         connection, peer = pair(reactor, recorder, limits=Limits(write_rate=1000))
@@ -299,16 +291,14 @@ def test_rate_that_allows_nothing_costs_one_timer_whatever_is_written(recorder):
         assert reactor.run_once(0) == 1
         assert receive(reactor, peer) == 500
         connection.abort()
-        clock.advance(10)
-        reactor.run_once(0)
-        reactor.run_once(0)
+        pass_time(reactor, clock, 10)
         assert isinstance(recorder.reason, ConnectionAborted)
         assert reactor.next_timeout() is None
         peer.close()
 
 
-def test_rate_that_allows_nothing_costs_no_wake_ups(make_selector, recorder):
-    """The socket was full, and could be written to now: nobody asks the selector for that."""
+def test_throttled_connection_causes_no_wake_ups(make_selector, recorder):
+    """The socket is writable again, but EVENT_WRITE is not registered."""
     clock = ManualClock()
     ours, peer = socket.socketpair()
     peer.setblocking(False)
@@ -332,8 +322,8 @@ def test_rate_that_allows_nothing_costs_no_wake_ups(make_selector, recorder):
         peer.close()
 
 
-def test_callback_that_writes_byte_by_byte_holds_little(reactor, recorder):
-    """What is gathered leaves before the callback ends, when the pieces take as much as one large write."""
+def test_callback_that_writes_byte_by_byte_queues_little(reactor, recorder):
+    """Gathered pieces are sent before the callback ends when they are as large as one large write."""
     connection, peer = pair(reactor, recorder)
     held = []
 
@@ -349,8 +339,8 @@ def test_callback_that_writes_byte_by_byte_holds_little(reactor, recorder):
     peer.close()
 
 
-def test_small_pieces_cost_their_bytes(recorder):
-    """What a peer that takes nothing can make us hold is what is counted, however small the pieces are."""
+def test_small_pieces_take_the_memory_of_their_bytes(recorder):
+    """The memory that a peer which reads nothing can make us use is counted, however small the pieces."""
     ours, theirs = socket.socketpair()
     sock = ScriptedSocket(ours, send=repeat(BlockingIOError), sendmsg=repeat(BlockingIOError))
     limits = Limits(max_write_buffer=200_000)
@@ -361,7 +351,7 @@ def test_small_pieces_cost_their_bytes(recorder):
             before = tracemalloc.get_traced_memory()[0]
             number = 0
             while not connection.is_closing():
-                connection.write(b"%02d" % (number % 100))  # an object of its own for each
+                connection.write(b"%02d" % (number % 100))  # a new object for each
                 number += 1
                 if number == 50_000:
                     held = tracemalloc.get_traced_memory()[0] - before

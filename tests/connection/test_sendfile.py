@@ -1,4 +1,4 @@
-"""Files that are sent: by the kernel, or read and sent where it can't."""
+"""Sending files: by the kernel, or by reading where the kernel can't."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from reactor import Limits, Reactor
 from reactor.connection.sendfile import send_part
 from reactor.errors import UsageError
 from reactor.testing import ManualClock, Recorder
-from tests.helpers import pair, spin
+from tests.helpers import pair, receive
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB
 
@@ -33,23 +33,8 @@ def path(tmp_path):
     return made
 
 
-def received(reactor, peer, until):
-    got = bytearray()
-
-    def turn():
-        try:
-            while more := peer.recv(1 << 20):
-                got.extend(more)
-        except BlockingIOError:
-            pass
-        return until(got)
-
-    spin(reactor, turn)
-    return bytes(got)
-
-
 @pytest.mark.usefixtures("way")
-def test_file_arrives_between_what_was_written_before_and_after(reactor, path):
+def test_file_keeps_its_place_between_writes(reactor, path):
     recorder = Recorder()
     connection, peer = pair(reactor, recorder)
     with peer:
@@ -58,7 +43,7 @@ def test_file_arrives_between_what_was_written_before_and_after(reactor, path):
         assert connection.sendfile(file, 100, len(CONTENT) - 200) is False
         connection.write(b"after")
         expected = b"before" + CONTENT[100:-100] + b"after"
-        assert received(reactor, peer, lambda got: len(got) == len(expected)) == expected
+        assert receive(reactor, peer, lambda got: len(got) == len(expected)) == expected
         assert file.closed
         assert recorder.names == ["connection_made", "pause_writing", "resume_writing"]
         assert reactor.stats().bytes_sent == len(expected)
@@ -70,7 +55,7 @@ def test_without_a_count_the_rest_of_the_file_is_sent(reactor, path, offset):
     with peer:
         connection.sendfile(path.open("rb"), offset)
         rest = CONTENT[offset:]
-        assert received(reactor, peer, lambda got: len(got) >= len(rest)) == rest
+        assert receive(reactor, peer, lambda got: len(got) >= len(rest)) == rest
         assert connection.get_write_buffer_size() == 0
 
 
@@ -79,7 +64,7 @@ def test_small_file_does_not_pause(reactor, tmp_path):
     connection, peer = pair(reactor, Recorder())
     with peer:
         assert connection.sendfile((tmp_path / "small").open("rb")) is True
-        assert received(reactor, peer, lambda got: got == b"small")
+        assert receive(reactor, peer, lambda got: got == b"small")
 
 
 def test_close_sends_the_rest_of_the_file(reactor, path):
@@ -88,11 +73,11 @@ def test_close_sends_the_rest_of_the_file(reactor, path):
     with peer:
         connection.sendfile(path.open("rb"))
         connection.close()
-        assert received(reactor, peer, lambda got: recorder.lost) == CONTENT
+        assert receive(reactor, peer, lambda got: recorder.lost) == CONTENT
         assert recorder.reason is None
 
 
-def test_nothing_of_a_file_is_nothing(reactor, path):
+def test_sending_no_bytes_of_a_file_does_nothing(reactor, path):
     connection, peer = pair(reactor, Recorder())
     with peer:
         file = path.open("rb")
@@ -102,7 +87,7 @@ def test_nothing_of_a_file_is_nothing(reactor, path):
 
 
 @pytest.mark.parametrize(("offset", "count"), [(-1, 1), (0, -1), (1, len(CONTENT)), (len(CONTENT) + 1, 1)])
-def test_more_than_the_file_has_is_refused(reactor, path, offset, count):
+def test_count_beyond_the_end_of_the_file_is_refused(reactor, path, offset, count):
     connection, peer = pair(reactor, Recorder())
     with peer, path.open("rb") as file:
         with pytest.raises(ValueError, match=f"the file has {len(CONTENT)} bytes, and not"):
@@ -110,7 +95,7 @@ def test_more_than_the_file_has_is_refused(reactor, path, offset, count):
         assert not file.closed
 
 
-def test_file_counts_not_under_max_write_buffer(reactor, path):
+def test_file_does_not_count_under_max_write_buffer(reactor, path):
     recorder = Recorder()
     limits = Limits(high_water=1000, low_water=0, max_write_buffer=10_000)
     connection, peer = pair(reactor, recorder, limits=limits)
@@ -119,7 +104,7 @@ def test_file_counts_not_under_max_write_buffer(reactor, path):
         connection.write(b"more")
         connection.write(b"and more")
         expected = CONTENT + b"moreand more"
-        assert received(reactor, peer, lambda got: len(got) == len(expected)) == expected
+        assert receive(reactor, peer, lambda got: len(got) == len(expected)) == expected
 
 
 def test_file_that_became_shorter_ends_the_connection(reactor, path):
@@ -128,12 +113,12 @@ def test_file_that_became_shorter_ends_the_connection(reactor, path):
     with peer:
         connection.sendfile(path.open("rb"))
         os.truncate(path, 1000)
-        received(reactor, peer, lambda got: recorder.lost)
+        receive(reactor, peer, lambda got: recorder.lost)
         assert recorder.reason.errno == errno.EIO
         assert "before all of it was sent" in str(recorder.reason)
 
 
-def test_loss_and_refusal_close_the_file(reactor, path):
+def test_file_is_closed_when_the_connection_is_lost_or_refuses_it(reactor, path):
     connection, peer = pair(reactor, Recorder())
     with peer:
         first, second = path.open("rb"), path.open("rb")
@@ -144,7 +129,7 @@ def test_loss_and_refusal_close_the_file(reactor, path):
         assert second.closed
 
 
-def test_write_eof_comes_before(reactor, path):
+def test_sendfile_after_write_eof_is_refused(reactor, path):
     connection, peer = pair(reactor, Recorder())
     with peer, path.open("rb") as file:
         connection.write_eof()
@@ -153,7 +138,7 @@ def test_write_eof_comes_before(reactor, path):
 
 
 @pytest.mark.usefixtures("way")
-def test_rate_is_kept(path):
+def test_file_is_sent_at_the_write_rate(path):
     clock, recorder, rate = ManualClock(), Recorder(), len(CONTENT) // 4
     with Reactor(clock=clock) as reactor:
         connection, peer = pair(reactor, recorder, limits=Limits(write_rate=rate))
@@ -174,7 +159,7 @@ def test_rate_is_kept(path):
             connection.abort()
 
 
-def test_full_socket_says_so(path):
+def test_full_socket_raises_blocking_io_error(path):
     ours, theirs = socket.socketpair()
     with ours, theirs, path.open("rb") as file:
         ours.setblocking(False)

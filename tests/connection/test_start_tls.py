@@ -24,7 +24,7 @@ from tests.tls_peers import BIG, VERSIONS, TlsPeer, established, peer_of
 
 
 class Upgrading(Recorder):
-    """Calls `start_tls` at a line STARTTLS; what follows it in the same piece is `early`."""
+    """Calls `start_tls` at a line STARTTLS; the rest of the same piece is `early`."""
 
     def __init__(self, context, **options):
         super().__init__()
@@ -60,8 +60,8 @@ def read_clear(reactor, peer, size):
 
 
 @pytest.mark.parametrize("early", [0, 1, 100, 10_000])
-def test_upgrade_of_a_server(reactor, certificates, early):
-    """What was written in clear leaves in clear; the ClientHello may come with the word that asks for it."""
+def test_server_upgrades_to_tls(reactor, certificates, early):
+    """Bytes written before are sent in clear; the ClientHello may arrive with the line that asks for it."""
     protocol = Upgrading(certificates.server(), server_side=True)
     with upgrading(reactor, protocol, certificates.client()) as peer:
         peer.process()
@@ -76,21 +76,21 @@ def test_upgrade_of_a_server(reactor, certificates, early):
         spin(reactor, lambda: peer.step() and protocol.received.endswith(b"secret"))
 
 
-def test_upgrade_of_a_client(reactor, certificates):
+def test_client_upgrades_to_tls(reactor, certificates):
     protocol = Upgrading(certificates.client(), server_hostname="localhost")
     ours, theirs = socket.socketpair()
     connection = reactor.adopt(ours, lambda: protocol)
     with theirs:
         peer = TlsPeer(theirs, certificates.server(), server_side=True)
-        connection.write(BIG)  # leaves before the ClientHello
+        connection.write(BIG)  # sent before the ClientHello
         peer.sock.sendall(b"STARTTLS\r\n")
         assert read_clear(reactor, peer, len(BIG)) == BIG
         assert read_clear(reactor, peer, 7) == b"ready\r\n"
         spin(reactor, lambda: peer.step() and peer.received == b"first over TLS")
 
 
-def test_clear_text_after_the_upgrade_is_no_handshake(reactor, certificates):
-    """The class of CVE-2011-0411: a command that somebody put behind the one that asks for TLS."""
+def test_clear_text_after_start_tls_ends_the_connection(reactor, certificates):
+    """As in CVE-2011-0411: a command in clear that was injected behind STARTTLS."""
     protocol = Upgrading(certificates.server(), server_side=True)
     with upgrading(reactor, protocol, certificates.client()) as peer:
         peer.sock.sendall(b"STARTTLS\r\nMAIL FROM:<eve@example.org>\r\n")
@@ -99,7 +99,7 @@ def test_clear_text_after_the_upgrade_is_no_handshake(reactor, certificates):
         assert protocol.names.count("data_received") == 1
 
 
-def test_upgrade_has_the_deadline_of_handshakes(certificates, errors):
+def test_start_tls_has_the_handshake_timeout(certificates, errors):
     clock = ManualClock()
     protocol = Upgrading(certificates.server(), server_side=True)
     with (
@@ -271,7 +271,7 @@ def test_connection_ends_with_clear_bytes_queued(reactor, side, end):
         assert connection.get_write_buffer_size() == 0
 
 
-def test_abort_in_the_middle_of_an_upgrade(reactor, certificates):
+def test_abort_during_start_tls_ends_the_connection(reactor, certificates):
     protocol = Upgrading(certificates.server(), server_side=True)
     with upgrading(reactor, protocol, certificates.client()) as peer:
         peer.sock.sendall(b"STARTTLS\r\n")
@@ -280,7 +280,7 @@ def test_abort_in_the_middle_of_an_upgrade(reactor, certificates):
         spin(reactor, lambda: protocol.lost)
 
 
-def test_nothing_is_called_but_connection_lost_after_close_in_a_handshake(reactor, certificates):
+def test_only_connection_lost_is_called_after_close_during_start_tls(reactor, certificates):
     protocol = Upgrading(certificates.server(), server_side=True)
     with upgrading(reactor, protocol, certificates.client()) as peer:
         peer.sock.sendall(b"STARTTLS\r\n")
@@ -386,7 +386,7 @@ def test_write_eof_is_refused_at_once_by_a_context_without_tls_1_3(reactor, cert
 
 
 class Mail(FramedProtocol):
-    """Lines, and a bulk for the line BIG; `upgrade` calls `start_tls`."""
+    """Lines, answered in bulk for the line BIG; `upgrade` calls `start_tls`."""
 
     def __init__(self, context):
         super().__init__(Lines())
@@ -412,7 +412,7 @@ class Mail(FramedProtocol):
         self.reason = exc
 
 
-def test_frames_that_wait_in_clear_are_not_served_over_tls(reactor, certificates):
+def test_frames_received_in_clear_are_not_handled_over_tls(reactor, certificates):
     protocol = Mail(certificates.server())
     _, theirs = pair(reactor, protocol)
     with theirs:
@@ -425,7 +425,7 @@ def test_frames_that_wait_in_clear_are_not_served_over_tls(reactor, certificates
 
 
 @pytest.mark.parametrize("when", ["at once", "later"])
-def test_framed_protocol_may_upgrade_outside_of_frame_received(reactor, certificates, when):
+def test_framed_protocol_may_call_start_tls_outside_of_frame_received(reactor, certificates, when):
     protocol = Mail(certificates.server())
     if when == "at once":
         protocol.connection_made = lambda connection: (

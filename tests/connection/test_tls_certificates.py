@@ -16,7 +16,7 @@ from tests.helpers import Echo, pair, spin
 from tests.tls_peers import Greeter, established, secured
 
 
-def test_peercert_is_the_certificate_of_the_client(reactor, certificates):
+def test_peercert_is_the_client_s_certificate(reactor, certificates):
     server = certificates.server(client_ca=certificates.file("ca.pem"))
     client = certificates.client(cert=certificates.file("client.pem"), key=certificates.file("client.key"))
     with established(reactor, Recorder(), (server, client, True)) as (connection, _):
@@ -30,7 +30,7 @@ def test_application_protocol_is_agreed_on(reactor, certificates):
         assert peer.ssl.selected_alpn_protocol() == "two"
 
 
-def test_server_name_chooses_the_certificate(reactor, certificates):
+def test_certificate_is_chosen_by_server_name(reactor, certificates):
     other = certificates.server()
     other.load_cert_chain(certificates.file("other.pem"), certificates.file("other.key"))
     server = certificates.server(names={"Other.Example": other})
@@ -53,11 +53,11 @@ def test_server_name_that_is_not_ascii_does_not_end_the_handshake(reactor, certi
         peer.process()
         peer.sock.send(peer.outgoing.read().replace(b"localhost", b"local\xe4ost"))
         reactor.run_once(1)
-        assert peer.sock.recv(5)[0] == 22  # the server goes on with the handshake
+        assert peer.sock.recv(5)[0] == 22  # the server continues the handshake
         assert not printed
 
 
-def test_replaced_certificate_is_for_new_connections_only(reactor, certificates):
+def test_replaced_certificate_applies_to_new_connections_only(reactor, certificates):
     listener = reactor.listen("127.0.0.1:0", Echo, tls=certificates.server())
     old, new = Recorder(), Recorder()
     reactor.connect(listener.addresses[0], lambda: old, tls=certificates.client())
@@ -73,7 +73,7 @@ def test_replaced_certificate_is_for_new_connections_only(reactor, certificates)
     spin(reactor, lambda: old.received == b"still here")
 
 
-def test_certificate_of_another_host_is_a_failure_to_connect(reactor, certificates):
+def test_certificate_of_another_host_is_a_failed_attempt(reactor, certificates):
     listener = reactor.listen(
         "127.0.0.1:0", Recorder, tls=certificates.server(), on_tls_error=lambda exc: None
     )

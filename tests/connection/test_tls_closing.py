@@ -19,7 +19,7 @@ from tests.helpers import spin
 from tests.tls_peers import BIG, VERSIONS, established, secured, upgraded
 
 
-def test_close_sends_close_notify_after_all_that_was_written(reactor, side):
+def test_close_sends_close_notify_after_all_written_bytes(reactor, side):
     protocol = Recorder()
     with established(reactor, protocol, side) as (connection, peer):
         connection.write(BIG)
@@ -31,7 +31,7 @@ def test_close_sends_close_notify_after_all_that_was_written(reactor, side):
         assert protocol.reason is None
 
 
-def test_close_notify_of_the_peer_is_the_end_of_file(reactor, side):
+def test_close_notify_from_the_peer_is_the_end_of_file(reactor, side):
     protocol = Recorder()
     with established(reactor, protocol, side) as (_connection, peer):
         peer.write(b"the last")
@@ -56,7 +56,7 @@ def test_end_without_close_notify_is_a_truncation(reactor, side):
         assert "eof_received" not in protocol.names
 
 
-def test_direction_ends_alone_in_tls_1_3(reactor, side):
+def test_tls_1_3_can_be_half_closed(reactor, side):
     protocol = Recorder()
     protocol.keep_open = True
     with established(reactor, protocol, side) as (connection, peer):
@@ -76,7 +76,7 @@ def test_direction_ends_alone_in_tls_1_3(reactor, side):
         assert protocol.reason is None
 
 
-def test_no_direction_ends_alone_in_tls_1_2(reactor, certificates):
+def test_tls_1_2_cannot_be_half_closed(reactor, certificates):
     client = certificates.client()
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     with established(reactor, Recorder(), (certificates.server(), client, True)) as (connection, _):
@@ -90,7 +90,7 @@ def test_abort_sends_no_close_notify(reactor, side):
     with established(reactor, protocol, side) as (connection, peer):
         connection.abort()
         spin(reactor, lambda: peer.step() and peer.ended)
-        assert peer.ended in {"eof", "reset"}  # a pair of Unix sockets knows no reset
+        assert peer.ended in {"eof", "reset"}  # a pair of Unix sockets has no reset
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -122,10 +122,10 @@ def test_exception_in_a_callback_resets_the_connection(reactor, certificates, er
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("upgrade", [False, True])
 @pytest.mark.parametrize("steps", range(8))
-def test_close_in_a_handshake_is_no_truncation_for_a_peer_that_is_done(
+def test_close_during_the_handshake_sends_close_notify_to_a_peer_that_completed_it(
     certificates, errors, side, version, upgrade, steps
 ):
-    """A peer whose handshake is done gets close_notify; another one sees the handshake fail."""
+    """A peer that completed its handshake gets close_notify; any other sees the handshake fail."""
     ours, theirs, server_side = side
     for context in (ours, theirs):
         context.maximum_version = version
@@ -136,13 +136,13 @@ def test_close_in_a_handshake_is_no_truncation_for_a_peer_that_is_done(
         begin(reactor, protocol, theirs, ours, server_side=server_side, wrap=lambda sock: sock) as made,
     ):
         connection, peer = made
-        turns = itertools.cycle([peer.flush, partial(reactor.run_once, 0), peer.receive])
-        for turn in itertools.islice(turns, 2 + steps):  # the peer's first bytes are there
-            turn()
-        for turn in itertools.islice(turns, 9):
+        steps_in_order = itertools.cycle([peer.flush, partial(reactor.run_once, 0), peer.receive])
+        for step in itertools.islice(steps_in_order, 2 + steps):  # the peer's first bytes have arrived
+            step()
+        for step in itertools.islice(steps_in_order, 9):
             if not connection.is_closing():
                 connection.close()
-            turn()
+            step()
         spin(reactor, lambda: peer.step() and peer.ended and connection.get_protocol() is None)
         if peer.established:
             assert peer.ended == "close_notify"
@@ -152,7 +152,7 @@ def test_close_in_a_handshake_is_no_truncation_for_a_peer_that_is_done(
     assert errors.seen == []
 
 
-def test_close_waits_for_a_half_done_handshake_until_its_timeout(certificates, errors):
+def test_close_during_the_handshake_waits_for_it_until_the_close_timeout(certificates, errors):
     clock = ManualClock()
     protocol = Recorder()
     ours, theirs = certificates.server(), certificates.client()
@@ -161,7 +161,9 @@ def test_close_waits_for_a_half_done_handshake_until_its_timeout(certificates, e
         upgraded(b"", reactor, protocol, theirs, ours, server_side=True, wrap=lambda sock: sock) as made,
     ):
         connection, peer = made
-        spin(reactor, lambda: peer.receive() or peer.established or peer.flush())  # and does not say so
+        spin(
+            reactor, lambda: peer.receive() or peer.established or peer.flush()
+        )  # and sends nothing after it
         connection.close(timeout=3)
         clock.advance(2.9)
         reactor.run_once(0)
@@ -172,7 +174,7 @@ def test_close_waits_for_a_half_done_handshake_until_its_timeout(certificates, e
         assert str(protocol.reason) == "the TLS handshake was not done in the 3 s that close gave it"
 
 
-def test_close_sends_what_is_in_clear_and_begins_no_handshake(reactor, certificates):
+def test_close_sends_queued_clear_text_and_begins_no_handshake(reactor, certificates):
     protocol = Recorder()
     ours, theirs = certificates.server(), certificates.client()
     with upgraded(BIG, reactor, protocol, theirs, ours, server_side=True, wrap=lambda sock: sock) as made:

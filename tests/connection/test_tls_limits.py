@@ -21,12 +21,12 @@ from tests.tls_peers import TlsPeer, established, secured
 
 @pytest.fixture
 def timed(clock):
-    """A reactor on `clock`, which only the test moves."""
+    """A reactor on the manual clock `clock`."""
     with Reactor(clock=clock, on_error=Errors()) as reactor:
         yield reactor
 
 
-def test_handshake_has_a_deadline_that_bytes_do_not_put_off(certificates, errors):
+def test_handshake_timeout_is_not_extended_by_received_bytes(certificates, errors):
     clock = ManualClock()
     failures = []
     with Reactor(clock=clock, on_error=errors) as reactor:
@@ -56,7 +56,7 @@ def test_handshake_has_a_deadline_that_bytes_do_not_put_off(certificates, errors
 
 
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])
-def test_silent_client_is_counted_until_the_handshake_s_deadline(timed, clock, certificates, said):
+def test_silent_client_counts_until_the_handshake_timeout(timed, clock, certificates, said):
     failures = []
     listener = timed.listen(
         "127.0.0.1:0",
@@ -75,7 +75,7 @@ def test_silent_client_is_counted_until_the_handshake_s_deadline(timed, clock, c
         assert isinstance(failures[0], TLSHandshakeTimeout)
 
 
-def test_connections_in_their_handshake_count_under_the_limits(reactor, certificates):
+def test_pending_handshakes_count_under_the_limits(reactor, certificates):
     listener = reactor.listen(
         "127.0.0.1:0",
         Recorder,
@@ -91,7 +91,7 @@ def test_connections_in_their_handshake_count_under_the_limits(reactor, certific
         assert reactor.stats().refused == {"max_connections": 1}
 
 
-def test_idle_time_begins_after_the_handshake(certificates, errors):
+def test_idle_timeout_starts_after_the_handshake(certificates, errors):
     clock = ManualClock()
     protocol = Recorder()
     with (
@@ -110,7 +110,7 @@ def test_idle_time_begins_after_the_handshake(certificates, errors):
         assert isinstance(protocol.reason, IdleTimeout)
 
 
-def test_part_of_a_record_puts_the_idle_timeout_off(timed, clock, server):
+def test_part_of_a_record_restarts_the_idle_timeout(timed, clock, server):
     recorder = Recorder()
     with established(timed, recorder, server, timeouts=Timeouts(idle=5)) as (_, peer):
         peer.write(bytes(16384))
@@ -141,7 +141,7 @@ def test_write_timeout_does_not_count_the_handshake(timed, clock, certificates):
         assert not recorder.lost
 
 
-def test_close_in_a_handshake_has_its_own_deadline(timed, clock, certificates):
+def test_close_during_the_handshake_has_the_close_timeout(timed, clock, certificates):
     recorder = Recorder()
     connection, theirs = pair(timed, recorder, timeouts=Timeouts(handshake=10))
     with theirs:
@@ -155,8 +155,8 @@ def test_close_in_a_handshake_has_its_own_deadline(timed, clock, certificates):
         assert isinstance(recorder.reason, CloseTimeout)
 
 
-def test_handshake_timeout_does_not_count_the_clear_text_before(timed, clock, certificates):
-    """The handshake's time begins when the clear text before it is gone."""
+def test_handshake_timeout_starts_when_clear_text_is_sent(timed, clock, certificates):
+    """The handshake timeout starts when the clear text before it is sent."""
     recorder = Recorder()
     connection, theirs = pair(timed, recorder, timeouts=Timeouts(handshake=4))
     with theirs:
@@ -177,8 +177,8 @@ def test_handshake_timeout_does_not_count_the_clear_text_before(timed, clock, ce
         assert isinstance(recorder.reason, TLSHandshakeTimeout)
 
 
-def test_clear_text_that_the_peer_does_not_take_is_a_write_timeout(timed, clock, certificates):
-    """What was written in clear is under `Timeouts.write`, and its handshake has not begun."""
+def test_clear_text_that_the_peer_does_not_accept_is_a_write_timeout(timed, clock, certificates):
+    """Clear text is under `Timeouts.write`: the handshake has not begun."""
     recorder = Recorder()
     connection, theirs = pair(timed, recorder, timeouts=Timeouts(write=16, handshake=4))
     with theirs:

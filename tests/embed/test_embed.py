@@ -1,4 +1,4 @@
-"""The reactor in the loops of real hosts: each drives it, keeps its own time, and is left as it was."""
+"""The reactor in the loops of real hosts: each drives it, runs its own timers, and is restored at the end."""
 
 import asyncio
 import contextlib
@@ -44,8 +44,8 @@ def display():
     words = [program_of("xvfb", "Xvfb"), "-displayfd", str(sender), "-screen", "0", "640x480x24"]
     with subprocess.Popen(words, pass_fds=[sender], stderr=subprocess.DEVNULL) as server:
         os.close(sender)
-        with os.fdopen(receiver) as told:
-            number = told.readline().strip()
+        with os.fdopen(receiver) as output:
+            number = output.readline().strip()
         assert number, "Xvfb did not start"
         yield f":{number}"
         server.terminate()
@@ -67,7 +67,7 @@ HOSTS = ["asyncio", "uvloop", "trio", "pyside6", "pyqt6", "glib", "twisted", "gu
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_host_has_its_turn_and_so_has_the_reactor(host):
+def test_host_and_reactor_both_make_progress(host):
     command, environment = command_of(host)
     done = subprocess.run(
         command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=3 * DEADLINE
@@ -75,7 +75,7 @@ def test_host_has_its_turn_and_so_has_the_reactor(host):
     assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
-def test_window_that_is_clicked(display):
+def test_reactor_runs_while_a_tkinter_dialog_is_open(display):
     environment = {**os.environ, "DISPLAY": display}
     command, _ = command_of("tkinter")
     with subprocess.Popen(
@@ -92,7 +92,7 @@ def test_window_that_is_clicked(display):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("host", [*HOSTS, "tkinter"])
-def test_idle_reactor_costs_its_host_nothing(host, display, tmp_path):
+def test_idle_reactor_causes_no_wake_ups_of_its_host(host, display, tmp_path):
     command, environment = command_of(host)
     strace = [program_of("strace", "strace"), "-f", "-o", str(tmp_path / "trace")]
     done = subprocess.run(
@@ -182,7 +182,7 @@ def test_future_is_completed_from_a_callback(loop, where):
             run(loop, main(reactor))
 
 
-def test_loop_that_can_not_watch_descriptors_says_what_can_be_used(loop, monkeypatch):
+def test_loop_without_add_reader_is_refused_with_an_alternative(loop, monkeypatch):
     def refuse(fd, callback):
         raise NotImplementedError
 
@@ -191,7 +191,7 @@ def test_loop_that_can_not_watch_descriptors_says_what_can_be_used(loop, monkeyp
         in_asyncio.attach(reactor, loop)
 
 
-def test_without_timers_in_the_descriptor_the_host_is_asked_for_them(loop, monkeypatch):
+def test_host_sets_timers_where_the_descriptor_has_none(loop, monkeypatch):
     monkeypatch.setattr("reactor.loop.loop.new_alarm", lambda on_alarm: None)
 
     async def main(reactor):
@@ -208,13 +208,13 @@ def test_without_timers_in_the_descriptor_the_host_is_asked_for_them(loop, monke
         run(loop, main(reactor))
 
 
-# Manners
+# Detaching, errors, and global state
 
 
 def test_three_reactors_in_one_process(loop):
     """One nested, one as a guest, one in a thread; a client of each in the next."""
     over = []
-    told = asyncio.Event()
+    stopped = asyncio.Event()
 
     class Greet(Protocol):
         def connection_made(self, connection):
@@ -224,7 +224,7 @@ def test_three_reactors_in_one_process(loop):
         def data_received(self, data):
             over.append(threading.get_ident())
             if len(over) == 3:
-                loop.call_soon_threadsafe(told.set)
+                loop.call_soon_threadsafe(stopped.set)
             self.connection.close()
 
     async def main():
@@ -237,7 +237,7 @@ def test_three_reactors_in_one_process(loop):
             listeners = [await in_asyncio.call(each, each.listen, "127.0.0.1:0", Echo) for each in ring]
             for each, listener in zip(ring, listeners[1:] + listeners[:1], strict=True):
                 await in_asyncio.call(each, each.connect, listener.addresses[0], Greet)
-            await told.wait()
+            await stopped.wait()
 
     run(loop, main())
     here = threading.get_ident()
@@ -272,7 +272,7 @@ def test_detached_or_closed_reactor_leaves_the_host_as_it_was(loop, kind):
     run(loop, asyncio.sleep(0))
 
 
-def test_no_callback_of_a_guest_runs_in_the_helper(loop):
+def test_guest_callbacks_run_on_the_host_s_thread(loop):
     async def main():
         over = asyncio.get_running_loop().create_future()
         threads = set()
@@ -307,7 +307,7 @@ def test_guest_without_timers_in_the_descriptor(loop, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "guest"])
-def test_attached_reactor_is_driven_by_nobody_else(loop, kind):
+def test_driving_an_attached_reactor_is_refused(loop, kind):
     def attach(budget=0.002):
         if kind == "asyncio":
             return in_asyncio.attach(reactor, loop, budget=budget)
@@ -334,15 +334,15 @@ def test_attached_reactor_is_driven_by_nobody_else(loop, kind):
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "guest"])
-def test_reactor_that_somebody_else_drives_is_let_go_of(loop, kind):
-    told = []
+def test_reactor_driven_by_another_caller_is_detached(loop, kind):
+    problems = []
     refused = asyncio.Event()
 
-    def tell(loop, context):
-        told.append(context["exception"])
+    def handle(loop, context):
+        problems.append(context["exception"])
         refused.set()
 
-    loop.set_exception_handler(tell)
+    loop.set_exception_handler(handle)
     with Reactor() as reactor:
         attach = in_asyncio.attach if kind == "asyncio" else guest.attach
         with attach(reactor, loop if kind == "asyncio" else loop.call_soon_threadsafe):
@@ -357,22 +357,22 @@ def test_reactor_that_somebody_else_drives_is_let_go_of(loop, kind):
 
             reactor.call_soon_threadsafe(hold)
             assert held.wait(DEADLINE)
-            reactor.call_soon_threadsafe(int)  # so that there is more to do behind it
+            reactor.call_soon_threadsafe(int)  # so that a callback waits behind it
             run(loop, refused.wait())
             release.set()
             reactor.stop()
             other.join(DEADLINE)
-    (problem,) = told
+    (problem,) = problems
     assert "driven by another thread already" in str(problem)
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "guest"])
-def test_close_on_another_thread_is_done_on_the_host_s(loop, kind):
-    told = []
+def test_close_from_another_thread_runs_on_the_host_s_thread(loop, kind):
+    threads = []
 
     class Last(Protocol):
         def connection_lost(self, exc):
-            told.append(threading.get_ident())
+            threads.append(threading.get_ident())
             loop.call_soon_threadsafe(lost.set)
 
     lost = asyncio.Event()
@@ -386,12 +386,12 @@ def test_close_on_another_thread_is_done_on_the_host_s(loop, kind):
     run(loop, lost.wait())
     thread.join()
     assert reactor.is_closed()
-    assert told == [threading.get_ident()]
+    assert threads == [threading.get_ident()]
     theirs.close()
 
 
-def test_host_that_watches_no_more_what_has_raised():
-    """As GLib does: it drops a source whose callback has raised."""
+def test_host_that_drops_a_source_that_raised_is_attached_again():
+    """As GLib: it drops a source whose callback has raised."""
     sources = []
 
     def watch(fd, callback):
@@ -426,7 +426,7 @@ def test_trio_task_ends_with_its_reactor(descriptors):
     trio.run(main)
 
 
-def test_interrupt_in_a_callback_comes_out_of_the_host_and_it_goes_on(loop):
+def test_interrupt_in_a_callback_is_raised_by_the_host_s_loop(loop):
     ran = []
     with nested_in(loop) as reactor:
         reactor.call_soon(signal.raise_signal, signal.SIGINT)
@@ -472,7 +472,7 @@ def test_missing_host_is_reported_with_the_commands_that_install_it(module, hidd
     )
 
 
-def test_thousand_lives_leave_nothing(descriptors):
+def test_thousand_reactors_leak_nothing(descriptors):
     def life():
         class Last(Protocol):
             def connection_made(self, connection):
@@ -504,7 +504,7 @@ def test_thousand_lives_leave_nothing(descriptors):
     assert set(threading.enumerate()) <= set(threads)
 
 
-def test_nothing_global_is_touched():
+def test_no_global_state_is_changed():
     program = textwrap.dedent("""
         import asyncio, atexit, concurrent.futures, gc, logging, signal, socket, sys, threading, warnings
 

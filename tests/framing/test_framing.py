@@ -1,4 +1,4 @@
-"""Framing: whatever way the bytes are cut, the same frames come out, and what is none is told."""
+"""Framing: the same frames are decoded however the bytes are cut, and malformed ones raise."""
 
 import pytest
 from hypothesis import given
@@ -39,7 +39,7 @@ def make(request):
 
 
 def usable(framer, frame):
-    """Return the frame of the kind that is most like `frame`."""
+    """Return `frame` changed into one that this framer can encode."""
     if isinstance(framer, FixedLength):
         return frame[:7].ljust(7, b".")
     if isinstance(framer, Lines):
@@ -61,7 +61,7 @@ PLACES = st.lists(st.integers(0, 2000), max_size=40)
 
 
 @given(data=st.data(), frames=FRAMES, places=PLACES, as_view=st.booleans())
-def test_frames_come_out_as_they_went_in_however_they_are_cut(make, data, frames, places, as_view):
+def test_frames_are_decoded_as_encoded_however_they_are_cut(make, data, frames, places, as_view):
     framer = make()
     frames = [usable(framer, frame) for frame in frames]
     sent = b"".join(map(framer.encode, frames))
@@ -72,14 +72,18 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(make, data, frames
     assert all(type(frame) is bytes for frame in got)
 
 
+def sent_and_begun(framer, frames, next_frame, at):
+    """Return usable frames, their encoding, and up to `at` bytes of the next one's, which is incomplete."""
+    frames = [usable(framer, frame) for frame in frames]
+    begun = framer.encode(usable(framer, next_frame))
+    return frames, b"".join(map(framer.encode, frames)), begun[: min(at, len(begun) - 1)]
+
+
 @pytest.mark.slow
 @given(frames=FRAMES, places=PLACES, next_frame=st.binary(min_size=1, max_size=60), at=st.integers(0, 70))
-def test_what_follows_the_last_frame_can_be_taken_for_something_else(make, frames, places, next_frame, at):
+def test_rest_after_the_last_frame_can_be_taken(make, frames, places, next_frame, at):
     framer = make()
-    frames = [usable(framer, frame) for frame in frames]
-    sent = b"".join(map(framer.encode, frames))
-    begun = framer.encode(usable(framer, next_frame))
-    begun = begun[: min(at, len(begun) - 1)]
+    frames, sent, begun = sent_and_begun(framer, frames, next_frame, at)
     got = []
     for piece in cut(sent + begun, places):
         got += framer.feed(piece)
@@ -99,24 +103,21 @@ def one_by_one(framer, pieces):
 
 
 @given(frames=FRAMES, places=PLACES, next_frame=st.binary(min_size=1, max_size=60), at=st.integers(0, 70))
-def test_frames_one_at_a_time_are_the_same_and_leave_what_follows(make, frames, places, next_frame, at):
+def test_next_frame_decodes_the_same_frames_and_leaves_the_rest(make, frames, places, next_frame, at):
     framer = make()
-    frames = [usable(framer, frame) for frame in frames]
-    sent = b"".join(map(framer.encode, frames))
-    begun = framer.encode(usable(framer, next_frame))
-    begun = begun[: min(at, len(begun) - 1)]
+    frames, sent, begun = sent_and_begun(framer, frames, next_frame, at)
     assert list(one_by_one(framer, cut(sent + begun, places))) == frames
     assert framer.take_rest() == begun
-    assert framer.feed(sent) == frames  # the two ways may be mixed
+    assert framer.feed(sent) == frames  # the two methods may be mixed
     framer.feed(begun)
     assert list(one_by_one(framer, [framer.encode(usable(framer, next_frame))[len(begun) :]]))
-    for frame in frames:  # nothing behind a frame is touched
+    for frame in frames:  # bytes behind a frame are not consumed
         encoded = framer.encode(frame)
         assert framer.next_frame(b"." + encoded + b"\r\n\0,", 1) == (frame, len(encoded) + 1)
 
 
 @given(data=st.binary(max_size=300), places=PLACES)
-def test_garbage_one_frame_at_a_time_is_the_same_garbage(make, data, places):
+def test_next_frame_fails_on_garbage_as_feed_does(make, data, places):
     framer = make()
     frames, problem = [], None
     try:
@@ -128,7 +129,7 @@ def test_garbage_one_frame_at_a_time_is_the_same_garbage(make, data, places):
 
 
 @given(size=st.integers(0, 40), data=st.binary(max_size=60), places=PLACES)
-def test_block_is_one_frame_and_no_more(size, data, places):
+def test_block_decodes_one_frame_only(size, data, places):
     block = Block(size)
     frames, problem = [], None
     try:
@@ -142,7 +143,7 @@ def test_block_is_one_frame_and_no_more(size, data, places):
     assert problem is (IncompleteFrame if len(data) < size else MalformedFrame if len(data) > size else None)
 
 
-def test_block_can_be_taken_over_where_it_ends():
+def test_rest_after_a_block_can_be_taken():
     block = Block(3)
     assert block.next_frame(b".ab", 1) == (None, 3)
     assert block.next_frame(b"cde") == (b"abc", 1)
@@ -155,7 +156,7 @@ def test_block_can_be_taken_over_where_it_ends():
 
 @pytest.mark.slow
 @given(data=st.binary(max_size=1500), places=PLACES)
-def test_cutting_garbage_another_way_changes_nothing(make, data, places):
+def test_result_for_garbage_does_not_depend_on_how_it_is_cut(make, data, places):
     assert decoded(make(), cut(data, places)) == decoded(make(), [data])
 
 
@@ -177,7 +178,7 @@ def decoded(framer, pieces):
 
 
 @pytest.mark.parametrize(
-    ("framer", "data", "frames", "error", "told"),
+    ("framer", "data", "frames", "error", "message"),
     [
         (Lines(4), b"abcd\r\nx\nabcde\n", [], FrameTooLong, "longer than the limit of 4 bytes"),
         (Lines(4), b"abc\r\nx\nabcde\n", [b"abc", b"x"], FrameTooLong, "limit of 4 bytes"),
@@ -196,11 +197,11 @@ def decoded(framer, pieces):
         (Netstrings(9), b"1:a,1000", [b"a"], MalformedFrame, "at most 9 bytes has no length b'100'"),
     ],
 )
-def test_bad_frame_is_told_and_those_before_it_are_not_lost(framer, data, frames, error, told):
+def test_malformed_frame_raises_after_the_frames_before_it(framer, data, frames, error, message):
     with pytest.raises(error) as caught:
         framer.feed(data)
     assert caught.value.frames == frames
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_bad_frame_is_told_and_those_before_it_are_not_lost(framer, data, frames
     [[b"abcd"] * 3, [b"a"] * 10, [b"\x80"] * 12, [b"9"] * 12, [b"\xff\xff\xff\xff\xff\xff\xff\xff"]],
     ids=["more", "letters", "varint", "digits", "length"],
 )
-def test_too_long_is_told_before_it_is_held(pieces):
+def test_too_long_frame_raises_before_it_is_buffered(pieces):
     for framer in (
         Lines(8),
         Delimited(b"--", 8),
@@ -226,7 +227,7 @@ def test_too_long_is_told_before_it_is_held(pieces):
         assert held <= 16
 
 
-def test_line_s_end_may_come_in_two_pieces():
+def test_line_ending_may_arrive_in_two_pieces():
     framer = Lines()
     assert framer.feed(b"one\r") == []
     assert framer.feed(b"\ntwo\nthr") == [b"one", b"two"]
@@ -245,7 +246,7 @@ def test_line_s_end_may_come_in_two_pieces():
         (Netstrings(), b"5:ab"),
     ],
 )
-def test_end_within_a_frame_is_told(framer, part):
+def test_end_of_input_within_a_frame_raises(framer, part):
     framer.feed(part)
     with pytest.raises(IncompleteFrame, match=f"ended {len(part)} bytes into a frame"):
         framer.finish()
@@ -253,8 +254,8 @@ def test_end_within_a_frame_is_told(framer, part):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Lines, lambda limit: Delimited(b"--", limit), LengthPrefixed, Netstrings])
-def test_large_frame_in_small_pieces_costs_linear_time(kind):
-    """64 MiB in 1 KiB pieces: were each piece to copy or search what came before, it would take hours."""
+def test_large_frame_in_small_pieces_takes_linear_time(kind):
+    """64 MiB in 1 KiB pieces: copying or searching all earlier bytes for each piece would take hours."""
     size = 64 << 20
     framer = LengthPrefixed(limit=size) if kind is LengthPrefixed else kind(size)
     sent = memoryview(framer.encode(bytes(1) * size))
@@ -264,7 +265,7 @@ def test_large_frame_in_small_pieces_costs_linear_time(kind):
     assert list(map(len, frames)) == [size]
 
 
-def test_large_block_in_small_pieces_costs_linear_time():
+def test_large_block_in_small_pieces_takes_linear_time():
     size = 64 << 20
     framer = Block(size)
     piece = bytes(1024)
@@ -273,14 +274,14 @@ def test_large_block_in_small_pieces_costs_linear_time():
 
 
 @pytest.mark.slow
-def test_small_frames_in_large_pieces_cost_linear_time():
+def test_small_frames_in_large_pieces_take_linear_time():
     framer = LengthPrefixed(1)
     data = framer.encode(b"x") * 500_000
     assert len(framer.feed(data)) == 500_000
 
 
 @pytest.mark.parametrize(
-    ("make_one", "told"),
+    ("make_one", "message"),
     [
         (lambda: Lines(0), "limit must be a whole number of bytes, 1 or more, not 0"),
         (lambda: Lines(1.5), "limit must be a whole number"),
@@ -295,14 +296,14 @@ def test_small_frames_in_large_pieces_cost_linear_time():
         (lambda: Netstrings(True), "limit must be a whole number"),
     ],
 )
-def test_what_cannot_be_is_refused_when_it_is_made(make_one, told):
+def test_invalid_parameter_is_refused_by_the_constructor(make_one, message):
     with pytest.raises(ValueError, match="must be") as refused:
         make_one()
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("framer", "frame", "told"),
+    ("framer", "frame", "message"),
     [
         (Lines(), b"a\nb", "can't contain its delimiter"),
         (Lines(2), b"abc", "limit of 2 bytes"),
@@ -314,12 +315,12 @@ def test_what_cannot_be_is_refused_when_it_is_made(make_one, told):
         (Netstrings(2), b"abc", "limit of 2 bytes"),
     ],
 )
-def test_what_is_no_frame_is_not_encoded(framer, frame, told):
-    with pytest.raises(ValueError, match=told):
+def test_encode_refuses_an_invalid_frame(framer, frame, message):
+    with pytest.raises(ValueError, match=message):
         framer.encode(frame)
 
 
-def test_framers_of_one_s_own():
+def test_user_s_framer_without_optional_methods_names_the_missing_one():
     class Bytes(Framer):
         def feed(self, data):
             return [bytes([byte]) for byte in data]

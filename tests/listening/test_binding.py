@@ -1,4 +1,4 @@
-"""Listening sockets: every kind of address, what is refused, and what is left behind (nothing)."""
+"""Binding listening sockets: every kind of address, refused arguments, and descriptors that must not leak."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def _nothing_left(descriptors):
     pass
 
 
-def test_ipv4():
+def test_ipv4_address_is_bound():
     (sock,) = listen("127.0.0.1:0")
     with sock:
         assert reaches(socket.AF_INET, sock.getsockname())
@@ -78,20 +78,20 @@ def test_socket_options_are_set_before_bind():
         assert sock.getsockopt(*option[:2]) in {4096, 8192}
 
 
-def test_reuse_port_lets_two_listen():
+def test_reuse_port_allows_two_listeners():
     (first,) = listen("127.0.0.1:0", reuse_port=True)
     with first:
         (second,) = listen(f"127.0.0.1:{first.getsockname()[1]}", reuse_port=True)
         second.close()
 
 
-def test_platform_without_reuse_port_says_so(monkeypatch):
+def test_reuse_port_is_refused_on_a_platform_without_it(monkeypatch):
     monkeypatch.delattr(socket, "SO_REUSEPORT")
     with pytest.raises(ListenError, match="this platform has no SO_REUSEPORT: leave reuse_port out"):
         listen("127.0.0.1:0", reuse_port=True)
 
 
-def test_platform_where_reuse_address_would_share_the_port(monkeypatch):
+def test_reuse_address_is_not_set_where_it_would_share_the_port(monkeypatch):
     monkeypatch.setattr("reactor.listening.binding.sys.platform", "win32")
     monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_KEEPALIVE, raising=False)
     (sock,) = listen("127.0.0.1:0")
@@ -127,12 +127,12 @@ def test_option_that_is_refused_closes_the_socket():
         listen("127.0.0.1:0", options=[(socket.SOL_SOCKET, 9999, 1)])
 
 
-def test_address_of_another_machine():
+def test_address_of_another_machine_is_refused():
     with pytest.raises(ListenError, match="choose an address of this machine"):
         listen("192.0.2.1:0")
 
 
-def test_unknown_name(monkeypatch):
+def test_unknown_name_is_refused(monkeypatch):
     def unknown(*args, **options):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -141,7 +141,7 @@ def test_unknown_name(monkeypatch):
         listen("nowhere:1")
 
 
-def test_unix_socket(tmp_path):
+def test_unix_socket_is_bound_and_removed(tmp_path):
     path = str(tmp_path / "s")
     (sock,) = listen(f"unix:{path}")
     with sock:
@@ -157,7 +157,7 @@ def test_stale_unix_socket_is_replaced(tmp_path):
         assert reaches(socket.AF_UNIX, path)
 
 
-def test_live_unix_socket_is_left_alone(tmp_path):
+def test_unix_socket_in_use_is_refused_and_kept(tmp_path):
     path = str(tmp_path / "s")
     (sock,) = listen(f"unix:{path}")
     with sock:
@@ -166,7 +166,7 @@ def test_live_unix_socket_is_left_alone(tmp_path):
         assert reaches(socket.AF_UNIX, path)
 
 
-def test_unix_socket_with_a_full_backlog_is_live(tmp_path):
+def test_unix_socket_with_a_full_backlog_is_in_use(tmp_path):
     path = str(tmp_path / "s")
     (sock,) = listen(f"unix:{path}", backlog=0)
     with sock, socket.socket(socket.AF_UNIX) as waiting:
@@ -175,14 +175,14 @@ def test_unix_socket_with_a_full_backlog_is_live(tmp_path):
             listen(f"unix:{path}")
 
 
-def test_file_that_is_no_socket_is_left_alone(tmp_path):
+def test_file_that_is_no_socket_is_refused_and_kept(tmp_path):
     (tmp_path / "s").write_text("precious")
     with pytest.raises(ListenError, match="a file that is no socket is there: move it away"):
         listen(f"unix:{tmp_path}/s")
     assert (tmp_path / "s").read_text() == "precious"
 
 
-def test_directory_at_a_unix_path(tmp_path):
+def test_directory_at_a_unix_path_is_refused(tmp_path):
     with pytest.raises(ListenError) as refused:
         listen(f"unix:{tmp_path}")
     assert f"cannot listen on unix:{tmp_path}: a directory is there: name a socket in it" in str(
@@ -191,7 +191,7 @@ def test_directory_at_a_unix_path(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_unix_path_in_no_directory(tmp_path):
+def test_unix_path_in_a_missing_directory_is_refused(tmp_path):
     with pytest.raises(ListenError, match="No such file or directory: make its directory first"):
         listen(f"unix:{tmp_path}/none/s")
 
@@ -206,7 +206,7 @@ def test_unix_path_is_removed_once(tmp_path):
         file.remove()
 
 
-def test_unix_path_that_another_took_over_is_left(tmp_path):
+def test_unix_path_that_another_socket_replaced_is_not_removed(tmp_path):
     path = str(tmp_path / "s")
     (first,) = listen(f"unix:{path}")
     file = UnixPath(path)
@@ -217,7 +217,7 @@ def test_unix_path_that_another_took_over_is_left(tmp_path):
         assert reaches(socket.AF_UNIX, path)
 
 
-def test_inherited_descriptor():
+def test_inherited_descriptor_is_served():
     with socket.create_server(("127.0.0.1", 0)) as parent:
         (sock,) = listen(f"fd:{os.dup(parent.fileno())}")
         with sock:
@@ -225,7 +225,7 @@ def test_inherited_descriptor():
             assert not sock.get_inheritable()
 
 
-def test_descriptor_that_does_not_listen_stays_the_caller_s():
+def test_descriptor_that_does_not_listen_is_refused_and_stays_open():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         with pytest.raises(ListenError, match=f"cannot listen on fd:{ours.fileno()}: it is no listening"):
@@ -234,6 +234,6 @@ def test_descriptor_that_does_not_listen_stays_the_caller_s():
         assert theirs.recv(1) == b"x"
 
 
-def test_descriptor_that_is_not_open():
+def test_descriptor_that_is_not_open_is_refused():
     with pytest.raises(ListenError, match="Bad file descriptor"):
         listen("fd:9999")

@@ -1,4 +1,4 @@
-"""Drain: the backlog is served, who is idle goes at once, who is busy has until the deadline."""
+"""Drain: the backlog is served, idle connections are closed at once, busy ones have until the deadline."""
 
 import logging
 import socket
@@ -29,7 +29,7 @@ def reports():
 
 
 def go_on(reactor, clock, until, limit=100.0):
-    """Drive the reactor, its clock going on by itself, until `until()`."""
+    """Drive the reactor, and its clock from timer to timer, until `until()`."""
     start = clock.now
 
     def step():
@@ -52,7 +52,7 @@ def test_idle_connections_are_closed_at_once(reactor, clock, reports):
         peer.close()
 
 
-def test_everybody_is_told_before_run_returns(make_selector):
+def test_connection_lost_is_called_for_all_before_run_returns(make_selector):
     recorders = [Recorder() for _ in range(3)]
     with Reactor(selector=make_selector()) as reactor:
         peers = [pair(reactor, recorder)[1] for recorder in recorders]
@@ -82,7 +82,7 @@ def test_what_is_queued_is_sent_first(reactor, clock, reports):
     peer.close()
 
 
-def test_silent_peer_is_aborted_at_the_deadline_and_not_before(reactor, clock, reports):
+def test_silent_peer_is_aborted_at_the_deadline(reactor, clock, reports):
     recorder = Recorder()
     connection, peer = pair(reactor, recorder)
     connection.write(BIG)
@@ -96,7 +96,7 @@ def test_silent_peer_is_aborted_at_the_deadline_and_not_before(reactor, clock, r
     peer.close()
 
 
-def test_unread_input_is_served_before_the_end(reactor, clock, reports):
+def test_unread_input_is_handled_before_the_end(reactor, clock, reports):
     echo = Echo()
     _, peer = pair(reactor, echo)
     peer.send(b"a last question")
@@ -107,7 +107,7 @@ def test_unread_input_is_served_before_the_end(reactor, clock, reports):
     peer.close()
 
 
-def test_backlog_is_served(reactor, clock, reports):
+def test_connections_in_the_backlog_are_served(reactor, clock, reports):
     served = []
 
     def factory():
@@ -135,8 +135,8 @@ def test_backlog_is_served(reactor, clock, reports):
 
 
 @pytest.mark.parametrize("hosts", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2", "127.0.0.3"]])
-def test_those_who_come_after_the_drain_began_do_not_prolong_it(reactor, reports, monkeypatch, hosts):
-    """Each one served brings the next: a drain that waits for empty backlogs would go on for ever."""
+def test_connections_made_after_the_start_do_not_prolong_the_drain(reactor, reports, monkeypatch, hosts):
+    """Each connection makes the next: a drain that waited for empty backlogs would never end."""
     backlog, clients = 3, []
 
     class Next(Recorder):
@@ -161,7 +161,7 @@ def test_those_who_come_after_the_drain_began_do_not_prolong_it(reactor, reports
     spin(reactor, lambda: reports)
 
 
-def test_newcomer_may_close_the_listener_that_drains(reactor, reports):
+def test_connection_from_the_backlog_may_close_the_draining_listener(reactor, reports):
     class Closer(Recorder):
         def connection_made(self, connection):
             super().connection_made(connection)
@@ -176,7 +176,7 @@ def test_newcomer_may_close_the_listener_that_drains(reactor, reports):
     assert reports == [Drained(idle=0, finished=1, failed=0, aborted=0)]
 
 
-def test_full_listener_serves_its_backlog_as_places_become_free(make_selector, reports):
+def test_full_listener_serves_its_backlog_as_connections_end(make_selector, reports):
     with Reactor(selector=make_selector()) as reactor:
         listener = reactor.listen("127.0.0.1:0", Echo, limits=Limits(max_connections=1))
         clients = [connect(reactor, listener.addresses[0]) for _ in range(4)]
@@ -190,7 +190,7 @@ def test_full_listener_serves_its_backlog_as_places_become_free(make_selector, r
             client.close()
 
 
-def test_protocol_may_say_that_it_is_busy(reactor, clock, reports):
+def test_draining_may_return_that_the_protocol_is_busy(reactor, clock, reports):
     class Worker(Recorder):
         busy = True
 
@@ -209,7 +209,7 @@ def test_protocol_may_say_that_it_is_busy(reactor, clock, reports):
     peer.close()
 
 
-def test_busy_one_is_asked_again_soon_and_then_less_often(reactor, clock, reports):
+def test_busy_protocol_is_asked_again_after_growing_pauses(reactor, clock, reports):
     class Busy(Recorder):
         def draining(self):
             asked.append(clock.now)
@@ -226,7 +226,7 @@ def test_busy_one_is_asked_again_soon_and_then_less_often(reactor, clock, report
     peer.close()
 
 
-def test_report_tells_idle_ones_and_finished_ones_apart(reactor, clock, reports):
+def test_report_distinguishes_idle_and_finished_connections(reactor, clock, reports):
     class Once(Recorder):
         busy = True
 
@@ -242,7 +242,7 @@ def test_report_tells_idle_ones_and_finished_ones_apart(reactor, clock, reports)
         peer.close()
 
 
-def test_peer_that_does_not_take_the_rest_of_a_closed_connection_has_the_same_time(reactor, clock, reports):
+def test_closed_connection_with_a_queue_has_until_the_deadline(reactor, clock, reports):
     """A socket of a pair counts what its peer has not read as not delivered."""
     connection, peer = pair(reactor, Recorder(), timeouts=Timeouts(close=60))
     connection.write(b"the end")
@@ -255,7 +255,7 @@ def test_peer_that_does_not_take_the_rest_of_a_closed_connection_has_the_same_ti
     peer.close()
 
 
-def test_drain_gives_half_a_minute_unless_told(reactor, clock):
+def test_drain_timeout_is_30_seconds_by_default(reactor, clock):
     recorder = Recorder()
     listener = reactor.listen("127.0.0.1:0", lambda: recorder)
     with connect(reactor, listener.addresses[0]):
@@ -267,7 +267,7 @@ def test_drain_gives_half_a_minute_unless_told(reactor, clock):
         assert 30 <= clock.now - start <= 30.1
 
 
-def test_message_that_is_owed_is_waited_for(reactor, clock, reports):
+def test_connection_that_awaits_the_rest_of_a_message_is_busy(reactor, clock, reports):
     class Messages(Echo):
         def data_received(self, data):
             super().data_received(data)
@@ -294,7 +294,7 @@ def test_message_that_is_owed_is_waited_for(reactor, clock, reports):
     peer.close()
 
 
-def test_stream_with_a_part_of_a_message_is_busy(reactor, clock, reports):
+def test_stream_with_a_partial_message_is_busy(reactor, clock, reports):
     async def answer(stream):
         while True:
             await stream.send(await stream.receive_exactly(10))
@@ -314,7 +314,7 @@ def test_stream_with_a_part_of_a_message_is_busy(reactor, clock, reports):
     client.close()
 
 
-def test_connection_that_fails_meanwhile_is_told_apart(reactor, clock, reports):
+def test_report_counts_connections_that_failed(reactor, clock, reports):
     connection, peer = pair(reactor, Recorder())
     connection.write(BIG)
     reactor.drain(30, reports.append)
@@ -359,7 +359,7 @@ def test_drain_of_one_listener_leaves_the_others(reactor, clock, reports):
         other.drain()
 
 
-def test_newcomers_of_two_drains_have_their_chance_in_both(reactor, clock, reports):
+def test_connections_from_the_backlog_count_in_both_of_two_drains(reactor, clock, reports):
     listener = reactor.listen("127.0.0.1:0", Echo)
     listener.pause()
     client = connect(reactor, listener.addresses[0])
@@ -391,7 +391,7 @@ def test_drain_of_one_listener_aborts_only_its_own(reactor, clock, reports):
     peer.close()
 
 
-def test_report_is_logged_where_nobody_takes_it(reactor, clock, caplog):
+def test_report_is_logged_without_a_callback(reactor, clock, caplog):
     caplog.set_level(logging.INFO)
     listener = reactor.listen("127.0.0.1:0", Echo)
     listener.drain()
@@ -403,7 +403,7 @@ def test_report_is_logged_where_nobody_takes_it(reactor, clock, caplog):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_peers_that_never_end_their_direction_do_not_hold_it(make_selector, reports, whole):
+def test_peers_that_send_no_fin_do_not_delay_the_drain(make_selector, reports, whole):
     with Reactor(selector=make_selector()) as reactor:
         listener = reactor.listen("127.0.0.1:0", Protocol)
         client = connect(reactor, listener.addresses[0])
@@ -428,7 +428,7 @@ def test_second_drain_of_the_reactor_changes_nothing(reactor, clock, reports):
     peer.close()
 
 
-def test_many_are_asked_in_slices(reactor, clock, reports):
+def test_many_connections_are_asked_over_several_ticks(reactor, clock, reports):
     class Asked(Protocol):
         def draining(self):
             asked.append(self)
@@ -449,7 +449,7 @@ def test_many_are_asked_in_slices(reactor, clock, reports):
         theirs.close()
 
 
-def test_reset_that_a_drain_finds_is_a_failure_and_no_clean_end(reactor, clock, reports):
+def test_reset_found_by_a_drain_is_a_failure(reactor, clock, reports):
     recorder = Recorder()
     listener = reactor.listen("127.0.0.1:0", lambda: recorder)
     client = connect(reactor, listener.addresses[0])
@@ -466,7 +466,7 @@ def test_reset_that_a_drain_finds_is_a_failure_and_no_clean_end(reactor, clock, 
     assert reports == [Drained(idle=0, finished=0, failed=1, aborted=0)]
 
 
-def test_drain_counts_for_itself_and_not_by_the_statistics(reactor):
+def test_drain_counts_its_own_connections(reactor):
     _, peer = pair(reactor, Recorder())
     counters = loop_of(reactor).counters
     counters.accepted += 5
@@ -479,7 +479,7 @@ def test_drain_counts_for_itself_and_not_by_the_statistics(reactor):
     assert drained == [Drained(idle=1, finished=0, failed=0, aborted=0)]
 
 
-def test_drain_waits_for_a_connection_that_is_made_in_it(reactor):
+def test_drain_waits_for_a_connection_made_during_it(reactor):
     busy = Recorder()
     busy.draining = lambda: True
     _, peer = pair(reactor, busy)

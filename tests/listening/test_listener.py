@@ -1,4 +1,4 @@
-"""Listeners: accepting, holding still, and what goes wrong at accept."""
+"""Listeners: accepting, pausing, limits, and errors of accept."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from tests.helpers import DEADLINE, Echo, connect, refuse_changes, spin
 
 
 class Factory:
-    """Makes recorders, and keeps them."""
+    """A protocol factory that keeps the recorders it made."""
 
     def __init__(self, kind=Recorder):
         self.kind = kind
@@ -39,7 +39,7 @@ def closed(sock):
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:0", "[::1]:0", "unix:{tmp_path}/s", "localhost:0"])
-def test_every_kind_of_address_serves(reactor, factory, tmp_path, text, descriptors):
+def test_listener_serves_every_kind_of_address(reactor, factory, tmp_path, text, descriptors):
     listener = reactor.listen(text.format(tmp_path=tmp_path), factory)
     for address in listener.addresses:
         with connect(reactor, address) as client:
@@ -56,7 +56,7 @@ def test_address_may_be_a_pair_of_host_and_port(reactor, factory):
     assert reactor.listen(("127.0.0.1", 0), factory).addresses[0].port > 0
 
 
-def test_listening_socket_of_the_caller_s_is_taken_over(reactor, factory, descriptors):
+def test_listening_socket_of_the_caller_is_adopted(reactor, factory, descriptors):
     listener = reactor.listen(socket.create_server(("127.0.0.1", 0)), factory)
     with connect(reactor, listener.addresses[0]) as client:
         client.sendall(b"hello")
@@ -65,7 +65,7 @@ def test_listening_socket_of_the_caller_s_is_taken_over(reactor, factory, descri
     listener.close()
 
 
-def test_what_does_not_listen_stays_the_caller_s(reactor, factory):
+def test_socket_that_does_not_listen_is_refused_and_stays_open(reactor, factory):
     with pytest.raises(AddressError, match="5 is no address"):
         reactor.listen(5, factory)
     with socket.socket() as sock:
@@ -74,7 +74,7 @@ def test_what_does_not_listen_stays_the_caller_s(reactor, factory):
         assert sock.fileno() >= 0
 
 
-def test_accepted_sockets_send_without_delay(reactor, factory):
+def test_accepted_sockets_have_tcp_nodelay(reactor, factory):
     listener = reactor.listen("127.0.0.1:0", factory)
     with connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: factory.made)
@@ -83,7 +83,7 @@ def test_accepted_sockets_send_without_delay(reactor, factory):
         assert not sock.getblocking()
 
 
-def test_no_delay_is_set_where_it_is_not_inherited(reactor, factory, monkeypatch):
+def test_tcp_nodelay_is_set_where_it_is_not_inherited(reactor, factory, monkeypatch):
     monkeypatch.setattr("reactor.listening.listener.sys.platform", "other")
     options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)]
     listener = reactor.listen("127.0.0.1:0", factory, options=options)
@@ -93,7 +93,7 @@ def test_no_delay_is_set_where_it_is_not_inherited(reactor, factory, monkeypatch
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_peername_is_the_client(reactor, factory):
+def test_peername_is_the_client_s_address(reactor, factory):
     for text in ("127.0.0.1:0", "[::1]:0"):
         listener = reactor.listen(text, factory)
         with connect(reactor, listener.addresses[0]) as client:
@@ -101,7 +101,7 @@ def test_peername_is_the_client(reactor, factory):
             assert factory.made.pop().connection.get_extra_info("peername") == client.getsockname()
 
 
-def test_one_batch_a_tick(reactor, factory):
+def test_one_tick_accepts_one_batch(reactor, factory):
     listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(accept_batch=2))
     clients = [connect(reactor, listener.addresses[0]) for _ in range(5)]
     sizes = []
@@ -113,7 +113,7 @@ def test_one_batch_a_tick(reactor, factory):
         client.close()
 
 
-def test_full_listener_goes_on_when_one_leaves(reactor, factory):
+def test_full_listener_accepts_again_when_a_connection_ends(reactor, factory):
     listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(max_connections=2))
     clients = [connect(reactor, listener.addresses[0]) for _ in range(4)]
     for _ in range(5):
@@ -127,7 +127,7 @@ def test_full_listener_goes_on_when_one_leaves(reactor, factory):
     spin(reactor, lambda: listener.connections == 0)
 
 
-def test_paused_listener_leaves_newcomers_in_the_backlog(reactor, factory):
+def test_paused_listener_leaves_connections_in_the_backlog(reactor, factory):
     listener = reactor.listen("127.0.0.1:0", factory)
     listener.pause()
     listener.pause()
@@ -138,7 +138,7 @@ def test_paused_listener_leaves_newcomers_in_the_backlog(reactor, factory):
         spin(reactor, lambda: factory.made)
 
 
-def test_pause_while_full_is_not_undone_by_a_loss(reactor, factory):
+def test_pause_of_a_full_listener_outlasts_the_end_of_a_connection(reactor, factory):
     listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(max_connections=1))
     with connect(reactor, listener.addresses[0]) as first, connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: factory.made)
@@ -151,7 +151,7 @@ def test_pause_while_full_is_not_undone_by_a_loss(reactor, factory):
         spin(reactor, lambda: len(factory.made) == 2)
 
 
-def test_pause_from_a_new_connection_ends_the_batch(reactor):
+def test_pause_in_connection_made_ends_the_batch(reactor):
     class Pauser(Recorder):
         def connection_made(self, connection):
             super().connection_made(connection)
@@ -167,7 +167,7 @@ def test_pause_from_a_new_connection_ends_the_batch(reactor):
         client.close()
 
 
-def test_closed_listener_leaves_its_connections(reactor, factory, tmp_path):
+def test_closed_listener_keeps_its_connections_open(reactor, factory, tmp_path):
     listener = reactor.listen(f"unix:{tmp_path}/s", factory)
     with connect(reactor, listener.addresses[0]) as client:
         spin(reactor, lambda: factory.made)
@@ -181,7 +181,7 @@ def test_closed_listener_leaves_its_connections(reactor, factory, tmp_path):
         assert client.recv(1) == b"x"
 
 
-def test_closed_listener_s_use_is_an_error(reactor, factory):
+def test_methods_of_a_closed_listener_raise(reactor, factory):
     listener = reactor.listen("127.0.0.1:0", factory)
     listener.close()
     for use in (listener.pause, listener.resume):
@@ -189,7 +189,7 @@ def test_closed_listener_s_use_is_an_error(reactor, factory):
             use()
 
 
-def test_factory_that_raises_resets_the_newcomer_and_is_reported_once(reactor, errors):
+def test_factory_that_raises_is_reported_once_and_resets_the_connection(reactor, errors):
     problem = RuntimeError("mine")
 
     def factory():
@@ -204,7 +204,7 @@ def test_factory_that_raises_resets_the_newcomer_and_is_reported_once(reactor, e
     assert listener.connections == 0
 
 
-def test_selector_that_refuses_the_newcomer_resets_it(reactor, errors, factory, monkeypatch, caplog):
+def test_connection_that_the_selector_refuses_is_reset(reactor, errors, factory, monkeypatch, caplog):
     problem = OSError(errno.ENOSPC, "no more watches")
     listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(max_connections=1))
 
@@ -218,7 +218,7 @@ def test_selector_that_refuses_the_newcomer_resets_it(reactor, errors, factory, 
             client.recv(1)
     assert errors.take()[0] is problem
     assert listener.connections == 0
-    # The listening socket itself was refused after the pause, and the listener tries again.
+    # After the pause the selector refused the listening socket itself, and the listener tries again.
     assert "no more watches; trying again" in caplog.text
     monkeypatch.undo()
     with connect(reactor, listener.addresses[0]):
@@ -226,7 +226,7 @@ def test_selector_that_refuses_the_newcomer_resets_it(reactor, errors, factory, 
 
 
 def scripted(reactor, factory, *results, **options):
-    """Return a listener, and its listening socket: `accept` has these results first."""
+    """Return a listener and its listening socket, whose `accept` has these results first."""
     sock = ScriptedSocket(socket.create_server(("127.0.0.1", 0)), accept=results)
     return reactor.listen(sock, factory, **options), sock
 
@@ -237,14 +237,14 @@ def accepts(sock):
 
 
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH])
-def test_connection_that_failed_before_accept_is_passed_over(reactor, factory, number):
+def test_connection_that_failed_before_accept_is_ignored(reactor, factory, number):
     listener, sock = scripted(reactor, factory, OSError(number, "gone"))
     with connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: factory.made)
         assert accepts(sock) >= 2
 
 
-def test_nobody_there_after_all(reactor, factory):
+def test_spurious_readiness_of_the_listening_socket_is_ignored(reactor, factory):
     listener, _ = scripted(reactor, factory, BlockingIOError(), InterruptedError())
     with connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: factory.made)
@@ -261,7 +261,7 @@ def test_out_of_descriptors_backs_off_logs_and_recovers(factory, caplog):
                 before = accepts(sock)
                 reactor.run_once(0)
                 reactor.run_once(0)
-                assert accepts(sock) - before <= 1 + 2 * len(factory.made)  # it does not spin
+                assert accepts(sock) - before <= 1 + 2 * len(factory.made)  # no busy loop
                 if accepts(sock) > before:
                     tries.append(sum(waits))
                 if not factory.made:
@@ -278,7 +278,7 @@ def refusing(**limits):
     return Limits(when_full="refuse", **limits)
 
 
-def test_newcomers_beyond_max_connections_are_refused(reactor, factory):
+def test_connections_above_max_connections_are_refused(reactor, factory):
     listener = reactor.listen("127.0.0.1:0", factory, limits=refusing(max_connections=2))
     clients = [connect(reactor, listener.addresses[0]) for _ in range(4)]
     spin(reactor, lambda: reactor.stats().refused == {"max_connections": 2})
@@ -294,7 +294,7 @@ def test_newcomers_beyond_max_connections_are_refused(reactor, factory):
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:0", "[::1]:0", ":0"])
-def test_newcomers_beyond_max_per_ip_are_refused_and_others_are_not(reactor, factory, text):
+def test_connections_above_max_per_ip_are_refused(reactor, factory, text):
     listener = reactor.listen(text, factory, limits=Limits(max_per_ip=2))
     port = listener.addresses[0].port
     host = "::1" if text.startswith("[") else "127.0.0.1"
@@ -315,7 +315,7 @@ def test_newcomers_beyond_max_per_ip_are_refused_and_others_are_not(reactor, fac
     spin(reactor, lambda: listener.connections == 0)
 
 
-def test_unix_clients_have_no_ip_to_count(reactor, factory, tmp_path):
+def test_max_per_ip_does_not_count_unix_clients(reactor, factory, tmp_path):
     listener = reactor.listen(f"unix:{tmp_path}/s", factory, limits=Limits(max_per_ip=1))
     clients = [connect(reactor, listener.addresses[0]) for _ in range(3)]
     spin(reactor, lambda: len(factory.made) == 3)
@@ -323,7 +323,7 @@ def test_unix_clients_have_no_ip_to_count(reactor, factory, tmp_path):
         client.close()
 
 
-def test_reserve_descriptor_refuses_newcomers_when_there_is_no_other(factory, descriptors):
+def test_connections_are_refused_with_the_reserve_descriptor(factory, descriptors):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
         listener, sock = scripted(reactor, factory, OSError(errno.EMFILE, "full"), limits=refusing())
@@ -331,7 +331,7 @@ def test_reserve_descriptor_refuses_newcomers_when_there_is_no_other(factory, de
         reactor.run_once(0)
         assert reactor.stats().refused == {"descriptors": 3}
         assert [closed(client) for client in clients] == [True] * 3
-        assert accepts(sock) == 5  # the failure, three newcomers, nobody more
+        assert accepts(sock) == 5  # the failure, three connections, an empty backlog
         clock.advance(0.01)
         clients.append(connect(reactor, listener.addresses[0]))
         reactor.run_once(0)
@@ -341,7 +341,7 @@ def test_reserve_descriptor_refuses_newcomers_when_there_is_no_other(factory, de
             client.close()
 
 
-def test_reserve_that_was_taken_is_had_again_later(factory, monkeypatch, descriptors):
+def test_reserve_descriptor_is_opened_again_later(factory, monkeypatch, descriptors):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
         problem = OSError(errno.EMFILE, "full")
@@ -364,7 +364,7 @@ def test_reserve_that_was_taken_is_had_again_later(factory, monkeypatch, descrip
             assert closed(client)
 
 
-def test_listener_that_was_closed_gets_no_reserve_again(factory, monkeypatch, descriptors):
+def test_closed_listener_opens_no_reserve_descriptor(factory, monkeypatch, descriptors):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
         problem = OSError(errno.EMFILE, "full")
@@ -396,7 +396,7 @@ def test_descriptor_of_a_closed_listener_can_be_listened_on_again(reactor, facto
     assert list(loop_of(reactor).registry.owned()) == before
 
 
-def test_on_accept_error_may_make_room(reactor, factory, caplog):
+def test_on_accept_error_may_free_a_descriptor(reactor, factory, caplog):
     def evict(exc):
         seen.append(exc.errno)
         factory.made[0].connection.abort()
@@ -415,7 +415,7 @@ def test_on_accept_error_may_make_room(reactor, factory, caplog):
 
 
 @pytest.mark.parametrize("answer", [False, ZeroDivisionError()])
-def test_on_accept_error_without_room_backs_off(factory, errors, answer, caplog):
+def test_listener_backs_off_if_on_accept_error_freed_nothing(factory, errors, answer, caplog):
     def handler(exc):
         if answer:
             raise answer
@@ -450,7 +450,7 @@ def test_drain_waits_for_the_backlog_of_a_listener_that_backs_off(factory, caplo
     assert "trying again" in caplog.text
 
 
-def test_descriptor_that_is_given_back_ends_the_back_off(factory, caplog):
+def test_freed_descriptor_ends_the_back_off(factory, caplog):
     with Reactor(clock=ManualClock()) as reactor:
         listener, sock = scripted(reactor, factory)
         with connect(reactor, listener.addresses[0]) as first:
@@ -459,11 +459,11 @@ def test_descriptor_that_is_given_back_ends_the_back_off(factory, caplog):
             with connect(reactor, listener.addresses[0]):
                 reactor.run_once(0)
                 first.close()
-                spin(reactor, lambda: len(factory.made) == 2)  # the clock stands still
+                spin(reactor, lambda: len(factory.made) == 2)  # the clock does not advance
     assert "trying again" in caplog.text
 
 
-def test_lingering_sockets_make_room(reactor, factory, caplog):
+def test_lingering_sockets_are_closed_to_free_descriptors(reactor, factory, caplog):
     listener, sock = scripted(reactor, factory)
     with connect(reactor, listener.addresses[0]) as first, connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: len(factory.made) == 2)
@@ -486,7 +486,7 @@ def test_unknown_accept_error_backs_off_too(factory, caplog):
     assert "cannot accept" in caplog.text
 
 
-def test_back_off_of_a_listener_that_was_closed_meanwhile(factory, caplog):
+def test_closed_listener_ends_its_back_off(factory, caplog):
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
         listener, _ = scripted(reactor, factory, OSError(errno.EMFILE, "full"))
@@ -498,7 +498,7 @@ def test_back_off_of_a_listener_that_was_closed_meanwhile(factory, caplog):
     assert factory.made == []
 
 
-def test_real_lack_of_descriptors_is_survived():
+def test_listener_recovers_from_a_real_lack_of_descriptors():
     program = textwrap.dedent("""
         import resource, socket, logging
         from reactor import Protocol, Reactor
@@ -534,9 +534,7 @@ def test_real_lack_of_descriptors_is_survived():
     assert 1 <= done.stderr.count("Too many open files") <= 3
 
 
-def test_selector_that_refuses_the_listening_socket_leaves_nothing(
-    reactor, factory, monkeypatch, descriptors
-):
+def test_listening_socket_that_the_selector_refuses_is_closed(reactor, factory, monkeypatch, descriptors):
     def refuse(*args):
         raise OSError(errno.ENOMEM, "no memory")
 
@@ -546,7 +544,7 @@ def test_selector_that_refuses_the_listening_socket_leaves_nothing(
     assert reactor.listeners() == []
 
 
-def test_reserve_that_cannot_be_had_leaves_nothing(reactor, factory, monkeypatch, descriptors):
+def test_listen_without_a_reserve_descriptor_closes_the_socket(reactor, factory, monkeypatch, descriptors):
     def none_left(*args):
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -556,6 +554,6 @@ def test_reserve_that_cannot_be_had_leaves_nothing(reactor, factory, monkeypatch
     assert reactor.listeners() == []
 
 
-def test_repr_tells_the_addresses(reactor, factory):
+def test_repr_names_the_addresses(reactor, factory):
     listener = reactor.listen("127.0.0.1:0", factory)
     assert repr(listener) == f"<Listener {listener.addresses[0]}>"

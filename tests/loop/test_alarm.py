@@ -1,4 +1,4 @@
-"""The alarm: readable at its time, and not before."""
+"""The alarm: a descriptor that is readable at the time it is set to, and not before."""
 
 import os
 import select
@@ -29,7 +29,7 @@ def readable(alarm, wait=0.0):
 
 
 @pytest.mark.parametrize("delay", [0.02, 0.0, -5.0, 1e-12])
-def test_is_readable_from_its_time_on(alarm, delay):
+def test_alarm_is_readable_from_its_time_on(alarm, delay):
     alarm, called = alarm
     assert not readable(alarm)
     began = time.monotonic()
@@ -42,7 +42,7 @@ def test_is_readable_from_its_time_on(alarm, delay):
     assert not readable(alarm)
 
 
-def test_another_time_replaces_the_one_before(alarm):
+def test_setting_another_time_replaces_the_first(alarm):
     alarm, called = alarm
     alarm.set(0)
     assert readable(alarm, DEADLINE)
@@ -53,7 +53,7 @@ def test_another_time_replaces_the_one_before(alarm):
 
 
 @given(delay=st.floats(0, 86400))
-def test_any_time_can_be_set(delay):
+def test_alarm_can_be_set_to_any_time(delay):
     alarm = new_alarm(lambda: None)
     try:
         alarm.set(delay)
@@ -61,13 +61,13 @@ def test_any_time_can_be_set(delay):
         alarm.close()
 
 
-def test_is_not_inherited_by_programs(alarm):
+def test_alarm_s_descriptor_is_not_inherited(alarm):
     alarm, _ = alarm
     assert not os.get_inheritable(alarm.fileno())
     assert not os.get_blocking(alarm.fileno())
 
 
-def test_without_one_the_host_is_told_to_ask_again(tmp_path):
+def test_without_an_alarm_fileno_is_readable_for_an_earlier_timer(tmp_path):
     assert shutil.which("strace"), "strace is missing: install the package strace"
     program = textwrap.dedent("""
         import select

@@ -1,4 +1,4 @@
-"""The loop in a thread of its own: as long as the block, drained at its end, and what broke comes out."""
+"""The loop in a background thread: it serves during the block, and drains at its end."""
 
 import math
 import signal
@@ -39,7 +39,7 @@ def test_serves_while_the_block_runs(reactor):
         assert reactor.submit(int).result(DEADLINE) == 0
 
 
-def test_end_lets_connections_finish(reactor):
+def test_end_of_the_block_drains(reactor):
     with socket.socket() as client:
         client.settimeout(DEADLINE)
         with reactor.background():
@@ -50,7 +50,7 @@ def test_end_lets_connections_finish(reactor):
         assert client.recv(100) == b""
 
 
-def test_end_aborts_who_does_not_finish_in_time(reactor):
+def test_end_of_the_block_aborts_connections_at_the_drain_timeout(reactor):
     with socket.socket() as client:
         client.settimeout(DEADLINE)
         with reactor.background(drain_timeout=0.01):
@@ -66,7 +66,7 @@ class Flood(Echo):
         connection.write(bytes(30_000_000))
 
 
-def test_what_breaks_the_thread_comes_out_at_the_end(reactor):
+def test_exception_of_the_thread_is_raised_at_the_end_of_the_block(reactor):
     with pytest.raises(SystemExit, match="7"), reactor.background():
         reactor.call_soon_threadsafe(leave)
         with pytest.raises((CancelledError, UsageError)):
@@ -74,14 +74,14 @@ def test_what_breaks_the_thread_comes_out_at_the_end(reactor):
     assert reactor.is_closed()
 
 
-def test_what_breaks_the_block_goes_before_and_is_told_of_the_thread(reactor):
+def test_exception_of_the_block_has_a_note_about_the_thread(reactor):
     with pytest.raises(LookupError) as caught, reactor.background():
         reactor.call_soon_threadsafe(leave)
         raise LookupError("mine")
     assert caught.value.__notes__ == ["And the reactor's thread broke: SystemExit(7)"]
 
 
-def test_reactor_that_is_driven_already_is_left_alone(reactor):
+def test_background_of_a_driven_reactor_is_refused(reactor):
     with reactor.background():
         with pytest.raises(UsageError, match="driven by another thread already"), reactor.background():
             pass
@@ -99,7 +99,7 @@ def test_stop_and_close_in_the_block_end_the_thread(reactor):
         reactor.background()
 
 
-def test_longer_drain_that_is_on_does_not_hold_the_end(reactor, monkeypatch):
+def test_drain_with_a_longer_timeout_does_not_delay_the_end(reactor, monkeypatch):
     monkeypatch.setattr(room, "_GRACE", 0.05)
     ours, theirs = socket.socketpair()
     with theirs, reactor.background(drain_timeout=0.01):
@@ -108,12 +108,12 @@ def test_longer_drain_that_is_on_does_not_hold_the_end(reactor, monkeypatch):
     assert not reactor.is_closed()
 
 
-def test_drain_may_have_no_end(reactor):
+def test_drain_timeout_may_be_infinite(reactor):
     with reactor.background(drain_timeout=math.inf):
         reactor.submit(reactor.listen, "127.0.0.1:0", Echo).result(DEADLINE)
 
 
-def test_thread_that_does_not_come_back_is_told_of(reactor, monkeypatch):
+def test_thread_that_does_not_end_is_an_error(reactor, monkeypatch):
     monkeypatch.setattr(room, "_GRACE", 0.01)
     release, blocked = threading.Event(), threading.Event()
 
@@ -130,12 +130,12 @@ def test_thread_that_does_not_come_back_is_told_of(reactor, monkeypatch):
     background._thread.join(DEADLINE)
 
 
-def test_interrupt_while_it_is_left_stops_the_thread(reactor):
+def test_interrupt_at_the_end_of_the_block_stops_the_thread(reactor):
     release = threading.Event()
     ours, theirs = socket.socketpair()
 
     class Interrupting(Echo):
-        def connection_lost(self, exc):  # the drain has ended it
+        def connection_lost(self, exc):  # because of the drain
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             release.wait(DEADLINE)
 
@@ -148,6 +148,6 @@ def test_interrupt_while_it_is_left_stops_the_thread(reactor):
         signal.signal(signal.SIGINT, previous)
         release.set()
     end = time.monotonic() + DEADLINE
-    while background._thread in threading.enumerate():  # is_alive may say otherwise once join was interrupted
+    while background._thread in threading.enumerate():  # is_alive is wrong after an interrupted join
         assert time.monotonic() < end
     theirs.close()

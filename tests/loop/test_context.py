@@ -16,13 +16,13 @@ class Block(ContextExit):
         self.left_with.append(exc)
 
 
-def test_block_that_ends_well_is_left_without_an_exception():
+def test_block_without_an_exception_calls_exit_with_none():
     with Block() as block:
         pass
     assert block.left_with == [None]
 
 
-def test_exception_is_handed_on_and_not_swallowed():
+def test_exception_is_passed_on_and_not_suppressed():
     problem = ValueError("of the block")
     block = Block()
     with pytest.raises(ValueError, match="of the block"), block:
@@ -30,6 +30,6 @@ def test_exception_is_handed_on_and_not_swallowed():
     assert block.left_with == [problem]
 
 
-def test_class_without_an_end_can_t_be_made():
+def test_class_without_the_method_is_abstract():
     with pytest.raises(TypeError, match="_leave_block"):
         ContextExit()

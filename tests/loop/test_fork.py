@@ -1,4 +1,4 @@
-"""A child process and the reactor that it inherits: every use is an error, and the parent notices nothing."""
+"""A forked child and the reactor that it inherits: every use raises, and the parent is not affected."""
 
 import asyncio
 import os
@@ -27,9 +27,9 @@ def in_child(run):
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as report:
-        told = report.read()
+        failure = report.read()
     os.waitpid(pid, 0)
-    assert told == ""
+    assert failure == ""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def recorder():
 MESSAGE = r"the reactor belongs to process \d+, and this is a child of it: make a new one"
 
 
-def test_every_use_of_the_reactor_is_an_error(reactor, recorder):
+def test_reactor_s_methods_raise_in_a_child(reactor, recorder):
     connection, peer = pair(reactor, recorder)
     listener = reactor.listen("127.0.0.1:0", Echo)
 
@@ -76,7 +76,7 @@ def test_every_use_of_the_reactor_is_an_error(reactor, recorder):
     peer.close()
 
 
-def test_child_that_comes_out_of_a_callback_is_told(reactor):
+def test_child_that_returns_from_a_callback_gets_an_error(reactor):
     came = []
     reactor.call_soon(lambda: came.append(os.fork()))
     reactor.call_soon(reactor.stop)
@@ -93,7 +93,7 @@ def test_child_that_comes_out_of_a_callback_is_told(reactor):
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "guest"])
-def test_child_of_an_attached_reactor_touches_nothing_of_the_parent_s(kind):
+def test_child_of_an_attached_reactor_does_not_change_the_parent_s_host(kind):
     loop = asyncio.new_event_loop()
     with Reactor() as inherited:
         attach = in_asyncio.attach if kind == "asyncio" else guest.attach
@@ -141,12 +141,12 @@ def test_parent_goes_on_after_the_child_has_closed_everything(reactor, recorder,
     listener.close()
 
 
-def test_child_closes_the_descriptors_that_it_inherits(reactor, recorder):
+def test_close_in_a_child_closes_the_inherited_descriptors(reactor, recorder):
     before = set(os.listdir("/proc/self/fd"))
     with Reactor() as inherited:
         _, peer = pair(inherited, Protocol())
         inherited.listen("127.0.0.1:0", Echo, limits=Limits(when_full="refuse"))
-        inherited.fileno()  # which makes another one
+        inherited.fileno()  # this opens another one
 
         def child():
             inherited.close()
@@ -158,8 +158,8 @@ def test_child_closes_the_descriptors_that_it_inherits(reactor, recorder):
         peer.close()
 
 
-def test_child_that_comes_out_of_a_callback_does_not_drive_on(reactor):
-    """The events of the batch at hand are the parent's; the child must not take their bytes."""
+def test_child_that_returns_from_a_callback_does_not_continue_the_tick(reactor):
+    """The events of the current batch are the parent's; the child must not read their bytes."""
     reader, writer = os.pipe()
     recorders = [Echo() for _ in range(8)]
     peers = [pair(reactor, recorder)[1] for recorder in recorders]
@@ -186,10 +186,10 @@ def test_child_that_comes_out_of_a_callback_does_not_drive_on(reactor):
     os.waitpid(pids[0], 0)
     os.close(writer)
     with os.fdopen(reader) as lines:
-        told = sorted(lines.read().splitlines())
-    assert told[0] == "a timer of the parent's"
-    assert told[1].startswith("refused: the reactor belongs to process")
-    assert len(told) == 2
+        reported = sorted(lines.read().splitlines())
+    assert reported[0] == "a timer of the parent's"
+    assert reported[1].startswith("refused: the reactor belongs to process")
+    assert len(reported) == 2
     for recorder in recorders:
         del recorder.data_received
     for peer in peers:
@@ -227,8 +227,8 @@ def test_child_may_make_a_reactor_of_its_own(reactor):
     in_child(child)
 
 
-def test_every_use_of_what_the_reactor_made_is_an_error(reactor, recorder, certificates):
-    """Of a listener, a connection, a connector: what would touch the kernel, and what would go unnoticed."""
+def test_methods_of_the_reactor_s_objects_raise_in_a_child(reactor, recorder, certificates):
+    """Methods of a listener, a connection and a connector, those that make no system call included."""
     listener = reactor.listen("127.0.0.1:0", lambda: recorder)
     connection, peer = pair(reactor, Recorder())
     reading, writing = os.pipe()

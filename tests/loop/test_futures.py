@@ -1,4 +1,4 @@
-"""Work for a thread, and its future: completed once, whatever becomes of it."""
+"""Calls handed to a thread, and their futures: each is completed once, whatever happens."""
 
 import threading
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
@@ -21,7 +21,7 @@ def run(work):
     callback(*args)
 
 
-def test_result_and_exception_go_into_the_future():
+def test_result_and_exception_are_set_on_the_future():
     work = Work(pow, 2, 5)
     run(work)
     assert work.future.result(0) == 32
@@ -30,7 +30,7 @@ def test_result_and_exception_go_into_the_future():
     assert isinstance(work.future.exception(0), LookupError)
 
 
-def test_what_ends_the_program_is_told_and_goes_on():
+def test_system_exit_is_set_on_the_future_and_raised():
     work = Work(exec, "raise SystemExit")
     with pytest.raises(SystemExit):
         run(work)
@@ -40,7 +40,7 @@ def test_what_ends_the_program_is_told_and_goes_on():
     assert isinstance(future.exception(0), SystemExit)
 
 
-def test_cancelled_work_cancels_its_future_and_who_waits_is_told():
+def test_cancelled_work_cancels_its_future_and_wakes_up_its_waiters():
     work = Work(fail)
     work.cancel()
     assert work.cancelled()
@@ -58,7 +58,7 @@ def test_cancelled_future_is_not_run():
     assert ran == []
 
 
-def test_work_that_was_done_can_not_be_cancelled():
+def test_completed_work_cannot_be_cancelled():
     work = Work(int)
     run(work)
     work.cancel()
@@ -71,7 +71,7 @@ def executors():
         yield [None, given]
 
 
-def test_submit_runs_on_the_thread_that_drives(reactor):
+def test_submit_runs_on_the_loop_s_thread(reactor):
     with ThreadPoolExecutor(1) as other:
         asked = other.submit(reactor.submit, pow, 2, 3).result(DEADLINE)
         assert not asked.done()
@@ -82,7 +82,7 @@ def test_submit_runs_on_the_thread_that_drives(reactor):
         assert isinstance(refused.exception(0), LookupError)
 
 
-def test_run_in_executor_completes_on_the_thread_that_drives(reactor, executors):
+def test_run_in_executor_completes_on_the_loop_s_thread(reactor, executors):
     for executor in executors:
         on = []
         done = reactor.run_in_executor(executor, threading.get_ident)
@@ -98,7 +98,7 @@ def test_run_in_executor_completes_on_the_thread_that_drives(reactor, executors)
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own threads", "an executor"])
-def test_close_cancels_what_was_not_run(reactor, own):
+def test_close_cancels_submitted_calls_that_did_not_run(reactor, own):
     release = threading.Event()
     with ThreadPoolExecutor(1) as executor:
         waiting = reactor.submit(int)
@@ -110,7 +110,7 @@ def test_close_cancels_what_was_not_run(reactor, own):
             working.result(DEADLINE)
 
 
-def test_cancelling_withdraws_what_has_not_begun(reactor):
+def test_cancel_withdraws_a_call_that_has_not_begun(reactor):
     release = threading.Event()
     with ThreadPoolExecutor(1) as executor:
         first = reactor.run_in_executor(executor, release.wait, DEADLINE)
@@ -123,7 +123,7 @@ def test_cancelling_withdraws_what_has_not_begun(reactor):
     assert ran == []
 
 
-def test_exit_elsewhere_is_the_future_s_alone(reactor):
+def test_system_exit_in_an_executor_is_set_on_the_future_only(reactor):
     failed = reactor.run_in_executor(None, exec, "raise SystemExit(3)")
     done = reactor.run_in_executor(None, int)
     while not (failed.done() and done.done()):
@@ -132,7 +132,7 @@ def test_exit_elsewhere_is_the_future_s_alone(reactor):
     assert done.result(0) == 0
 
 
-def test_close_cancels_at_once_what_is_under_way(reactor):
+def test_close_cancels_the_futures_of_running_calls(reactor):
     release, began, ran = threading.Event(), threading.Event(), []
 
     def work():
@@ -150,14 +150,14 @@ def test_close_cancels_at_once_what_is_under_way(reactor):
     assert ran == []
 
 
-def test_interrupt_before_the_work_began_is_told():
+def test_interrupt_before_the_call_is_set_on_the_future():
     work = Work(int)
     work.broken_off(KeyboardInterrupt())
     assert isinstance(work.future.exception(0), KeyboardInterrupt)
     work.broken_off(KeyboardInterrupt())
 
 
-def test_keywords_are_handed_on_whatever_their_names(reactor, executors):
+def test_keyword_arguments_of_any_name_are_passed_on(reactor, executors):
     def keywords(*args, **kwargs):
         return args, kwargs
 
@@ -169,7 +169,7 @@ def test_keywords_are_handed_on_whatever_their_names(reactor, executors):
     assert [future.result(0) for future in asked] == [((1, 2), names)] * 3
 
 
-def test_what_can_not_be_called_is_refused_at_the_call(reactor, executors, errors):
+def test_object_that_is_not_callable_is_refused(reactor, executors, errors):
     for call in (reactor.submit, partial(reactor.run_in_executor, None)):
         with pytest.raises(TypeError, match=r"^fn must be callable, not None$"):
             call(None)
@@ -181,7 +181,7 @@ def test_what_can_not_be_called_is_refused_at_the_call(reactor, executors, error
     assert errors.seen == []
 
 
-def test_run_in_executor_without_a_thread_is_refused_at_the_call(reactor, monkeypatch):
+def test_run_in_executor_raises_if_no_thread_can_be_started(reactor, monkeypatch):
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
@@ -195,8 +195,8 @@ def test_run_in_executor_without_a_thread_is_refused_at_the_call(reactor, monkey
     assert done.result(0) == 7
 
 
-def test_a_type_checker_sees_a_missing_argument(tmp_path):
-    """The same program, with a mistake in each call, by mypy."""
+def test_type_checker_reports_a_missing_argument(tmp_path):
+    """The lines that mypy reports of a program with a mistake in each call."""
     program = tmp_path / "program.py"
     program.write_text(
         "from concurrent.futures import Future\n"
@@ -210,8 +210,8 @@ def test_a_type_checker_sees_a_missing_argument(tmp_path):
         "reactor.run_in_executor(None, work, 1)\n"
         "reactor.run_in_executor(None, work, 'x', name='a')\n"
     )
-    told, _, _ = mypy.api.run(
+    output, _, _ = mypy.api.run(
         ["--cache-dir", str(tmp_path), "--disable-error-code", "empty-body", str(program)]
     )
-    lines = [int(line.split(":")[1]) for line in told.splitlines() if "error:" in line]
-    assert lines == [7, 8, 9, 10], told
+    lines = [int(line.split(":")[1]) for line in output.splitlines() if "error:" in line]
+    assert lines == [7, 8, 9, 10], output

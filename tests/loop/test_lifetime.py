@@ -1,4 +1,4 @@
-"""Lifetime: what a loop refuses when it is being closed, is closed, or is a forked child's copy."""
+"""Lifetime: the checks of a loop that is being closed, is closed, or is a forked child's copy."""
 
 import os
 
@@ -33,14 +33,14 @@ CLOSED = "the reactor is closed: make a new one"
         (True, True, [None, CLOSED, CLOSED]),
     ],
 )
-def test_what_is_made_is_refused_before_what_is_called(closing, closed, expected):
+def test_closing_loop_refuses_only_what_would_outlive_it(closing, closed, expected):
     lifetime = Lifetime()
     lifetime.closing, lifetime.closed = closing, closed
     assert refusals(lifetime) == expected
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_child_refuses_everything_and_names_the_process(closed):
+def test_every_check_fails_in_a_child(closed):
     lifetime = Lifetime()
     lifetime.forked, lifetime.closed = True, closed
     foreign = f"the reactor belongs to process {os.getpid()}, and this is a child of it: make a new one"

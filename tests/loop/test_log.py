@@ -17,7 +17,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))  # surrogates too
 
 
 class Timers:
-    """A loop's `call_later`, on a clock that is moved by hand."""
+    """A loop's `call_later`, on a manual clock."""
 
     def __init__(self):
         self.clock = ManualClock()
@@ -51,7 +51,7 @@ def lines(caplog):
 def test_repeats_are_counted_and_logged_once_a_second(limited, timers, caplog):
     for second in range(3):
         for number in range(1000):
-            limited.log(logging.ERROR, "key", "failed: %d", number)
+            limited.error("key", "failed: %d", number)
         timers.advance(1)
         assert len(lines(caplog)) == second + 2
     assert lines(caplog)[0] == "failed: 0"
@@ -60,27 +60,27 @@ def test_repeats_are_counted_and_logged_once_a_second(limited, timers, caplog):
 
 
 def test_record_after_a_pause_is_logged_at_once(limited, timers, caplog):
-    limited.log(logging.ERROR, "key", "failed")
+    limited.error("key", "failed")
     timers.advance(1)
     assert len(timers.heap) == 0
-    limited.log(logging.ERROR, "key", "failed")
+    limited.error("key", "failed")
     assert lines(caplog) == ["failed", "failed"]
 
 
-def test_what_differs_does_not_hide_each_other(limited, caplog):
-    limited.log(logging.ERROR, "one", "one")
-    limited.log(logging.WARNING, "other", "other")
+def test_records_with_different_keys_are_logged(limited, caplog):
+    limited.error("one", "one")
+    limited.warning("other", "other")
     assert lines(caplog) == ["one", "other"]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
-def test_nothing_counted_is_lost_at_the_end(limited, timers, caplog):
-    limited.log(logging.ERROR, "key", "failed")
+def test_flush_logs_the_counts_that_are_left(limited, timers, caplog):
+    limited.error("key", "failed")
     limited.flush()
     limited.flush()
     assert lines(caplog) == ["failed"]
-    limited.log(logging.ERROR, "key", "failed")
-    limited.log(logging.ERROR, "key", "failed")
+    limited.error("key", "failed")
+    limited.error("key", "failed")
     limited.flush()
     assert "and 1 more" in lines(caplog)[-1]
     timers.advance(10)
@@ -102,13 +102,13 @@ def test_printable_text_has_no_control_character(text):
     assert [character for character in text if character.isprintable() and character not in shown] == []
 
 
-def test_what_is_printable_stays_as_it_is():
+def test_printable_text_is_unchanged():
     assert printable("Grüße: 2 ≤ 3, C:\\n") == "Grüße: 2 ≤ 3, C:\\n"
     assert printable("a\nb\x1b[0m\x85\ud800") == r"a\nb\x1b[0m\x85\ud800"
 
 
 @given(ANY_TEXT)
-def test_arguments_are_escaped_whatever_logging_the_program_has(text):
+def test_arguments_are_escaped_for_every_handler(text):
     records = []
     handler = logging.Handler()
     handler.emit = records.append
@@ -118,7 +118,7 @@ def test_arguments_are_escaped_whatever_logging_the_program_has(text):
         timers = Timers()
         limited = LimitedLog(timers.call_later)
         for number in range(2):
-            limited.log(logging.ERROR, "key", "%s: %d: %s", Address(path=text), number, OSError(text))
+            limited.error("key", "%s: %d: %s", Address(path=text), number, OSError(text))
         limited.flush()
     finally:
         logger.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""The loop: descriptors, their order and bounds, and leaving it in one piece."""
+"""The loop: running and ending it, descriptors, and the budget of a host."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def ran():
 
 @pytest.fixture
 def pairs():
-    """Makes pairs of sockets, which are closed at the end."""
+    """Return a function that makes pairs of sockets; they are closed at the end."""
     made = []
 
     def make(number):
@@ -46,14 +46,14 @@ def pairs():
 # Running and leaving
 
 
-def test_run_once_tells_how_much_it_handled(reactor):
+def test_run_once_returns_how_much_it_handled(reactor):
     assert reactor.run_once() == 0
     reactor.call_soon(int)
     reactor.call_later(0, int)
     assert reactor.run_once() == 2
 
 
-def test_stop_from_a_callback_ends_the_run_after_its_tick(reactor, ran):
+def test_stop_in_a_callback_ends_run_after_the_tick(reactor, ran):
     reactor.call_soon(reactor.stop)
     reactor.call_soon(ran.append, 1)
     reactor.run()
@@ -96,7 +96,7 @@ def test_driving_from_a_second_thread_is_an_error(reactor, ran):
 
 
 @pytest.mark.parametrize("leaver", [KeyboardInterrupt, SystemExit])
-def test_interrupt_leaves_the_loop_in_one_piece(reactor, ran, leaver):
+def test_interrupt_leaves_the_loop_usable(reactor, ran, leaver):
     def leave():
         raise leaver
 
@@ -141,7 +141,7 @@ def test_close_from_a_callback_closes_after_the_tick(make_selector, ran):
     assert reactor.is_closed()
 
 
-def test_close_drops_what_was_to_be_called(ran):
+def test_close_drops_scheduled_callbacks(ran):
     with Reactor() as reactor:
         reactor.call_soon(ran.append, 1)
         reactor.call_later(0, ran.append, 1)
@@ -149,7 +149,7 @@ def test_close_drops_what_was_to_be_called(ran):
     assert ran == []
 
 
-def test_closed_loop_s_use_is_an_error():
+def test_methods_of_a_closed_loop_raise():
     reactor = Reactor()
     reactor.close()
     for use in (
@@ -165,13 +165,13 @@ def test_closed_loop_s_use_is_an_error():
             use()
 
 
-def test_context_manager_gives_the_loop_itself():
+def test_context_manager_returns_the_reactor():
     reactor = Reactor()
     with reactor as given:
         assert given is reactor
 
 
-def test_time_that_is_over_is_not_waited_for(reactor):
+def test_negative_timeout_does_not_wait(reactor):
     assert reactor.run_once(-0.5) == 0
 
 
@@ -181,8 +181,8 @@ def test_long_wait_ends_with_an_event(reactor, timeout):
     assert reactor.run_once(timeout)
 
 
-def test_what_would_outlive_a_close_is_refused(make_selector, descriptors):
-    told = []
+def test_closing_reactor_refuses_listen_connect_and_add_reader(make_selector, descriptors):
+    refused = []
 
     class Last(Recorder):
         def connection_lost(self, exc):
@@ -194,7 +194,7 @@ def test_what_would_outlive_a_close_is_refused(make_selector, descriptors):
                 try:
                     use()
                 except UsageError as problem:
-                    told.append(str(problem))
+                    refused.append(str(problem))
             reactor.close()
             super().connection_lost(exc)
 
@@ -203,13 +203,13 @@ def test_what_would_outlive_a_close_is_refused(make_selector, descriptors):
         if hasattr(loop_of(reactor).registry.selector, "fileno"):
             reactor.fileno()
         _, peer = pair(reactor, last)
-    assert told == ["the reactor is being closed: make a new one"] * 3
+    assert refused == ["the reactor is being closed: make a new one"] * 3
     assert last.lost
     peer.close()
 
 
-def test_interrupts_leave_nothing_broken():
-    """In a process of its own and without a tracer, whose lock the interrupts would leave locked."""
+def test_reactor_works_after_a_thousand_interrupts():
+    """In a child process, and without a tracer: an interrupt could leave its lock locked."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     done = subprocess.run(
         [sys.executable, "-m", "tests.interrupts"],
@@ -221,7 +221,7 @@ def test_interrupts_leave_nothing_broken():
     assert (done.stdout, done.stderr) == ("fine\n", "")
 
 
-def test_own_callbacks_have_their_turn_beside_a_wake_up_under_a_tiny_budget(nested):
+def test_callbacks_run_beside_a_wake_up_under_a_tiny_budget(nested):
     ran = []
 
     def again():
@@ -234,7 +234,7 @@ def test_own_callbacks_have_their_turn_beside_a_wake_up_under_a_tiny_budget(nest
     assert len(ran) > 400
 
 
-def test_no_descriptor_left_for_a_reactor_or_its_alarm(descriptors):
+def test_reactor_without_descriptors_raises_and_leaks_none(descriptors):
     with contextlib.ExitStack() as undo:
         reactor = undo.enter_context(Reactor())
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -250,6 +250,38 @@ def test_no_descriptor_left_for_a_reactor_or_its_alarm(descriptors):
 
 
 # Descriptors
+
+
+def test_calls_need_no_descriptor_once_the_reactor_is_made():
+    """In a new interpreter, whose imports would need one."""
+    program = textwrap.dedent("""
+        import os, resource
+        from reactor import Address, Reactor
+
+        def broken(exc, callback, connection):
+            raise LookupError
+
+        with Reactor(on_error=broken) as reactor:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+            taken = []
+            try:
+                while True:
+                    taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                pass
+            done = [reactor.submit(int, "1"), reactor.run_in_executor(None, int, "2")]
+            addresses = [Address.parse("127.0.0.1:1"), Address.parse("[::1]:1")]
+            reactor.call_soon(int, "x")
+            while not all(future.done() for future in done):
+                reactor.run_once(0.1)
+            for fd in taken:
+                os.close(fd)
+            print([future.result() for future in done], len(addresses))
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    assert done.stdout == "[1, 2] 2\n", done.stderr
 
 
 def test_host_can_wait_for_the_reactor_s_descriptor():
@@ -270,14 +302,14 @@ def readable(reactor, wait=0.0):
 
 @pytest.fixture
 def nested():
-    """A reactor whose host waits for its descriptor."""
+    """A reactor in a host that waits for `fileno`."""
     with Reactor() as reactor:
         assert reactor.timers_in_fileno()
         assert not readable(reactor)
         yield reactor
 
 
-def test_descriptor_tells_of_timers(nested, ran):
+def test_fileno_is_readable_at_a_timer(nested, ran):
     early = nested.call_later(0.01, ran.append, "early")
     nested.call_later(0.02, ran.append, "late")
     early.cancel()
@@ -288,7 +320,7 @@ def test_descriptor_tells_of_timers(nested, ran):
     assert not readable(nested)
 
 
-def test_descriptor_tells_of_timers_that_were_set_before_it_was_asked_for(ran):
+def test_fileno_is_readable_at_a_timer_set_before_it(ran):
     with Reactor() as reactor:
         reactor.call_later(0, ran.append, 1)
         assert readable(reactor, DEADLINE)
@@ -297,7 +329,7 @@ def test_descriptor_tells_of_timers_that_were_set_before_it_was_asked_for(ran):
         assert not readable(reactor)
 
 
-def test_descriptor_tells_of_an_earlier_timer(nested, ran):
+def test_fileno_is_readable_at_an_earlier_timer(nested, ran):
     nested.call_later(DEADLINE, ran.append, "late")
     nested.run_once(0)
     nested.call_later(0.001, ran.append, "early")
@@ -307,7 +339,7 @@ def test_descriptor_tells_of_an_earlier_timer(nested, ran):
     assert ran == ["early"]
 
 
-def test_descriptor_tells_of_callbacks(nested, ran):
+def test_fileno_is_readable_for_callbacks(nested, ran):
     nested.call_soon(nested.call_soon, ran.append, 1)
     for left in (True, False):
         assert readable(nested)
@@ -316,7 +348,7 @@ def test_descriptor_tells_of_callbacks(nested, ran):
     assert ran == [1]
 
 
-def test_descriptor_tells_of_what_must_be_told_of_a_connection(nested):
+def test_fileno_is_readable_for_a_due_connection_lost(nested):
     recorder = Recorder()
     connection, peer = pair(nested, recorder)
     connection.abort()
@@ -327,7 +359,7 @@ def test_descriptor_tells_of_what_must_be_told_of_a_connection(nested):
     peer.close()
 
 
-def test_descriptor_tells_of_what_the_budget_has_left(nested, ran, pairs):
+def test_fileno_is_readable_for_events_left_by_the_budget(nested, ran, pairs):
     for ours, theirs in pairs(10):
         theirs.send(b"x")
         nested.add_reader(ours, lambda sock: ran.append(sock.recv(1)), ours)
@@ -342,7 +374,7 @@ def test_descriptor_tells_of_what_the_budget_has_left(nested, ran, pairs):
 # The host's budget
 
 
-def test_step_ends_with_its_budget_and_keeps_the_rest(make_selector, ran, pairs):
+def test_tick_ends_with_its_budget_and_keeps_the_rest(make_selector, ran, pairs):
     now = 0.0
 
     def work(what, sock=None):
@@ -381,7 +413,7 @@ def test_budget_does_not_count_the_wait(ran):
         assert ran == ["late"] * 2
 
 
-def test_step_goes_on_while_its_budget_lasts(reactor, ran):
+def test_tick_continues_within_its_budget(reactor, ran):
     def again(left):
         ran.append(left)
         if left:
@@ -392,7 +424,7 @@ def test_step_goes_on_while_its_budget_lasts(reactor, ran):
     assert len(ran) == 1001
 
 
-def test_stop_ends_a_step_before_its_budget(reactor):
+def test_stop_ends_a_tick_before_its_budget(reactor):
     def again():
         reactor.call_soon(again)
 
@@ -402,12 +434,12 @@ def test_stop_ends_a_step_before_its_budget(reactor):
 
 
 @pytest.mark.parametrize("budget", [-1.0, float("nan")])
-def test_budget_must_be_a_time(reactor, budget):
+def test_invalid_budget_is_refused(reactor, budget):
     with pytest.raises(ValueError, match="budget"):
         reactor.run_once(0, budget=budget)
 
 
-def test_callbacks_of_the_end_run_while_descriptors_are_open(make_selector, ran):
+def test_call_at_close_runs_while_descriptors_are_open(make_selector, ran):
     reactor = Reactor(selector=make_selector())
     reactor.call_at_close(lambda: ran.append(reactor.is_closed()))
     reactor.call_at_close(ran.append, "cancelled").cancel()
@@ -416,7 +448,7 @@ def test_callbacks_of_the_end_run_while_descriptors_are_open(make_selector, ran)
     assert ran == [False]
 
 
-def test_selector_that_refuses_the_alarm_leaves_no_descriptor(descriptors):
+def test_alarm_that_the_selector_refuses_is_closed(descriptors):
     class Refusing(selectors.EpollSelector):
         refuses = False
 
@@ -434,7 +466,7 @@ def test_selector_that_refuses_the_alarm_leaves_no_descriptor(descriptors):
         assert reactor.timers_in_fileno()
 
 
-def test_selector_without_a_descriptor_says_so():
+def test_fileno_is_refused_for_a_selector_without_one():
     with Reactor(selector=selectors.PollSelector()) as reactor:
         with pytest.raises(UsageError, match="PollSelector has no descriptor: call run_once instead"):
             reactor.fileno()
@@ -468,7 +500,7 @@ def test_reader_may_remove_the_writer_of_the_same_event(reactor, pairs, ran):
     assert ran == []
 
 
-def test_exception_in_a_reader_is_reported_and_it_stays(reactor, pairs, errors):
+def test_reader_that_raises_is_reported_and_stays_registered(reactor, pairs, errors):
     ((ours, theirs),) = pairs(1)
     reactor.add_reader(ours, lambda: 1 / ours.recv(10).count(b"y"))
     theirs.send(b"x")
@@ -493,7 +525,7 @@ def test_regular_file_is_refused_on_epoll(tmp_path):
         assert reactor.remove_reader(file) is False
 
 
-def test_more_ready_descriptors_than_a_tick_takes_all_get_their_turn(reactor, pairs, ran):
+def test_ready_descriptors_beyond_the_limit_of_a_tick_are_handled_in_later_ticks(reactor, pairs, ran):
     number = EVENTS_PER_TICK + 20
     for index, (ours, theirs) in enumerate(pairs(number)):
         theirs.send(b"x")
@@ -535,7 +567,7 @@ def test_event_of_a_closed_descriptor_does_not_reach_the_next_owner_of_its_numbe
         sock.close()
 
 
-def test_event_that_was_no_longer_asked_for_when_its_turn_came_is_dropped(reactor, pairs, ran):
+def test_event_whose_interest_was_removed_in_the_batch_is_dropped(reactor, pairs, ran):
     (first, second) = pairs(2)
     for (ours, theirs), (other, _) in ((first, second), (second, first)):
         reactor.add_reader(ours, lambda other=other: (ran.append(1), reactor.remove_reader(other)))
@@ -545,8 +577,8 @@ def test_event_that_was_no_longer_asked_for_when_its_turn_came_is_dropped(reacto
     assert ran == [1]
 
 
-def test_writer_s_hang_up_of_an_unwatched_direction_is_dropped(pairs):
-    # epoll tells of a hang-up whether or not it is asked for.
+def test_hang_up_of_an_unwatched_direction_is_dropped(pairs):
+    # epoll reports a hang-up even if no event is registered.
     ((ours, theirs),) = pairs(1)
     with contextlib.closing(Loop()) as loop:
         ran = []
@@ -557,12 +589,12 @@ def test_writer_s_hang_up_of_an_unwatched_direction_is_dropped(pairs):
         assert ran == [b""]
 
 
-def test_events_that_nobody_asked_for_are_passed_over(make_selector, pairs, ran):
+def test_events_that_were_not_registered_are_ignored(make_selector, pairs, ran):
     ((ours, _),) = pairs(1)
     with contextlib.closing(Loop(selector=make_selector())) as loop:
         loop.add_reader(ours, ran.append, 1)
         real = loop.registry.poll
-        loop.registry.poll = lambda timeout, most: [*real(0, most), (ours.fileno(), 0)]
+        loop.registry.poll = lambda timeout, limit: [*real(0, limit), (ours.fileno(), 0)]
         loop.run_once(0)
     assert ran == []
 
@@ -591,17 +623,17 @@ def test_idle_loop_makes_no_system_calls():
         with pytest.raises(subprocess.TimeoutExpired):
             tracer.communicate(timeout=1)
         tracer.terminate()
-        _, told = tracer.communicate(timeout=DEADLINE)
+        _, trace = tracer.communicate(timeout=DEADLINE)
     finally:
         idle.kill()
         idle.communicate()
-    calls = [line for line in told.splitlines() if "(" in line and not line.startswith("strace:")]
-    assert f"Process {idle.pid} attached" in told
-    assert len(calls) <= 1, told  # the wait that it was found in
+    calls = [line for line in trace.splitlines() if "(" in line and not line.startswith("strace:")]
+    assert f"Process {idle.pid} attached" in trace
+    assert len(calls) <= 1, trace  # the epoll_wait that strace interrupted
     assert all("epoll_" in call for call in calls)
 
 
-def test_a_loop_alone_knows_nothing_to_flush(ran):
+def test_loop_without_connections_needs_no_flush(ran):
     errors = Errors()
     with contextlib.closing(Loop(on_error=errors)) as loop:
         loop.scheduler.call_soon(lambda: loop.outbox.append("something"))

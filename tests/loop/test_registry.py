@@ -1,4 +1,4 @@
-"""The registry: who is told of which descriptor, and what of a batch is no longer true."""
+"""The registry: the handler of each descriptor, and which events of a batch are stale."""
 
 import errno
 import socket
@@ -55,7 +55,7 @@ def test_unknown_descriptors_have_no_handler(registry):
     assert registry.owner_of(10**6) is None
 
 
-def test_number_that_was_reused_belongs_to_its_new_owner(registry, sock):
+def test_reused_descriptor_belongs_to_its_new_owner(registry, sock):
     registry.register(sock.fileno(), EVENT_READ, Handler.on_event, Handler())
     number = sock.fileno()
     sock.close()
@@ -71,7 +71,7 @@ def test_number_that_was_reused_belongs_to_its_new_owner(registry, sock):
     other.close()
 
 
-def test_refused_descriptor_leaves_nothing(registry, sock, monkeypatch):
+def test_descriptor_that_the_selector_refuses_is_not_registered(registry, sock, monkeypatch):
     def refuse(*args):
         raise OSError(errno.ENOSPC, "full")
 
@@ -84,7 +84,7 @@ def test_refused_descriptor_leaves_nothing(registry, sock, monkeypatch):
 
 
 @pytest.mark.parametrize("dropped", [True, False])
-def test_refused_change_leaves_the_descriptor_off_the_selector(registry, sock, monkeypatch, dropped):
+def test_descriptor_is_unregistered_if_a_change_is_refused(registry, sock, monkeypatch, dropped):
     registry.register(sock.fileno(), EVENT_READ, Handler.on_event, Handler())
     unregister = registry.selector.unregister
 
@@ -100,7 +100,7 @@ def test_refused_change_leaves_the_descriptor_off_the_selector(registry, sock, m
     registry.unregister(sock.fileno())
 
 
-def test_stale_is_what_was_taken_away_or_is_new(registry, sock):
+def test_new_descriptor_and_withdrawn_interest_are_stale(registry, sock):
     registry.register(sock.fileno(), EVENT_READ, Handler.on_event, Handler())
     assert sock.fileno() in registry.stale
     registry.stale.clear()
@@ -110,12 +110,12 @@ def test_stale_is_what_was_taken_away_or_is_new(registry, sock):
     assert sock.fileno() in registry.stale
 
 
-def test_batch_keeps_what_is_left_over(registry):
+def test_batch_keeps_the_events_above_its_limit(registry):
     assert registry.batch([(1, 1), (2, 1), (3, 1)], 2) == [(1, 1), (2, 1)]
     assert registry.leftover == [(3, 1)]
 
 
-def test_descriptor_of_a_connection_is_not_the_user_s(reactor):
+def test_descriptor_of_a_connection_cannot_be_added_as_reader(reactor):
     connection, peer = pair(reactor, Recorder())
     sock = connection.get_extra_info("socket")
     with pytest.raises(UsageError, match=f"descriptor {sock.fileno()} belongs to <Connection"):

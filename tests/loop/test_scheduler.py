@@ -1,4 +1,4 @@
-"""Callbacks: their order and bounds, timers, other threads, and what becomes of exceptions."""
+"""The scheduler: order and limits of callbacks, timers, calls from other threads, and exceptions."""
 
 import contextlib
 import logging
@@ -32,7 +32,7 @@ def timed(make_selector, clock):
 # Callbacks
 
 
-def test_callbacks_run_in_the_order_they_were_asked_for(reactor, ran):
+def test_callbacks_run_in_the_order_of_their_calls(reactor, ran):
     for number in range(3):
         reactor.call_soon(ran.append, number)
     reactor.run_once()
@@ -53,7 +53,7 @@ def test_callback_may_cancel_a_later_one(reactor, ran):
     assert ran == []
 
 
-def test_what_a_callback_asks_for_runs_in_the_next_tick(reactor, ran):
+def test_callback_scheduled_in_a_callback_runs_in_the_next_tick(reactor, ran):
     def again():
         ran.append(1)
         reactor.call_soon(again)
@@ -72,7 +72,7 @@ def test_tick_runs_a_bounded_number_of_callbacks(reactor, ran):
     assert ran == list(range(CALLBACKS_PER_TICK + 10))
 
 
-def test_exception_is_reported_by_name_and_the_others_run(reactor, ran, errors):
+def test_exception_is_reported_with_the_callback_s_name_and_others_run(reactor, ran, errors):
     problem = RuntimeError("mine")
 
     def broken():
@@ -87,7 +87,7 @@ def test_exception_is_reported_by_name_and_the_others_run(reactor, ran, errors):
     assert ran == [1]
 
 
-def test_callback_without_a_name_is_shown(reactor, errors):
+def test_callback_without_a_name_is_reported_by_its_repr(reactor, errors):
     class Broken:
         def __call__(self):
             raise RuntimeError
@@ -124,7 +124,7 @@ def test_error_of_a_connection_is_logged_with_it(caplog):
     assert "Broken.data_received of <Connection open, Broken>" in caplog.text
 
 
-def test_on_error_that_fails_is_logged_with_what_it_was_told(caplog, ran):
+def test_on_error_that_raises_is_logged_with_the_exception_it_was_called_with(caplog, ran):
     def on_error(exc, callback, connection):
         raise KeyError("handler")
 
@@ -183,20 +183,20 @@ def test_tick_runs_a_bounded_number_of_timers(timed, clock, ran):
     assert timed.run_once() == 10
 
 
-def test_timer_that_was_asked_for_in_the_past_is_due(timed, ran):
+def test_timer_in_the_past_is_due(timed, ran):
     timed.call_later(-5, ran.append, 1)
     timed.run_once()
     assert ran == [1]
 
 
-def test_timer_that_never_comes_does_no_harm(reactor, ran):
+def test_infinite_timer_never_fires(reactor, ran):
     reactor.call_at(float("inf"), ran.append, 1)
     reactor.run_once(0)
     assert reactor.next_timeout() == 86400
     assert ran == []
 
 
-def test_time_that_is_no_number(reactor):
+def test_time_that_is_no_number_is_refused(reactor):
     with pytest.raises(ValueError, match=r"^delay must be a number of seconds, not nan$"):
         reactor.call_later(float("nan"), print)
     with pytest.raises(ValueError, match=r"^when must be a number of seconds, not nan$"):
@@ -229,13 +229,13 @@ def test_after_a_long_uptime_timers_still_run(ran):
     assert ran == [1]
 
 
-def test_wait_ends_with_the_timer(reactor, ran):
+def test_wait_ends_at_the_next_timer(reactor, ran):
     reactor.call_later(0.001, ran.append, 1)
     reactor.call_later(DEADLINE, reactor.stop)
     spin(reactor, lambda: ran)
 
 
-def test_next_timeout(timed, clock):
+def test_next_timeout_is_the_time_to_the_next_timer(timed, clock):
     assert timed.next_timeout() is None
     handle = timed.call_later(3, print)
     assert timed.next_timeout() == 3
@@ -285,7 +285,7 @@ def test_many_threads_lose_no_call(reactor, ran):
         thread.join()
 
 
-def test_wake_up_that_fails_is_loud(reactor, monkeypatch):
+def test_wake_up_that_fails_raises(reactor, monkeypatch):
     def broken():
         raise OSError(5, "broken")
 
@@ -295,13 +295,13 @@ def test_wake_up_that_fails_is_loud(reactor, monkeypatch):
     monkeypatch.undo()
 
 
-def test_stop_after_close_is_nothing():
+def test_stop_after_close_does_nothing():
     reactor = Reactor()
     reactor.close()
     reactor.stop()
 
 
-def test_time_between_the_last_tick_and_close_is_no_slow_callback(ran, caplog):
+def test_time_between_ticks_is_not_counted_as_a_slow_callback(ran, caplog):
     clock = ManualClock()
     with Reactor(clock=clock, slow_callback=0.1) as reactor:
         reactor.call_at_close(ran.append, 1)

@@ -1,4 +1,4 @@
-"""The flat selector does what the platform's own does, and asks for no more than it is told."""
+"""The flat selector: it behaves as the platform's own, and `poll` returns at most its limit."""
 
 import os
 import selectors
@@ -120,13 +120,13 @@ def selector():
         yield made
 
 
-def test_it_keeps_no_data(selector):
+def test_selector_keeps_no_data(selector):
     with pytest.raises(ValueError, match="keeps no data"):
         selector.register(0, READ, data="something")
 
 
 @pytest.mark.parametrize("fileobj", [-1, "nothing"])
-def test_what_is_no_descriptor(selector, fileobj):
+def test_object_that_is_no_descriptor_is_refused(selector, fileobj):
     with pytest.raises((ValueError, AttributeError)):
         selector.register(fileobj, READ)
 
@@ -149,7 +149,7 @@ def test_descriptor_that_its_owner_closed_can_be_unregistered(selector):
     assert len(selector.get_map()) == 0
 
 
-def test_regular_file_is_refused_and_left_out(selector, tmp_path):
+def test_regular_file_is_refused_and_not_registered(selector, tmp_path):
     with open(tmp_path / "file", "w") as file:
         with pytest.raises(PermissionError):
             selector.register(file, READ)
@@ -160,7 +160,7 @@ def test_negative_timeout_does_not_wait(selector):
     assert selector.select(-1) == []
 
 
-def test_poll_gives_no_more_than_it_is_asked_for(selector):
+def test_poll_returns_at_most_its_limit(selector):
     pairs = [socket.socketpair() for _ in range(5)]
     for ours, theirs in pairs:
         selector.register(ours, READ)
@@ -171,7 +171,7 @@ def test_poll_gives_no_more_than_it_is_asked_for(selector):
             sock.close()
 
 
-def test_poll_of_another_selector_gives_what_it_says(make_selector):
+def test_poll_of_another_selector_returns_its_events(make_selector):
     reading, writing = os.pipe()
     os.write(writing, b"x")
     with make_selector() as selector:
@@ -198,7 +198,7 @@ def test_hang_up_is_reported_once(selector, when):
     ours.close()
 
 
-def test_input_and_room_are_no_errors(selector):
+def test_readable_and_writable_are_no_errors(selector):
     ours, theirs = socket.socketpair()
     selector.register(ours, ERRORS)
     theirs.send(b"x")

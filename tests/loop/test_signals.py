@@ -1,4 +1,4 @@
-"""Signals: none are touched unless asked for, none is lost, and what was there comes back."""
+"""Signals: no handler is set by default, no signal is lost, and previous handlers are restored."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ SIGNUM = signal.SIGUSR1
 
 @pytest.fixture
 def before():
-    """What handled the signal before the test; it must handle it after."""
+    """The signal's handler before the test, which must be its handler after it."""
 
     def handler(signum, frame):
         raise AssertionError
@@ -33,7 +33,7 @@ def kill():
     os.kill(os.getpid(), SIGNUM)
 
 
-def test_no_signal_is_touched_unless_asked_for(before, reactor):
+def test_no_signal_handler_is_set_by_default(before, reactor):
     reactor.call_soon(reactor.stop)
     reactor.run()
     assert signal.getsignal(SIGNUM) is before
@@ -50,7 +50,7 @@ def test_signal_runs_the_callback_on_the_loop(before, reactor):
     assert reactor.remove_signal_handler(SIGNUM) is False
 
 
-def test_signal_gets_the_loop_out_of_its_wait(before, reactor):
+def test_signal_wakes_up_the_loop(before, reactor):
     reactor.add_signal_handler(SIGNUM, reactor.stop)
     timer = threading.Timer(0.05, kill)
     timer.start()
@@ -69,7 +69,7 @@ def test_another_callback_replaces_the_first(before, reactor):
     reactor.remove_signal_handler(SIGNUM)
 
 
-def test_close_puts_back_what_was_there(before):
+def test_close_restores_the_previous_handlers(before):
     with Reactor() as reactor:
         reactor.add_signal_handler(SIGNUM, print)
         reactor.add_signal_handler(signal.SIGUSR2, print)
@@ -77,7 +77,7 @@ def test_close_puts_back_what_was_there(before):
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
 
 
-def test_handler_that_python_does_not_know_becomes_the_default(reactor, monkeypatch):
+def test_handler_set_from_c_becomes_the_default(reactor, monkeypatch):
     set_signal = signal.signal
     calls = []
 
@@ -91,7 +91,7 @@ def test_handler_that_python_does_not_know_becomes_the_default(reactor, monkeypa
     assert calls[-1] is signal.SIG_DFL
 
 
-def test_signals_before_the_callback_ran_are_one(before, reactor):
+def test_signals_before_the_callback_ran_call_it_once(before, reactor):
     got = []
     reactor.add_signal_handler(SIGNUM, got.append, 1)
     for _ in range(10):
@@ -102,7 +102,7 @@ def test_signals_before_the_callback_ran_are_one(before, reactor):
     reactor.remove_signal_handler(SIGNUM)
 
 
-def test_storm_neither_ends_the_loop_nor_loses_the_last(reactor):
+def test_storm_of_signals_loses_no_last_one(reactor):
     count = []
     previous = signal.getsignal(signal.SIGALRM)
     reactor.add_signal_handler(signal.SIGALRM, lambda: count.append(1))
@@ -131,7 +131,7 @@ def test_signal_that_comes_after_its_handler_was_removed_is_dropped(before, reac
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, 0, 10**6])
-def test_signal_that_cannot_be_handled(before, reactor, signum):
+def test_signal_that_cannot_be_handled_is_refused(before, reactor, signum):
     with pytest.raises((ValueError, OSError)):
         reactor.add_signal_handler(signum, print)
 
@@ -152,13 +152,13 @@ def test_only_the_main_thread_may_set_handlers(reactor):
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_reactors_may_go_in_any_order(before, same, descriptors):
+def test_reactors_restore_handlers_in_any_order(before, same, descriptors):
     first, second = Reactor(), Reactor()
     got = []
     first.add_signal_handler(SIGNUM, got.append, 1)
     second.add_signal_handler(SIGNUM if same else signal.SIGUSR2, got.append, 2)
     first.close()
-    with socket.socket() as somebody_else_s:  # which may have the number of a descriptor that was written to
+    with socket.socket() as somebody_else_s:  # it may get the number of the closed wake-up descriptor
         os.kill(os.getpid(), SIGNUM if same else signal.SIGUSR2)
         assert second.run_once(DEADLINE)
         spin(second, lambda: got)
@@ -168,7 +168,7 @@ def test_reactors_may_go_in_any_order(before, same, descriptors):
         assert somebody_else_s.fileno() >= 0
 
 
-def test_who_came_after_us_is_left_alone(before, reactor):
+def test_handler_set_by_another_after_ours_is_kept(before, reactor):
     theirs = []
     ours, other = socket.socketpair()
     with ours, other:
@@ -184,7 +184,7 @@ def test_who_came_after_us_is_left_alone(before, reactor):
     signal.signal(SIGNUM, before)
 
 
-def test_closed_on_another_thread_it_gives_the_signal_back(descriptors):
+def test_signal_after_a_close_on_another_thread_restores_the_handler(descriptors):
     got = []
     outer = signal.signal(SIGNUM, lambda signum, frame: got.append("before"))
     try:
@@ -205,6 +205,6 @@ def test_closed_on_another_thread_it_gives_the_signal_back(descriptors):
 
 
 @pytest.mark.parametrize("signum", ["SIGTERM", None, 15.0])
-def test_what_is_no_number_of_a_signal_is_refused(reactor, signum):
+def test_signum_of_another_type_is_refused(reactor, signum):
     with pytest.raises(TypeError, match="signum must be of type int"):
         reactor.add_signal_handler(signum, print)

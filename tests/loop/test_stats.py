@@ -1,4 +1,4 @@
-"""What a reactor counts."""
+"""Statistics: counters, gauges and the histogram of ticks."""
 
 import socket
 import struct
@@ -27,7 +27,7 @@ def test_lag_is_counted_by_its_bounds(slow, quick):
         assert count == sum(low < seconds <= high for seconds in slow)
 
 
-def test_quantiles():
+def test_quantile_is_the_bound_of_its_bucket():
     lag = Histogram((1.0, 2.0, 3.0), (50, 40, 9, 1))
     assert [lag.quantile(part) for part in (0, 0.5, 0.51, 0.9, 0.99, 1)] == [1, 1, 2, 2, 3, float("inf")]
     with pytest.raises(ValueError, match=r"no 0\.5 quantile of 0 values"):
@@ -36,7 +36,7 @@ def test_quantiles():
         lag.quantile(2)
 
 
-def test_bytes_and_connections(reactor):
+def test_bytes_and_connections_are_counted(reactor):
     listener = reactor.listen("127.0.0.1:0", Echo)
     with connect(reactor, listener.addresses[0]) as client:
         client.sendall(b"x" * 1000)
@@ -51,7 +51,7 @@ def test_bytes_and_connections(reactor):
     assert reactor.stats().closed == {"clean": 1}
 
 
-def test_bytes_by_every_way(reactor):
+def test_bytes_are_counted_for_every_kind_of_transfer(reactor):
     connection, peer = pair(reactor, Recorder())
     connection.write(b"outside of a tick")
     connection.writelines([b"two", b"pieces"])
@@ -65,7 +65,7 @@ def test_bytes_by_every_way(reactor):
     peer.close()
 
 
-def test_gauges(reactor):
+def test_open_paused_and_lingering_are_gauges(reactor):
     connection, peer = pair(reactor, Recorder())
     connection.write(bytes(4 << 20))
     stats = reactor.stats()
@@ -79,7 +79,7 @@ def test_gauges(reactor):
     peer.close()
 
 
-def test_reasons(make_selector):
+def test_ends_are_counted_by_reason(make_selector):
     clock, errors = ManualClock(), Errors()
 
     class Broken(Protocol):
@@ -105,7 +105,7 @@ def test_reasons(make_selector):
             client.close()
 
 
-def test_error_after_the_connection_has_ended_is_counted_and_is_not_its_reason(reactor, errors):
+def test_exception_after_the_end_is_counted_and_is_not_the_reason(reactor, errors):
     class Broken(Recorder):
         def data_received(self, data):
             peer.close()
@@ -131,7 +131,7 @@ def test_writes_after_the_end_are_counted(reactor):
     peer.close()
 
 
-def test_slow_turn_is_in_the_histogram():
+def test_slow_tick_is_in_the_histogram():
     clock = ManualClock()
     with Reactor(clock=clock) as reactor:
         reactor.call_soon(clock.advance, 0.15)

@@ -1,4 +1,4 @@
-"""What a reactor gets from the operating system, and that all of it comes through here."""
+"""`System`: the kernel's sockets, names and descriptors; no other module makes them."""
 
 import ast
 import socket
@@ -13,18 +13,18 @@ from reactor.options import Reconnect
 
 MAKERS = {"socket", "socketpair", "getaddrinfo", "create_connection", "create_server", "has_dualstack_ipv6"}
 
-#: Modules that a reactor can do without, or that are asked by `System`, and what they make.
+#: Modules that are not part of a reactor, or that `System` calls, and what they make.
 ELSEWHERE = {
     "address": {"getaddrinfo"},
-    "binding": {"socket"},  # one that was inherited, and the probe of another's Unix socket
-    "pool": {"socket"},  # a worker's, of a descriptor that is there
+    "binding": {"socket"},  # for an inherited descriptor, and to probe a Unix socket
+    "pool": {"socket"},  # a worker's socket object for an existing descriptor
     "system": MAKERS,
-    "wakeup": {"socketpair"},  # a host's thread has one without a reactor
+    "wakeup": {"socketpair"},  # the thread of a guest has one without a reactor
 }
 
 
 def made_in(path):
-    """Return the functions of the socket module that a module calls to make or find something."""
+    """Return the functions of the socket module by which a module makes sockets or looks up names."""
     calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
     return {
         call.attr
@@ -37,18 +37,18 @@ def made_in(path):
 
 
 def modules():
-    """Return the files of the core and of what is built on it; the kit for tests has sockets of its own."""
+    """Return the files of the package but for `testing`, which has its own sockets."""
     root = Path(reactor.__file__).parent
     return [path for path in sorted(root.rglob("*.py")) if "testing" not in path.relative_to(root).parts]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
-def test_nothing_is_made_past_the_system(path):
+def test_sockets_are_made_by_the_system_only(path):
     assert made_in(path) <= ELSEWHERE.get(path.stem, set())
 
 
 @pytest.mark.usefixtures("descriptors")
-def test_kernel_makes_sockets_that_are_closed_again():
+def test_kernel_makes_sockets():
     with KERNEL.new_socket(socket.AF_INET) as sock:
         assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_STREAM)
     with KERNEL.new_listening_socket(socket.AF_INET6) as sock, sock.dup() as other:
@@ -60,7 +60,7 @@ def test_kernel_makes_sockets_that_are_closed_again():
     KERNEL.reserve().close()
 
 
-def test_listening_everywhere_takes_one_socket_for_both_families(monkeypatch):
+def test_empty_host_resolves_to_one_dual_stack_socket(monkeypatch):
     everywhere = Address.parse(":80")
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: True)
     assert KERNEL.resolve(everywhere, passive=True) == [(socket.AF_INET6, ("::", 80))]
@@ -69,7 +69,7 @@ def test_listening_everywhere_takes_one_socket_for_both_families(monkeypatch):
     assert KERNEL.resolve(Address.parse("127.0.0.1:80")) == [(socket.AF_INET, ("127.0.0.1", 80))]
 
 
-def test_kernel_takes_what_it_is_given():
+def test_kernel_accepts_sockets_and_reconnect_options_unchanged():
     reconnect = Reconnect()
     assert KERNEL.jitter(reconnect) is reconnect
     KERNEL.check(3)

@@ -17,7 +17,7 @@ class HeapMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.heap = TimerHeap()
-        self.model = []  # (when, order, handle), as they should come out
+        self.model = []  # (when, order, handle), in the order in which they are due
         self.set = 0
 
     @rule(when=st.integers(0, 20))
@@ -43,7 +43,7 @@ class HeapMachine(RuleBasedStateMachine):
             assert self.heap.first_due(now) is handle, "it has not been taken"
             assert handle.pending() == (list, ())
             handle.clear()
-            handle.cancel()  # one that is on its way no longer counts
+            handle.cancel()  # one that is due does not count
         else:
             assert handle is None
 
@@ -61,7 +61,7 @@ class HeapMachine(RuleBasedStateMachine):
 TestHeap = HeapMachine.TestCase
 
 
-def test_cancelled_timer_drops_what_it_held_at_once():
+def test_cancelled_timer_frees_its_callback():
     class Something:
         pass
 
@@ -94,9 +94,9 @@ def alive():
 
 
 @pytest.mark.parametrize(("live", "kept"), [(1, 63), (10, 54), (100, 100)])
-def test_cancelled_timers_leave_when_they_are_more_than_half_of_a_heap_that_is_not_small(live, kept):
+def test_heap_is_compacted_when_more_than_half_is_cancelled(live, kept):
     gc.collect()
-    gc.freeze()  # what else there is need not be looked through each time
+    gc.freeze()  # other objects need not be scanned each time
     before = alive()
     heap = TimerHeap()
     handles = [heap.add(-1, list) for _ in range(live)]  # at the top a cancelled one leaves at once
@@ -108,7 +108,7 @@ def test_cancelled_timers_leave_when_they_are_more_than_half_of_a_heap_that_is_n
     assert len(heap) == len(handles) == live
 
 
-def test_timer_that_runs_while_the_heap_is_compacted_is_not_counted_later():
+def test_timer_taken_before_a_compaction_is_not_counted_later():
     heap = TimerHeap()
     running = heap.add(0, list)
     others = [heap.add(1, list) for _ in range(100)]
@@ -121,7 +121,7 @@ def test_timer_that_runs_while_the_heap_is_compacted_is_not_counted_later():
     assert len(heap) == 10
 
 
-def test_a_time_that_is_no_number():
+def test_time_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="a timer's time must be a number of seconds, not nan"):
         TimerHeap().add(float("nan"), list)
 
@@ -135,7 +135,7 @@ def test_handle_is_taken_once():
 
 
 class Member:
-    """Keeps the bucket that the wheel has put it in, as its callers do."""
+    """A member of the wheel that keeps its bucket, as the wheel's callers do."""
 
     def __init__(self, wheel):
         self.wheel = wheel
@@ -162,7 +162,7 @@ def test_rounding_is_up_by_a_sixteenth_at_most(when, timeout):
     assert when <= rounded <= when + timeout / 16
 
 
-def test_rounded_times_of_many_are_few():
+def test_many_times_round_to_few():
     assert len({round_up(1000 + 60 * i / 1000, 60) for i in range(1000)}) <= 33
 
 
@@ -177,12 +177,12 @@ def test_rounded_times_of_many_are_few():
         max_size=60,
     )
 )
-def test_wheel_looks_at_each_member_by_its_time_and_not_before_its_bucket(steps):
+def test_wheel_returns_each_member_by_its_time_and_not_before_its_bucket(steps):
     wheel = Wheel()
     members = [Member(wheel) for _ in range(6)]
-    inside = {}  # the time by which each is to be looked at
+    inside = {}  # the time by which each is due
     now = 0.0
-    for action, number, seconds, most in steps:
+    for action, number, seconds, limit in steps:
         member = members[number]
         if action == "add":
             due = round_up(now + seconds, 10)
@@ -196,15 +196,15 @@ def test_wheel_looks_at_each_member_by_its_time_and_not_before_its_bucket(steps)
             member.discard()
         else:
             now += seconds
-            taken = list(wheel.take_due(now, most))
-            assert len(taken) == min(most, sum(due <= now for due in inside.values()))
+            taken = list(wheel.take_due(now, limit))
+            assert len(taken) == min(limit, sum(due <= now for due in inside.values()))
             for member in taken:
                 assert inside.pop(member) <= now
         assert len(wheel) == len(inside)
         assert wheel.next_due() == (min(inside.values()) if inside else None)
 
 
-def test_member_is_looked_at_when_its_time_has_come_and_not_only_when_it_is_past():
+def test_member_is_due_at_its_time():
     wheel = Wheel()
     member = Member(wheel)
     member.add(1.0)
@@ -212,7 +212,7 @@ def test_member_is_looked_at_when_its_time_has_come_and_not_only_when_it_is_past
     assert list(wheel.take_due(1.0, 10)) == [member]
 
 
-def test_members_may_leave_while_others_are_taken():
+def test_members_may_be_removed_while_others_are_taken():
     wheel = Wheel()
     members = [Member(wheel) for _ in range(4)]
     for member in members:
@@ -227,7 +227,7 @@ def test_members_may_leave_while_others_are_taken():
     assert wheel.next_due() is None
 
 
-def test_coming_and_going_leaves_no_buckets_behind():
+def test_empty_buckets_are_removed():
     wheel = Wheel()
     member = Member(wheel)
     for _ in range(10_000):
@@ -239,8 +239,8 @@ def test_coming_and_going_leaves_no_buckets_behind():
 
 
 @given(ticks=st.lists(st.tuples(st.floats(0, 5), st.floats(0, 3)), max_size=60))
-def test_longest_tick_since_is_never_less_than_it_was(ticks):
-    """Nor much more; and few are kept, whatever comes."""
+def test_longest_tick_since_is_not_underestimated(ticks):
+    """The estimate is not much too long either, and few ticks are kept."""
     times, known, now = TickTimes(), [], 0.0
     for pause, took in ticks:
         now += pause
@@ -253,7 +253,7 @@ def test_longest_tick_since_is_never_less_than_it_was(ticks):
         assert longest <= times.longest_since(start) <= max(longest * 17 / 16, TickTimes.SHORT)
 
 
-def test_of_many_long_ticks_few_are_kept():
+def test_few_of_many_long_ticks_are_kept():
     times = TickTimes()
     tracemalloc.start()
     try:

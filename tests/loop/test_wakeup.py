@@ -1,4 +1,4 @@
-"""The wake-up: one byte for a burst, never blocked, and no stranger in it."""
+"""The wake-up: one byte for a burst, no blocking, and no other process in its pair."""
 
 import select
 import socket
@@ -26,7 +26,7 @@ def readable(wakeup):
     return bool(select.select([wakeup.fileno()], [], [], 0)[0])
 
 
-def test_burst_is_one_byte(wakeup):
+def test_burst_of_wake_ups_sends_one_byte(wakeup):
     for _ in range(1000):
         wakeup.wake()
     with socket.socket(fileno=socket.dup(wakeup.fileno())) as receiver:
@@ -37,7 +37,7 @@ def test_burst_is_one_byte(wakeup):
     assert readable(wakeup)
 
 
-def test_is_readable_until_what_is_run_later_has_run():
+def test_wake_up_is_readable_until_the_scheduled_read_has_run():
     later = []
     wakeup = Wakeup(later.append)
     wakeup.wake()
@@ -49,7 +49,7 @@ def test_is_readable_until_what_is_run_later_has_run():
     wakeup.close()
 
 
-def test_full_is_as_good_as_woken(wakeup):
+def test_wake_with_a_full_buffer_does_not_block(wakeup):
     with socket.socket(fileno=socket.dup(wakeup.signal_fileno())) as sender:
         with pytest.raises(BlockingIOError):
             while True:
@@ -62,7 +62,7 @@ def test_full_is_as_good_as_woken(wakeup):
     assert readable(wakeup)
 
 
-def test_event_without_a_byte_does_no_harm(wakeup):
+def test_event_without_a_byte_is_ignored(wakeup):
     wakeup.on_event(1)
     wakeup.wake()
     assert readable(wakeup)
@@ -79,7 +79,7 @@ def tcp_pair(strange):
     return receiver, sender
 
 
-def test_pair_over_loopback_is_taken_when_it_is_ours(monkeypatch):
+def test_pair_over_loopback_is_accepted_from_this_process(monkeypatch):
     monkeypatch.setattr(socket, "socketpair", lambda: tcp_pair(strange=False))
     wakeup = Wakeup(run)
     wakeup.wake()
@@ -89,7 +89,7 @@ def test_pair_over_loopback_is_taken_when_it_is_ours(monkeypatch):
     wakeup.close()
 
 
-def test_stranger_in_the_pair_is_refused(monkeypatch, descriptors):
+def test_pair_with_another_process_s_socket_is_refused(monkeypatch, descriptors):
     monkeypatch.setattr(socket, "socketpair", lambda: tcp_pair(strange=True))
     with pytest.raises(ReactorError, match="another process connected to the wake-up's socket pair"):
         Wakeup(run)

@@ -1,4 +1,4 @@
-"""Threads in a bounded number: order, reuse, and their end."""
+"""Workers: a limited number of threads, their order, reuse and end."""
 
 import logging
 import sys
@@ -24,7 +24,7 @@ def named(name):
     return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
 
 
-def test_no_more_threads_than_asked_for_and_none_before_there_is_work():
+def test_threads_start_with_work_up_to_the_limit():
     gate, started = threading.Event(), threading.Semaphore(0)
     workers = Workers(3, "few", daemon=True)
     assert named("few") == []
@@ -58,7 +58,7 @@ def test_idle_thread_is_used_again():
     assert workers.close(DEADLINE)
 
 
-def test_end_that_does_not_come_is_told():
+def test_close_returns_false_if_a_thread_did_not_end():
     gate = threading.Event()
     workers = Workers(1, "stuck", daemon=True)
     workers.submit(lambda: gate.wait(DEADLINE))
@@ -69,10 +69,10 @@ def test_end_that_does_not_come_is_told():
 
 @pytest.fixture
 def hooked(monkeypatch):
-    """Return a list of what reaches `threading.excepthook`."""
-    told = []
-    monkeypatch.setattr(threading, "excepthook", told.append)
-    return told
+    """Return the list of calls of `threading.excepthook`."""
+    reported = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+    return reported
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def no_threads(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [LookupError, SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_work_that_raises_is_told_to_the_hook_and_costs_no_thread(hooked, kind):
+def test_exception_is_passed_to_excepthook_and_ends_no_thread(hooked, kind):
     problem, left = kind("mine"), threading.Semaphore(0)
 
     def work():
@@ -112,24 +112,24 @@ def test_work_that_raises_is_told_to_the_hook_and_costs_no_thread(hooked, kind):
         assert args.exc_traceback.tb_next.tb_frame.f_code is work.__code__
 
 
-def test_hook_that_raises_itself_costs_no_thread(monkeypatch):
+def test_excepthook_that_raises_ends_no_thread(monkeypatch):
     def broken(args):
         raise LookupError("in the hook")
 
-    told, done = [], threading.Event()
+    reported, done = [], threading.Event()
     monkeypatch.setattr(threading, "excepthook", broken)
-    monkeypatch.setattr(sys, "excepthook", lambda *args: told.append(args))
+    monkeypatch.setattr(sys, "excepthook", lambda *args: reported.append(args))
     workers = Workers(1, "hook", daemon=True)
     workers.submit(lambda: 1 / 0)
     workers.submit(done.set)
     assert done.wait(DEADLINE)
     assert workers.close(DEADLINE)
-    ((kind, problem, _),) = told
+    ((kind, problem, _),) = reported
     assert kind is LookupError
     assert isinstance(problem.__context__, ZeroDivisionError)
 
 
-def test_thread_that_can_not_be_started_leaves_the_work_to_those_there(no_threads, caplog):
+def test_work_goes_to_existing_threads_if_no_other_can_be_started(no_threads, caplog):
     gate, began, done = threading.Event(), threading.Event(), threading.Semaphore(0)
     workers = Workers(3, "scarce", daemon=True)
     workers.submit(lambda: (began.set(), gate.wait(DEADLINE)))
@@ -138,11 +138,11 @@ def test_thread_that_can_not_be_started_leaves_the_work_to_those_there(no_thread
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
             workers.submit(done.release)
-    told = [record.getMessage() for record in caplog.records]
-    assert told == ["scarce: can't start new thread: 1 do the work, and the rest waits for them"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["scarce: can't start new thread: 1 do the work, and the rest waits for them"]
     assert (len(workers.threads()), workers.unfinished()) == (1, 6)
     no_threads.clear()
-    workers.submit(done.release)  # it tries again, and the first one is still held up
+    workers.submit(done.release)  # it tries again, while the first thread is still busy
     for _ in range(6):
         assert done.acquire(timeout=DEADLINE)
     assert len(workers.threads()) == 2
@@ -150,7 +150,7 @@ def test_thread_that_can_not_be_started_leaves_the_work_to_those_there(no_thread
     assert workers.close(DEADLINE)
 
 
-def test_without_any_thread_the_caller_is_told_and_nothing_is_kept(no_threads):
+def test_submit_raises_and_keeps_nothing_if_no_thread_can_be_started(no_threads):
     done = []
     workers = Workers(2, "none", daemon=True)
     no_threads.set()
@@ -165,14 +165,14 @@ def test_without_any_thread_the_caller_is_told_and_nothing_is_kept(no_threads):
     assert done == ["done"]
 
 
-def test_it_may_be_closed_again_and_used_again():
+def test_workers_may_be_used_and_closed_again():
     gate, began, done = threading.Event(), threading.Event(), threading.Event()
     workers = Workers(1, "again", daemon=True)
     workers.submit(lambda: (began.set(), gate.wait(DEADLINE)))
     assert began.wait(DEADLINE)
     for _ in range(3):
         assert not workers.close(0.01)
-    workers.submit(done.set)  # behind the end of the thread that is there
+    workers.submit(done.set)  # queued behind the request to end
     assert done.wait(DEADLINE)
     gate.set()
     assert workers.close(DEADLINE)

@@ -33,7 +33,7 @@ class Peer:
         """Whether our end was closed."""
         return self.end.orphan
 
-    def turn(self) -> bool:
+    def step(self) -> bool:
         """Do what can be done without waiting; return whether that was anything."""
         if self.over or not any(self.end.ready()):
             return False

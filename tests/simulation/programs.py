@@ -92,9 +92,9 @@ PLANS = {
 }
 
 
-def _seconds(random: Random, most: float = _HOUR) -> float:
-    """Return from a millisecond to `most` seconds, as often short as long."""
-    return 0.001 * (most / 0.001) ** random.random()
+def _seconds(random: Random, limit: float = _HOUR) -> float:
+    """Return from a millisecond to `limit` seconds, as often short as long."""
+    return 0.001 * (limit / 0.001) ** random.random()
 
 
 class Program(Peer):

@@ -1,4 +1,4 @@
-"""The server's protocols in a simulated world: each follows a policy, and checks what it is told."""
+"""The server's protocols in a simulated world: each follows a policy, and checks its calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_WRITTEN = 40_000
 
 
 class Broken(Exception):
-    """What a protocol raises where its policy says so."""
+    """The exception that a protocol raises where its policy says so."""
 
 
 @attrs.frozen
@@ -74,7 +74,7 @@ def draw_policy(random: Random) -> Policy:
 class _Model:
     """What is known of a connection from outside, and the checks that only this needs.
 
-    written: what was accepted for sending. reason: what connection_lost was told.
+    written: what was accepted for sending. reason: the argument of connection_lost.
     closing_at: when the connection began to close. breaks: whether it ends because a callback raised.
     """
 
@@ -108,14 +108,14 @@ class _Model:
         if not holds:
             self.world.complain(f"{what}: {self.names[-8:]}, {self.policy}, {self.link}")
 
-    def told(self, name: str, detail: object = None) -> None:
+    def note_call(self, name: str, detail: object = None) -> None:
         self.trace(name, detail)
         self.check("connection_lost" not in self.names, f"{name} after connection_lost")
         self.names.append(name)
         self.check(self.names[0] == "connection_made", f"{name} before connection_made")
         self.check(self.names.count("connection_made") == 1, "connection_made twice")
 
-    # What the reactor calls
+    # Called by the reactor
 
     def connection_made(self, connection: Connection) -> None:
         self.connection = connection
@@ -125,12 +125,12 @@ class _Model:
         self.link.served = self
         self.made_at = self.world.clock.now
         self.owes(self.door.timeouts.read)
-        self.told("connection_made")
+        self.note_call("connection_made")
         self.door.let_in(self)
         self.write(STREAM[: self.policy.greeting])
 
     def took(self, data: bytes) -> None:
-        self.told("data", len(data))
+        self.note_call("data", len(data))
         sent = STREAM[self.received : self.received + len(data)]
         self.check(data == sent, "received other bytes than were sent")
         self.check(not self.at_eof, "data after the end of file")
@@ -150,7 +150,7 @@ class _Model:
             self.later(self.random.uniform(0.0, 5.0), self.resume_reading)
 
     def eof_received(self) -> bool:
-        self.told("eof_received")
+        self.note_call("eof_received")
         self.check(not self.at_eof, "two ends of file")
         self.at_eof = True
         self.check(self.received == self.link.program.sent, "end of file before all was received")
@@ -162,7 +162,7 @@ class _Model:
         return keep
 
     def pause_writing(self) -> None:
-        self.told("pause_writing")
+        self.note_call("pause_writing")
         self.check(not self.paused, "paused twice")
         self.paused = True
         high = self.connection.get_write_buffer_limits()[1]
@@ -171,7 +171,7 @@ class _Model:
             self.stop_reading()
 
     def resume_writing(self) -> None:
-        self.told("resume_writing")
+        self.note_call("resume_writing")
         self.check(self.paused, "resumed without a pause")
         self.paused = False
         low = self.connection.get_write_buffer_limits()[0]
@@ -180,7 +180,7 @@ class _Model:
             self.resume_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.told("connection_lost", type(exc).__name__)
+        self.note_call("connection_lost", type(exc).__name__)
         self.reason = exc
         self.check(self.link.program.left or self.is_ours(exc), f"ended for {exc!r}, and the peer is there")
         self.check(isinstance(exc, Broken) == self.breaks, f"ended for {exc!r}, and breaks: {self.breaks}")
@@ -260,8 +260,8 @@ class _Model:
         queued = self.connection.get_write_buffer_size()
         if queued and self.door.limits.write_rate is None:
             self.check_not_late(max(self.end.sent_at, self.written_at), self.door.timeouts.write)
-        most = self.door.limits.max_write_buffer
-        self.check(most is None or queued <= most + self.largest, "more than max_write_buffer")
+        limit = self.door.limits.max_write_buffer
+        self.check(limit is None or queued <= limit + self.largest, "more than max_write_buffer")
 
     def check_lingering(self) -> None:
         """Check that what was closed is given back in time, and at once when the peer has ended too."""
@@ -287,7 +287,7 @@ class _Model:
             self.owes(self.random.choice([None, 2.0, 2000.0]))
             self.connection.set_timeouts(read=self.owed and self.owed[1])
 
-    # What the protocol does
+    # Actions of the protocol
 
     def later(self, seconds: float, action: object) -> None:
         self.world.later(seconds, action)
@@ -323,7 +323,7 @@ class _Model:
             self.write(STREAM[: self.policy.reply])
 
     def do_nothing(self) -> None:
-        """Go on."""
+        """Resume reading."""
 
     def do_close(self) -> None:
         self.close()
@@ -353,7 +353,7 @@ class _Model:
 
 
 class Served(_Model, Protocol):
-    """A protocol that is handed the bytes."""
+    """A protocol with `data_received`."""
 
     def data_received(self, data: bytes) -> None:
         self.took(data)

@@ -38,7 +38,7 @@ def test_bytes_arrive_in_order_and_the_end_of_file_after_them():
     assert sock.getpeername() == client.sockname
 
 
-def test_peeking_leaves_what_is_there():
+def test_peeking_keeps_the_input():
     client, sock = make_pair(make_network())
     with pytest.raises(BlockingIOError):
         sock.recv(1, socket.MSG_PEEK)
@@ -49,7 +49,7 @@ def test_peeking_leaves_what_is_there():
     assert sock.recv(1, socket.MSG_PEEK) == b""
 
 
-def test_send_takes_what_both_buffers_hold_and_goes_on_when_the_peer_reads():
+def test_send_accepts_what_both_buffers_hold_and_more_when_the_peer_reads():
     client, sock = make_pair(make_network(), buffers=(100, 50))
     assert sock.send(bytes(1000)) == 100
     assert sock.send(bytes(1000)) == 50, "the receive buffer of the peer had taken the first part"
@@ -77,7 +77,7 @@ def test_latency_keeps_the_order():
     assert 0.01 <= network.clock.now - 1000.0 <= 0.5
 
 
-def test_close_with_unread_input_is_a_reset_and_loses_what_was_not_delivered():
+def test_close_with_unread_input_resets_and_loses_what_was_not_delivered():
     client, sock = make_pair(make_network(), buffers=(100, 50))
     client.send(b"unread")
     assert sock.send(bytes(100)) == 100
@@ -100,7 +100,7 @@ def test_close_sends_the_rest_unless_the_peer_goes_on_sending():
         client.recv(50)
 
 
-def test_linger_of_no_time_resets():
+def test_linger_of_zero_seconds_resets():
     client, sock = make_pair(make_network())
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
@@ -110,7 +110,7 @@ def test_linger_of_no_time_resets():
         client.send(b"x")
 
 
-def test_reset_makes_the_other_end_ready_for_both_and_nameless():
+def test_reset_makes_the_peer_readable_writable_and_nameless():
     client, sock = make_pair(make_network())
     client.close(reset=True)
     assert sock.end.ready() == (True, True)
@@ -120,7 +120,7 @@ def test_reset_makes_the_other_end_ready_for_both_and_nameless():
     assert raised.value.errno == errno.ENOTCONN
 
 
-def test_half_close_leaves_the_other_direction():
+def test_half_close_keeps_the_other_direction_open():
     client, sock = make_pair(make_network())
     client.shutdown()
     assert sock.recv(1) == b""
@@ -130,7 +130,7 @@ def test_half_close_leaves_the_other_direction():
     assert client.recv(10) == b""
 
 
-def test_descriptors_are_given_out_lowest_first_and_again():
+def test_lowest_free_descriptor_is_used():
     network = make_network()
     _, one = make_pair(network)
     _, two = make_pair(network)
@@ -141,7 +141,7 @@ def test_descriptors_are_given_out_lowest_first_and_again():
     assert three.fileno() == FIRST_DESCRIPTOR
 
 
-def test_a_closed_listener_resets_who_waits_and_refuses_the_next():
+def test_closed_listener_resets_its_backlog_and_refuses_others():
     network = make_network()
     sock = listening_socket(network, limit=1)
     client = network.connect(sock.end)
@@ -154,7 +154,7 @@ def test_a_closed_listener_resets_who_waits_and_refuses_the_next():
         network.connect(sock.end)
 
 
-def test_each_call_is_counted_and_the_fault_raised():
+def test_fault_is_raised_at_its_call():
     network = make_network(fault=lambda name, index: errno.ENOBUFS if index == 1 else None)
     _, sock = make_pair(network)
     sock.send(b"one")
@@ -164,7 +164,7 @@ def test_each_call_is_counted_and_the_fault_raised():
     assert network.calls == ["send", "send", "close"]
 
 
-def test_a_failed_accept_takes_the_connection_out_or_leaves_it():
+def test_failed_accept_removes_the_connection_or_keeps_it():
     answers = iter([errno.EMFILE, errno.ECONNABORTED])
     network = make_network(fault=lambda name, index: next(answers) if name == "accept" else None)
     sock = listening_socket(network)
@@ -179,7 +179,7 @@ def test_a_failed_accept_takes_the_connection_out_or_leaves_it():
         client.recv(1)
 
 
-def test_selector_tells_what_is_asked_for_and_hangs_up_on_either():
+def test_selector_reports_the_registered_events_and_hang_ups():
     network = make_network()
     client, sock = make_pair(network)
     with MemorySelector(network) as selector:
@@ -200,7 +200,7 @@ def test_selector_tells_what_is_asked_for_and_hangs_up_on_either():
     assert network.complaints == []
 
 
-def test_selector_takes_no_real_descriptor():
+def test_selector_refuses_real_descriptors():
     network = make_network()
     ours, theirs = socket.socketpair()
     with ours, theirs, MemorySelector(network) as selector:
@@ -229,7 +229,7 @@ def test_selector_that_may_wait_does_so_only_if_nothing_is_ready():
     assert waits == [5.0, None]
 
 
-def test_what_no_program_may_do_is_noted():
+def test_misuse_of_a_socket_is_recorded():
     network = make_network()
     client, sock = make_pair(network)
     sock.setblocking(True)

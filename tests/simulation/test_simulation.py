@@ -85,18 +85,18 @@ def test_simulation(first):
 
 
 @pytest.mark.parametrize("seed", FOUND)
-def test_what_a_seed_has_found(seed):
+def test_seed_that_found_a_fault_passes(seed):
     failure = report_of(seed).failure
     if failure is not None:
         raise failure
 
 
-def test_a_seed_replays_exactly():
+def test_seed_replays_exactly():
     for seed in SEEDS[:50]:
         assert simulate(seed).digest == report_of(seed).digest, f"seed {seed} went another way"
 
 
-def test_the_seeds_cover_what_can_happen():
+def test_seeds_cover_all_events():
     reports = [report_of(seed) for seed in FIXED]
     reasons = sum((report.reasons for report in reports), Counter())
     assert sum(report.days for report in reports) > 100

@@ -68,18 +68,18 @@ class Door:
         """Count a connection, and check the limits on how many there are."""
         self.live.add(served)
         hosts = Counter(other.connection.get_extra_info("peername")[0] for other in self.live)
-        for most, count in (
+        for limit, count in (
             (self.limits.max_connections, len(self.live)),
             (self.limits.max_per_ip, max(hosts.values())),
         ):
-            served.check(most is None or count <= most, f"{count} connections, and {most} are allowed")
+            served.check(limit is None or count <= limit, f"{count} connections, and {limit} are allowed")
 
 
 class World:
     """One simulation.
 
-    reasons: how often connection_lost was told what. raised, reported: exceptions that callbacks have
-    raised, and that `on_error` was told of. clean: how many peers have got all that they were to get.
+    reasons: how often connection_lost was called with each. raised, reported: exceptions that callbacks have
+    raised, and that reached `on_error`. clean: how many peers have got all that they were to get.
     complaints: what went wrong, in words.
     """
 
@@ -128,7 +128,7 @@ class World:
         return Random(self.random.getrandbits(64))
 
     def complain(self, what: str) -> None:
-        """Note what went wrong; told at the end, because a reactor catches what callbacks raise."""
+        """Record a failure; reported at the end, because a reactor catches what callbacks raise."""
         self.complaints.append(f"at {self.clock.now}: {what}")
 
     def later(self, seconds: float, action: Callable[[], object]) -> None:
@@ -141,7 +141,7 @@ class World:
         action()
 
     def meddle(self, random: Random) -> None:
-        """End the connection of somebody, who may have an event in this very tick."""
+        """End the connection of any peer, which may have an event in this very tick."""
         live = [served for served in self._all_served() if served.is_live()]
         if live:
             other = random.choice(live)
@@ -285,14 +285,14 @@ class World:
                 self._check_link(link, link.served)
 
     def _drive(self, until: float = math.inf) -> None:
-        drive(self.network, self._turn, until)
+        drive(self.network, self._run_peers, until)
 
-    def _turn(self) -> int:
+    def _run_peers(self) -> int:
         if self._checked_at != self.clock.now:
             self._checked_at = self.clock.now
             self._check_times()
         self._present = [program for program in self._present if not program.over]
-        return sum(program.turn() for program in self._present)
+        return sum(program.step() for program in self._present)
 
     def _check_times(self) -> None:
         for served in self._all_served():
@@ -360,7 +360,9 @@ class World:
         self._check(len(self.selector.left) == 1, f"registered at the end: {self.selector.left}")
         for door in self._doors:
             self._check(door.listener.connections == 0, "a listener counts connections that are none")
-        self._check(not any(served.is_live() for served in self._all_served()), "not told of the loss")
+        self._check(
+            not any(served.is_live() for served in self._all_served()), "connection_lost was not called"
+        )
 
     def _check_link(self, link: Link, served: Served | BufferedServed) -> None:
         program = link.program

@@ -1,4 +1,4 @@
-"""Connections that a handler makes: used as its own, ended with it; and what its end looks like."""
+"""Connections that a handler makes: they end with the handler, and their failure resets its own."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ from tests.helpers import DEADLINE, silent_address, spin
 
 @pytest.fixture
 def upstream():
-    """A listening socket that a test accepts from by itself."""
+    """A listening socket for `accept`."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening
 
@@ -32,21 +32,21 @@ def address_of(listening):
 
 
 def accept(reactor, listening):
-    """Drive the reactor until somebody connects; return the connection."""
+    """Drive the reactor until a connection is accepted from `upstream`; return it."""
     listening.setblocking(False)
     accepted = []
 
-    def turn():
+    def step():
         with contextlib.suppress(BlockingIOError):
             accepted.append(listening.accept()[0])
         return accepted
 
-    spin(reactor, turn, wait=0.01)
+    spin(reactor, step, wait=0.01)
     return accepted[0]
 
 
 def end_of(sock):
-    """Return what comes before the end, and the end: b"" or the error."""
+    """Return the received bytes, and the errno of the end; None for a clean one."""
     sock.settimeout(DEADLINE)
     data = b""
     try:
@@ -63,7 +63,7 @@ async def upper(stream):
 
 
 @pytest.mark.parametrize("style", ["block", "await"])
-def test_handler_asks_elsewhere_and_answers(reactor, style):
+def test_handler_connects_and_answers(reactor, style):
     elsewhere = reactor.listen("127.0.0.1:0", handler(upper)).addresses[0]
 
     async def ask(stream):
@@ -85,7 +85,7 @@ def test_handler_asks_elsewhere_and_answers(reactor, style):
     assert reactor.stats().closed == {"clean": 3}
 
 
-def test_block_closes_the_connection_while_the_handler_goes_on(reactor, upstream):
+def test_end_of_the_block_closes_the_connection_and_the_handler_continues(reactor, upstream):
     async def ask(stream):
         async with connect(address_of(upstream)) as peer:
             await peer.send(b"bye")
@@ -98,7 +98,7 @@ def test_block_closes_the_connection_while_the_handler_goes_on(reactor, upstream
             assert len(reactor.connections()) == 1
 
 
-def test_what_fails_is_raised_where_it_is_awaited(reactor):
+def test_failure_to_connect_is_raised_by_the_await(reactor):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         address = address_of(gone)
 
@@ -107,9 +107,9 @@ def test_what_fails_is_raised_where_it_is_awaited(reactor):
             await connect(address)
         return caught.value.attempts[0][1].errno
 
-    with client_of(reactor, ask) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert told.result == errno.ECONNREFUSED
+    with client_of(reactor, ask) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert run.result == errno.ECONNREFUSED
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def made(reactor, monkeypatch):
     return connectors
 
 
-def test_time_to_connect_is_the_timeouts(reactor, made):
+def test_connect_timeout_is_raised_by_the_await(reactor, made):
     with silent_address() as address:
 
         async def ask(stream):
@@ -135,26 +135,26 @@ def test_time_to_connect_is_the_timeouts(reactor, made):
                 await connect(address)
             return [connector.is_done() for connector in made]
 
-        with client_of(reactor, ask) as (told, _):
-            spin(reactor, lambda: told.seen)
-            assert all(told.result)
+        with client_of(reactor, ask) as (run, _):
+            spin(reactor, lambda: run.seen)
+            assert all(run.result)
 
 
-def test_attempt_is_given_up_when_the_connection_ends(reactor, made):
+def test_attempt_is_cancelled_when_the_outer_connection_ends(reactor, made):
     with silent_address() as address:
 
         async def ask(stream):
             await connect(address)
 
-        with client_of(reactor, ask) as (told, client):
+        with client_of(reactor, ask) as (run, client):
             assert [connector.is_done() for connector in made] == [False]
             reset(client)
-            spin(reactor, lambda: told.seen)
-            assert isinstance(told.result, StreamClosed)
+            spin(reactor, lambda: run.seen)
+            assert isinstance(run.result, StreamClosed)
             assert [connector.is_done() for connector in made] == [True]
 
 
-def test_misuse_is_told_on_the_line(reactor):
+def test_misuse_raises_at_the_call(reactor):
     async def ask(stream):
         with pytest.raises(AddressError):
             await connect("no port")
@@ -169,28 +169,28 @@ def test_misuse_is_told_on_the_line(reactor):
             await once
         return True
 
-    with client_of(reactor, ask) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert told.result is True
+    with client_of(reactor, ask) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert run.result is True
 
 
-def test_it_is_reset_when_the_outer_connection_ends(reactor, upstream):
+def test_connection_is_reset_when_the_outer_connection_ends(reactor, upstream):
     async def relay(stream):
         peer = await connect(address_of(upstream))
         await peer.send(b"half a request")
         await peer.receive()
 
-    with client_of(reactor, relay) as (told, client):
+    with client_of(reactor, relay) as (run, client):
         accepted = accept(reactor, upstream)
         with accepted:
             spin(reactor, lambda: len(reactor.connections()) == 2)
             reset(client)
             spin(reactor, lambda: not reactor.connections())
             assert end_of(accepted) == (b"half a request", errno.ECONNRESET)
-        assert isinstance(told.result, StreamClosed)
+        assert isinstance(run.result, StreamClosed)
 
 
-def test_block_that_raises_resets_it_and_the_handler_goes_on(reactor, upstream):
+def test_block_that_raises_resets_the_connection_and_the_handler_continues(reactor, upstream):
     async def ask(stream):
         with pytest.raises(LookupError):
             async with connect(address_of(upstream)) as peer:
@@ -207,17 +207,17 @@ def test_block_that_raises_resets_it_and_the_handler_goes_on(reactor, upstream):
         assert end_of(client) == (b"still here", None)
 
 
-def test_what_the_handler_has_sent_there_arrives_though_it_returned_first(reactor, upstream):
+def test_bytes_sent_before_the_handler_returned_arrive(reactor, upstream):
     size = 8 << 20
 
     async def leave(stream):
         peer = await connect(address_of(upstream))
         peer.connection.write(bytes(size))
 
-    with client_of(reactor, leave) as (told, client):
+    with client_of(reactor, leave) as (run, client):
         accepted = accept(reactor, upstream)
         with accepted:
-            spin(reactor, lambda: told.seen)
+            spin(reactor, lambda: run.seen)
             client.close()
             accepted.setblocking(False)
             got = []
@@ -234,8 +234,8 @@ def test_what_the_handler_has_sent_there_arrives_though_it_returned_first(reacto
 
 
 @pytest.mark.parametrize("how", ["closed", "truncated", "unreachable"])
-def test_failure_elsewhere_is_no_clean_end_here(reactor, upstream, errors, how):
-    """Half an answer that the handler has passed on must not look whole."""
+def test_failure_of_the_inner_connection_resets_the_outer_one(reactor, upstream, errors, how):
+    """A partial answer that the handler has passed on must not look complete."""
 
     async def relay(stream):
         async with connect(address_of(upstream)) as peer:
@@ -244,7 +244,7 @@ def test_failure_elsewhere_is_no_clean_end_here(reactor, upstream, errors, how):
                 await connect("127.0.0.1:1")
             await peer.receive_exactly(4)
 
-    with client_of(reactor, relay) as (told, client):
+    with client_of(reactor, relay) as (run, client):
         accepted = accept(reactor, upstream)
         accepted.sendall(b"half")
         spin(reactor, lambda: reactor.stats().bytes_sent == 4)
@@ -253,9 +253,9 @@ def test_failure_elsewhere_is_no_clean_end_here(reactor, upstream, errors, how):
         elif how == "truncated":
             accepted.sendall(b"an")
             accepted.shutdown(socket.SHUT_WR)
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         expected = {"closed": StreamClosed, "truncated": EndOfStream, "unreachable": ConnectError}
-        assert isinstance(told.result, expected[how])
+        assert isinstance(run.result, expected[how])
         spin(reactor, lambda: not reactor.connections())
         assert end_of(client) == (b"half", errno.ECONNRESET)
         assert errors.seen == []
@@ -268,12 +268,12 @@ def test_handler_that_raises_resets_the_connection(reactor, errors):
         await stream.receive()
         raise LookupError("not found")
 
-    with client_of(reactor, broken) as (told, client):
+    with client_of(reactor, broken) as (run, client):
         client.sendall(b"x")
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         spin(reactor, lambda: not reactor.connections())
         assert end_of(client) == (b"half an ans", errno.ECONNRESET)
-        assert errors.take()[0] is told.result
+        assert errors.take()[0] is run.result
 
 
 def test_child_that_raises_resets_the_connection(reactor, errors):
@@ -286,28 +286,28 @@ def test_child_that_raises_resets_the_connection(reactor, errors):
         await stream.receive()
         raise LookupError("not found")
 
-    with client_of(reactor, parent) as (told, client):
+    with client_of(reactor, parent) as (run, client):
         client.sendall(b"x")
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         spin(reactor, lambda: not reactor.connections())
         assert end_of(client) == (b"half an ans", errno.ECONNRESET)
         assert isinstance(errors.take()[0], LookupError)
 
 
-def test_error_of_a_close_by_ourselves_is_no_reset(reactor):
+def test_handler_that_fails_after_its_own_close_causes_no_reset(reactor):
     async def leave(stream):
         await stream.send(b"whole")
         stream.connection.close()
         await stream.send(b"more")
 
-    with client_of(reactor, leave) as (told, client):
-        spin(reactor, lambda: told.seen)
+    with client_of(reactor, leave) as (run, client):
+        spin(reactor, lambda: run.seen)
         assert end_of(client) == (b"whole", None)
         spin(reactor, lambda: not reactor.connections())
         assert reactor.stats().closed == {"clean": 1}
 
 
-def test_timeout_of_either_stream_is_for_the_task(reactor, upstream):
+def test_timeout_of_either_stream_bounds_the_task(reactor, upstream):
     async def ask(stream):
         async with connect(address_of(upstream)) as peer:
             for each in (stream, peer):
@@ -315,12 +315,12 @@ def test_timeout_of_either_stream_is_for_the_task(reactor, upstream):
                     await peer.receive()
         return True
 
-    with client_of(reactor, ask) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert told.result is True
+    with client_of(reactor, ask) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert run.result is True
 
 
-def test_several_connections_at_once(reactor):
+def test_handler_makes_several_connections_in_parallel(reactor):
     elsewhere = reactor.listen("127.0.0.1:0", handler(upper)).addresses[0]
 
     async def ask(stream):
@@ -331,12 +331,12 @@ def test_several_connections_at_once(reactor):
         await one.send(b"three\n")
         return answers, await first(two.receive(), one.receive())
 
-    with client_of(reactor, ask) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert told.result == ([b"ONE", b"TWO"], (1, b"THREE\n"))
+    with client_of(reactor, ask) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert run.result == ([b"ONE", b"TWO"], (1, b"THREE\n"))
 
 
-def test_task_beside_belongs_to_the_connection_that_was_made(reactor, upstream):
+def test_child_task_of_the_inner_stream_ends_with_its_block(reactor, upstream):
     ended = []
 
     async def beside(peer):
@@ -361,7 +361,7 @@ def test_task_beside_belongs_to_the_connection_that_was_made(reactor, upstream):
         accepted.close()
 
 
-def test_drain_lets_a_handler_finish_what_it_asks_elsewhere(reactor, upstream):
+def test_drain_waits_for_a_handler_with_an_inner_connection(reactor, upstream):
     reports = []
 
     async def ask(stream):
@@ -384,8 +384,8 @@ def test_drain_lets_a_handler_finish_what_it_asks_elsewhere(reactor, upstream):
         assert reports[0].aborted == 0
 
 
-def test_drain_lets_a_handler_connect(reactor, upstream):
-    """Given up without a word, the attempt would leave the handler waiting until the drain's time is up."""
+def test_drain_waits_for_a_handler_that_connects(reactor, upstream):
+    """If the attempt were cancelled silently, the handler would wait until the drain's deadline."""
     reports = []
 
     async def ask(stream):
@@ -403,7 +403,7 @@ def test_drain_lets_a_handler_connect(reactor, upstream):
         assert reports[0].aborted == 0
 
 
-def test_tls_and_names(reactor, certificates):
+def test_handler_connects_over_tls_by_name(reactor, certificates):
     listener = reactor.listen("127.0.0.1:0", handler(upper), tls=certificates.server())
 
     async def ask(stream):
@@ -412,25 +412,25 @@ def test_tls_and_names(reactor, certificates):
             await peer.send(b"secret\n")
             return await peer.receive_until(b"\n")
 
-    with client_of(reactor, ask) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert told.result == b"SECRET"
+    with client_of(reactor, ask) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert run.result == b"SECRET"
 
 
-def test_closing_the_reactor_ends_it_all(errors, upstream):
+def test_closing_the_reactor_ends_handlers_and_inner_connections(errors, upstream):
     async def ask(stream):
         async with connect(address_of(upstream)) as peer:
             await peer.receive()
 
-    with Reactor(on_error=errors) as reactor, client_of(reactor, ask) as (told, _):
+    with Reactor(on_error=errors) as reactor, client_of(reactor, ask) as (run, _):
         spin(reactor, lambda: len(reactor.connections()) == 2)
         reactor.close()
-        assert isinstance(told.result, StreamClosed)
-        assert isinstance(told.result.__cause__, ConnectionAborted)
+        assert isinstance(run.result, StreamClosed)
+        assert isinstance(run.result.__cause__, ConnectionAborted)
     assert errors.seen == []
 
 
-def test_awaited_by_a_stranger_is_told():
+def test_connect_awaited_by_another_loop_raises():
     waits = connect("127.0.0.1:1").__await__()
     waits.send(None)
     with pytest.raises(UsageError, match=r"in the tasks of reactor\.streams only"):

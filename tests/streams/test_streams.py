@@ -1,4 +1,4 @@
-"""Coroutine handlers: what each await returns and raises, and that nothing is left waiting."""
+"""Coroutine handlers: what each await returns and raises, and that no task is left waiting."""
 
 import asyncio
 import contextlib
@@ -23,27 +23,27 @@ from reactor.errors import (
     UsageError,
 )
 from reactor.streams import Stream, handler
-from tests.coroutines import BIG, Told, client_of, reset, timed
+from tests.coroutines import BIG, HandlerRun, client_of, reset, timed
 from tests.helpers import DEADLINE, connect, spin
 
 
 def exchange(reactor, fn, sent, **options):
     """Return what `fn` returned after `sent` and the end of file, and what the client received."""
-    with client_of(reactor, fn, **options) as (told, client):
+    with client_of(reactor, fn, **options) as (run, client):
         client.sendall(sent)
         client.shutdown(socket.SHUT_WR)
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         reactor.run_once(0)
         answer = b""
         while more := client.recv(65536):
             answer += more
-        return told.result, answer
+        return run.result, answer
 
 
 # Receiving
 
 
-def test_receive_returns_what_is_there_and_nothing_at_the_end(reactor):
+def test_receive_returns_available_bytes_and_nothing_at_the_end(reactor):
     async def echo(stream):
         pieces = []
         while data := await stream.receive():
@@ -54,7 +54,7 @@ def test_receive_returns_what_is_there_and_nothing_at_the_end(reactor):
     assert exchange(reactor, echo, b"hello") == ((b"hello", b""), b"hello")
 
 
-def test_receive_takes_no_more_than_asked_for(reactor):
+def test_receive_returns_at_most_its_size(reactor):
     async def bite(stream):
         bites = []
         while data := await stream.receive(2):
@@ -66,14 +66,14 @@ def test_receive_takes_no_more_than_asked_for(reactor):
     assert max(map(len, bites)) <= 2
 
 
-def test_receive_exactly(reactor):
+def test_receive_exactly_returns_that_many_bytes(reactor):
     async def read(stream):
         return [await stream.receive_exactly(n) for n in (3, 0, 4)], await stream.receive()
 
     assert exchange(reactor, read, b"abcdefghi")[0] == ([b"abc", b"", b"defg"], b"hi")
 
 
-def test_receive_exactly_at_the_end_has_what_came(reactor):
+def test_receive_exactly_at_the_end_raises_with_the_partial_bytes(reactor):
     async def read(stream):
         with pytest.raises(EndOfStream, match="ended after 2 bytes") as caught:
             await stream.receive_exactly(3)
@@ -82,7 +82,7 @@ def test_receive_exactly_at_the_end_has_what_came(reactor):
     assert exchange(reactor, read, b"ab")[0] == b"ab"
 
 
-def test_receive_until(reactor):
+def test_receive_until_returns_up_to_the_delimiter(reactor):
     async def read(stream):
         return await stream.receive_until(b"--"), await stream.receive_until(b"-"), await stream.receive()
 
@@ -93,12 +93,12 @@ def test_receive_until_finds_a_delimiter_that_comes_in_pieces(reactor):
     async def read(stream):
         return await stream.receive_until(b"--END--", limit=3), await stream.receive(1)
 
-    with client_of(reactor, read) as (told, client):
+    with client_of(reactor, read) as (run, client):
         for byte in b"abc--END--.":
             client.sendall(bytes([byte]))
             reactor.run_once(0.05)
-        spin(reactor, lambda: told.seen)
-        assert told.result == (b"abc", b".")
+        spin(reactor, lambda: run.seen)
+        assert run.result == (b"abc", b".")
 
 
 def test_receive_until_does_not_wait_beyond_its_limit(reactor, errors):
@@ -106,17 +106,17 @@ def test_receive_until_does_not_wait_beyond_its_limit(reactor, errors):
         await stream.send(b"at most 4, please")
         await stream.receive_until(b"\n", limit=4)
 
-    with client_of(reactor, read) as (told, client):
+    with client_of(reactor, read) as (run, client):
         client.sendall(b"abcde")
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         assert client.recv(100) == b"at most 4, please"
-        assert isinstance(told.result, FrameTooLong)
-        assert "within 4 bytes" in str(told.result)
+        assert isinstance(run.result, FrameTooLong)
+        assert "within 4 bytes" in str(run.result)
         reactor.run_once(0)
         assert reactor.stats().closed == {"FrameTooLong": 1}
 
 
-def test_lines(reactor):
+def test_stream_is_iterated_by_lines(reactor):
     async def read(stream):
         return [line async for line in stream.lines()]
 
@@ -131,7 +131,7 @@ PARTS = st.lists(st.binary(max_size=40), max_size=8)
     chunks=PARTS,
     asks=st.lists(st.tuples(st.sampled_from(["receive", "exactly", "until"]), st.integers(1, 30))),
 )
-def test_whatever_is_asked_for_the_bytes_come_once_and_in_order(chunks, asks):
+def test_all_ways_of_receiving_return_every_byte_once_in_order(chunks, asks):
     got = []
 
     async def ask(stream, how, n):
@@ -148,7 +148,7 @@ def test_whatever_is_asked_for_the_bytes_come_once_and_in_order(chunks, asks):
             except EndOfStream as end:
                 got.append(end.partial)
             except FrameTooLong:
-                pass  # and nothing of it is taken
+                pass  # and no byte of it is consumed
         while data := await stream.receive():
             got.append(data)
 
@@ -163,7 +163,7 @@ def test_whatever_is_asked_for_the_bytes_come_once_and_in_order(chunks, asks):
     assert b"".join(got) == b"".join(chunks)
 
 
-def test_what_nobody_asks_for_is_left_with_the_peer(reactor):
+def test_reading_is_paused_while_no_task_receives(reactor):
     async def sleepy(stream):
         await stream.sleep(3600)
 
@@ -183,23 +183,23 @@ def test_what_nobody_asks_for_is_left_with_the_peer(reactor):
         assert reactor.stats().bytes_received < 1 << 20
 
 
-def test_what_was_held_back_comes_when_it_is_asked_for(reactor):
+def test_held_input_is_returned_by_the_next_receive(reactor):
     async def late(stream):
         await stream.receive_exactly(1)
         await stream.sleep(0.01)
         return await stream.receive_exactly(len(BIG) - 1)
 
-    with client_of(reactor, late) as (told, client):
+    with client_of(reactor, late) as (run, client):
         client.setblocking(False)
         rest = memoryview(BIG)
-        while not told.seen:
+        while not run.seen:
             with contextlib.suppress(BlockingIOError):
                 rest = rest[client.send(rest) :] if rest else rest
             reactor.run_once(0.01)
-        assert told.result == BIG[1:]
+        assert run.result == BIG[1:]
 
 
-def test_only_one_task_can_wait_for_the_input(reactor, errors):
+def test_second_receive_at_the_same_time_is_refused(reactor, errors):
     async def both(stream):
         stream.start_soon(stream_reader, stream)
         return await stream.receive()
@@ -209,12 +209,12 @@ def test_only_one_task_can_wait_for_the_input(reactor, errors):
             await stream.receive()
         await stream.send(b"told")
 
-    with client_of(reactor, both) as (told, client):
+    with client_of(reactor, both) as (run, client):
         reactor.run_once(0)
         assert client.recv(10) == b"told"
         client.sendall(b"x")
-        spin(reactor, lambda: told.seen)
-        assert told.result == b"x"
+        spin(reactor, lambda: run.seen)
+        assert run.result == b"x"
 
 
 # Sending
@@ -229,20 +229,20 @@ def test_send_waits_for_the_low_water_mark(reactor):
         return len(BIG)
 
     limits = Limits(high_water=65536, low_water=1000)
-    with client_of(reactor, much, limits=limits) as (told, client):
+    with client_of(reactor, much, limits=limits) as (run, client):
         reactor.run_once(0)
-        assert not told.seen
+        assert not run.seen
         received = bytearray()
         client.settimeout(DEADLINE)
         while len(received) < len(BIG):
             received += client.recv(1 << 20)
             reactor.run_once(0)
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         assert queued[0] <= 1000
         assert received == BIG
 
 
-def test_send_eof_lets_the_peer_go_on(reactor):
+def test_send_eof_keeps_the_other_direction_open(reactor):
     async def half(stream):
         await stream.send(b"that was all")
         await stream.send_eof()
@@ -250,20 +250,20 @@ def test_send_eof_lets_the_peer_go_on(reactor):
             await stream.send(b"more")
         return await stream.receive_exactly(5)
 
-    with client_of(reactor, half) as (told, client):
+    with client_of(reactor, half) as (run, client):
         reactor.run_once(0)
         assert client.recv(100) == b"that was all"
         assert client.recv(100) == b""
         client.sendall(b"fine.")
-        spin(reactor, lambda: told.seen)
-        assert told.result == b"fine."
+        spin(reactor, lambda: run.seen)
+        assert run.result == b"fine."
 
 
-def test_what_was_sent_arrives_after_the_handler_has_returned(reactor):
+def test_bytes_sent_before_the_handler_returned_arrive(reactor):
     async def much(stream):
         stream.connection.write(BIG)
 
-    with client_of(reactor, much) as (told, client):
+    with client_of(reactor, much) as (run, client):
         received = bytearray()
         client.setblocking(False)
         while len(received) < len(BIG):
@@ -271,7 +271,7 @@ def test_what_was_sent_arrives_after_the_handler_has_returned(reactor):
                 received += client.recv(1 << 20)
             reactor.run_once(0.01)
         assert received == BIG
-        assert told.seen == [None]
+        assert run.seen == [None]
 
 
 # The end of a connection
@@ -289,7 +289,7 @@ def test_what_was_sent_arrives_after_the_handler_has_returned(reactor):
     ],
     ids=["receive", "receive_exactly", "receive_until", "lines", "sleep", "send"],
 )
-def test_each_wait_ends_with_the_connection_and_cleans_up(reactor, wait):
+def test_end_of_the_connection_ends_every_wait(reactor, wait):
     cleaned = []
 
     async def waits(stream):
@@ -300,11 +300,11 @@ def test_each_wait_ends_with_the_connection_and_cleans_up(reactor, wait):
                 await stream.sleep(0)
             cleaned.append(True)
 
-    with client_of(reactor, waits) as (told, client):
+    with client_of(reactor, waits) as (run, client):
         reset(client)
-        spin(reactor, lambda: told.seen)
-        assert isinstance(told.result, StreamClosed)
-        assert told.result.__cause__.errno == errno.ECONNRESET
+        spin(reactor, lambda: run.seen)
+        assert isinstance(run.result, StreamClosed)
+        assert run.result.__cause__.errno == errno.ECONNRESET
         assert cleaned == [True]
 
 
@@ -325,43 +325,43 @@ def test_awaits_after_the_end_are_refused(reactor):
                 refused.append(exc)
         return len(refused)
 
-    with client_of(reactor, stubborn) as (told, client):
+    with client_of(reactor, stubborn) as (run, client):
         reset(client)
-        spin(reactor, lambda: told.seen)
-        assert told.result == 6
+        spin(reactor, lambda: run.seen)
+        assert run.result == 6
 
 
-def test_timeouts_of_the_connection_are_the_cause(reactor):
+def test_timeout_of_the_connection_is_the_cause_of_stream_closed(reactor):
     async def read(stream):
         await stream.receive()
 
-    with client_of(reactor, read, timeouts=Timeouts(idle=0.01)) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert isinstance(told.result.__cause__, IdleTimeout)
+    with client_of(reactor, read, timeouts=Timeouts(idle=0.01)) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert isinstance(run.result.__cause__, IdleTimeout)
 
 
-def test_closing_the_reactor_ends_what_waits(errors):
+def test_closing_the_reactor_ends_waiting_handlers(errors):
     async def read(stream):
         stream.start_soon(stream.sleep, 10)
         await stream.receive()
 
-    with Reactor(on_error=errors) as reactor, client_of(reactor, read) as (told, _):
+    with Reactor(on_error=errors) as reactor, client_of(reactor, read) as (run, _):
         reactor.close()
-        assert isinstance(told.result, StreamClosed)
+        assert isinstance(run.result, StreamClosed)
     assert errors.seen == []
 
 
-def test_nothing_refers_to_what_has_ended(reactor):
+def test_ended_stream_is_freed(reactor):
     async def read(stream):
         stream.start_soon(stream.sleep, 3600)
         await stream.receive()
         await stream.sleep(0)
 
-    with client_of(reactor, read) as (told, client):
+    with client_of(reactor, read) as (run, client):
         client.sendall(b"x")
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         reactor.run_once(0)
-    told.stream, told.seen = None, []
+    run.stream, run.seen = None, []
     spin(reactor, lambda: not reactor.connections())
     gc.collect()
     assert [each for each in gc.get_objects() if isinstance(each, Stream)] == []
@@ -375,18 +375,18 @@ def test_exception_is_reported_once_and_ends_the_connection(reactor, errors):
         await stream.receive()
         raise LookupError("not found")
 
-    with client_of(reactor, broken) as (told, client):
+    with client_of(reactor, broken) as (run, client):
         client.sendall(b"x")
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         reactor.run_once(0)
         exc, callback, connection = errors.take()
-        assert exc is told.result
-        assert callback == "Told.__call__"
-        assert connection is told.stream.connection
+        assert exc is run.result
+        assert callback == "HandlerRun.__call__"
+        assert connection is run.stream.connection
         assert reactor.stats().closed == {"LookupError": 1}
 
 
-def test_child_that_raises_ends_the_connection_too(reactor, errors):
+def test_child_that_raises_ends_the_connection(reactor, errors):
     async def broken(stream):
         stream.start_soon(child, stream)
         await stream.receive()
@@ -395,23 +395,23 @@ def test_child_that_raises_ends_the_connection_too(reactor, errors):
         await stream.sleep(0)
         raise LookupError("not found")
 
-    with client_of(reactor, broken) as (told, _):
-        spin(reactor, lambda: told.seen)
-        assert isinstance(told.result.__cause__, LookupError)
+    with client_of(reactor, broken) as (run, _):
+        spin(reactor, lambda: run.seen)
+        assert isinstance(run.result.__cause__, LookupError)
         assert errors.take()[1].endswith("child")
 
 
-def test_await_of_another_loop_is_named(reactor, errors):
+def test_await_of_another_loop_s_object_is_refused(reactor, errors):
     async def mixed(stream):
         await asyncio.sleep(0)
 
-    with client_of(reactor, mixed) as (told, _):
-        assert isinstance(told.result, UsageError)
-        assert "not asyncio" in str(told.result)
+    with client_of(reactor, mixed) as (run, _):
+        assert isinstance(run.result, UsageError)
+        assert "not asyncio" in str(run.result)
         errors.take()
 
 
-def test_handler_that_is_no_coroutine_is_told(reactor, errors):
+def test_handler_that_is_no_coroutine_function_is_refused(reactor, errors):
     listener = reactor.listen("127.0.0.1:0", handler(lambda stream: None))
     with connect(reactor, listener.addresses[0]):
         spin(reactor, lambda: errors.seen)
@@ -425,7 +425,7 @@ def test_limit_must_be_positive():
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_interrupt_comes_out_of_run_and_the_loop_can_go_on(reactor, wait):
+def test_interrupt_in_a_handler_is_raised_by_run(reactor, wait):
     async def interrupted(stream):
         if wait:
             await stream.receive()
@@ -450,12 +450,12 @@ def test_sleep_is_never_short():
         await stream.sleep(5)
         return "awake"
 
-    reactor, peer, told, go = timed(nap)
+    reactor, peer, run, go = timed(nap)
     with reactor, peer:
         go(4.999)
-        assert not told.seen
+        assert not run.seen
         go(0.001)
-        assert told.result == "awake"
+        assert run.result == "awake"
 
 
 def test_timeout_ends_the_wait_of_its_body():
@@ -466,15 +466,15 @@ def test_timeout_ends_the_wait_of_its_body():
         except StreamTimeout as exc:
             return str(exc), await stream.receive()
 
-    reactor, peer, told, go = timed(patient)
+    reactor, peer, run, go = timed(patient)
     with reactor, peer:
         go(4.999)
-        assert told.stream.draining() is False
+        assert run.stream.draining() is False
         go(0.001)
-        assert not told.seen
+        assert not run.seen
         peer.sendall(b"late")
         go(0)
-        assert told.result == ("not done within 5 s", b"late")
+        assert run.result == ("not done within 5 s", b"late")
 
 
 def test_timeout_that_is_not_reached_does_nothing():
@@ -484,12 +484,12 @@ def test_timeout_that_is_not_reached_does_nothing():
         await stream.sleep(10)
         return first
 
-    reactor, peer, told, go = timed(quick)
+    reactor, peer, run, go = timed(quick)
     with reactor, peer:
         peer.sendall(b"x")
         go(0)
         go(10)
-        assert told.result == b"x"
+        assert run.result == b"x"
 
 
 @pytest.mark.parametrize(("outer", "inner", "ends"), [(1, 5, "outer"), (5, 1, "inner"), (1, 1, "outer")])
@@ -505,21 +505,21 @@ def test_timeouts_nest(outer, inner, ends):
         except StreamTimeout:
             return "outer"
 
-    reactor, peer, told, go = timed(nested)
+    reactor, peer, run, go = timed(nested)
     with reactor, peer:
         go(1)
-        assert told.result == ends
+        assert run.result == ends
 
 
-def test_timeout_that_is_not_caught_is_the_reason():
+def test_uncaught_timeout_is_the_reason_of_the_end():
     async def careless(stream):
         with stream.timeout(1):
             await stream.receive()
 
-    reactor, peer, told, go = timed(careless)
+    reactor, peer, run, go = timed(careless)
     with reactor, peer:
         go(1)
-        assert isinstance(told.result, StreamTimeout)
+        assert isinstance(run.result, StreamTimeout)
         assert reactor.stats().closed == {"StreamTimeout": 1}
         assert reactor.stats().handler_errors == 0
 
@@ -530,7 +530,7 @@ def test_timeout_outside_of_a_task_is_refused():
         stream.timeout(1)
 
 
-def test_child_runs_beside_the_handler_and_dies_with_it():
+def test_child_runs_with_the_handler_and_ends_with_it():
     ticks = []
 
     async def clock(stream):
@@ -556,7 +556,7 @@ def test_child_runs_beside_the_handler_and_dies_with_it():
         assert ticks == [True, True, True, "end"]
 
 
-def test_child_of_a_connection_that_ends_first_never_runs():
+def test_child_of_a_connection_that_ended_first_never_runs():
     ran = []
 
     async def child():
@@ -566,15 +566,15 @@ def test_child_of_a_connection_that_ends_first_never_runs():
         stream.connection.abort()
         stream.start_soon(child)
 
-    reactor, peer, told, go = timed(parent)
+    reactor, peer, run, go = timed(parent)
     with reactor, peer:
         go(0)
-        assert told.result is None
+        assert run.result is None
         assert ran == []
 
 
-def test_one_stream_s_task_waits_for_another_stream(reactor):
-    """A relay: each side's task reads its own stream and sends to the other's."""
+def test_task_of_one_stream_may_use_another_stream(reactor):
+    """A relay: the task of each stream receives from it and sends to the other."""
     waiting = []
 
     async def relay(stream):
@@ -602,8 +602,8 @@ def test_one_stream_s_task_waits_for_another_stream(reactor):
             assert received == b"across"
 
 
-def test_task_that_waits_at_another_stream_ends_when_that_one_does(reactor):
-    streams, told = [], []
+def test_task_waiting_for_another_stream_ends_with_that_stream(reactor):
+    streams, errors = [], []
 
     async def watch(stream):
         streams.append(stream)
@@ -611,7 +611,7 @@ def test_task_that_waits_at_another_stream_ends_when_that_one_does(reactor):
             try:
                 await streams[0].receive()
             except StreamClosed as exc:
-                told.append(exc)
+                errors.append(exc)
                 await stream.send(b"gone")
         else:
             await stream.sleep(3600)
@@ -622,12 +622,12 @@ def test_task_that_waits_at_another_stream_ends_when_that_one_does(reactor):
         with connect(reactor, listener.addresses[0]) as two:
             spin(reactor, lambda: len(streams) == 2)
             reset(one)
-            spin(reactor, lambda: told)
+            spin(reactor, lambda: errors)
             reactor.run_once(0)
             assert two.recv(10) == b"gone"
 
 
-def test_client_side_has_the_same(reactor):
+def test_client_connection_has_a_stream(reactor):
     async def serve(stream):
         async for line in stream.lines():
             await stream.send(line.upper() + b"\n")
@@ -636,27 +636,27 @@ def test_client_side_has_the_same(reactor):
         await stream.send(b"hello\n")
         return await stream.receive_until(b"\n")
 
-    told = Told(ask)
+    run = HandlerRun(ask)
     listener = reactor.listen("127.0.0.1:0", handler(serve))
-    reactor.connect(listener.addresses[0], handler(told))
-    spin(reactor, lambda: told.seen)
-    assert told.result == b"HELLO"
+    reactor.connect(listener.addresses[0], handler(run))
+    spin(reactor, lambda: run.seen)
+    assert run.result == b"HELLO"
 
 
-def test_handler_that_has_begun_to_answer_is_at_work(reactor):
+def test_handler_that_has_begun_to_answer_is_busy(reactor):
     async def serve(stream):
         await stream.receive()
         at_work = stream.draining()
         await stream.receive()
         return at_work
 
-    with client_of(reactor, serve) as (told, client):
+    with client_of(reactor, serve) as (run, client):
         client.sendall(b"x")
         reactor.run_once()
-        assert told.stream.draining() is False
+        assert run.stream.draining() is False
         client.sendall(b"y")
-        spin(reactor, lambda: told.seen)
-        assert told.result is True
+        spin(reactor, lambda: run.seen)
+        assert run.result is True
 
 
 def test_drain_ends_idle_handlers_at_once_and_lets_busy_ones_finish():
@@ -665,7 +665,7 @@ def test_drain_ends_idle_handlers_at_once_and_lets_busy_ones_finish():
             await stream.sleep(5)
             await stream.send(b"done\n")
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         peer.sendall(b"work\n")
         go(0)
@@ -681,17 +681,17 @@ def test_drain_ends_idle_handlers_at_once_and_lets_busy_ones_finish():
         for _ in range(3):
             go(1)
         assert len(reports) == 1
-        assert isinstance(told.result, StreamClosed)
+        assert isinstance(run.result, StreamClosed)
 
 
 def test_upgrade_to_tls_on_both_sides(reactor, certificates):
-    told = []
+    lines = []
 
     async def server(stream):
         assert await stream.receive_until(b"\n") == b"STARTTLS"
         await stream.send(b"ready\n")
         await stream.start_tls(certificates.server())
-        told.append(await stream.receive_until(b"\n"))
+        lines.append(await stream.receive_until(b"\n"))
         await stream.send(b"secret\n")
 
     async def client(stream):
@@ -699,16 +699,16 @@ def test_upgrade_to_tls_on_both_sides(reactor, certificates):
         assert await stream.receive_until(b"\n") == b"ready"
         await stream.start_tls(certificates.client(), server_hostname="localhost")
         await stream.send(b"hello\n")
-        told.append(await stream.receive_until(b"\n"))
+        lines.append(await stream.receive_until(b"\n"))
 
     listener = reactor.listen("127.0.0.1:0", handler(server))
     reactor.connect(listener.addresses[0], handler(client))
-    spin(reactor, lambda: len(told) == 2)
-    assert told == [b"hello", b"secret"]
+    spin(reactor, lambda: len(lines) == 2)
+    assert lines == [b"hello", b"secret"]
 
 
-def test_upgrade_goes_on_reading_where_the_handshake_s_beginning_was_held_back(reactor, certificates):
-    """It is more than the limit; once TLS has it, the peer's end is noticed by a handler that only waits."""
+def test_start_tls_resumes_reading_that_the_limit_had_paused(reactor, certificates):
+    """The ClientHello exceeds the limit; after the handshake a sleeping handler notices the peer's end."""
     upgraded = []
 
     async def serve(stream):
@@ -718,7 +718,7 @@ def test_upgrade_goes_on_reading_where_the_handshake_s_beginning_was_held_back(r
         upgraded.append(stream)
         await stream.sleep(3600)
 
-    with client_of(reactor, serve, limit=64) as (told, client):
+    with client_of(reactor, serve, limit=64) as (run, client):
         client.setblocking(False)
         secured = certificates.client().wrap_socket(
             client, server_hostname="localhost", do_handshake_on_connect=False
@@ -734,22 +734,22 @@ def test_upgrade_goes_on_reading_where_the_handshake_s_beginning_was_held_back(r
         spin(reactor, handshake, wait=0)
         secured.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         secured.close()
-        spin(reactor, lambda: told.seen)
-    assert isinstance(told.result, StreamClosed)
-    assert isinstance(told.result.__cause__, ConnectionResetError)
+        spin(reactor, lambda: run.seen)
+    assert isinstance(run.result, StreamClosed)
+    assert isinstance(run.result.__cause__, ConnectionResetError)
 
 
 def test_upgrade_that_fails_ends_the_wait(reactor, certificates):
-    told = []
+    errors = []
 
     async def serve(stream):
         await stream.receive_until(b"\n")
         try:
             await stream.start_tls(certificates.server())
         except StreamClosed as exc:
-            told.append(exc.__cause__)
+            errors.append(exc.__cause__)
 
     with client_of(reactor, serve) as (_, client):
         client.sendall(b"STARTTLS\nsmuggled\n")
-        spin(reactor, lambda: told)
-    assert isinstance(told[0], TLSHandshakeError)
+        spin(reactor, lambda: errors)
+    assert isinstance(errors[0], TLSHandshakeError)

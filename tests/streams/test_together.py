@@ -1,4 +1,4 @@
-"""Futures, queues, events and several waits at once, in handlers: each ends, and nothing is lost or left."""
+"""Futures, queues, events and several awaits at once: each ends, and nothing is lost."""
 
 import asyncio
 import gc
@@ -19,17 +19,17 @@ from tests.helpers import spin
 
 def result_of(reactor, fn):
     """Return what `fn(stream)` returned."""
-    with client_of(reactor, fn) as (told, _):
-        spin(reactor, lambda: told.seen)
-        if isinstance(told.result, BaseException):
-            raise told.result
-        return told.result
+    with client_of(reactor, fn) as (run, _):
+        spin(reactor, lambda: run.seen)
+        if isinstance(run.result, BaseException):
+            raise run.result
+        return run.result
 
 
 # Futures
 
 
-def test_work_on_another_thread(reactor):
+def test_run_in_executor_can_be_awaited(reactor):
     async def serve(stream):
         return await reactor.run_in_executor(None, threading.get_ident), threading.get_ident()
 
@@ -37,7 +37,7 @@ def test_work_on_another_thread(reactor):
     assert here == threading.get_ident() != there
 
 
-def test_work_that_raises(reactor):
+def test_exception_of_run_in_executor_is_raised_by_the_await(reactor):
     async def serve(stream):
         with pytest.raises(ZeroDivisionError):
             await reactor.run_in_executor(None, lambda: 1 // 0)
@@ -46,7 +46,7 @@ def test_work_that_raises(reactor):
     assert result_of(reactor, serve) == "on the loop's thread"
 
 
-def test_any_future_of_the_standard_library(reactor):
+def test_wait_accepts_any_concurrent_future(reactor):
     with ThreadPoolExecutor(1) as executor:
 
         async def serve(stream):
@@ -59,7 +59,7 @@ def test_any_future_of_the_standard_library(reactor):
     assert ident != threading.get_ident()
 
 
-def test_future_that_somebody_cancels(reactor):
+def test_future_cancelled_by_another_raises_cancelled_error(reactor):
     future = Future()
 
     async def serve(stream):
@@ -72,32 +72,32 @@ def test_future_that_somebody_cancels(reactor):
 
 
 @pytest.mark.parametrize("how", ["timeout", "end"])
-def test_future_is_cancelled_with_its_wait(reactor, how):
+def test_future_is_cancelled_when_its_wait_ends(reactor, how):
     future = Future()
 
     async def serve(stream):
         with stream.timeout(0.001 if how == "timeout" else 3600):
             await wait(future)
 
-    with client_of(reactor, serve) as (told, client):
+    with client_of(reactor, serve) as (run, client):
         if how == "end":
             reset(client)
-        spin(reactor, lambda: told.seen)
-        assert isinstance(told.result, StreamTimeout if how == "timeout" else StreamClosed)
+        spin(reactor, lambda: run.seen)
+        assert isinstance(run.result, StreamTimeout if how == "timeout" else StreamClosed)
         assert future.cancelled()
 
 
-def test_future_that_is_kept_keeps_no_stream(reactor):
+def test_pending_future_does_not_keep_its_stream(reactor):
     future = Future()
-    future.set_running_or_notify_cancel()  # it can't be cancelled any more
+    future.set_running_or_notify_cancel()  # from now on it can't be cancelled
 
     async def serve(stream):
         await wait(future)
 
-    with client_of(reactor, serve) as (told, client):
+    with client_of(reactor, serve) as (run, client):
         reset(client)
-        spin(reactor, lambda: told.seen)
-    told.stream, told.seen = None, []
+        spin(reactor, lambda: run.seen)
+    run.stream, run.seen = None, []
     gc.collect()
     assert [each for each in gc.get_objects() if isinstance(each, Stream)] == []
     future.set_result("nobody waits")
@@ -118,7 +118,7 @@ def test_future_may_be_completed_after_the_reactor_is_closed(errors):
 # Events
 
 
-def test_event_lets_all_go_on_that_wait():
+def test_event_wakes_up_all_waiting_tasks():
     event = Event()
 
     async def serve(stream):
@@ -130,17 +130,17 @@ def test_event_lets_all_go_on_that_wait():
             await event.wait()
         return True
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
-        assert not told.seen
+        assert not run.seen
         event.set()
         go(0)
         go(1)
-        assert told.result is True
+        assert run.result is True
 
 
-def test_event_that_is_cleared_at_once_lets_go_who_waited_before_and_no_other():
+def test_event_that_is_set_and_cleared_wakes_up_earlier_waiters_only():
     event = Event()
     went = []
 
@@ -185,7 +185,7 @@ def test_queue_between_connections(reactor):
         for sock in got:
             sock.setblocking(False)
 
-        def turn():
+        def step():
             for sock in got:
                 try:
                     got[sock] += sock.recv(100)
@@ -193,11 +193,11 @@ def test_queue_between_connections(reactor):
                     pass
             return sum(map(len, got.values())) == 4
 
-        spin(reactor, turn, wait=0.01)
+        spin(reactor, step, wait=0.01)
         assert sorted(got[one] + got[two]) == list(b"abcd")
 
 
-def test_queue_without_waiting():
+def test_queue_nowait_methods_raise_when_full_or_empty():
     held = Queue(2)
     held.put_nowait(1)
     held.put_nowait(2)
@@ -211,7 +211,7 @@ def test_queue_without_waiting():
         Queue(-1)
 
 
-def test_item_goes_to_the_task_that_waits_and_not_to_one_that_comes_later():
+def test_item_is_given_to_the_waiting_task_and_not_to_a_later_get_nowait():
     held = Queue()
     got = []
 
@@ -229,7 +229,7 @@ def test_item_goes_to_the_task_that_waits_and_not_to_one_that_comes_later():
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_item_of_a_wait_that_is_ended_is_not_lost(others):
+def test_item_of_a_cancelled_get_is_not_lost(others):
     held = Queue()
     got = []
 
@@ -254,14 +254,14 @@ def test_item_of_a_wait_that_is_ended_is_not_lost(others):
     with reactor, peer:
         go(0)
         go(1)
-        held.put_nowait("item")  # and in the next tick, where timers come first, the wait is ended
+        held.put_nowait("item")  # in the next tick timers run first, and the timeout ends the wait
         go(4)
         go(0)
         assert got == ["item"] * others
         assert held.empty() is bool(others)
 
 
-def test_room_of_a_wait_that_is_ended_is_not_lost():
+def test_room_of_a_cancelled_put_is_not_lost():
     held = Queue(1)
     held.put_nowait(0)
 
@@ -274,7 +274,7 @@ def test_room_of_a_wait_that_is_ended_is_not_lost():
     with reactor, peer:
         go(0)
         assert held.get_nowait() == 0
-        assert held.full()  # the room is the task's
+        assert held.full()  # the task has the free place
         go(5)
         assert not held.full()
         held.put_nowait(2)
@@ -288,7 +288,7 @@ def test_room_of_a_wait_that_is_ended_is_not_lost():
     ),
     picks=st.randoms(use_true_random=False),
 )
-def test_queue_gives_each_item_once_in_order_and_keeps_its_bound(maxsize, steps, picks):
+def test_queue_returns_each_item_once_in_order_within_its_limit(maxsize, steps, picks):
     held = Queue(maxsize)
     put, got = [], []
     stops = []
@@ -342,15 +342,15 @@ def test_gather_returns_the_results_in_order():
     async def serve(stream):
         return await gather(nap(stream, 3), nap(stream, 1), stream.send(b"x"), nap(stream, 2)), await gather()
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         for _ in range(3):
-            assert not told.seen
+            assert not run.seen
             go(1)
-        assert told.result == ([3, 1, None, 2], [])
+        assert run.result == ([3, 1, None, 2], [])
 
 
-def test_gather_ends_the_others_when_one_fails():
+def test_gather_cancels_the_others_when_one_fails():
     ended = []
 
     async def fails(stream):
@@ -370,17 +370,17 @@ def test_gather_ends_the_others_when_one_fails():
         ended.append("then")
         return await stream.receive()
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
         go(1)
         assert ended == ["now", "then"]
         peer.sendall(b"x")
         go(0)
-        assert told.result == b"x"
+        assert run.result == b"x"
 
 
-def test_first_says_which_and_loses_nothing_of_the_others():
+def test_first_returns_index_and_result_and_loses_nothing_of_the_others():
     messages = Queue()
 
     async def serve(stream):
@@ -389,7 +389,7 @@ def test_first_says_which_and_loses_nothing_of_the_others():
             got.append(await first(stream.receive_exactly(2), messages.get()))
         return got
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
         peer.sendall(b"a")
@@ -400,28 +400,28 @@ def test_first_says_which_and_loses_nothing_of_the_others():
         messages.put_nowait("two")
         go(0)
         go(0)
-        assert sorted(told.result, key=str) == [(0, b"ab"), (0, b"cd"), (1, "one"), (1, "two")]
+        assert sorted(run.result, key=str) == [(0, b"ab"), (0, b"cd"), (1, "one"), (1, "two")]
 
 
-def test_first_that_is_done_at_once_never_begins_the_others():
+def test_first_does_not_begin_others_after_an_immediate_result():
     async def never():
         raise AssertionError
 
     async def serve(stream):
-        for _ in range(2000):  # nor do those that are done at once pile up
+        for _ in range(2000):  # awaitables that are done at once don't accumulate
             which, _ = await first(stream.send(b""), never())
             assert which == 0
         with pytest.raises(ValueError, match="something to wait for"):
             await first()
         return True
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
-        assert told.result is True
+        assert run.result is True
 
 
-def test_first_raises_what_the_first_has_raised():
+def test_first_raises_the_exception_of_the_first():
     async def fails():
         raise LookupError
 
@@ -432,15 +432,15 @@ def test_first_raises_what_the_first_has_raised():
             await first(fails(), 5)
         return True
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
-        assert told.result is True
+        assert run.result is True
 
 
 @pytest.mark.parametrize("how", ["timeout", "end"])
-def test_all_of_it_ends_with_its_wait(reactor, errors, how):
-    """The waits of a handler, nested, each with what it must clean up."""
+def test_nested_waits_end_with_their_timeout_or_connection(reactor, errors, how):
+    """Nested waits of a handler, each with a `finally`."""
     ended = []
     event, held, future = Event(), Queue(), Future()
 
@@ -460,11 +460,11 @@ def test_all_of_it_ends_with_its_wait(reactor, errors, how):
                 first(tidy("input", stream.receive()), tidy("inner", gather(tidy("deep", event.wait())))),
             )
 
-    with client_of(reactor, serve) as (told, client):
+    with client_of(reactor, serve) as (run, client):
         if how == "end":
             reset(client)
-        spin(reactor, lambda: told.seen)
-        assert isinstance(told.result, StreamTimeout if how == "timeout" else StreamClosed)
+        spin(reactor, lambda: run.seen)
+        assert isinstance(run.result, StreamTimeout if how == "timeout" else StreamClosed)
         assert sorted(ended) == ["deep", "event", "future", "inner", "input", "queue", "sleep"]
         assert future.cancelled()
     event.set()
@@ -474,7 +474,7 @@ def test_all_of_it_ends_with_its_wait(reactor, errors, how):
     assert errors.seen == []
 
 
-def test_what_is_ended_and_raises_is_reported(errors):
+def test_exception_of_a_cancelled_awaitable_is_reported(errors):
     async def broken(stream):
         try:
             await stream.sleep(3600)
@@ -484,16 +484,16 @@ def test_what_is_ended_and_raises_is_reported(errors):
     async def serve(stream):
         return await first(broken(stream), stream.sleep(1))
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
         go(1)
-        assert told.result == (1, None)
+        assert run.result == (1, None)
         assert reactor.stats().handler_errors == 1
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_interrupt_in_one_of_several_comes_out_of_run(when):
+def test_interrupt_in_one_of_several_is_raised_by_run(when):
     async def interrupted(stream):
         try:
             await stream.sleep(1 if when == "before" else 3600)
@@ -512,7 +512,7 @@ def test_interrupt_in_one_of_several_comes_out_of_run(when):
         go(0)
 
 
-def test_timeout_within_one_of_several_is_its_own():
+def test_timeout_within_one_of_several_ends_only_that_one():
     async def patient(stream):
         with pytest.raises(StreamTimeout), stream.timeout(1):
             await stream.sleep(3600)
@@ -521,31 +521,31 @@ def test_timeout_within_one_of_several_is_its_own():
     async def serve(stream):
         return await gather(patient(stream), stream.sleep(2))
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(1)
         go(1)
-        assert told.result == ["timed out", None]
+        assert run.result == ["timed out", None]
 
 
-def test_handler_that_waits_for_input_among_others_is_idle_and_else_busy():
+def test_handler_waiting_for_input_among_others_is_idle():
     held = Queue()
 
     async def serve(stream):
         await first(stream.receive(), held.get())
         await held.get()
 
-    reactor, peer, told, go = timed(serve)
+    reactor, peer, run, go = timed(serve)
     with reactor, peer:
         go(0)
-        assert told.stream.draining() is False
+        assert run.stream.draining() is False
         peer.sendall(b"x")
         go(0)
-        assert told.stream.draining() is True
+        assert run.stream.draining() is True
 
 
-def test_cleaning_up_after_the_end_can_t_wait(reactor):
-    """Not even for what has nothing to do with the connection: it would wait for ever."""
+def test_await_during_clean_up_after_the_end_raises(reactor):
+    """Not even for an object that does not belong to the connection: it would wait for ever."""
     refused = []
 
     async def serve(stream):
@@ -557,9 +557,9 @@ def test_cleaning_up_after_the_end_can_t_wait(reactor):
                     await each()
                 refused.append(each)
 
-    with client_of(reactor, serve) as (told, client):
+    with client_of(reactor, serve) as (run, client):
         reset(client)
-        spin(reactor, lambda: told.seen)
+        spin(reactor, lambda: run.seen)
         assert len(refused) == 4
 
 
@@ -573,7 +573,7 @@ def test_cleaning_up_after_the_end_can_t_wait(reactor):
         lambda reactor: gather(Event().wait()),
     ],
 )
-def test_elsewhere_than_in_a_task_is_told(reactor, make):
+def test_wait_outside_of_a_task_raises(reactor, make):
     async def stranger():
         await make(reactor)
 

@@ -1,4 +1,4 @@
-"""A whole network in memory: addresses, names, partitions, several reactors, and nothing that is real."""
+"""A network in memory: addresses, names, partitions, several reactors, and no real descriptor."""
 
 import errno
 import os
@@ -61,7 +61,7 @@ def lone():
 
 
 def reach(reactor, address, **options):
-    """Connect, let all happen, and return the protocol."""
+    """Connect, settle, and return the protocol."""
     recorder = Recorder()
     reactor.connect(address, lambda: recorder, **options)
     reactor.settle()
@@ -69,7 +69,7 @@ def reach(reactor, address, **options):
 
 
 def refusal(reactor, address, **options):
-    """Let connecting fail, and return the one attempt's errno."""
+    """Return the errno of the one attempt of a failure to connect."""
     failures = []
     reactor.connect(address, Recorder, on_failure=failures.append, **options)
     reactor.run_out()
@@ -83,7 +83,7 @@ def refusal(reactor, address, **options):
 @pytest.mark.parametrize(
     "address", ["10.0.0.1:80", "[fd00::1]:80", "unix:/run/server", "localhost:80", ":80"]
 )
-def test_a_reactor_by_itself_reaches_what_it_listens_on(lone, address):
+def test_single_reactor_connects_to_its_own_listener(lone, address):
     listener = lone.listen(address, Echo)
     recorder = reach(lone, address)
     recorder.connection.write(b"hello")
@@ -124,7 +124,7 @@ def test_peers_of_two_reactors_know_each_other(server, client):
     assert recorder.connection.peer is served.connection, "known after the end"
 
 
-def test_everywhere_takes_both_families_as_linux_does(server, client):
+def test_empty_host_listens_on_both_families(server, client):
     served = []
 
     def factory():
@@ -176,12 +176,12 @@ def test_address_in_use_is_free_again_when_its_listener_is_closed(server, first,
     ("first", "second"),
     [("10.0.0.1:80", "[fd00::1]:80"), ("10.0.0.1:80", "127.0.0.1:80"), ("[::]:80", "0.0.0.0:80")],
 )
-def test_other_addresses_on_one_port_are_others(server, first, second):
+def test_same_port_of_another_address_is_free(server, first, second):
     server.listen(first, Echo)
     server.listen(second, Echo)
 
 
-def test_shared_port_has_both_listeners_get_some(network, client):
+def test_reuse_port_distributes_connections(network, client):
     counts = []
     for number in range(2):
         counts.append([])
@@ -235,14 +235,14 @@ def test_local_address_is_where_a_client_comes_from(network, server):
     assert refusal(client, "10.0.0.1:80", local_address="[fd00::2]:0") == errno.EAFNOSUPPORT
 
 
-def test_host_without_ipv6_has_no_way_there(network, server):
+def test_host_without_ipv6_cannot_reach_it(network, server):
     assert refusal(network.reactor("10.0.0.2"), "[fd00::1]:80") == errno.ENETUNREACH
 
 
-def test_full_backlog_lets_a_syn_be_sent_again(server, client):
+def test_syn_to_a_full_backlog_is_sent_again(server, client):
     listener = server.listen("10.0.0.1:80", Echo, backlog=1)
     listener.pause()
-    waiting = [reach(client, "10.0.0.1:80") for _ in range(2)]  # one more than it is told, as on Linux
+    waiting = [reach(client, "10.0.0.1:80") for _ in range(2)]  # one more than its argument, as on Linux
     third = reach(client, "10.0.0.1:80")
     assert [each.names for each in (*waiting, third)] == [["connection_made"], ["connection_made"], []]
     listener.resume()
@@ -250,7 +250,7 @@ def test_full_backlog_lets_a_syn_be_sent_again(server, client):
     assert third.names == ["connection_made"]
 
 
-def test_syn_that_is_sent_again_heeds_a_partition(network, server, client):
+def test_repeated_syn_is_dropped_by_a_partition(network, server, client):
     listener = server.listen("10.0.0.1:80", Echo, backlog=0)
     listener.pause()
     reach(client, "10.0.0.1:80")
@@ -264,13 +264,13 @@ def test_syn_that_is_sent_again_heeds_a_partition(network, server, client):
     assert second.names == ["connection_made"]
 
 
-def test_full_backlog_of_a_unix_socket_says_so_at_once(lone):
+def test_full_backlog_of_a_unix_socket_is_eagain(lone):
     lone.listen("unix:/run/server", Echo, backlog=0).pause()
     reach(lone, "unix:/run/server")
     assert refusal(lone, "unix:/run/server") == errno.EAGAIN
 
 
-def test_listener_that_is_closed_in_a_handshake_resets_it():
+def test_closing_a_listener_resets_pending_connections():
     with MemoryReactor(latency=(1.0, 1.0)) as lone:
         listener = lone.listen("10.0.0.1:80", Echo)
         recorder = reach(lone, "10.0.0.1:80")
@@ -280,7 +280,7 @@ def test_listener_that_is_closed_in_a_handshake_resets_it():
         assert isinstance(recorder.reason, ConnectionResetError)
 
 
-def test_attempt_that_is_given_up_leaves_nothing():
+def test_cancelled_attempt_leaks_nothing():
     with MemoryReactor(latency=(1.0, 1.0)) as lone:
         served = []
         lone.listen("10.0.0.1:80", lambda: served.append(True) or Echo())
@@ -312,8 +312,8 @@ def test_unknown_name_fails_as_a_look_up_does(client):
         client.listen(f"{NAME}:80", Echo)
 
 
-def test_addresses_of_a_name_are_tried_one_beside_the_other(network, server, client):
-    """Happy eyeballs: nobody answers at the first one."""
+def test_addresses_of_a_name_are_tried_in_parallel(network, server, client):
+    """Happy eyeballs: the first address does not answer."""
     network.names[NAME] = ["fd00::1", "10.0.0.1"]
     server.listen(f"{NAME}:80", Echo)
     network.partition("fd00::1", "fd00::2")
@@ -327,7 +327,7 @@ def test_addresses_of_a_name_are_tried_one_beside_the_other(network, server, cli
     assert len(server.connections()) == 1, "the attempt that has lost was given up"
 
 
-def test_address_that_refuses_has_the_next_one_at_once(network, server, client):
+def test_next_address_is_tried_at_once_after_a_refusal(network, server, client):
     network.names[NAME] = ["fd00::1", "10.0.0.9", "10.0.0.1"]
     network.unreachable["10.0.0.9"] = errno.ENETUNREACH
     server.listen("10.0.0.1:80", Echo)
@@ -335,7 +335,7 @@ def test_address_that_refuses_has_the_next_one_at_once(network, server, client):
     assert recorder.connection.get_extra_info("peername") == ("10.0.0.1", 80)
 
 
-def test_name_of_what_is_no_address_is_told(network, client):
+def test_name_with_an_invalid_address_is_refused(network, client):
     network.names[NAME] = ["ten"]
     client.connect(f"{NAME}:80", Echo)
     with pytest.raises(ConnectionError, match="'ten' in `names` is no IP address"):
@@ -345,14 +345,14 @@ def test_name_of_what_is_no_address_is_told(network, client):
     assert client.next_timeout() is None
 
 
-def test_localhost_is_known_and_may_be_another(network, server):
+def test_localhost_is_known_and_may_be_redefined(network, server):
     server.listen("127.0.0.1:80", Echo)
     assert reach(server, "localhost:80").names == ["connection_made"]
     network.names["localhost"] = "10.0.0.1"
     assert refusal(server, "localhost:80") == errno.ECONNREFUSED
 
 
-def test_what_is_no_address_is_told_on_the_callers_line(network, client):
+def test_invalid_address_raises_at_the_call(network, client):
     with pytest.raises(UsageError, match=r"is no IP address: names are for `network\.names`"):
         network.reactor(NAME)
     with pytest.raises(UsageError, match="is no IP address"):
@@ -361,23 +361,23 @@ def test_what_is_no_address_is_told_on_the_callers_line(network, client):
         client.connect("fd:3", Echo)
 
 
-def test_addresses_of_two_hosts_are_no_host(network, server, client):
+def test_host_with_addresses_of_two_hosts_is_refused(network, server, client):
     with pytest.raises(UsageError, match="not of one host"):
         network.reactor("10.0.0.1", "10.0.0.2")
     with pytest.raises(UsageError, match="not of one host"):
         network.reactor("10.0.0.1", "10.0.0.3")
 
 
-# What can't be reached
+# Unreachable addresses
 
 
 @pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES])
-def test_unreachable_address_fails_as_it_is_told(network, client, number):
+def test_unreachable_address_fails_with_the_given_error(network, client, number):
     network.unreachable["10.0.0.9"] = number
     assert refusal(client, "10.0.0.9:80") == number
 
 
-def test_nobody_and_nobody_who_listens(server, client):
+def test_missing_host_is_unreachable_and_missing_listener_refuses(server, client):
     assert refusal(client, "10.0.0.9:80") == errno.EHOSTUNREACH
     assert refusal(client, "10.0.0.1:80") == errno.ECONNREFUSED
 
@@ -406,7 +406,7 @@ def talk(server, client, **options):
     return served, reach(client, listener.addresses[0])
 
 
-def test_partition_holds_what_is_sent_and_healing_lets_it_go_on(network, server, client):
+def test_partition_holds_sent_bytes_until_it_is_healed(network, server, client):
     served, recorder = talk(server, client)
     network.partition(server, client)
     recorder.connection.write(b"one")
@@ -421,7 +421,7 @@ def test_partition_holds_what_is_sent_and_healing_lets_it_go_on(network, server,
     assert (served.reason, recorder.reason) == (None, None)
 
 
-def test_partition_holds_what_is_under_way_and_keeps_the_order():
+def test_partition_holds_bytes_in_transit_in_order():
     with MemoryNetwork(latency=(1.0, 1.0)) as network:
         server, client = network.reactor("10.0.0.1"), network.reactor("10.0.0.2")
         served, recorder = talk(server, client)
@@ -452,7 +452,7 @@ def test_deadlines_end_a_connection_that_a_partition_stalls(network, server, cli
     assert recorder.reason is None
 
 
-def test_partition_parts_those_two_and_these_addresses(network, server, client):
+def test_partition_separates_two_hosts_by_address(network, server, client):
     third = network.reactor("10.0.0.3")
     server.listen(":80", Echo)
     network.partition("10.0.0.1", "10.0.0.2")
@@ -463,7 +463,7 @@ def test_partition_parts_those_two_and_these_addresses(network, server, client):
     assert reach(client, "10.0.0.1:80").names == []
 
 
-def test_name_stands_for_its_addresses(network, server, client):
+def test_partition_by_name_covers_its_addresses(network, server, client):
     network.names[NAME] = ["10.0.0.1"]
     served, recorder = talk(server, client)
     network.partition(NAME, client)
@@ -472,7 +472,7 @@ def test_name_stands_for_its_addresses(network, server, client):
     assert served.received == b""
 
 
-def test_who_connects_through_a_partition_arrives_when_it_is_healed(network, server, client):
+def test_connection_attempt_through_a_partition_succeeds_after_healing(network, server, client):
     server.listen("10.0.0.1:80", Echo)
     network.partition(server, client)
     recorder = reach(client, "10.0.0.1:80")
@@ -483,7 +483,7 @@ def test_who_connects_through_a_partition_arrives_when_it_is_healed(network, ser
     assert recorder.names == ["connection_made"]
 
 
-def test_kernel_gives_up_connecting_through_a_partition(network, server, client):
+def test_connection_attempt_through_a_partition_times_out(network, server, client):
     server.listen("10.0.0.1:80", Echo)
     network.partition(server, client)
     assert refusal(client, "10.0.0.1:80", timeouts=Timeouts(connect=1000.0)) == errno.ETIMEDOUT
@@ -492,7 +492,7 @@ def test_kernel_gives_up_connecting_through_a_partition(network, server, client)
     assert server.connections() == []
 
 
-def test_kernel_gives_up_a_connection_whose_peer_does_not_acknowledge(network, server, client):
+def test_connection_without_acknowledgements_times_out(network, server, client):
     served, recorder = talk(server, client)
     network.partition(server, client)
     network.advance(2000)
@@ -521,14 +521,14 @@ def test_reset_ends_connections_at_both_ends_and_through_a_partition(network, se
     assert not bystander.lost
 
 
-def test_partition_is_between_two(network, server, lone):
+def test_partition_needs_two_sides(network, server, lone):
     with pytest.raises(UsageError, match="give both, or none to heal all"):
         network.heal(server)
     with pytest.raises(UsageError, match="no addresses of its own"):
         lone.network.partition(lone, "10.0.0.1")
 
 
-def test_pair_may_be_parted_too(lone):
+def test_pair_can_be_partitioned(lone):
     recorder = Recorder()
     _, client = lone.pair(lambda: recorder, Recorder)
     lone.network.partition("10.0.0.1", "10.0.0.254")
@@ -551,7 +551,7 @@ def test_client_connects_again_after_a_partition_has_ended_its_connection(networ
         return made[-1]
 
     server.listen("10.0.0.1:80", Echo)
-    once_a_second = Reconnect(first=1.0, most=1.0)
+    once_a_second = Reconnect(first=1.0, max_delay=1.0)
     timeouts = Timeouts(idle=5.0, connect=2.0)
     connector = client.connect(
         "10.0.0.1:80", factory, reconnect=once_a_second, timeouts=timeouts, on_failure=failures.append
@@ -569,7 +569,7 @@ def test_client_connects_again_after_a_partition_has_ended_its_connection(networ
     connector.cancel()
 
 
-def test_delays_of_reconnecting_are_the_seeds():
+def test_reconnect_delays_are_drawn_from_the_seed():
     def run(seed):
         times = []
         with MemoryReactor(seed=seed) as lone:
@@ -585,7 +585,7 @@ def test_delays_of_reconnecting_are_the_seeds():
     assert run(1) != run(2)
 
 
-def test_reconnect_with_a_random_of_its_own_keeps_it(lone):
+def test_reconnect_with_its_own_random_keeps_it(lone):
     times = []
     exact = Reconnect(first=1.0, attempts=2, random=lambda: 1.0)
     lone.connect("10.0.0.1:80", Recorder, reconnect=exact, on_failure=lambda exc: times.append(lone.time()))
@@ -596,19 +596,19 @@ def test_reconnect_with_a_random_of_its_own_keeps_it(lone):
 # One clock, several reactors
 
 
-def test_time_is_one_and_each_thing_comes_at_its_own(network, server, client):
-    told = []
-    client.call_later(2.0, lambda: told.append(("client", network.clock.now)))
-    server.call_later(1.0, lambda: told.append(("server", network.clock.now)))
-    server.call_later(2.0, lambda: told.append(("server", network.clock.now)))
+def test_reactors_of_a_network_share_one_clock(network, server, client):
+    calls = []
+    client.call_later(2.0, lambda: calls.append(("client", network.clock.now)))
+    server.call_later(1.0, lambda: calls.append(("server", network.clock.now)))
+    server.call_later(2.0, lambda: calls.append(("server", network.clock.now)))
     began = network.clock.now
     server.advance(2.5)
-    assert told == [("server", began + 1), ("server", began + 2), ("client", began + 2)]
+    assert calls == [("server", began + 1), ("server", began + 2), ("client", began + 2)]
     assert (server.time(), client.time()) == (began + 2.5, began + 2.5)
 
 
 class Timed(Recorder):
-    """Notes its calls in a common list, with who it is and when."""
+    """Records its calls in a common list, with its name and the time."""
 
     def __init__(self, network, who, log):
         super().__init__()
@@ -628,7 +628,7 @@ class Timed(Recorder):
 
 
 class Chatty(Timed):
-    """Writes now and then while it is connected."""
+    """Writes periodically while it is connected."""
 
     def connection_made(self, connection):
         super().connection_made(connection)
@@ -669,16 +669,16 @@ def play(seed):
         return log, network.calls
 
 
-def test_seed_replays_exactly_and_another_goes_another_way():
+def test_seed_replays_exactly_and_another_differs():
     log, calls = play(1)
     assert (log, calls) == play(1)
     assert log != play(2)[0]
-    told = {entry[2] for entry in log if len(entry) > 2}
-    assert told == {"connection_made", "data_received", "connection_lost"}
+    names = {entry[2] for entry in log if len(entry) > 2}
+    assert names == {"connection_made", "data_received", "connection_lost"}
     assert any("no answer within 5 s" in entry[1] for entry in log if len(entry) == 2)
 
 
-def test_reactor_may_close_another_on_the_way(network, server, client):
+def test_callback_may_close_another_reactor(network, server, client):
     server.call_soon(client.close)
     network.settle()
     assert client.is_closed()
@@ -686,7 +686,7 @@ def test_reactor_may_close_another_on_the_way(network, server, client):
     assert network.reactors == [server]
 
 
-def test_network_has_its_parameters_and_no_reactor_of_it(network):
+def test_parameters_belong_to_the_network_only(network):
     with pytest.raises(UsageError, match="the network's: give them to it"):
         MemoryReactor(network=network, seed=1)
 
@@ -694,7 +694,7 @@ def test_network_has_its_parameters_and_no_reactor_of_it(network):
 # Waiting, in the network's time
 
 
-def test_run_lets_time_pass_and_the_others_go_on(network, server, client):
+def test_run_advances_time_for_all_reactors(network, server, client):
     server.listen("10.0.0.1:80", handler(shout))
     peer = FaultyPeer(b"one\n", delay=5.0, ending="half-close")
     client.connect("10.0.0.1:80", lambda: peer)
@@ -719,7 +719,7 @@ def test_run_ends_with_a_drain(network, server, client):
     assert served.lost
 
 
-def test_what_would_wait_for_ever_is_told(server):
+def test_endless_wait_raises(server):
     with pytest.raises(UsageError, match="waits for ever: nothing is due"):
         server.run()
     server.call_later(1, server.stop)
@@ -758,7 +758,7 @@ def test_driving_raises_what_a_callback_raised(lone, drive):
     lone.settle()
 
 
-def test_error_comes_at_its_time_and_names_the_connection(network, server, client):
+def test_error_is_raised_at_its_time_with_the_connection(network, server, client):
     server.listen("10.0.0.1:80", Broken)
     client.connect("10.0.0.1:80", lambda: FaultyPeer(b"x", delay=3.0))
     began = network.clock.now
@@ -770,7 +770,7 @@ def test_error_comes_at_its_time_and_names_the_connection(network, server, clien
     assert server.connections() == []
 
 
-def test_errors_of_one_tick_come_as_a_group(lone):
+def test_errors_of_one_tick_are_raised_as_a_group(lone):
     for text in ("one", "two"):
         lone.call_soon(exec, f"raise LookupError({text!r})")
     with pytest.raises(BaseExceptionGroup, match="several callbacks raised") as raised:
@@ -778,13 +778,13 @@ def test_errors_of_one_tick_come_as_a_group(lone):
     assert [str(exc) for exc in raised.value.exceptions] == ["one", "two"]
 
 
-def test_connecting_in_vain_is_an_error_if_nobody_is_told(lone):
+def test_failure_to_connect_raises_without_on_failure(lone):
     lone.connect("10.0.0.1:80", Recorder)
     with pytest.raises(ConnectionError, match=r"cannot connect to 10\.0\.0\.1:80: Connection refused"):
         lone.settle()
 
 
-def test_close_raises_what_nothing_else_has_raised():
+def test_close_raises_errors_not_raised_before():
     reactor = MemoryReactor()
     reactor.pair(BrokenAtTheEnd, Recorder)
     with pytest.raises(LookupError, match="at the end"):
@@ -794,14 +794,14 @@ def test_close_raises_what_nothing_else_has_raised():
         reactor.pair(BrokenAtTheEnd, Recorder)
 
 
-def test_what_a_block_raises_goes_before_what_closing_does():
+def test_exception_of_the_block_precedes_errors_of_close():
     with pytest.raises(ZeroDivisionError) as raised, MemoryReactor() as reactor:
         reactor.pair(BrokenAtTheEnd, Recorder)
         1 / 0  # noqa: B018
     assert raised.value.__notes__ == ["And closing: LookupError('at the end')"]
 
 
-def test_network_closes_all_and_raises_what_they_do():
+def test_network_close_closes_all_reactors_and_raises_their_errors():
     with pytest.raises(LookupError), MemoryNetwork() as network:
         one, other = network.reactor(), network.reactor()
         one.pair(BrokenAtTheEnd, Recorder)
@@ -809,7 +809,7 @@ def test_network_closes_all_and_raises_what_they_do():
     assert other.is_closed()
 
 
-def test_on_error_is_told_instead():
+def test_errors_are_passed_to_on_error_if_given():
     errors = Errors()
     with MemoryNetwork() as network:
         network.reactor(on_error=errors).call_soon(exec, "raise LookupError")
@@ -817,7 +817,7 @@ def test_on_error_is_told_instead():
     assert isinstance(errors.take()[0], LookupError)
 
 
-def test_check_tells_what_is_left(network, server, client):
+def test_check_reports_open_connections_and_misuse(network, server, client):
     network.check()
     _, recorder = talk(server, client)
     with pytest.raises(AssertionError, match=r"connections are open: <Connection 10\.0\.0\.2:"):
@@ -831,7 +831,7 @@ def test_check_tells_what_is_left(network, server, client):
     network.complaints.clear()
 
 
-# Nothing is real
+# No real descriptor
 
 
 def test_nothing_real_is_opened(monkeypatch):
@@ -878,7 +878,7 @@ def test_real_descriptors_are_refused(lone, ask):
         ask(lone, real)
 
 
-def test_what_takes_threads_or_signals_is_refused(lone):
+def test_threads_and_signals_are_refused(lone):
     with pytest.raises(UsageError, match="no signals come in memory"):
         lone.run(signals={2})
     with pytest.raises(UsageError, match="a thread has no place in memory"):
@@ -911,7 +911,7 @@ def test_sockets_in_memory_may_be_watched_and_listened_on(lone):
     assert far.recv(10) == b"hello"
 
 
-def test_executor_runs_at_once_and_its_future_is_done_on_the_loop(lone):
+def test_executor_call_runs_at_once_and_completes_on_the_loop(lone):
     ran, done = [], []
     future = lone.run_in_executor(None, lambda: ran.append(threading.current_thread()) or 7)
     future.add_done_callback(done.append)
@@ -934,7 +934,7 @@ def test_file_is_sent_without_the_kernel(lone, tmp_path):
     assert recorder.received == path.read_bytes()
 
 
-def test_reserve_descriptor_is_given_up_and_had_again(network, server, client):
+def test_reserve_descriptor_is_closed_and_opened_again(network, server, client):
     server.listen("10.0.0.1:80", Echo, limits=Limits(when_full="refuse"))
     failing = iter([errno.EMFILE])
     network.fault = lambda name, index: next(failing, None) if name == "accept" else None
@@ -948,7 +948,7 @@ def test_reserve_descriptor_is_given_up_and_had_again(network, server, client):
 # TLS
 
 
-def test_tls_over_the_network_and_who_does_not_speak_it(network, server, client, certificates):
+def test_tls_works_over_the_network_and_clear_text_is_reported(network, server, client, certificates):
     network.names["localhost"] = ["10.0.0.1"]
     failed = []
     server.listen("10.0.0.1:443", Echo, tls=certificates.server(), on_tls_error=failed.append)
@@ -965,7 +965,7 @@ def test_tls_over_the_network_and_who_does_not_speak_it(network, server, client,
     assert "without TLS" in str(failed[0])
 
 
-# Whatever the network does
+# Whatever the network does to the bytes
 
 STEPS = st.lists(
     st.one_of(
@@ -985,7 +985,7 @@ CONTENT = bytes(i * 7 % 251 for i in range(40_000))
 
 @examples(150)
 @given(seed=st.integers(0, 1 << 32), steps=STEPS)
-def test_partitions_neither_lose_nor_reorder_and_the_end_comes_once(seed, steps):
+def test_partitions_neither_lose_nor_reorder_and_connection_lost_is_called_once(seed, steps):
     links = []
     with MemoryNetwork(seed=seed, latency=(0.0, 0.2), choppy=0.3, buffers=(5000, 3000)) as network:
         server, client = network.reactor("10.0.0.1"), network.reactor("10.0.0.2")
@@ -1036,7 +1036,9 @@ def test_partitions_neither_lose_nor_reorder_and_the_end_comes_once(seed, steps)
             recorder.reason  # noqa: B018 - it came exactly once, and last
         for each in sinks:
             sent = {size for peer, size in links if peer.calls and peer.connection.peer is each.connection}
-            size = sent.pop() if sent else 0  # the client may have given up before it saw that it was let in
+            size = (
+                sent.pop() if sent else 0
+            )  # the client may have cancelled before it saw that it was accepted
             assert CONTENT[:size].startswith(each.received)
             if each.reason is None:
                 assert each.received == CONTENT[:size]
@@ -1055,7 +1057,7 @@ def test_example_runs_as_it_is_printed(documented):
     exec(textwrap.dedent(example), {})
 
 
-def test_reactor_outside_has_the_kernel_still(descriptors):
+def test_reactor_outside_of_the_network_uses_the_kernel(descriptors):
     with Reactor() as reactor:
         listener = reactor.listen("127.0.0.1:0", Echo)
         assert isinstance(listener._sockets[0], socket.socket)

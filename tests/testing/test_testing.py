@@ -1,4 +1,4 @@
-"""What users test with: connections in memory, time by hand, peers that misbehave, fixtures."""
+"""The kit for users' tests: connections in memory, a manual clock, faulty peers, fixtures."""
 
 import contextlib
 import gc
@@ -29,20 +29,20 @@ def memory(errors):
 # In memory
 
 
-def test_pair_talks(memory):
+def test_pair_exchanges_bytes(memory):
     server, client = memory.pair(Echo, Recorder)
     assert (server.peer, client.peer) == (client, server)
     assert isinstance(server, MemoryConnection)
-    told = client.get_protocol()
+    protocol = client.get_protocol()
     client.write(b"hello")
     memory.settle()
-    assert told.received == b"hello"
+    assert protocol.received == b"hello"
     client.close()
     memory.settle()
-    assert told.reason is None
+    assert protocol.reason is None
 
 
-def test_time_goes_when_it_is_told_to(memory):
+def test_time_passes_only_by_advance(memory):
     ran = []
     for delay in (5.0, 1.0, 3.0):
         memory.call_later(delay, lambda: ran.append(memory.time()))
@@ -54,7 +54,7 @@ def test_time_goes_when_it_is_told_to(memory):
     assert ran == [began + 1, began + 3, began + 5]
 
 
-def test_deadlines_come_at_their_time(memory):
+def test_deadlines_fire_at_their_time(memory):
     recorder = Recorder()
     memory.pair(lambda: recorder, Recorder, timeouts=Timeouts(idle=60.0))
     memory.advance(59.9)
@@ -63,7 +63,7 @@ def test_deadlines_come_at_their_time(memory):
     assert isinstance(recorder.reason, IdleTimeout)
 
 
-def test_everything_comes_to_its_end(memory):
+def test_run_out_runs_until_nothing_is_due(memory):
     recorder = Recorder()
     memory.pair(lambda: recorder, Recorder, timeouts=Timeouts(idle=86400.0))
     memory.run_out()
@@ -93,7 +93,7 @@ def test_seed_replays_exactly():
     assert run() == run()
 
 
-def test_debug_mode_tells_of_what_is_done_wrong(caplog):
+def test_debug_mode_logs_misuse(caplog):
     with MemoryReactor(debug=True) as reactor:
         server, client = reactor.pair(Recorder, Recorder)
         assert server.peer is client
@@ -103,7 +103,7 @@ def test_debug_mode_tells_of_what_is_done_wrong(caplog):
 
 
 @pytest.mark.slow
-def test_time_may_go_far(memory):
+def test_advance_accepts_large_steps(memory):
     beats = []
 
     def beat():
@@ -116,14 +116,14 @@ def test_time_may_go_far(memory):
 
 
 @pytest.mark.parametrize("how", ["advance", "settle", "run_out"])
-def test_reactor_may_be_closed_on_the_way(how):
+def test_callback_may_close_the_reactor_during_advance(how):
     reactor = MemoryReactor()
     reactor.call_soon(reactor.close)
     getattr(reactor, how)(*([5.0] if how == "advance" else []))
     assert reactor.is_closed()
 
 
-def test_reset_comes_though_the_other_end_has_ended_its_direction(memory):
+def test_reset_arrives_after_the_peer_s_end_of_file(memory):
     peer = FaultyPeer(b"x", delay=1.0, ending="reset")
     recorder = Recorder()
     recorder.keep_open = True
@@ -147,7 +147,7 @@ def test_real_descriptors_may_be_many(memory, descriptors):
     assert recorder.received == b"hello"
 
 
-def test_coroutines_in_memory(memory):
+def test_coroutine_handlers_run_in_memory(memory):
     async def upper(stream):
         async for line in stream.lines():
             await stream.send(line.upper() + b"\n")
@@ -162,7 +162,7 @@ def test_coroutines_in_memory(memory):
 
 
 class Talk(Recorder):
-    """Says more than any buffer takes."""
+    """Sends more than any buffer holds."""
 
     def connection_made(self, connection):
         super().connection_made(connection)
@@ -222,7 +222,7 @@ def test_pieces_and_delays(memory):
     assert received == [b"ab", b"abcd", b"abcde", b"abcde"]
 
 
-def test_peer_whose_other_end_goes_sends_no_more(memory):
+def test_peer_stops_sending_when_the_connection_ends(memory):
     peer = FaultyPeer(b"abcde", chunk=1, delay=1.0)
     server, _ = memory.pair(Recorder, lambda: peer)
     memory.advance(2.5)
@@ -231,7 +231,7 @@ def test_peer_whose_other_end_goes_sends_no_more(memory):
     assert isinstance(peer.reason, ConnectionResetError)
 
 
-def test_what_a_peer_can_not_be_is_told():
+def test_invalid_parameters_of_a_peer_are_refused():
     with pytest.raises(UsageError, match="a chunk has 1 byte or more, not 0"):
         FaultyPeer(b"x", chunk=0)
     with pytest.raises(UsageError, match="one of stay, half-close, close, reset, not explode"):
@@ -447,7 +447,7 @@ def two_sockets():
         yield ours, theirs
 
 
-def test_scripted_socket_passes_on_as_many_bytes_as_the_script_has(two_sockets):
+def test_scripted_socket_passes_on_as_many_bytes_as_scripted(two_sockets):
     ours, theirs = two_sockets
     sock = ScriptedSocket(ours, send=[3, None], sendmsg=[2], recv=[1], recv_into=[2])
     assert [sock.send(b"abcdef"), sock.send(b"def"), sock.send(b"gh")] == [3, 3, 2]
@@ -498,7 +498,7 @@ def test_scripted_socket_calls_the_real_one_after_its_script(reactor):
     assert listening.calls.count("accept") >= 2
 
 
-def test_scripted_socket_may_be_full_without_end(reactor):
+def test_scripted_socket_may_be_full_for_ever(reactor):
     recorder = Recorder()
     ours, theirs = socket.socketpair()
     full = itertools.repeat(BlockingIOError())
@@ -521,7 +521,7 @@ def test_results_are_added_to_the_script_of_a_socket(two_sockets):
         sock.recv(1)
 
 
-def test_scripted_socket_is_the_real_one_in_all_else(two_sockets):
+def test_scripted_socket_delegates_everything_else(two_sockets):
     ours, _ = two_sockets
     with ScriptedSocket(ours) as sock:
         assert sock.sock is ours
@@ -531,7 +531,7 @@ def test_scripted_socket_is_the_real_one_in_all_else(two_sockets):
     assert ours.fileno() == -1
 
 
-def test_scripts_of_no_sense_are_refused(two_sockets):
+def test_invalid_scripts_are_refused(two_sockets):
     with pytest.raises(UsageError, match=r"fileno can't be scripted; accept, close, .* shutdown can"):
         ScriptedSocket(two_sockets[0], send=[1], fileno=[3])
     sock = ScriptedSocket(two_sockets[0], shutdown=[5])
@@ -541,7 +541,7 @@ def test_scripts_of_no_sense_are_refused(two_sockets):
         sock.shutdown(socket.SHUT_WR)
 
 
-def test_error_that_is_raised_often_keeps_no_frames(two_sockets):
+def test_error_raised_repeatedly_keeps_no_frames(two_sockets):
     error = BlockingIOError()
     sock = ScriptedSocket(two_sockets[0], send=itertools.repeat(error))
     for _ in range(5):

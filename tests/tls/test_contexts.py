@@ -1,4 +1,4 @@
-"""Contexts: safe defaults, and one clear line for files that can't be used."""
+"""TLS contexts: secure defaults, and errors of one line for files that can't be used."""
 
 import os
 import ssl
@@ -10,7 +10,7 @@ from reactor.errors import TLSContextError
 from reactor.tls import client_context, server_context
 
 
-def test_defaults_are_those_of_today(certificates):
+def test_defaults_are_secure(certificates):
     server, client = certificates.server(), certificates.client()
     for context in (server, client):
         assert context.minimum_version is ssl.TLSVersion.TLSv1_2
@@ -21,23 +21,23 @@ def test_defaults_are_those_of_today(certificates):
     assert server.verify_mode is ssl.CERT_NONE
 
 
-def test_files_may_be_given_by_name(certificates):
+def test_files_may_be_given_as_strings_or_paths(certificates):
     cert, key, ca = map(certificates.file, ("server.pem", "server.key", "ca.pem"))
     assert server_context(cert=cert, key=key).protocol is ssl.PROTOCOL_TLS_SERVER
     assert client_context(ca=ca).protocol is ssl.PROTOCOL_TLS_CLIENT
 
 
-def test_client_trusts_the_authorities_of_the_system_unless_told():
+def test_client_trusts_the_system_s_authorities_by_default():
     assert client_context().verify_mode is ssl.CERT_REQUIRED
 
 
-def test_verifying_is_turned_off_in_so_many_words():
+def test_verification_is_turned_off_explicitly():
     context = client_context(verify=False)
     assert context.verify_mode is ssl.CERT_NONE
     assert not context.check_hostname
 
 
-def test_newer_versions_alone_can_be_asked_for(certificates):
+def test_minimum_version_can_be_raised(certificates):
     context = certificates.server(min_version=ssl.TLSVersion.TLSv1_3)
     assert context.minimum_version is ssl.TLSVersion.TLSv1_3
 
@@ -50,31 +50,31 @@ def encrypted(certificates, tmp_path):
     return path
 
 
-def test_key_with_a_password(certificates, tmp_path):
+def test_encrypted_key_is_loaded_with_its_password(certificates, tmp_path):
     key = encrypted(certificates, tmp_path)
     for password in ("secret", lambda: "secret"):
         server_context(certificates.file("server.pem"), key, password=password)
 
 
 @pytest.mark.parametrize(
-    ("password", "told"),
+    ("password", "message"),
     [(None, "is encrypted, and no password was given"), ("wrong", "is encrypted, and the password is wrong")],
 )
-def test_key_without_its_password(certificates, tmp_path, password, told):
+def test_encrypted_key_without_its_password_is_refused(certificates, tmp_path, password, message):
     key = encrypted(certificates, tmp_path)
     with pytest.raises(TLSContextError) as caught:
         server_context(certificates.file("server.pem"), key, password=password)
-    assert str(caught.value) == f"{key} {told}"
+    assert str(caught.value) == f"{key} {message}"
 
 
-def test_key_of_another_certificate(certificates):
+def test_key_of_another_certificate_is_refused(certificates):
     cert, key = certificates.file("server.pem"), certificates.file("client.key")
     with pytest.raises(TLSContextError) as caught:
         server_context(cert, key)
     assert str(caught.value) == f"the key of {key} does not belong to the certificate of {cert}"
 
 
-def test_file_that_is_not_there(certificates, tmp_path):
+def test_missing_file_is_refused(certificates, tmp_path):
     missing = tmp_path / "missing.pem"
     for make in (
         lambda: server_context(missing),
@@ -87,13 +87,11 @@ def test_file_that_is_not_there(certificates, tmp_path):
         assert str(caught.value) == f"cannot read {missing}: No such file or directory"
 
 
-def test_file_that_may_not_be_read(certificates, monkeypatch):
+def test_unreadable_file_is_refused(certificates, monkeypatch):
     def refuse(*args, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(
-        "reactor.tls.contexts.os.open", refuse
-    )  # root, who runs this in CI, may read everything
+    monkeypatch.setattr("reactor.tls.contexts.os.open", refuse)  # CI runs as root, which may read everything
     with pytest.raises(TLSContextError) as caught:
         certificates.server()
     assert str(caught.value) == f"cannot read {certificates.file('server.pem')}: Permission denied"
@@ -104,8 +102,8 @@ def fifo(path):
 
 
 @pytest.mark.parametrize("make_file", [fifo, os.mkdir])
-def test_file_that_is_not_a_regular_one_is_refused_at_once(certificates, tmp_path, make_file):
-    """A FIFO above all: to open it waits for a writer, and to read it for its end."""
+def test_file_that_is_not_regular_is_refused_at_once(certificates, tmp_path, make_file):
+    """A FIFO above all: opening it waits for a writer, and reading it for the end."""
     path = tmp_path / "special.pem"
     make_file(path)
     for make in (
@@ -120,13 +118,13 @@ def test_file_that_is_not_a_regular_one_is_refused_at_once(certificates, tmp_pat
         assert str(caught.value) == f"cannot read {path}: it is not a regular file"
 
 
-def test_device_that_never_ends_is_refused():
+def test_endless_device_is_refused():
     with pytest.raises(TLSContextError, match="cannot read /dev/zero: it is not a regular file"):
         client_context("/dev/zero")
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (["h2", ""], "the ALPN name '' must have 1 to 255 ASCII characters"),
         (["x" * 256], "must have 1 to 255 ASCII characters"),
@@ -134,13 +132,13 @@ def test_device_that_never_ends_is_refused():
         (["x" * 255] * 256, "256 ALPN names are too many"),
     ],
 )
-def test_alpn_name_that_cannot_be_sent(certificates, names, told):
+def test_alpn_names_that_cannot_be_sent_are_refused(certificates, names, message):
     for make in (certificates.server, client_context):
-        with pytest.raises(TLSContextError, match=told):
+        with pytest.raises(TLSContextError, match=message):
             make(alpn=names)
 
 
-def test_alpn_names_that_can_just_be_sent(certificates):
+def test_longest_alpn_names_are_accepted(certificates):
     for make in (certificates.server, client_context):
         make(alpn=["x", "x" * 255])
         make(alpn=["x" * 254] * 257)  # 65535 bytes with their lengths
@@ -152,7 +150,7 @@ def test_alpn_is_a_sequence_of_names_and_not_one_text(certificates):
             make(alpn="h2")
 
 
-def test_file_of_something_else(certificates, tmp_path):
+def test_file_of_another_format_is_refused(certificates, tmp_path):
     other = tmp_path / "other.pem"
     other.write_text("not a certificate\n")
     with pytest.raises(TLSContextError) as caught:
@@ -164,20 +162,20 @@ def test_file_of_something_else(certificates, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"client_ca": "ca.pem"}, "must ask for certificates"),
         ({"min_version": ssl.TLSVersion.TLSv1_3}, "must have the min_version"),
     ],
 )
-def test_name_s_context_can_t_ask_for_what_openssl_would_not_ask(certificates, options, told):
-    """A switch of contexts in the handshake takes certificates along, and not what is asked of clients."""
+def test_context_of_a_name_cannot_be_stricter_than_the_server_s(certificates, options, message):
+    """Switching contexts in the handshake changes the certificate, not what is required of clients."""
     options = {
         key: certificates.file(value) if key == "client_ca" else value for key, value in options.items()
     }
     strict = certificates.server(**options)
-    with pytest.raises(TLSContextError, match=told):
+    with pytest.raises(TLSContextError, match=message):
         certificates.server(names={"example.org": strict})
-    with pytest.raises(TLSContextError, match=told):
+    with pytest.raises(TLSContextError, match=message):
         certificates.server(names={"example.org": certificates.server()}, **options)
     certificates.server(names={"example.org": strict}, **options)

@@ -1,4 +1,4 @@
-"""The socket that encrypts: whatever the kernel takes or gives, no clear byte is lost or doubled."""
+"""The secure socket: whatever the kernel accepts or delivers, no clear byte is lost or doubled."""
 
 import contextlib
 import select
@@ -18,7 +18,7 @@ PARTS = st.lists(st.integers(1, 30_000) | st.just(BlockingIOError()), max_size=4
 
 
 class Reader:
-    """The other end: OpenSSL between two buffers."""
+    """The peer: OpenSSL between two buffers."""
 
     def __init__(self, sock, context):
         self.sock = sock
@@ -27,7 +27,7 @@ class Reader:
         self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
         self.received = bytearray()
 
-    def turn(self):
+    def step(self):
         with contextlib.suppress(BlockingIOError):
             self.incoming.write(self.sock.recv(1 << 20))
         with contextlib.suppress(ssl.SSLWantReadError):
@@ -38,22 +38,28 @@ class Reader:
             self.sock.sendall(self.outgoing.read())
 
 
+def established(ours, theirs, certificates, bios):
+    """Return a secure socket on `ours` that completed its handshake, and its reader on `theirs`."""
+    sock = Tls(certificates.server(), bios, server_side=True).secure(ours, time.monotonic)
+    reader = Reader(theirs, certificates.client())
+    while not sock.established:
+        reader.step()
+        with contextlib.suppress(BlockingIOError):
+            sock.handshake()
+        assert_empty(bios)
+    reader.step()
+    return sock, reader
+
+
 @contextlib.contextmanager
 def secured(certificates, bios=None, **script):
-    """Give a secure socket whose handshake is done, and its reader."""
+    """Yield a secure socket that completed its handshake, and its reader."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     scripted = ScriptedSocket(ours)
     with ours, theirs:
         bios = bios or Bios()
-        sock = Tls(certificates.server(), bios, server_side=True).secure(scripted, time.monotonic)
-        reader = Reader(theirs, certificates.client())
-        while not sock.established:
-            reader.turn()
-            with contextlib.suppress(BlockingIOError):
-                sock.handshake()
-            assert_empty(bios)
-        reader.turn()
+        sock, reader = established(scripted, theirs, certificates, bios)
         scripted.add(**script)
         yield sock, reader, bios
 
@@ -63,33 +69,33 @@ def readable(sock):
 
 
 def assert_empty(bios):
-    """Other connections have the same pair: whatever were left there would be theirs."""
+    """Other connections use the same pair of buffers: bytes left there would be theirs."""
     assert bios.incoming.pending == bios.outgoing.pending == 0
 
 
 @given(
     data=st.binary(min_size=1, max_size=300_000),
     parts=PARTS,
-    most=st.integers(1, 300_000),
+    limit=st.integers(1, 300_000),
     flushes=st.booleans(),
 )
-def test_what_is_sent_arrives_once_however_little_the_kernel_takes(certificates, data, parts, most, flushes):
+def test_sent_bytes_arrive_once_however_little_the_kernel_accepts(certificates, data, parts, limit, flushes):
     with secured(certificates, send=parts) as (sock, reader, bios):
         left = memoryview(data)
         while left:
-            sent = sock.send(left[:most])
+            sent = sock.send(left[:limit])
             assert 0 <= sent <= len(left)
             assert_empty(bios)
             left = left[sent:]
             if flushes:
                 sock.flush()
             sock.look_again()
-            reader.turn()
+            reader.step()
         assert not sock.has_output()
         assert reader.received == data
 
 
-def test_rest_that_the_kernel_took_meanwhile_is_not_sent_twice(certificates):
+def test_rest_of_a_record_that_was_sent_meanwhile_is_not_sent_twice(certificates):
     data = bytes(range(250)) * 100
     with secured(certificates, send=[10]) as (sock, reader, _):
         sock.look_again()
@@ -100,11 +106,11 @@ def test_rest_that_the_kernel_took_meanwhile_is_not_sent_twice(certificates):
         assert not sock.has_output()
         while sent < len(data):
             sent += sock.send(data[sent:])
-        reader.turn()
+        reader.step()
         assert reader.received == data
 
 
-def test_what_the_handshake_has_left_goes_out_first(certificates):
+def test_rest_of_the_handshake_is_sent_first(certificates):
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     with ours, theirs:
@@ -112,28 +118,28 @@ def test_what_the_handshake_has_left_goes_out_first(certificates):
         sock = Tls(certificates.server(), Bios(), server_side=True).secure(scripted, time.monotonic)
         reader = Reader(theirs, certificates.client())
         while not sock.established:
-            reader.turn()
+            reader.step()
             with contextlib.suppress(BlockingIOError):
                 sock.handshake()
         assert sock.has_output(), "the session's tickets"
         sock.look_again()
         while not sock.send(b"hello"):
             pass
-        reader.turn()
+        reader.step()
         assert reader.received == b"hello"
 
 
 @pytest.mark.parametrize(
     "send", [lambda sock, data: sock.send(data), lambda sock, data: sock.sendmsg([data, b"x"])]
 )
-def test_no_more_is_encrypted_than_the_kernel_may_take_at_once(certificates, send):
+def test_one_send_encrypts_at_most_64_kib(certificates, send):
     with secured(certificates) as (sock, _, _):
         sock.look_again()
         assert 0 < send(sock, bytes(1 << 20)) <= 64 * 1024
 
 
 @pytest.mark.parametrize("size", [1000, 1 << 16])
-def test_beginning_of_a_record_is_told_until_its_end(certificates, size):
+def test_partial_record_is_reported_until_it_is_complete(certificates, size):
     with secured(certificates) as (sock, reader, _):
         assert not sock.in_record
         sock.look_again()
@@ -148,7 +154,7 @@ def test_beginning_of_a_record_is_told_until_its_end(certificates, size):
         assert not sock.in_record
 
 
-def test_rest_of_a_record_is_given_out_before_the_kernel_is_asked(certificates):
+def test_decrypted_bytes_are_returned_before_the_kernel_is_asked(certificates):
     with secured(certificates) as (sock, reader, _):
         sock.look_again()
         reader.ssl.write(b"hello")
@@ -159,7 +165,7 @@ def test_rest_of_a_record_is_given_out_before_the_kernel_is_asked(certificates):
         assert not sock.has_more()
 
 
-def test_end_stays_the_end(certificates):
+def test_recv_after_the_end_returns_the_end_again(certificates):
     with secured(certificates) as (sock, reader, _):
         sock.look_again()
         with contextlib.suppress(ssl.SSLError):
@@ -178,7 +184,7 @@ def test_pieces_are_sent_as_one(certificates, pieces, parts):
             rest = data[sent:]
             sent += sock.sendmsg([rest[at : at + 20_000] for at in range(0, len(rest), 20_000)])
             assert_empty(bios)
-            reader.turn()
+            reader.step()
         assert reader.received == data
 
 
@@ -187,7 +193,7 @@ def test_pieces_are_sent_as_one(certificates, pieces, parts):
     sizes=st.lists(st.integers(1, 70_000), min_size=1),
     parts=PARTS,
 )
-def test_what_is_received_comes_once_in_pieces_of_any_size(certificates, data, sizes, parts):
+def test_received_bytes_are_returned_once_in_pieces_of_any_size(certificates, data, sizes, parts):
     with secured(certificates, recv=[part for part in parts if isinstance(part, int)]) as (
         sock,
         reader,
@@ -198,11 +204,11 @@ def test_what_is_received_comes_once_in_pieces_of_any_size(certificates, data, s
             left = left[reader.ssl.write(left) :]
         reader.sock.setblocking(True)
         output = reader.outgoing.read()
-        got, turn = bytearray(), 0
+        got, count = bytearray(), 0
         while len(got) < len(data):
             output = output[reader.sock.send(output[:60_000]) :] if output else output
-            size = sizes[turn % len(sizes)]
-            turn += 1
+            size = sizes[count % len(sizes)]
+            count += 1
             with contextlib.suppress(BlockingIOError):
                 piece = sock.recv(size)
                 assert piece
@@ -213,23 +219,17 @@ def test_what_is_received_comes_once_in_pieces_of_any_size(certificates, data, s
         assert not sock.has_more()
 
 
-def test_connections_that_do_not_talk_share_few_buffers(certificates):
-    """However many have talked, the most that hold a buffer of OpenSSL's are those that talked last."""
+def test_connections_that_talked_last_hold_the_buffers(certificates):
+    """Only the 128 connections that talked last hold a buffer of OpenSSL's."""
     bios = Bios()
     with contextlib.ExitStack() as stack:
         socks = []
         for _ in range(200):
             ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
             ours.setblocking(False)
-            sock = Tls(certificates.server(), bios, server_side=True).secure(ours, time.monotonic)
-            reader = Reader(theirs, certificates.client())
-            while not sock.established:
-                reader.turn()
-                with contextlib.suppress(BlockingIOError):
-                    sock.handshake()
-            reader.turn()
+            sock, reader = established(ours, theirs, certificates, bios)
             reader.ssl.write(b"hello")
-            reader.turn()
+            reader.step()
             assert sock.recv(1 << 16) == b"hello"
             socks.append(sock)
         assert bios.warm() == 128
@@ -244,8 +244,8 @@ def test_connections_that_do_not_talk_share_few_buffers(certificates):
     size=st.sampled_from([1000, 1 << 16]),
     notify=st.booleans(),
 )
-def test_what_is_cooled_down_at_any_time_loses_nothing(certificates, sizes, cuts, size, notify):
-    """Wherever the records are cut, OpenSSL holds no clear byte, and has nothing to say, when it is asked."""
+def test_releasing_buffers_at_any_time_loses_nothing(certificates, sizes, cuts, size, notify):
+    """Wherever records are cut, OpenSSL holds no clear byte and no output when its buffers are released."""
     with secured(certificates) as (sock, reader, bios):
         pieces = [bytes([number]) * length for number, length in enumerate(sizes)]
         for piece in pieces:
@@ -254,10 +254,10 @@ def test_what_is_cooled_down_at_any_time_loses_nothing(certificates, sizes, cuts
             with contextlib.suppress(ssl.SSLError):
                 reader.ssl.unwrap()
         output = reader.outgoing.read()
-        received, turn = bytearray(), 0
+        received, count = bytearray(), 0
         while output or sock.has_more() or readable(sock):
-            cut = cuts[turn % len(cuts)]
-            turn += 1
+            cut = cuts[count % len(cuts)]
+            count += 1
             if not (sock.has_more() or readable(sock)):
                 reader.sock.sendall(output[:cut])
                 output = output[cut:]
@@ -273,7 +273,7 @@ def test_what_is_cooled_down_at_any_time_loses_nothing(certificates, sizes, cuts
 
 
 @given(garbage=st.binary(min_size=1, max_size=2000), established=st.booleans())
-def test_nothing_stays_behind_of_a_connection_that_breaks(certificates, garbage, established):
+def test_failed_connection_leaves_no_bytes_in_shared_buffers(certificates, garbage, established):
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     bios = Bios()
@@ -281,7 +281,7 @@ def test_nothing_stays_behind_of_a_connection_that_breaks(certificates, garbage,
         sock = Tls(certificates.server(), bios, server_side=True).secure(ours, time.monotonic)
         reader = Reader(theirs, certificates.client())
         while established and not sock.established:
-            reader.turn()
+            reader.step()
             with contextlib.suppress(BlockingIOError):
                 sock.handshake()
         theirs.send(garbage)
@@ -297,7 +297,7 @@ def test_nothing_stays_behind_of_a_connection_that_breaks(certificates, garbage,
 
 
 class Interrupted:
-    """OpenSSL's side of a connection, of which one call is interrupted when it has done its work."""
+    """OpenSSL's side of a connection; one call is interrupted after its work is done."""
 
     def __init__(self, made, name):
         self._made = made
@@ -325,7 +325,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_interrupt_leaves_nothing_to_other_connections(certificates, name):
+def test_interrupt_leaves_no_bytes_in_shared_buffers(certificates, name):
     with secured(certificates) as (sock, reader, bios):
         reader.ssl.write(b"from the peer")
         reader.sock.sendall(reader.outgoing.read())
@@ -340,8 +340,8 @@ def test_interrupt_leaves_nothing_to_other_connections(certificates, name):
             sock.recv(1 << 16)
 
 
-def test_interrupt_while_another_cools_down_ends_the_one_that_was_read(certificates, monkeypatch):
-    """Its record would be lost without a word. The other has lost nothing, and goes on."""
+def test_interrupt_while_another_releases_its_buffer_ends_the_one_being_read(certificates, monkeypatch):
+    """Its record would be lost silently. The other loses nothing, and continues."""
     monkeypatch.setattr("reactor.tls.secure_socket._WARM_LIMIT", 1)
     bios = Bios()
     with secured(certificates, bios) as (read, writer, _), secured(certificates, bios) as (warm, other, _):
@@ -361,12 +361,12 @@ def test_interrupt_while_another_cools_down_ends_the_one_that_was_read(certifica
 
 
 @pytest.mark.parametrize("call", ["send", "recv", "recv_into"])
-def test_interrupt_of_the_kernel_s_call_ends_the_connection(certificates, call):
+def test_interrupt_in_the_kernel_s_call_ends_the_connection(certificates, call):
     with secured(certificates, **{call: [KeyboardInterrupt()]}) as (sock, reader, bios):
         reader.ssl.write(b"from the peer")
         reader.sock.sendall(reader.outgoing.read())
         if call == "recv_into":
-            sock.look_again()  # from here on it goes the straight way
+            sock.look_again()  # from here on it uses the fast path
         with pytest.raises(KeyboardInterrupt):
             sock.send(b"x") if call == "send" else sock.recv(1 << 16)
         assert_empty(bios)
@@ -375,7 +375,7 @@ def test_interrupt_of_the_kernel_s_call_ends_the_connection(certificates, call):
 
 
 class Asking:
-    """OpenSSL's side of a connection whose peer asks for key updates: each read comes to an answer."""
+    """OpenSSL's side of a connection whose peer asks for key updates: each read produces an answer."""
 
     def __init__(self, made, outgoing):
         self._made = made
@@ -389,7 +389,7 @@ class Asking:
         raise ssl.SSLWantReadError
 
 
-def test_peer_that_takes_no_answers_is_not_answered_without_end(certificates):
+def test_answers_to_key_updates_are_bounded(certificates):
     with secured(certificates, send=[BlockingIOError()] * 100) as (sock, reader, bios):
         sock.ssl = Asking(sock.ssl, bios.outgoing)
         times = 0
@@ -402,7 +402,35 @@ def test_peer_that_takes_no_answers_is_not_answered_without_end(certificates):
         assert 10 < times < 20
 
 
-def test_what_came_before_a_bad_record_is_given_out(certificates):
+class Answering(Asking):
+    """As `Asking`, where what asks comes in one piece with data."""
+
+    def read(self, size):
+        self._outgoing.write(b"answer")
+        return self._made.read(size)
+
+
+def test_answer_to_what_comes_with_data_is_sent_at_once_and_to_this_peer(certificates):
+    with secured(certificates) as (sock, reader, bios):
+        sock.look_again()
+        sock.ssl = Answering(sock.ssl, bios.outgoing)
+        reader.ssl.write(b"data")
+        reader.sock.sendall(reader.outgoing.read())
+        assert sock.recv(1 << 16) == b"data"
+        assert_empty(bios)
+        assert reader.sock.recv(100) == b"answer"
+
+
+def test_send_after_our_end_is_an_error(certificates):
+    with secured(certificates) as (sock, _, bios):
+        assert sock.end()
+        sock.look_again()
+        with pytest.raises(TLSError, match="shutdown"):
+            sock.send(b"too late")
+        assert_empty(bios)
+
+
+def test_bytes_before_a_bad_record_are_returned(certificates):
     with secured(certificates) as (sock, reader, bios):
         data = bytes(range(250)) * 400
         reader.ssl.write(data)

@@ -47,7 +47,7 @@ class BufferedEcho(BufferedProtocol):
 
 
 class Greeter(Recorder):
-    """Says who the peer is, and closes."""
+    """Sends the peer's address, and closes."""
 
     def connection_made(self, connection: Connection) -> None:
         super().connection_made(connection)
@@ -171,7 +171,7 @@ def accept(stage: Stage) -> None:
 
 @scenario
 def hold(stage: Stage) -> None:
-    """The listener stops accepting, at its limit and when it is told to, and goes on again."""
+    """The listener stops accepting, at its limit and when paused, and starts again."""
     stage.make = Patient
     listener = stage.listen(limits=Limits(max_connections=1))
     peers = [stage.connect(b"hello") for _ in range(3)]
@@ -287,7 +287,7 @@ def linger(stage: Stage) -> None:
 
 @scenario
 def refuse(stage: Stage) -> None:
-    """Newcomers are closed at once where one address has too many connections, or the listener has."""
+    """Connections above `max_per_ip` and `max_connections` are closed at once."""
     stage.listen(limits=Limits(max_connections=2, max_per_ip=1, when_full="refuse"))
     peers = [stage.connect(b"hello", half_close=False, host=f"10.0.{net}.1") for net in (1, 1, 2, 3)]
     stage.drive(2.0)
@@ -301,6 +301,24 @@ def refuse(stage: Stage) -> None:
         assert peer.over
 
 
+def connect_deaf(stage: Stage) -> Peer:
+    """Connect a peer that does not read yet."""
+    deaf = stage.connect(half_close=False)
+    deaf.reading = False
+    return deaf
+
+
+def expect_reasons(stage: Stage, deaf: Peer, *kinds: type[Exception]) -> None:
+    """Run everything; then `deaf` reads to its end. Check the reasons of the protocols' ends."""
+    stage.drive()
+    deaf.reading = True
+    stage.drive()
+    assert deaf.over
+    if stage.undisturbed:
+        reasons = [type(protocol.reason) for protocol in stage.protocols]
+        assert reasons == list(kinds)
+
+
 @scenario
 def owe(stage: Stage) -> None:
     """The peer owes a message, or takes nothing of what is queued."""
@@ -309,18 +327,11 @@ def owe(stage: Stage) -> None:
     stage.drive()
     stage.expect(silent, b"")
     stage.make = Sender
-    deaf = stage.connect(half_close=False)
-    deaf.reading = False
+    deaf = connect_deaf(stage)
     stage.drive(2.0)
     if stage.protocols[-1].names == ["connection_made"]:
         stage.protocols[-1].connection.set_timeouts(read=None)
-    stage.drive()
-    deaf.reading = True
-    stage.drive()
-    assert deaf.over
-    if stage.undisturbed:
-        reasons = [type(protocol.reason) for protocol in stage.protocols]
-        assert reasons == [ReadTimeout, WriteTimeout]
+    expect_reasons(stage, deaf, ReadTimeout, WriteTimeout)
 
 
 @scenario
@@ -331,15 +342,7 @@ def timeouts(stage: Stage) -> None:
     stage.drive()
     stage.expect(silent, b"")
     stage.make = Writer
-    deaf = stage.connect(half_close=False)
-    deaf.reading = False
-    stage.drive()
-    deaf.reading = True
-    stage.drive()
-    assert deaf.over
-    if stage.undisturbed:
-        reasons = [type(protocol.reason) for protocol in stage.protocols]
-        assert reasons == [IdleTimeout, CloseTimeout]
+    expect_reasons(stage, connect_deaf(stage), IdleTimeout, CloseTimeout)
 
 
 def open_in_all_states(stage: Stage) -> list[Peer]:
@@ -384,7 +387,7 @@ def shutdown(stage: Stage) -> None:
 
 @scenario
 def drain(stage: Stage) -> None:
-    """Accepting stops, and who is there has a moment to take what is queued."""
+    """Accepting stops, and open connections have a moment to receive what is queued."""
     stage.listen()
     peers = open_in_all_states(stage)
     stage.reactor.drain(1.0)

@@ -115,10 +115,10 @@ class Stage:
     def drive(self, seconds: float | None = None) -> None:
         """Let all happen that happens in `seconds`; None: until nothing is due any more."""
         until = {} if seconds is None else {"until": self.clock.now + seconds}
-        drive(self.network, self._turn, **until)
+        drive(self.network, self._run_peers, **until)
 
-    def _turn(self) -> int:
-        return sum(peer.turn() for peer in self.peers)
+    def _run_peers(self) -> int:
+        return sum(peer.step() for peer in self.peers)
 
     def expect(self, peer: Peer, received: bytes, error: int | None = None) -> None:
         """Check what `peer` has got, unless the fault may have cut it off."""
@@ -170,6 +170,6 @@ class Stage:
         assert self.selector.left is not None, "the selector was not closed"
         assert len(self.selector.left) == 1, "more than the wake-up was left registered"
         assert self.network.watched == set()
-        told = len(self.errors.seen) - self.expected
-        # What can't be watched was accepted in vain, and only that has nobody else to be told of it.
-        assert told <= (self._fired and self._fault.name == "register"), self.errors.seen
+        reported = len(self.errors.seen) - self.expected
+        # A connection that can't be registered was accepted in vain: it is reported to `on_error` alone.
+        assert reported <= (self._fired and self._fault.name == "register"), self.errors.seen

@@ -12,7 +12,7 @@ from tests.torture.stage import Stage
 
 pytestmark = pytest.mark.slow
 
-TOLD = 10  # failures that are told of a scenario
+REPORTED = 10  # failures that are reported of a scenario
 
 
 @pytest.fixture(autouse=True)
@@ -43,14 +43,16 @@ def failure_of(name: str, fault: Fault) -> Exception | None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_torture(name):
+def test_every_fault_in_every_scenario_does_no_harm(name):
     calls = enumerate(play(name))
     faults = [Fault(call, index, errno) for index, call in calls for errno in ERRNOS[call]]
     failures = [failure for fault in faults if (failure := failure_of(name, fault)) is not None]
     if failures:
-        told = "; ".join(failure.__notes__[-1] for failure in failures[:TOLD])
-        raise ExceptionGroup(f"{len(failures)} of {len(faults)} faults did harm: {told}", failures[:TOLD])
+        report = "; ".join(failure.__notes__[-1] for failure in failures[:REPORTED])
+        raise ExceptionGroup(
+            f"{len(failures)} of {len(faults)} faults did harm: {report}", failures[:REPORTED]
+        )
 
 
-def test_every_call_that_can_fail_does():
+def test_every_call_that_can_fail_is_made_to_fail():
     assert {call for name in SCENARIOS for call in play(name)} == set(ERRNOS)
