@@ -191,12 +191,11 @@ class HandOver:
         self._on_done = on_done
         self._phase = _Phase.SENDING
         self._timeout = timeout
-        self._listeners = [at for at in reactor.listeners() if hasattr(factory_of(at), "take_over")]
+        self._listeners = [listener for listener in reactor.listeners() if _takes_over(listener)]
         for listener in self._listeners:
             hold_for_handover(listener, True)
-        chosen = set(self._listeners)
-        candidates = [found for found in reactor.connections() if found.listener in chosen]
-        self._to_freeze: deque[Connection] = deque(candidates)
+        found = (connection for connection in reactor.connections() if _takes_over(connection.listener))
+        self._to_freeze: deque[Connection] = deque(found)
         self._to_send: deque[Frozen] = deque()
         self._sent: dict[int, _Sent] = {}
         self._unanswered = 0
@@ -437,7 +436,7 @@ class TakeOver:
         listener = next((self._by_address[at] for at in addresses if at in self._by_address), None)
         if listener is None:
             return None, f"nothing listens on {', '.join(addresses)}"
-        if not hasattr(factory_of(listener), "take_over"):
+        if not _takes_over(listener):
             return None, f"the factory of {listener} has no take_over"
         try:
             own_settings(snapshot, settings_of(listener))
@@ -537,6 +536,10 @@ class TakeOver:
         for listener in self._listeners:
             hold_for_handover(listener, False)
         self._on_done(Transfer(moved=self._moved, kept=self._refused, error=error))
+
+
+def _takes_over(listener: Listener | None) -> bool:
+    return listener is not None and hasattr(factory_of(listener), "take_over")
 
 
 def _lost(exc: OSError | None, side: str) -> HandoverError:

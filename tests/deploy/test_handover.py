@@ -229,6 +229,28 @@ def test_the_protocol_is_told_and_its_state_goes_over():
         assert made.reactors[1].stats().closed == {"clean": 1}
 
 
+def test_connections_of_a_unix_socket_and_of_a_listener_that_is_closed(tmp_path):
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "socket"))
+    listening.listen()
+    reports = []
+    with Reactor() as old, Reactor() as new, socket.socket(socket.AF_UNIX) as client:
+        before, after = old.listen(listening.dup(), Movable), new.listen(listening, Movable)
+        client.connect(str(tmp_path / "socket"))
+        after.pause()
+        spin(old, lambda: before.connections)
+        before.close()
+        ours, theirs = socket.socketpair()
+        hand_over(old, ours, on_done=reports.append)
+        take_over(new, theirs, [after], on_done=reports.append)
+        spin(old, lambda: [new.run_once(0), len(reports)][1] == 2, wait=0.002)
+        assert reports == [Transfer(moved=1, kept=0)] * 2
+        client.send(b"x")
+        (connection,) = new.connections()
+        spin(new, lambda: connection.get_protocol().received == b"x")
+        assert connection.get_extra_info("peername") is None
+
+
 def test_chat_keeps_names_and_rooms():
     halls = Hall(), Hall()
     with world(*halls) as made:
