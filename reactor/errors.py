@@ -32,6 +32,7 @@ __all__ = [
     "SlowConsumer",
     "StreamClosed",
     "StreamTimeout",
+    "SupervisorError",
     "TLSContextError",
     "TLSError",
     "TLSHandshakeError",
@@ -52,6 +53,18 @@ class UsageError(ReactorError, RuntimeError):
 
     A mistake of the program: nothing was changed, and the message says what to do instead.
     """
+
+
+class SupervisorError(ReactorError, RuntimeError):
+    """The supervisor of `reactor.deploy` ended, because workers did not start, or were stopped at once.
+
+    The message says why, and names the process. `status` is the exit status of a worker that ended by itself
+    before it was ready, and said on standard error what to mend; else None.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class AddressError(ReactorError, ValueError):

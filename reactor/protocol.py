@@ -22,9 +22,9 @@ called instead of `connection_made`:
 `FramedProtocol` does.
 
 Two more methods are optional. `draining()` is called a few times a second during a drain, and returns True
-as long as the protocol has something to finish; without it, a connection with nothing queued or unread is
-idle. `reading_resumed()` is called by `Connection.resume_reading`, for a protocol that buffers what it has
-received, as `FramedProtocol` does.
+as long as the protocol has something to finish; it is asked for four fifths of the drain's time. Without
+it, a connection with nothing queued or unread is idle. `reading_resumed()` is called by
+`Connection.resume_reading`, for a protocol that buffers what it has received, as `FramedProtocol` does.
 
 The names and the order are those of asyncio's protocols (PEP 3156), so a class written for asyncio that
 only uses its transport works unchanged.

@@ -23,6 +23,7 @@ from reactor.connection.buffers import PIECE_OVERHEAD, FilePart, frozen
 from reactor.connection.channel import CLEAR, RECV_SIZE, Channel, Kind, LimitedChannel
 from reactor.connection.closing import (
     Linger,
+    bytes_received,
     is_quiet,
     release,
     reset_on_close,
@@ -59,9 +60,9 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     from reactor.tls.secure_socket import SecureSocket, Tls
 
 __all__ = [
-    "Connection", "activity", "begin_blocking_handshake", "begin_handshake", "check_deadlines",
-    "connections_of", "detach", "fail", "flush_connections", "interrupted", "lend_reading", "may_end",
-    "note_activity", "open_connection", "prefix_of", "recover", "unnotified_of",
+    "Connection", "activity", "awaits_first_bytes", "begin_blocking_handshake", "begin_handshake",
+    "check_deadlines", "connections_of", "detach", "fail", "flush_connections", "interrupted",
+    "lend_reading", "may_end", "note_activity", "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
 # Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`, `handover.freeze`.
@@ -1369,17 +1370,17 @@ def interrupted(connection: Connection, exc: BaseException) -> None:
     connection._interrupted(exc)
 
 
-def may_end(connection: Connection) -> bool:
+def may_end(connection: Connection, *, ask: bool = True) -> bool:
     """Return whether the connection is idle, so that a drain may close it.
 
     It is idle if nothing is queued or unread, no read deadline is running, and the protocol's `draining`, if
-    it has that method, returns False.
+    it has that method, returns False. ask: whether that method is called.
     """
     if connection._channel.is_busy() or connection.get_write_buffer_size():
         return False
     if connection._owed is not None and connection._state in READABLE:
         return False
-    draining = getattr(connection._protocol, "draining", None)
+    draining = getattr(connection._protocol, "draining", None) if ask else None
     try:
         if draining is not None and draining():
             return False
@@ -1389,6 +1390,20 @@ def may_end(connection: Connection) -> bool:
     if connection._state not in READABLE:
         return True
     return connection._is_quiet(connection._sock) and connection._state not in ENDED
+
+
+def awaits_first_bytes(connection: Connection, since: float) -> bool:
+    """Return whether the peer of an accepted connection may be about to send its first bytes.
+
+    since: a time of the clock; a peer that has been silent since then is not, and has got nothing either.
+    Only clear TCP counts what was received, in the kernel; elsewhere any byte after `since` may be the first.
+    """
+    if connection.listener is None or connection._last_active < since or connection._state not in READABLE:
+        return False
+    sock = connection._sock
+    if isinstance(sock, socket.socket) and isinstance(connection._peer, bytes):
+        return not bytes_received(sock)
+    return True
 
 
 def prefix_of(connection: Connection) -> bytes | None:

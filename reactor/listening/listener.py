@@ -32,7 +32,7 @@ from reactor.listening.binding import UnixPath
 from reactor.listening.drain import Drain, Drained
 from reactor.loop.log import logger
 from reactor.loop.loop import Loop
-from reactor.loop.registry import EVENT_READ
+from reactor.loop.registry import EVENT_READ, EXCLUSIVE
 from reactor.loop.timers import Handle
 from reactor.options import check_callable, seconds
 from reactor.protocol import Factory
@@ -103,6 +103,8 @@ class Listener:
     _backlog: int
     _on_accept_error: AcceptErrorHandler | None
     _on_tls_error: TLSErrorHandler | None
+    _shared: bool = False  # other processes accept on these sockets too
+    _interest: int = attrs.field(init=False)
 
     # Counting: for its limits by client prefix, for the reactor with two callables.
     _by_prefix: Counter[bytes] = attrs.field(factory=Counter, init=False)
@@ -126,6 +128,9 @@ class Listener:
     def __attrs_post_init__(self) -> None:
         settings = self._settings
         self._loop = loop = settings.loop
+        self._interest = (
+            EVENT_READ | EXCLUSIVE if self._shared and loop.registry.reports_errors else EVENT_READ
+        )
         self._on_gone = settings.on_gone
         self._retry = Handle(self._release, (Hold.BACKING_OFF,))
         try:
@@ -136,7 +141,7 @@ class Listener:
                 self._reserve = loop.system.reserve()
             for sock in self._sockets:
                 acceptor = _Acceptor(self, self._accept, sock)
-                loop.registry.register(sock.fileno(), EVENT_READ, _Acceptor.on_event, acceptor)
+                loop.registry.register(sock.fileno(), self._interest, _Acceptor.on_event, acceptor)
         except OSError:
             self.close()
             raise
@@ -388,7 +393,7 @@ class Listener:
         self._holds.difference_update(reasons)
         if not self._holds:
             try:
-                self._watch(EVENT_READ)
+                self._watch(self._interest)
             except OSError as exc:
                 self._back_off(exc, self._sockets[0])
             for sock in self._sockets:
@@ -474,7 +479,7 @@ def recover_listener(listener: Listener, open_: Counter[bytes | None]) -> None:
         holds.discard(Hold.FULL)
     if listener._retry.cancelled():
         holds.discard(Hold.BACKING_OFF)
-    listener._watch(0 if holds else EVENT_READ)
+    listener._watch(0 if holds else listener._interest)
     for sock in listener._sockets:
         listener._accept_again(sock)
     if drain is not None and not drain.is_done():
