@@ -191,7 +191,7 @@ class HandOver:
         self._on_done = on_done
         self._phase = _Phase.SENDING
         self._timeout = timeout
-        self._listeners = [listener for listener in reactor.listeners() if _takes_over(listener)]
+        self._listeners = reactor.listeners()
         for listener in self._listeners:
             hold_for_handover(listener, True)
         found = (connection for connection in reactor.connections() if _takes_over(connection.listener))

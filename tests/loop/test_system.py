@@ -17,6 +17,7 @@ MAKERS = {"socket", "socketpair", "getaddrinfo", "create_connection", "create_se
 ELSEWHERE = {
     "address": {"getaddrinfo"},
     "binding": {"socket"},  # for an inherited descriptor, and to probe a Unix socket
+    "handover": {"socket"},  # a socket object for a descriptor that another process has sent
     "pool": {"socket"},  # a worker's socket object for an existing descriptor
     "system": MAKERS,
     "wakeup": {"socketpair"},  # the thread of a guest has one without a reactor
