@@ -23,6 +23,7 @@ BENCHMARKS = {
     "proxy": "one connection's bytes forwarded, beside socat and haproxy",
     "tls": "echo, bulk, memory and handshakes over TLS",
     "embed": "echo in the loop of a host, its idle cost, and wake-ups from another thread",
+    "asyncore": "unchanged programs beside the standard `asyncore`: echo, idle ones, lines, predicates",
     "frames": "how long the steps of a game's frames are under load",
     "threads": "echo by blocking handlers, and thousands of idle connections",
     "handover": "idle members of a chat that go from one process to another",

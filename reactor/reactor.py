@@ -324,6 +324,13 @@ class Reactor(ContextExit):
         """
         return self._scheduler.call_soon_threadsafe(callback, *args)
 
+    def call_each_tick(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
+        """Run `callback(*args)` at the end of every tick, before the reactor waits again. Cancellable.
+
+        It begins no ticks: a reactor without anything to do waits. What it schedules runs in the next tick.
+        """
+        return self._loop.call_each_tick(callback, *args)
+
     def call_at_close(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
         """Run `callback(*args)` when the reactor is closed, while its descriptors are open. Cancellable.
 

@@ -90,6 +90,7 @@ def typed_calls(reactor, connection, listener):
         (lambda: reactor.call_at(1, None), "callback must be callable, not None"),
         (lambda: reactor.call_soon_threadsafe(None), "callback must be callable, not None"),
         (lambda: reactor.call_at_close(None), "callback must be callable, not None"),
+        (lambda: reactor.call_each_tick(None), "callback must be callable, not None"),
         (lambda: reactor.submit(None), "fn must be callable, not None"),
         (lambda: reactor.run_in_executor(None, None), "fn must be callable, not None"),
         (lambda: reactor.add_reader(ours, None), "callback must be callable, not None"),

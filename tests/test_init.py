@@ -79,10 +79,10 @@ def public(cls):
 def test_classes_show_what_users_call_and_nothing_else():
     assert public(reactor.Reactor) == {
         "add_reader", "add_signal_handler", "add_writer", "adopt", "attach_host", "background", "call_at",
-        "call_at_close", "call_later", "call_soon", "call_soon_threadsafe", "close", "connect", "connections",
-        "detach_host", "drain", "fileno", "is_closed", "listen", "listeners", "next_timeout", "remove_reader",
-        "remove_signal_handler", "remove_writer", "report", "run", "run_in_executor", "run_once", "stats",
-        "stop", "submit", "time", "timers_in_fileno",
+        "call_at_close", "call_each_tick", "call_later", "call_soon", "call_soon_threadsafe", "close",
+        "connect", "connections", "detach_host", "drain", "fileno", "is_closed", "listen", "listeners",
+        "next_timeout", "remove_reader", "remove_signal_handler", "remove_writer", "report", "run",
+        "run_in_executor", "run_once", "stats", "stop", "submit", "time", "timers_in_fileno",
     }  # fmt: skip
     assert public(reactor.Listener) == {
         "addresses", "close", "connections", "drain", "is_closed", "pause", "replace_tls", "resume",

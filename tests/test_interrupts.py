@@ -15,6 +15,7 @@ from reactor.testing import ManualClock
 from tests.tracing import Interrupt, failures
 
 ROUNDS = 400  # steps of the scenario after which something is stuck
+SHARES = 4  # tests that the lines of the largest scenario are divided among
 BULK = bytes(range(256)) * 4096
 
 
@@ -323,15 +324,18 @@ def test_interrupt_at_any_line_of_a_connector(certificates, secured):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("secured", [False, True])
-def test_interrupt_at_any_line(certificates, secured):
+def test_interrupt_at_any_line(certificates, secured, share):
     server_context = certificates.server() if secured else None
     client_context = certificates.client() if secured else None
     gc.disable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
-            failed = failures(lambda tracer: scenario(tracer, server_context, client_context))
+            failed = failures(
+                lambda tracer: scenario(tracer, server_context, client_context), share=share, shares=SHARES
+            )
             gc.collect()
     finally:
         gc.enable()

@@ -444,7 +444,7 @@ def test_interrupt_in_a_drain_of_a_listener():
         )
         with client:
             client.setblocking(False)
-            world.turn(lambda: world.listener.connections)
+            world.step(lambda: world.listener.connections)
             reports = []
             tracer.run(world.listener.drain, 30, reports.append)
             if tracer.done:

@@ -74,6 +74,7 @@ def use(reactor: Reactor, future: asyncio.Future[int], connection: Connection) -
     reactor.submit(say)  # wrong
     reactor.add_reader(0, say)  # wrong
     reactor.call_at_close(say)  # wrong
+    reactor.call_each_tick(say)  # wrong
     complete(future, "x")  # wrong
     reactor.listen(":0", Nothing)  # wrong
     reactor.listen(":0", lambda: None)  # wrong

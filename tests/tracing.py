@@ -77,10 +77,13 @@ def places(scenario, folder=None, times=0):
     ]
 
 
-def failures(scenario, folder=None, times=0):
-    """Run `scenario(tracer)` once for each of its lines, with an interrupt there; return what failed."""
+def failures(scenario, folder=None, times=0, share=0, shares=1):
+    """Run `scenario(tracer)` once for each of its lines, with an interrupt there; return what failed.
+
+    share, shares: only the lines of this share, of so many.
+    """
     failed = []
-    for number, (place, time) in enumerate(places(scenario, folder, times)):
+    for number, (place, time) in enumerate(places(scenario, folder, times)[share::shares]):
         try:
             scenario(Tracer((place, time)))
         except BaseException as exc:

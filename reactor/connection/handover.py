@@ -279,7 +279,10 @@ class _StandIn:
         """Do nothing: nothing is received before."""
 
     def pause_writing(self) -> None:
-        """Do nothing: the real protocol is called when it is set."""
+        """Do nothing: the real protocol is called when it is set, if the queue is long then."""
+
+    def resume_writing(self) -> None:
+        """Do nothing: the real protocol is not paused yet."""
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Do nothing: the factory has raised, and knows."""

@@ -71,8 +71,8 @@ class Loop:
 
     # A dictionary would be faster only up to 30 attributes.
     __slots__ = (
-        "__weakref__", "_alarm", "_alarm_due", "_at_close", "_close_asked", "_driver", "_ended", "_flush",
-        "_host", "_host_at_close", "_hosted", "_on_close", "_on_fork", "_on_recover", "_signals",
+        "__weakref__", "_alarm", "_alarm_due", "_at_close", "_close_asked", "_driver", "_each_tick", "_ended",
+        "_flush", "_host", "_host_at_close", "_hosted", "_on_close", "_on_fork", "_on_recover", "_signals",
         "_slow_callback", "_stop_asked", "_wakeup", "bytes_received", "bytes_sent", "counters", "events",
         "lifetime", "now", "outbox", "registry", "scheduler", "system", "tick_times", "ticks", "time",
         "unsure",
@@ -136,6 +136,7 @@ class Loop:
         self._stop_asked = False
         self._close_asked = False
         self._at_close: list[Handle] = []
+        self._each_tick: list[Handle] = []
 
         # A host that waits for `fileno`.
         self._hosted = False
@@ -394,7 +395,7 @@ class Loop:
                     break
             if self.outbox:
                 flush(self, now, [])
-            if ready_queue or due <= now:
+            if ready_queue or due <= now or self._each_tick:
                 handled += self._run_due(due, end)
 
             self.ticks += 1
@@ -420,9 +421,19 @@ class Loop:
         if due <= self.now:
             handled = scheduler.run_timers(self.now, end)
         handled += scheduler.run_ready(end)
+        if self._each_tick:
+            self._run_each_tick()
         if self.outbox:
             self._flush(self, self.now, [])
         return handled
+
+    def _run_each_tick(self) -> None:
+        self._each_tick = [handle for handle in self._each_tick if not handle.cancelled()]
+        for handle in tuple(self._each_tick):
+            pending = handle.pending()
+            if pending is not None:
+                callback, args = pending
+                self.scheduler.call(callback, *args)
 
     def _end_tick(self, ended: float) -> None:
         """Note how long a tick took that ended at `ended`, if it was long or is to be watched."""
@@ -460,6 +471,14 @@ class Loop:
             if not self.lifetime.closed:
                 raise
 
+    def call_each_tick(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
+        """As `Reactor.call_each_tick`."""
+        check_callable("callback", callback)
+        self.lifetime.check_open()
+        handle = Handle(callback, args)
+        self._each_tick.append(handle)
+        return handle
+
     # The end
 
     def call_at_close(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
@@ -482,6 +501,7 @@ class Loop:
         finally:
             self.lifetime.closed = True
             self._hosted = False
+            self._each_tick.clear()
             self.scheduler.close()
             if self._signals.clear():
                 self._close_descriptors()

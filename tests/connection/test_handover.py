@@ -180,6 +180,33 @@ def test_take_over_may_write_and_close():
         spin(new, lambda: protocol.reason is None)
 
 
+def test_take_over_may_change_the_water_marks():
+    class Roomy(Movable):
+        calls = 0
+
+        def pause_writing(self):
+            self.calls += 1
+
+        @classmethod
+        def take_over(cls, connection, state):
+            connection.set_write_buffer_limits(high=1 << 25)
+            connection.write(b"end")
+            return super().take_over(connection, state)
+
+    with two_reactors() as (old, new, settings, _):
+        connection, peer = pair(old, Movable())
+        connection.write(bytes(1 << 22))
+        revived, snapshot = moved(connection, settings, factory=Roomy)
+        assert (snapshot.write_paused, revived.is_paused(), revived.get_protocol().calls) == (True, False, 0)
+        thaw(revived, snapshot)
+        received = bytearray()
+        while not received.endswith(b"end"):
+            received += peer.recv(1 << 20)
+            new.run_once(0)
+        assert len(received) == (1 << 22) + 3
+        peer.close()
+
+
 def test_leaving_says_so_and_ends_nothing():
     with two_reactors() as (old, new, settings, _):
         before = Movable()

@@ -207,7 +207,7 @@ def test_every_byte_goes_through_once_and_in_order(factory, steps):
         assert [reactor.stats().open for reactor in made.reactors] == [at == owner for at in range(4)]
 
 
-def test_the_protocol_is_told_and_its_state_goes_over():
+def test_the_state_of_the_protocol_goes_over():
     with world(Movable, Movable) as made:
         (client,) = made.connect()
         client.send(b"before")

@@ -60,6 +60,7 @@ def test_reactor_s_methods_raise_in_a_child(reactor, recorder):
             lambda: reactor.submit(print),
             lambda: reactor.run_in_executor(None, print),
             lambda: reactor.call_at_close(print),
+            lambda: reactor.call_each_tick(print),
             reactor.background,
             reactor.timers_in_fileno,
             lambda: reactor.listen("127.0.0.1:0", Echo),

@@ -448,6 +448,39 @@ def test_call_at_close_runs_while_descriptors_are_open(make_selector, ran):
     assert ran == [False]
 
 
+def test_callbacks_of_each_tick_run_at_its_end_and_begin_none(reactor, errors, ran):
+    handle = reactor.call_each_tick(lambda: ran.append("end"))
+    reactor.call_each_tick(lambda: ran[:1].pop() if ran else ran.remove("none"))
+    assert reactor.next_timeout() is None
+    reactor.call_soon(ran.append, "callback")
+    reactor.run_once()
+    assert ran == ["callback", "end"]
+    assert reactor.next_timeout() is None
+    handle.cancel()
+    reactor.run_once()
+    assert ran == ["callback", "end"]
+    assert errors.seen == []
+    ran.clear()
+    reactor.run_once()
+    ((error, callback, _),) = errors.seen
+    errors.seen.clear()
+    assert isinstance(error, ValueError)
+    assert "lambda" in callback
+
+
+def test_callback_of_each_tick_may_cancel_itself_and_add_another(reactor, ran):
+    def once():
+        ran.append("once")
+        handle.cancel()
+        reactor.call_each_tick(ran.append, "next")
+
+    handle = reactor.call_each_tick(once)
+    reactor.run_once()
+    assert ran == ["once"]
+    reactor.run_once()
+    assert ran == ["once", "next"]
+
+
 def test_alarm_that_the_selector_refuses_is_closed(descriptors):
     class Refusing(selectors.EpollSelector):
         refuses = False

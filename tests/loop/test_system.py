@@ -16,6 +16,7 @@ MAKERS = {"socket", "socketpair", "getaddrinfo", "create_connection", "create_se
 #: Modules that are not part of a reactor, or that `System` calls, and what they make.
 ELSEWHERE = {
     "address": {"getaddrinfo"},
+    "asyncore": {"socket"},  # a dispatcher makes its own
     "binding": {"socket"},  # for an inherited descriptor, and to probe a Unix socket
     "pool": {"socket"},  # a worker's socket object for an existing descriptor
     "system": MAKERS,
