@@ -21,6 +21,8 @@ __all__ = [
     "EndOfStream",
     "FrameTooLong",
     "FramingError",
+    "HandedOver",
+    "HandoverError",
     "IdleTimeout",
     "IncompleteFrame",
     "ListenError",
@@ -143,6 +145,20 @@ class CloseTimeout(ReactorError, TimeoutError):
     """The peer did not accept all that was queued within the timeout of `Connection.close`.
 
     The rest is dropped. Pass a longer timeout to `close`, or raise `Timeouts.close`.
+    """
+
+
+class HandedOver(ReactorError, ConnectionError):
+    """The connection goes on in another process, and the peer has seen nothing: see `reactor.deploy`.
+
+    Release what belongs to this process, and tell nobody that the peer has left.
+    """
+
+
+class HandoverError(ReactorError, OSError):
+    """Connections could not be handed over, or taken over. Those that were not go on where they were.
+
+    The message has the reason: the other process has ended, or is of another version, or the time was up.
     """
 
 

@@ -639,6 +639,7 @@ class Reactor(ContextExit):
         return Stats(
             accepted=counters.accepted,
             connected=counters.connected,
+            taken_over=counters.taken_over,
             refused=dict(counters.refused),
             closed=dict(counters.closed),
             bytes_received=loop.bytes_received,

@@ -311,6 +311,8 @@ def _checking(name: str, factory: Factory) -> Factory:
             raise TypeError(f"{name} must return a protocol: it returned a {kind}, without {missing}")
         return protocol
 
+    if hasattr(factory, "take_over"):
+        make.take_over = factory.take_over  # type: ignore[attr-defined]
     return make
 
 

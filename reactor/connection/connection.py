@@ -65,8 +65,8 @@ __all__ = [
     "lend_reading", "may_end", "note_activity", "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
-# Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`.
-_PAUSED, _HELD, _LENT = 1, 2, 4
+# Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`, `handover.freeze`.
+_PAUSED, _HELD, _LENT, _FROZEN = 1, 2, 4, 8
 
 # After the peer's end of file too: the protocol may still hold what came before.
 _WANTS_INPUT = READABLE | WRITABLE
@@ -116,7 +116,7 @@ class Connection:
 
     # Receiving.
     _channel: Channel = attrs.field(default=CLEAR, init=False)
-    _reading_stopped: int = attrs.field(default=0, init=False)  # the sum of _PAUSED, _HELD and _LENT
+    _reading_stopped: int = attrs.field(default=0, init=False)  # a sum of those above
 
     # Sending.
     _sending: Sending = attrs.field(default=Sending.IDLE, init=False)
@@ -1138,8 +1138,11 @@ class Connection:
         return not self._reading_stopped and self._state in READABLE
 
     def wants_input(self) -> bool:
-        """Return whether to process what was received already: not after `pause_reading` or `close`."""
-        return self._state in _WANTS_INPUT and not self._reading_stopped & _PAUSED
+        """Return whether to process what was received already: not after `pause_reading` or `close`.
+
+        Nor while the connection is being handed over to another process.
+        """
+        return self._state in _WANTS_INPUT and not self._reading_stopped & (_PAUSED | _FROZEN)
 
     def _stop_reading(self, stopped: int) -> None:
         self._settings.loop.lifetime.check_process()

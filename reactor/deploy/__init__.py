@@ -4,6 +4,7 @@
 or itself, while they serve. `python -m reactor serve APP --workers N` is the same for the command line.
 """
 
+from reactor.deploy.handover import HandOver, TakeOver, Transfer, hand_over, take_over
 from reactor.deploy.supervisor import Supervisor
 
-__all__ = ["Supervisor"]
+__all__ = ["HandOver", "Supervisor", "TakeOver", "Transfer", "hand_over", "take_over"]

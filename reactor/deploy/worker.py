@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from reactor.address import Address
 from reactor.deploy.channel import Channel, Message
+from reactor.deploy.handover import Transfer, hand_over, take_over
 from reactor.deploy.process import HANDLED, Role
 from reactor.errors import ListenError
 from reactor.listening.binding import SocketOption, UnixPath
@@ -32,6 +33,9 @@ Setup = Callable[[Reactor], object]
 
 #: Seconds after the deadline of a drain at which the kernel ends a worker that hangs.
 _MARGIN = 1.0
+
+# Seconds that a handover may take.
+_HANDOVER = 10.0
 
 
 class SupervisorGone(Exception):
@@ -120,10 +124,18 @@ class _Worker:
             self._reactor.stop()
 
     def _take_over(self, end: socket.socket) -> None:
-        end.close()
+        take_over(self._reactor, end)
 
     def _hand_over(self, end: socket.socket) -> None:
-        end.close()
+        timeout = min(_HANDOVER, self._drain_timeout / 2)
+        hand_over(self._reactor, end, timeout=timeout, on_done=self._handed_over)
+
+    def _handed_over(self, transfer: Transfer) -> None:
+        """Drain what has stayed. The new worker serves the accept queues, if it has taken over."""
+        log.info("connections: %s", transfer)
+        if transfer.error is None:
+            for listener in self._reactor.listeners():
+                listener.close()
         self._drain()
 
     def _terminate(self) -> None:

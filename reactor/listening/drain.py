@@ -8,7 +8,7 @@ import attrs
 
 from reactor.connection.closing import Linger
 from reactor.connection.connection import Connection, activity, awaits_first_bytes, may_end
-from reactor.errors import DrainTimeout
+from reactor.errors import DrainTimeout, HandedOver
 from reactor.loop.loop import Loop
 from reactor.loop.timers import Handle
 
@@ -30,8 +30,8 @@ _NO_FIRST_BYTES = 0.5
 class Drained:
     """How the connections of a drain ended.
 
-    idle: closed at once, because nothing was under way. finished: came to their own end in time.
-    failed: were lost meanwhile. aborted: were still busy when the time was up.
+    idle: closed at once, because nothing was under way. finished: came to their own end in time, or went on
+    in another process. failed: were lost meanwhile. aborted: were still busy when the time was up.
 
     >>> str(Drained(idle=3, finished=1, failed=0, aborted=0))
     '3 idle, 1 finished, 0 failed, 0 aborted'
@@ -124,7 +124,7 @@ class Drain:
     def connection_ended(self, reason: BaseException | None) -> None:
         """Wait for one connection less: its socket is closed, and `connection_lost` was given `reason`."""
         self._open -= 1
-        if reason is None:
+        if reason is None or isinstance(reason, HandedOver):
             self._clean += 1
         elif isinstance(reason, DrainTimeout):
             self._aborted += 1

@@ -42,9 +42,13 @@ def made_in(path):
 
 
 def modules():
-    """Return the files of the package but for `testing`, which has its own sockets."""
+    """Return the files of the package but for `testing` and `deploy`, whose sockets are not a reactor's."""
     root = Path(reactor.__file__).parent
-    return [path for path in sorted(root.rglob("*.py")) if "testing" not in path.relative_to(root).parts]
+    return [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if path.relative_to(root).parts[0] not in {"testing", "deploy"}
+    ]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
