@@ -160,6 +160,14 @@ def ask_anew(address):
         return ask(client)
 
 
+def until(condition):
+    """Ask again and again, each time by a connection: an old worker accepts until it is asked to end."""
+    for _ in range(2000):
+        if condition():
+            return
+    raise AssertionError("what was waited for did not come")
+
+
 class Load:
     """Clients that connect at a steady rate, each for one exchange, every fourth one after a pause."""
 

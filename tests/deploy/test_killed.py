@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests.deploy.programs import APP, Load, ask, ask_anew, client_of, deployed, serving, write_app
+from tests.deploy.programs import APP, Load, ask, ask_anew, client_of, deployed, serving, until, write_app
 from tests.helpers import DEADLINE
 
 #: `reactor`, whose processes of one role kill themselves before their n-th message, if they start while the
@@ -66,7 +66,7 @@ def test_new_worker_at_each_step_until_it_is_ready(folder):
         assert load.failures == []
         deployment.signal(signal.SIGHUP)
         deployment.wait_for("all workers are restarted")
-        assert ask_anew(address)[0] not in old
+        until(lambda: ask_anew(address)[0] not in old)
         assert deployment.stop() == 0
 
 
@@ -130,5 +130,5 @@ def test_supervisor_that_is_killed_while_its_successor_starts_leaves_it_in_charg
                 assert waiting.recv(100)
         deployment.process.wait(DEADLINE)
         deployment.workers(2)
-        assert ask_anew(address)[0] not in old
+        until(lambda: ask_anew(address)[0] not in old)
         assert deployment.stop() == -signal.SIGKILL

@@ -13,7 +13,7 @@ import pytest
 
 from reactor import AddressError
 from reactor.deploy.systemd import ServiceManager, inherited
-from tests.deploy.programs import ROOT, Deployment, ask_anew, client_of, write_app
+from tests.deploy.programs import ROOT, Deployment, ask_anew, client_of, until, write_app
 from tests.helpers import DEADLINE
 
 
@@ -135,7 +135,7 @@ def test_socket_that_systemd_holds(tmp_path, workers):
         if workers:
             deployment.signal(signal.SIGUSR2)
             deployment.follow()
-            assert ask_anew(address)[0] != first
+            until(lambda: ask_anew(address)[0] != first)
         assert deployment.stop() == 0
 
 
