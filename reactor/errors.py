@@ -21,6 +21,8 @@ __all__ = [
     "EndOfStream",
     "FrameTooLong",
     "FramingError",
+    "HandedOver",
+    "HandoverError",
     "IdleTimeout",
     "IncompleteFrame",
     "ListenError",
@@ -30,6 +32,7 @@ __all__ = [
     "SlowConsumer",
     "StreamClosed",
     "StreamTimeout",
+    "SupervisorError",
     "TLSContextError",
     "TLSError",
     "TLSHandshakeError",
@@ -50,6 +53,18 @@ class UsageError(ReactorError, RuntimeError):
 
     A mistake of the program: nothing was changed, and the message says what to do instead.
     """
+
+
+class SupervisorError(ReactorError, RuntimeError):
+    """The supervisor of `reactor.deploy` ended, because workers did not start, or were stopped at once.
+
+    The message says why, and names the process. `status` is the exit status of a worker that ended by itself
+    before it was ready, and said on standard error what to mend; else None.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class AddressError(ReactorError, ValueError):
@@ -130,6 +145,20 @@ class CloseTimeout(ReactorError, TimeoutError):
     """The peer did not accept all that was queued within the timeout of `Connection.close`.
 
     The rest is dropped. Pass a longer timeout to `close`, or raise `Timeouts.close`.
+    """
+
+
+class HandedOver(ReactorError, ConnectionError):
+    """The connection goes on in another process, and the peer has seen nothing: see `reactor.deploy`.
+
+    Release what belongs to this process, and tell nobody that the peer has left.
+    """
+
+
+class HandoverError(ReactorError, OSError):
+    """Connections could not be handed over, or taken over. Those that were not go on where they were.
+
+    The message has the reason: the other process has ended, or is of another version, or the time was up.
     """
 
 

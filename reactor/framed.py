@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from operator import length_hint
+from struct import Struct
 
 from reactor.connection.connection import Connection, fail, interrupted
 from reactor.connection.interrupts import Step
@@ -14,6 +15,9 @@ from reactor.loop.timers import Handle
 from reactor.protocol import Protocol
 
 __all__ = ["FramedProtocol"]
+
+# The number of frames in `buffered_input`, and the length of each.
+_COUNT = Struct("!I")
 
 
 class FramedProtocol(Protocol):
@@ -189,6 +193,37 @@ class FramedProtocol(Protocol):
         """Return whether frames wait, so that a drain lets them be delivered."""
         return self._frames is not None
 
+    def buffered_input(self) -> bytes | None:
+        """Return the frames that wait and the beginning of the next, for `restore_input` elsewhere.
+
+        None if the connection is about to end, and, where the framer changes, while frames wait: they are not
+        decoded yet, and how they are to be is up to the subclass.
+        """
+        if self._at_end or self._problem is not None or (self.framer_changes and self._frames is not None):
+            return None
+        frames = list(self._frames or ())
+        if self._frames is not None:
+            self._frames = iter(frames)
+        rest = self.framer.take_rest()
+        if rest:
+            self.framer.feed(rest)  # back again, for the transfer may fail
+        return _COUNT.pack(len(frames)) + b"".join(map(_packed, frames)) + rest if frames or rest else b""
+
+    def restore_input(self, data: bytes) -> None:
+        """Go on with the result of `buffered_input`: its frames are delivered in the next tick."""
+        (count,), at = _COUNT.unpack_from(data), _COUNT.size
+        frames = []
+        for _ in range(count):
+            (size,), at = _COUNT.unpack_from(data, at), at + _COUNT.size
+            frames.append(data[at : at + size])
+            at += size
+        rest = data[at:]
+        if rest:
+            frames += self.framer.feed(rest)
+        if frames:
+            self._frames = iter(frames)
+            self.connection.hold_reading(True)
+
     def _hand_over(self, frames: Iterator[bytes]) -> None:
         wants_input, limit = self.connection.wants_input, self.frames_per_tick
         self._handing_over = True
@@ -271,3 +306,7 @@ class FramedProtocol(Protocol):
 
     def _refuse_clear(self) -> None:
         fail(self.connection, TLSHandshakeError("clear bytes came after the request to upgrade to TLS"))
+
+
+def _packed(frame: bytes) -> bytes:
+    return _COUNT.pack(len(frame)) + frame

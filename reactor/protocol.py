@@ -10,6 +10,17 @@ and `connection_lost`. All calls come on the thread that drives the reactor. Non
 another call of the same connection, except `pause_writing`, from within a `write`, and both of them, from
 within `set_write_buffer_limits`.
 
+A connection can go on in another process (`reactor.deploy`) if its protocol has `hand_over()`, which returns
+its state as bytes, and its factory `take_over(connection, state)`, which returns the protocol there and is
+called instead of `connection_made`:
+
+    here:   ... -> hand_over -> [buffered_input] -> connection_lost with HandedOver -> end
+                                                 -> as before, if the transfer has failed
+    there:  start -> take_over -> [pause_writing] -> [restore_input] -> [data* -> ...
+
+`buffered_input()` and `restore_input(data)` are for a protocol that buffers what it has received, as
+`FramedProtocol` does.
+
 Two more methods are optional. `draining()` is called a few times a second during a drain, and returns True
 as long as the protocol has something to finish; without it, a connection with nothing queued or unread is
 idle. `reading_resumed()` is called by `Connection.resume_reading`, for a protocol that buffers what it has

@@ -110,9 +110,10 @@ class Reactor(ContextExit):
     ...     reactor.run()
     """
 
-    # Subclasses for tests have others.
+    # Subclasses for tests and for the workers of `reactor.deploy` have others.
     _system: System = KERNEL
     _connection_types: tuple[type[Connection], type[Connection]] = (Connection, DebugConnection)
+    _shares_sockets = False  # whether other processes accept on the listening sockets too
 
     def __init__(
         self,
@@ -445,10 +446,7 @@ class Reactor(ContextExit):
         self._loop.system.check(address)
         secured = None if tls is None else self._make_tls(tls, server_side=True)
         if isinstance(address, (Address, str, tuple)) or not hasattr(address, "accept"):
-            where = Address.of(address)
-            system = self._loop.system
-            sockets = bind(where, backlog=backlog, reuse_port=reuse_port, options=options, system=system)
-            path = UnixPath(where.path) if where.path is not None and system.has_files else None
+            sockets, path = self._bind(Address.of(address), backlog, reuse_port, options)
         else:
             sockets, path = [adopt_listening_socket(address)], None
         listener = Listener(
@@ -461,9 +459,18 @@ class Reactor(ContextExit):
             on_accept_error=on_accept_error,
             on_tls_error=on_tls_error,
             on_open=self._connection_opened,
+            shared=self._shares_sockets,
         )
         self._listeners = [*(known for known in self._listeners if not has_ended(known)), listener]
         return listener
+
+    def _bind(
+        self, address: Address, backlog: int, reuse_port: bool, options: Iterable[SocketOption]
+    ) -> tuple[list[socket.socket], UnixPath | None]:
+        """Return the listening sockets of `address`, and the file of a Unix socket that is to be removed."""
+        system = self._loop.system
+        sockets = bind(address, backlog=backlog, reuse_port=reuse_port, options=options, system=system)
+        return sockets, UnixPath(address.path) if address.path is not None and system.has_files else None
 
     def connect(
         self,
@@ -632,6 +639,7 @@ class Reactor(ContextExit):
         return Stats(
             accepted=counters.accepted,
             connected=counters.connected,
+            taken_over=counters.taken_over,
             refused=dict(counters.refused),
             closed=dict(counters.closed),
             bytes_received=loop.bytes_received,

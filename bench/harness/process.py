@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -92,8 +92,10 @@ def child(name: str, *words: str, environment: Mapping[str, str] = _NONE) -> Ite
 
 
 @contextmanager
-def program(name: str, *words: str, environment: Mapping[str, str] = _NONE) -> Iterator[Child]:
-    """Run this command, with these variables too, and kill it at the end.
+def program(
+    name: str, *words: str, environment: Mapping[str, str] = _NONE, descriptors: Collection[int] = ()
+) -> Iterator[Child]:
+    """Run this command, with these variables too, and kill it at the end. It inherits `descriptors`.
 
     It has a process group of its own: Ctrl-C reaches the benchmark alone, which ends its children.
     """
@@ -106,6 +108,7 @@ def program(name: str, *words: str, environment: Mapping[str, str] = _NONE) -> I
             stderr=errors,
             process_group=0,
             env={**os.environ, **environment},
+            pass_fds=descriptors,
         ) as process,
     ):
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from itertools import count, islice
 from typing import ClassVar
@@ -9,6 +11,7 @@ from typing import ClassVar
 import attrs
 
 from reactor.connection.connection import Connection
+from reactor.errors import HandedOver
 from reactor.framed import FramedProtocol
 from reactor.framing import Lines
 
@@ -30,6 +33,10 @@ WRITE_TIMEOUT = 30.0
 SLOWDOWN = 0.1
 
 LOBBY = "lobby"
+
+# A name that was given, not chosen.
+_GUEST = re.compile(r"guest\d+")
+
 HELP = "/nick NAME, /join ROOM, /who, /quit; everything else is said to the room"
 
 
@@ -47,8 +54,7 @@ class Hall:
     def __call__(self) -> Member:
         """Return the protocol of a new connection."""
         member = Member(self)
-        while not self.set_name(member, f"guest{next(self._numbers)}"):
-            pass  # a member has chosen this name
+        self._name_guest(member)
         return member
 
     def set_name(self, member: Member, name: str) -> bool:
@@ -59,6 +65,33 @@ class Hall:
             self.names.pop(member.name.casefold(), None)
         member.name = name
         return True
+
+    def take_over(self, connection: Connection, state: bytes) -> Member:
+        """Go on with a member of another process, in its room and under its name.
+
+        If somebody here has that name, the one who has not chosen it is given a new one, else the one who
+        comes.
+        """
+        known = json.loads(state)
+        member = Member(self)
+        member.connection = connection
+        member.room = known["room"]
+        name = known["name"]
+        holder = self.names.get(name.casefold())
+        if holder is not None and _GUEST.fullmatch(name):
+            self._rename(holder, name)
+        if not self.set_name(member, name):
+            self._rename(member, name)
+        self.rooms.setdefault(member.room, {})[member] = None
+        return member
+
+    def _rename(self, member: Member, taken: str) -> None:
+        self._name_guest(member)
+        member.reply(f"* {taken} is taken: you are {member.name}")
+
+    def _name_guest(self, member: Member) -> None:
+        while not self.set_name(member, f"guest{next(self._numbers)}"):
+            pass  # a member has chosen this name
 
     def enter(self, member: Member, room: str) -> None:
         """Add `member` to `room`, and announce it there."""
@@ -71,17 +104,17 @@ class Hall:
         else:
             member.reply(notice)
 
-    def leave(self, member: Member, why: str = "has left") -> None:
-        """Remove `member` from its room, and announce it there."""
+    def leave(self, member: Member, why: str | None = "has left") -> None:
+        """Remove `member` from its room, and announce it there; None for `why`: in silence."""
         members = self.rooms[member.room]
         del members[member]
         if not members:
             del self.rooms[member.room]
-        elif len(members) < ROOM_LIMIT:
+        elif why is not None and len(members) < ROOM_LIMIT:
             self.broadcast(member.room, f"* {member.name} {why}", member)
 
-    def remove(self, member: Member, why: str) -> None:
-        """Remove a member whose connection has ended."""
+    def remove(self, member: Member, why: str | None) -> None:
+        """Remove a member whose connection has ended; `why`: as `leave` takes it."""
         self.leave(member, why)
         del self.names[member.name.casefold()]
 
@@ -132,8 +165,15 @@ class Member(FramedProtocol):
             self.hall.broadcast(self.room, f"{self.name}: {text}", self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Remove the member, and announce it."""
-        self.hall.remove(self, "has left" if exc is None else "was disconnected")
+        """Remove the member, and announce it, unless another process goes on with it."""
+        if isinstance(exc, HandedOver):
+            self.hall.remove(self, None)
+        else:
+            self.hall.remove(self, "has left" if exc is None else "was disconnected")
+
+    def hand_over(self) -> bytes:
+        """Return its name and room."""
+        return json.dumps({"name": self.name, "room": self.room}).encode()
 
     def slow_down(self) -> None:
         """Read nothing from this member for `SLOWDOWN` seconds."""

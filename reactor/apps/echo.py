@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from reactor.connection.connection import Connection
 from reactor.protocol import Protocol
 
@@ -16,6 +18,17 @@ class Echo(Protocol):
     def connection_made(self, connection: Connection) -> None:
         """Keep the connection."""
         self._connection = connection
+
+    def hand_over(self) -> bytes:
+        """Return nothing: the protocol has no state but its connection's."""
+        return b""
+
+    @classmethod
+    def take_over(cls, connection: Connection, state: bytes) -> Self:
+        """Go on with a connection of another process."""
+        echo = cls()
+        echo.connection_made(connection)
+        return echo
 
     def data_received(self, data: bytes) -> None:
         """Send `data` back."""

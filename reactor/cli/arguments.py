@@ -7,7 +7,6 @@ import argparse
 from reactor.address import Address
 from reactor.errors import AddressError, TLSContextError
 from reactor.options import Timeouts
-from reactor.tls import check_alpn
 
 __all__ = [
     "LOG_LEVELS",
@@ -79,6 +78,8 @@ def parse_count(text: str) -> int:
 
 
 def _alpn(text: str) -> list[str]:
+    from reactor.tls import check_alpn  # noqa: PLC0415 - imports ssl
+
     names = text.split(",")
     try:
         check_alpn(names)

@@ -18,7 +18,6 @@ from reactor.errors import AddressError, ConnectError, TLSContextError, UsageErr
 from reactor.options import Timeouts
 from reactor.protocol import Protocol
 from reactor.reactor import Reactor
-from reactor.tls import client_context
 
 if TYPE_CHECKING:
     import ssl
@@ -123,6 +122,8 @@ def _client_context(options: argparse.Namespace) -> ssl.SSLContext | None:
             if getattr(options, option):
                 options.error(f"--{option.replace('_', '-')} needs --tls")
         return None
+    from reactor.tls import client_context  # noqa: PLC0415 - imports ssl
+
     return client_context(options.ca, alpn=options.alpn or (), verify=not options.insecure)
 
 

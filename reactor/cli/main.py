@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "reactor") -> int:
         words = ["serve", *words]
     options = _parser(prog).parse_args(words)
     lines = BackgroundLog(_STDERR)
-    lines.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    several = getattr(options, "workers", None) is not None
+    process = "[%(process)d] " if several else ""
+    lines.setFormatter(LineFormatter(f"%(asctime)s {process}%(levelname)s %(message)s"))
     logging.basicConfig(handlers=[lines], level=options.log_level.upper())
     failure: str | None = None
     try:

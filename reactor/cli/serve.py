@@ -9,7 +9,10 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from reactor.address import Address
 from reactor.apps import APPS, App
@@ -21,11 +24,14 @@ from reactor.cli.arguments import (
     parse_count,
     parse_seconds,
 )
-from reactor.errors import AddressError, ListenError, TLSContextError
+from reactor.deploy import Supervisor
+from reactor.deploy.process import is_child
+from reactor.deploy.systemd import ServiceManager, inherited
+from reactor.errors import AddressError, ListenError, SupervisorError, TLSContextError
+from reactor.listening.listener import Listener
 from reactor.options import Limits, Timeouts
 from reactor.protocol import Factory
 from reactor.reactor import Reactor
-from reactor.tls import server_context
 
 if TYPE_CHECKING:
     import ssl
@@ -43,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "app",
         nargs="?",
-        type=_app,
+        type=_app_name,
         default="echo",
         metavar="APP",
         help="; ".join(f"{name}: {app.summary}" for name, app in APPS.items())
@@ -56,10 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen",
         action="append",
-        type=parse_address,
+        type=_listen_address,
         metavar="ADDRESS",
-        help="HOST:PORT, [IPV6]:PORT, :PORT for every interface, unix:/path or fd:N; port 0 picks "
-        f"a free one; may be repeated (default: {DEFAULT_ADDRESS})",
+        help="HOST:PORT, [IPV6]:PORT, :PORT for every interface, unix:/path, fd:N, or systemd:NAME for the "
+        "sockets that systemd passed under that name; port 0 picks a free one; may be repeated "
+        f"(default: {DEFAULT_ADDRESS})",
+    )
+    parser.add_argument(
+        "--workers",
+        type=parse_count,
+        metavar="N",
+        help="serve in N processes below a supervisor, which restarts them without losing a connection: "
+        "SIGHUP one by one, SIGUSR2 with itself; SIGTTIN and SIGTTOU start and end one "
+        "(default: one process alone)",
     )
     parser.add_argument(
         "--idle-timeout",
@@ -107,31 +122,62 @@ def run(options: argparse.Namespace) -> None:
     """Serve until SIGINT or SIGTERM, then drain.
 
     Raises CommandFailed for an address or file that failed and for a drain cut short by a second signal,
-    SystemExit for invalid arguments.
+    SystemExit for invalid arguments and at the end of a worker.
     """
-    factory = _factory(options)
-    limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
-    timeouts = Timeouts(idle=options.idle_timeout)
+    if options.workers is None:
+        _serve_alone(options)
+        return
+    supervisor = Supervisor(
+        partial(_listen, options), workers=options.workers, drain_timeout=options.drain_timeout
+    )
+    _warn_of_workers(options)
     try:
-        tls = _server_context(options)
-    except TLSContextError as exc:
+        supervisor.run()
+    except SupervisorError as exc:
+        if exc.status is not None:
+            sys.exit(exc.status)  # the worker has said why
         raise CommandFailed(str(exc)) from exc
+
+
+def _warn_of_workers(options: argparse.Namespace) -> None:
+    app = options.app
+    if isinstance(app, App) and app.own is not None and options.workers > 1 and not is_child():
+        log.warning("with more than one worker, %s are each worker's own", app.own)
+
+
+def _serve_alone(options: argparse.Namespace) -> None:
+    manager = ServiceManager()
     with Reactor() as loop:
-        for address in options.listen or [Address.parse(DEFAULT_ADDRESS)]:
-            try:
-                listener = loop.listen(address, factory, limits=limits, timeouts=timeouts, tls=tls)
-            except AddressError as exc:
-                options.error(str(exc))
-            except ListenError as exc:
-                raise CommandFailed(exc.strerror) from exc
+        for listener in _listen(options, loop):
             for bound in listener.addresses:
                 log.info("listening on %s", bound)
-        if tls is not None and hasattr(signal, "SIGHUP"):
+        if options.tls_cert is not None and hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, _reload_tls, loop, options)
+        loop.call_soon(manager.ready, "serving")
         loop.run(signals={signal.SIGINT, signal.SIGTERM}, drain_timeout=options.drain_timeout)
         left = len(loop.connections())
         if left:
             raise CommandFailed(f"stopped at once, with {left} connection{'s'[: left != 1]} still open")
+
+
+def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
+    """Listen on all addresses. In a worker this is all that it does itself."""
+    factory = _factory(options, _app(options))
+    limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
+    timeouts = Timeouts(idle=options.idle_timeout)
+    addresses = chain(*options.listen or [[Address.parse(DEFAULT_ADDRESS)]])
+    refuse: Callable[[str], NoReturn] = options.error
+    try:
+        tls = _server_context(options)
+        return [
+            loop.listen(address, factory, limits=limits, timeouts=timeouts, tls=tls) for address in addresses
+        ]
+    except TLSContextError as exc:
+        raise CommandFailed(str(exc)) from exc
+    except AddressError as exc:
+        refuse(str(exc))
+    except ListenError as exc:
+        raise CommandFailed(exc.strerror) from exc
 
 
 def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -140,6 +186,8 @@ def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
             if getattr(options, option) is not None:
                 options.error(f"--{option.replace('_', '-')} needs --tls-cert")
         return None
+    from reactor.tls import server_context  # noqa: PLC0415 - imports ssl
+
     return server_context(
         options.tls_cert, options.tls_key, client_ca=options.tls_client_ca, alpn=options.alpn or ()
     )
@@ -157,6 +205,16 @@ def _reload_tls(loop: Reactor, options: argparse.Namespace) -> None:
     log.info("new connections get the certificate of %s", options.tls_cert)
 
 
+def _listen_address(text: str) -> list[Address]:
+    kind, _, name = text.partition(":")
+    if kind != "systemd":
+        return [parse_address(text)]
+    try:
+        return inherited(name)
+    except AddressError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
 # Apps
 
 
@@ -166,7 +224,8 @@ def _directory(text: str) -> str:
     return text
 
 
-def _app(name: str) -> App:
+def _app_name(name: str) -> App | str:
+    """Return the app of that name, or the name of a factory, which is imported where it serves."""
     known = APPS.get(name)
     if known is not None:
         return known
@@ -177,10 +236,18 @@ def _app(name: str) -> App:
         raise argparse.ArgumentTypeError(
             f"there is no app {name!r}: choose {', '.join(APPS)}, or give module:factory"
         )
-    factory = _import(name, module_name, path)
+    return name
+
+
+def _app(options: argparse.Namespace) -> App:
+    """Return the app; a factory is imported, and checked as far as that is possible without calling it."""
+    name: App | str = options.app
+    if isinstance(name, App):
+        return name
+    factory = _import(options, name)
     problem = _problem_of_factory(factory)
     if problem is not None:
-        raise argparse.ArgumentTypeError(f"{name!r} {problem}")
+        options.error(f"argument APP: {name!r} {problem}")
     summary = f"serves the protocols of {name}"
     if isinstance(factory, type):
         return App(summary, lambda: factory)
@@ -194,15 +261,16 @@ def _not_a_module(name: str, file: str, path: str) -> str:
     return f"{name!r} names a file: name the module as Python imports it, {mend}"
 
 
-def _import(name: str, module_name: str, path: str) -> Any:
+def _import(options: argparse.Namespace, name: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")  # the installed command finds modules where `python -m` does
+    module_name, _, path = name.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
         for part in path.split("."):
             found = getattr(found, part)
     except (Exception, SystemExit) as exc:  # whatever the module raises is its author's to fix
-        raise argparse.ArgumentTypeError(f"cannot import {name!r}: {type(exc).__name__}: {exc}") from exc
+        options.error(f"argument APP: cannot import {name!r}: {type(exc).__name__}: {exc}")
     return found
 
 
@@ -243,11 +311,12 @@ def _checking(name: str, factory: Factory) -> Factory:
             raise TypeError(f"{name} must return a protocol: it returned a {kind}, without {missing}")
         return protocol
 
+    if hasattr(factory, "take_over"):
+        make.take_over = factory.take_over  # type: ignore[attr-defined]
     return make
 
 
-def _factory(options: argparse.Namespace) -> Factory:
-    app: App = options.app
+def _factory(options: argparse.Namespace, app: App) -> Factory:
     needed = app.option
     for option in ("to", "root"):
         if getattr(options, option) is not None and option != needed:

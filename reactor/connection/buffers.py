@@ -133,6 +133,14 @@ class OutboundBuffer:
             self._joined = max(0, self._joined - 1)
         self._offset = sent
 
+    def has_files(self) -> bool:
+        """Return whether a piece is part of a file."""
+        return bool(self._files)
+
+    def content(self) -> bytes:
+        """Return everything as one bytes object. No piece may be a file's."""
+        return b"".join(cast("Iterable[bytes]", self.pieces))[self._offset :]
+
     def drop(self) -> None:
         """Remove everything, and close the files."""
         while self.pieces:

@@ -23,6 +23,7 @@ from reactor.connection.buffers import PIECE_OVERHEAD, FilePart, frozen
 from reactor.connection.channel import CLEAR, RECV_SIZE, Channel, Kind, LimitedChannel
 from reactor.connection.closing import (
     Linger,
+    bytes_received,
     is_quiet,
     release,
     reset_on_close,
@@ -59,13 +60,13 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     from reactor.tls.secure_socket import SecureSocket, Tls
 
 __all__ = [
-    "Connection", "activity", "begin_blocking_handshake", "begin_handshake", "check_deadlines",
-    "connections_of", "detach", "fail", "flush_connections", "interrupted", "lend_reading", "may_end",
-    "note_activity", "open_connection", "prefix_of", "recover", "unnotified_of",
+    "Connection", "activity", "awaits_first_bytes", "begin_blocking_handshake", "begin_handshake",
+    "check_deadlines", "connections_of", "detach", "fail", "flush_connections", "interrupted",
+    "lend_reading", "may_end", "note_activity", "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
-# Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`.
-_PAUSED, _HELD, _LENT = 1, 2, 4
+# Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`, `handover.freeze`.
+_PAUSED, _HELD, _LENT, _FROZEN = 1, 2, 4, 8
 
 # After the peer's end of file too: the protocol may still hold what came before.
 _WANTS_INPUT = READABLE | WRITABLE
@@ -115,7 +116,7 @@ class Connection:
 
     # Receiving.
     _channel: Channel = attrs.field(default=CLEAR, init=False)
-    _reading_stopped: int = attrs.field(default=0, init=False)  # the sum of _PAUSED, _HELD and _LENT
+    _reading_stopped: int = attrs.field(default=0, init=False)  # a sum of those above
 
     # Sending.
     _sending: Sending = attrs.field(default=Sending.IDLE, init=False)
@@ -1137,8 +1138,11 @@ class Connection:
         return not self._reading_stopped and self._state in READABLE
 
     def wants_input(self) -> bool:
-        """Return whether to process what was received already: not after `pause_reading` or `close`."""
-        return self._state in _WANTS_INPUT and not self._reading_stopped & _PAUSED
+        """Return whether to process what was received already: not after `pause_reading` or `close`.
+
+        Nor while the connection is being handed over to another process.
+        """
+        return self._state in _WANTS_INPUT and not self._reading_stopped & (_PAUSED | _FROZEN)
 
     def _stop_reading(self, stopped: int) -> None:
         self._settings.loop.lifetime.check_process()
@@ -1386,6 +1390,20 @@ def may_end(connection: Connection) -> bool:
     if connection._state not in READABLE:
         return True
     return connection._is_quiet(connection._sock) and connection._state not in ENDED
+
+
+def awaits_first_bytes(connection: Connection, since: float) -> bool:
+    """Return whether the peer of an accepted connection may be about to send its first bytes.
+
+    since: a time of the clock; a peer that has been silent since then is not, and has got nothing either.
+    Only clear TCP counts what was received, in the kernel; elsewhere any byte after `since` may be the first.
+    """
+    if connection.listener is None or connection._last_active < since or connection._state not in READABLE:
+        return False
+    sock = connection._sock
+    if isinstance(sock, socket.socket) and isinstance(connection._peer, bytes):
+        return not bytes_received(sock)
+    return True
 
 
 def prefix_of(connection: Connection) -> bytes | None:

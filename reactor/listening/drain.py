@@ -7,25 +7,31 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from reactor.connection.closing import Linger
-from reactor.connection.connection import Connection, activity, may_end
-from reactor.errors import DrainTimeout
+from reactor.connection.connection import Connection, activity, awaits_first_bytes, may_end
+from reactor.errors import DrainTimeout, HandedOver
 from reactor.loop.loop import Loop
 from reactor.loop.timers import Handle
 
-__all__ = ["Drain", "Drained"]
+__all__ = ["FIRST_BYTES", "Drain", "Drained"]
 
 # Connections that are checked in one go, and the seconds between two checks of the busy ones.
 _CHECKS_AT_ONCE = 256
 _FIRST_PAUSE = 0.01
 _LAST_PAUSE = 0.1
 
+#: Seconds that an accepted connection has for its first bytes, counted from the beginning of the drain.
+FIRST_BYTES = 5.0
+
+# The part of the drain's time after which it waits for no first bytes any more.
+_NO_FIRST_BYTES = 0.5
+
 
 @attrs.frozen(kw_only=True)
 class Drained:
     """How the connections of a drain ended.
 
-    idle: closed at once, because nothing was under way. finished: came to their own end in time.
-    failed: were lost meanwhile. aborted: were still busy when the time was up.
+    idle: closed at once, because nothing was under way. finished: came to their own end in time, or went on
+    in another process. failed: were lost meanwhile. aborted: were still busy when the time was up.
 
     >>> str(Drained(idle=3, finished=1, failed=0, aborted=0))
     '3 idle, 1 finished, 0 failed, 0 aborted'
@@ -43,6 +49,10 @@ class Drained:
 @attrs.define(eq=False, repr=False, kw_only=True)
 class Drain:
     """A drain in progress, of one listener or of a reactor: it closes connections that are idle.
+
+    It gets more insistent with time. A connection that was accepted and has received nothing is a client that
+    is about to send: it has `FIRST_BYTES` seconds, and half of `timeout` at most, before it counts as idle.
+    At the end of `timeout` what is still busy is aborted.
 
     It counts the connections that it waits for: those that `count_connections` finds when it begins, those
     that `connection_opened` adds, without those of `connection_ended`. It is done when there is none left,
@@ -75,10 +85,11 @@ class Drain:
     _failed: int = attrs.field(default=0, init=False)
     _aborted: int = attrs.field(default=0, init=False)
 
-    # The check for idle connections: those still to be checked, and, of those that came out of the accept
-    # queue, the time of their last byte: until there is another they are no idle ones.
+    # The check for idle connections: those still to be checked; of those whose first bytes are waited for,
+    # the time of their last byte, until there is another, or `_first_bytes_due`.
     _unchecked: list[Connection] = attrs.field(init=False)
     _silent_since: dict[Connection, float] = attrs.field(factory=dict, init=False)
+    _first_bytes_due: float = attrs.field(init=False)
 
     # Its timers.
     _due: float = attrs.field(init=False)
@@ -92,7 +103,12 @@ class Drain:
         scheduler = self._loop.scheduler
         self._open = self._count_connections()
         self._unchecked = list(self._connections())
-        self._due = self._loop.time() + self._timeout
+        now = self._loop.time()
+        self._due = now + self._timeout
+        self._first_bytes_due = now + min(FIRST_BYTES, self._timeout * _NO_FIRST_BYTES)
+        for connection in self._unchecked:
+            if awaits_first_bytes(connection, now - FIRST_BYTES):
+                self._silent_since[connection] = activity(connection)
         self._deadline = scheduler.call_at(self._due, self._time_out)
         self._next = scheduler.call_soon(self._check)
         self._done = False
@@ -108,7 +124,7 @@ class Drain:
     def connection_ended(self, reason: BaseException | None) -> None:
         """Wait for one connection less: its socket is closed, and `connection_lost` was given `reason`."""
         self._open -= 1
-        if reason is None:
+        if reason is None or isinstance(reason, HandedOver):
             self._clean += 1
         elif isinstance(reason, DrainTimeout):
             self._aborted += 1
@@ -191,7 +207,8 @@ class Drain:
         self._check()
 
     def _is_idle(self, connection: Connection) -> bool:
-        if activity(connection) == self._silent_since.get(connection) and connection.is_reading():
+        silent = activity(connection) == self._silent_since.get(connection) and connection.is_reading()
+        if silent and self._loop.time() < self._first_bytes_due:
             return False
         return may_end(connection)
 

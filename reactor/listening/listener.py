@@ -17,6 +17,7 @@ import attrs
 from reactor.address import Address, client_prefix, pack_sockaddr
 from reactor.connection.closing import Linger, close_quietly, lingering_of, reset
 from reactor.connection.connection import Connection, connections_of, open_connection
+from reactor.connection.handover import Snapshot, revive
 from reactor.connection.handshake import pending_handshake_of
 from reactor.connection.interface import make_protocol
 from reactor.connection.settings import Settings
@@ -31,7 +32,7 @@ from reactor.listening.binding import UnixPath
 from reactor.listening.drain import Drain, Drained
 from reactor.loop.log import logger
 from reactor.loop.loop import Loop
-from reactor.loop.registry import EVENT_READ
+from reactor.loop.registry import EVENT_READ, EXCLUSIVE
 from reactor.loop.timers import Handle
 from reactor.options import check_callable, seconds
 from reactor.protocol import Factory
@@ -40,8 +41,9 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     import ssl
 
 __all__ = [
-    "AcceptErrorHandler", "Listener", "TLSErrorHandler", "begin_draining", "detach_listener",
-    "has_ended", "recover_listener", "set_no_delay",
+    "AcceptErrorHandler", "Listener", "TLSErrorHandler", "admit_taken_over", "begin_draining",
+    "detach_listener", "factory_of", "has_ended", "hold_for_handover", "recover_listener", "set_no_delay",
+    "settings_of",
 ]  # fmt: skip
 
 #: Called with the error of a TLS handshake that failed.
@@ -61,6 +63,7 @@ class Hold(Enum):
 
     PAUSED = "paused"  # from `pause` to `resume`, or to a drain
     FULL = "full"  # from the connection that reaches `Limits.max_connections` to the end of one
+    HANDOVER = "handover"  # while connections are handed over to another process, or taken over from one
     BACKING_OFF = "backing off"  # from an error of accept(2) to the retry, or to the end of a connection
 
 
@@ -100,6 +103,8 @@ class Listener:
     _backlog: int
     _on_accept_error: AcceptErrorHandler | None
     _on_tls_error: TLSErrorHandler | None
+    _shared: bool = False  # other processes accept on these sockets too
+    _interest: int = attrs.field(init=False)
 
     # Counting: for its limits by client prefix, for the reactor with two callables.
     _by_prefix: Counter[bytes] = attrs.field(factory=Counter, init=False)
@@ -123,6 +128,9 @@ class Listener:
     def __attrs_post_init__(self) -> None:
         settings = self._settings
         self._loop = loop = settings.loop
+        self._interest = (
+            EVENT_READ | EXCLUSIVE if self._shared and loop.registry.reports_errors else EVENT_READ
+        )
         self._on_gone = settings.on_gone
         self._retry = Handle(self._release, (Hold.BACKING_OFF,))
         try:
@@ -133,7 +141,7 @@ class Listener:
                 self._reserve = loop.system.reserve()
             for sock in self._sockets:
                 acceptor = _Acceptor(self, self._accept, sock)
-                loop.registry.register(sock.fileno(), EVENT_READ, _Acceptor.on_event, acceptor)
+                loop.registry.register(sock.fileno(), self._interest, _Acceptor.on_event, acceptor)
         except OSError:
             self.close()
             raise
@@ -205,7 +213,7 @@ class Listener:
         if not self._left_in_backlog:
             # Linux holds one more than it is asked to: listen(2).
             self._left_in_backlog = dict.fromkeys(self._sockets, self._backlog + 1)
-            self._release(Hold.PAUSED)
+            self._release(Hold.PAUSED, Hold.HANDOVER)
             for sock in self._sockets:
                 self._loop.scheduler.call_soon(self._accept, sock)
 
@@ -385,7 +393,7 @@ class Listener:
         self._holds.difference_update(reasons)
         if not self._holds:
             try:
-                self._watch(EVENT_READ)
+                self._watch(self._interest)
             except OSError as exc:
                 self._back_off(exc, self._sockets[0])
             for sock in self._sockets:
@@ -471,7 +479,7 @@ def recover_listener(listener: Listener, open_: Counter[bytes | None]) -> None:
         holds.discard(Hold.FULL)
     if listener._retry.cancelled():
         holds.discard(Hold.BACKING_OFF)
-    listener._watch(0 if holds else EVENT_READ)
+    listener._watch(0 if holds else listener._interest)
     for sock in listener._sockets:
         listener._accept_again(sock)
     if drain is not None and not drain.is_done():
@@ -484,3 +492,49 @@ def detach_listener(listener: Listener) -> list[socket.socket]:
     listener._path = None
     listener._release_files()
     return listener._sockets
+
+
+# For the handover of connections between processes
+
+
+def factory_of(listener: Listener) -> Factory:
+    """Return the factory of its connections' protocols."""
+    return listener._factory
+
+
+def settings_of(listener: Listener) -> Settings:
+    """Return the settings that its connections begin with."""
+    return listener._settings
+
+
+def hold_for_handover(listener: Listener, held: bool) -> None:
+    """Accept nothing while `held` is True; a drain ends that. Does nothing if the listener is closed."""
+    if listener.is_closed():
+        return
+    if held:
+        listener._hold(Hold.HANDOVER)
+    else:
+        listener._release(Hold.HANDOVER)
+
+
+def admit_taken_over(listener: Listener, sock: socket.socket, snapshot: Snapshot) -> Connection:
+    """Count a connection that another process has handed over, and return it, frozen.
+
+    Raises OSError if the selector refuses the socket, which is then closed.
+    """
+    limits = listener._settings.limits
+    prefix = None if limits.max_per_ip is None else client_prefix(snapshot.peer)
+    listener.connections += 1
+    if prefix is not None:
+        listener._by_prefix[prefix] += 1
+    listener._loop.counters.taken_over += 1
+    listener._opened()
+    full = limits.max_connections is not None and listener.connections >= limits.max_connections
+    if full and limits.when_full == "hold":
+        listener._hold(Hold.FULL)
+    try:
+        return revive(listener._connection_type, listener._settings, sock, snapshot)
+    except OSError as exc:
+        close_quietly(sock)
+        listener._gone(prefix, exc)
+        raise

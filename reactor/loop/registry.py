@@ -7,9 +7,9 @@ from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from typing import Any, Protocol
 
 from reactor.errors import UsageError
-from reactor.loop.selector import ERRORS, FlatSelector, poll_of
+from reactor.loop.selector import ERRORS, EXCLUSIVE, FlatSelector, poll_of
 
-__all__ = ["ERRORS", "EVENT_READ", "EVENT_WRITE", "FileDescriptorLike", "OnEvent", "Registry"]
+__all__ = ["ERRORS", "EVENT_READ", "EVENT_WRITE", "EXCLUSIVE", "FileDescriptorLike", "OnEvent", "Registry"]
 
 #: Handler of EVENT_READ, EVENT_WRITE or both, or ERRORS: `on_event(owner, events)`, with the owner that the
 #: descriptor was registered with. Raises only KeyboardInterrupt and the like.
@@ -37,7 +37,7 @@ class Registry:
     fold: converts the event bits of a descriptor into its registered ones of EVENT_READ and EVENT_WRITE.
     stale: descriptors whose events in the current batch are outdated: they were removed, added, or lost
         interest in an event. Selectors are level-triggered: the next poll reports what is true then.
-    reports_errors: whether the selector supports `ERRORS`; else that means no events.
+    reports_errors: whether the selector supports `ERRORS` and `EXCLUSIVE`; else `ERRORS` means no events.
     leftover: events beyond the limit, for the next ticks.
     """
 

@@ -15,11 +15,15 @@ from collections.abc import Callable, Iterator, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, SelectorKey
 from typing import Any
 
-__all__ = ["ERRORS", "FlatSelector", "Poll", "default_selector", "poll_of"]
+__all__ = ["ERRORS", "EXCLUSIVE", "FlatSelector", "Poll", "default_selector", "poll_of"]
 
 #: Registered instead of EVENT_READ and EVENT_WRITE: an error or a hang-up, reported once. Only a
 #: `FlatSelector` takes it.
 ERRORS = 4
+
+#: Added to EVENT_READ for a listening socket that other processes wait for as well: one of them is woken, or
+#: some, not all. Only a `FlatSelector` takes it. EPOLLEXCLUSIVE of epoll_ctl(2), which can't be modified.
+EXCLUSIVE = 8
 
 Poll = Callable[[float | None, int], list[tuple[int, int]]]
 Fold = Callable[[int, int], int]
@@ -148,6 +152,7 @@ if sys.platform == "linux":
         EVENT_READ | EVENT_WRITE: select.EPOLLIN | select.EPOLLOUT,
         # epoll always reports errors and hang-ups, and would do so again and again: epoll_ctl(2).
         ERRORS: select.EPOLLET,
+        EVENT_READ | EXCLUSIVE: select.EPOLLIN | select.EPOLLEXCLUSIVE,
     }
 
     class _FlatMap(Mapping[Any, SelectorKey]):

@@ -53,6 +53,7 @@ class Stats:
     """A snapshot of a reactor's counters since its creation, and of its gauges. Made by `Reactor.stats`.
 
     accepted: connections that listeners accepted. connected: those of `connect` and `adopt`.
+    taken_over: connections that another process has handed over, as `reactor.deploy.take_over` does.
     refused: accepted connections that were closed at once, by reason: "max_connections", "max_per_ip",
         "descriptors" (none was left).
     closed: connections that ended, by reason: "clean", or the error's name, as "ECONNRESET".
@@ -74,6 +75,7 @@ class Stats:
 
     accepted: int
     connected: int
+    taken_over: int
     refused: Mapping[str, int]
     closed: Mapping[str, int]
     bytes_received: int
@@ -95,6 +97,7 @@ class Counters:
 
     accepted: int = 0
     connected: int = 0
+    taken_over: int = 0
     refused: Counter[str] = attrs.field(factory=Counter)
     closed: Counter[str] = attrs.field(factory=Counter)
     dropped_writes: int = 0

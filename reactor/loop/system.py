@@ -46,6 +46,10 @@ class System:
         """Return a new stream socket that is going to listen."""
         return _ListeningSocket(family, socket.SOCK_STREAM)
 
+    def listening_socket(self, fd: int) -> socket.socket:
+        """Return the listening socket that has the descriptor `fd`, and owns it from now on."""
+        return _ListeningSocket(fileno=fd)
+
     def socketpair(self) -> tuple[socket.socket, socket.socket]:
         """Return two stream sockets that are connected to each other, for a wake-up."""
         return socket.socketpair()

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 from reactor import Drained, DrainTimeout, Limits, Protocol, Reactor, Timeouts, UsageError
+from reactor.listening.drain import FIRST_BYTES
 from reactor.reactor import loop_of
 from reactor.streams import handler
 from reactor.testing import Recorder
@@ -343,15 +344,17 @@ def test_draining_that_raises_is_reported(make_selector, errors, reports):
 def test_drain_of_one_listener_leaves_the_others(reactor, clock, reports):
     one, other = (reactor.listen("127.0.0.1:0", Echo) for _ in range(2))
     clients = [connect(reactor, listener.addresses[0]) for listener in (one, other)]
-    spin(reactor, lambda: len(reactor.connections()) == 2)
+    clients[0].sendall(b"x")
+    spin(reactor, lambda: len(reactor.connections()) == 2 and reactor.stats().bytes_sent == 1)
     one.drain(30, reports.append)
     one.drain(1, reports.append)
     go_on(reactor, clock, lambda: reports)
     assert reports == [Drained(idle=1, finished=0, failed=0, aborted=0)]
     assert reactor.listeners() == [other]
+    assert clients[0].recv(2) == b"x"
     assert clients[0].recv(1) == b""
     clients[1].sendall(b"x")
-    spin(reactor, lambda: reactor.stats().bytes_sent == 1)
+    spin(reactor, lambda: reactor.stats().bytes_sent == 2)
     for client in clients:
         client.close()
     other.close()
@@ -374,6 +377,43 @@ def test_connections_from_the_backlog_count_in_both_of_two_drains(reactor, clock
     spin(reactor, lambda: reactor.stats().bytes_sent == 7)
     go_on(reactor, clock, lambda: len(reports) == 2)
     assert client.recv(100) == b"at last"
+    client.close()
+
+
+@pytest.mark.parametrize(("timeout", "patience"), [(30, 5), (4, 2)])
+@pytest.mark.parametrize("kind", ["127.0.0.1:0", "unix"])
+def test_accepted_connection_has_a_time_for_its_first_bytes(
+    reactor, clock, reports, timeout, patience, kind, tmp_path
+):
+    listener = reactor.listen(f"unix:{tmp_path}/s" if kind == "unix" else kind, Echo)
+    silent, late = (connect(reactor, listener.addresses[0]) for _ in range(2))
+    spin(reactor, lambda: len(reactor.connections()) == 2)
+    clock.advance(1)
+    start = clock.now
+    reactor.drain(timeout, reports.append)
+    go_on(reactor, clock, lambda: clock.now - start > 1)
+    late.sendall(b"at last")
+    spin(reactor, lambda: reactor.stats().bytes_sent == 7)
+    go_on(reactor, clock, lambda: len(reactor.connections()) == 1)
+    assert late.recv(100) == b"at last"
+    assert clock.now - start < 1.5
+    go_on(reactor, clock, lambda: not reactor.connections())
+    assert patience <= clock.now - start <= patience + 0.2
+    go_on(reactor, clock, lambda: reports)
+    assert reports == [Drained(idle=0, finished=2, failed=0, aborted=0)]
+    silent.close()
+    late.close()
+
+
+def test_connection_that_has_been_silent_for_long_is_closed_at_once(reactor, clock, reports):
+    listener = reactor.listen("127.0.0.1:0", Echo)
+    client = connect(reactor, listener.addresses[0])
+    spin(reactor, reactor.connections)
+    clock.advance(FIRST_BYTES + 0.1)
+    reactor.drain(30, reports.append)
+    go_on(reactor, clock, lambda: not reactor.connections(), limit=1)
+    go_on(reactor, clock, lambda: reports)
+    assert reports == [Drained(idle=1, finished=0, failed=0, aborted=0)]
     client.close()
 
 

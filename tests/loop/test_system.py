@@ -18,6 +18,10 @@ ELSEWHERE = {
     "address": {"getaddrinfo"},
     "asyncore": {"socket"},  # a dispatcher makes its own
     "binding": {"socket"},  # for an inherited descriptor, and to probe a Unix socket
+    "channel": {"socket", "socketpair"},  # between the processes of a deployment, as the next three
+    "supervisor": {"socket", "socketpair"},
+    "systemd": {"socket"},
+    "worker": {"socket"},
     "pool": {"socket"},  # a worker's socket object for an existing descriptor
     "system": MAKERS,
     "wakeup": {"socketpair"},  # the thread of a guest has one without a reactor
@@ -38,9 +42,13 @@ def made_in(path):
 
 
 def modules():
-    """Return the files of the package but for `testing`, which has its own sockets."""
+    """Return the files of the package but for `testing` and `deploy`, whose sockets are not a reactor's."""
     root = Path(reactor.__file__).parent
-    return [path for path in sorted(root.rglob("*.py")) if "testing" not in path.relative_to(root).parts]
+    return [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if path.relative_to(root).parts[0] not in {"testing", "deploy"}
+    ]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)

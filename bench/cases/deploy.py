@@ -1,0 +1,319 @@
+"""Deploy: connections lost at restarts, how soon a killed worker is replaced, and two workers beside one.
+
+The server is `python -m reactor serve --workers`, with real signals. Losses are counted by clients that
+connect at a steady rate, each for one exchange, one in five after a second of silence. The capacity of two
+workers is counted in messages per CPU second of the servers, so that it depends neither on the load's own
+cores nor on what else the machine does; it is that of an even load, and the busiest worker's part stands
+beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import attrs
+from rich.progress import Progress
+
+from bench.results.schema import Metric, Result
+
+__all__ = ["add_options", "run"]
+
+SUBJECT = "reactor"
+LOST = Metric("refused, reset or unanswered", "connections", "lower")
+CONNECTED = Metric("connections", "connections")
+REPLACED = Metric("time of one", "s", "lower")
+CONNECT_AGAIN = Metric("until a new one accepts", "s", "lower")
+OTHERS_LOST = Metric("connections of others lost", "connections", "lower")
+CAPACITY = Metric("capacity beside one worker", "1", "higher")
+BUSIEST = Metric("the busiest worker's part, of an even one", "1", "lower")
+MEMORY = Metric("supervisor beyond the interpreter", "B", "lower")
+CALLS = Metric("system calls while idle", "calls", "lower")
+
+_TIMEOUT = 30.0
+_SILENCE = 1.0
+_MESSAGE = b"x" * 64
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--rate", type=float, default=200, metavar="N", help="connections a second")
+    parser.add_argument("--restarts", type=int, default=20, metavar="N", help="SIGHUP, under load")
+    parser.add_argument("--replacements", type=int, default=5, metavar="N", help="SIGUSR2, under load")
+    parser.add_argument("--kills", type=int, default=100, metavar="N", help="workers ended by SIGKILL")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, metavar="S", help="of echo for each of the capacities"
+    )
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of the capacities")
+    parser.add_argument("--watch-seconds", type=float, default=5.0, metavar="S", help="of idleness")
+
+
+def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
+    """Measure each in turn."""
+    _raise_descriptor_limit()
+    steps = [_losses, _kills, _capacities, _idleness]
+    for step in progress.track(steps, description="deploying"):
+        step(options, result)
+
+
+@attrs.define
+class _Deployment:
+    """A supervisor, whose log is read as it comes."""
+
+    process: subprocess.Popen[bytes]
+    pid: int
+    address: tuple[str, int] = ("", 0)
+    _rest: bytes = b""
+    _lines: list[str] = attrs.field(factory=list)
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Return the match of the next line that has the pattern. Raises OSError if none comes."""
+        assert self.process.stderr is not None
+        end = time.monotonic() + _TIMEOUT
+        while True:
+            while self._lines:
+                found = re.search(pattern, self._lines.pop(0))
+                if found is not None:
+                    return found
+            ready, _, _ = select.select([self.process.stderr], [], [], max(0, end - time.monotonic()))
+            data = os.read(self.process.stderr.fileno(), 65536) if ready else b""
+            if not data:
+                raise OSError(f"the server did not say {pattern!r}")
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            self._lines += [line.decode() for line in lines]
+
+    def workers(self, count: int) -> list[int]:
+        """Return the processes of the next workers that are ready."""
+        return [int(self.wait_for(r"worker \d+ \(process (\d+)\) is ready")[1]) for _ in range(count)]
+
+    def restart(self) -> None:
+        """Replace all workers."""
+        os.kill(self.pid, signal.SIGHUP)
+        self.wait_for("all workers are restarted")
+
+    def replace(self) -> None:
+        """Replace the supervisor."""
+        os.kill(self.pid, signal.SIGUSR2)
+        self.pid = int(self.wait_for(r"process (\d+) is the supervisor now")[1])
+
+
+@contextlib.contextmanager
+def _deployed(workers: int) -> Iterator[tuple[_Deployment, list[int]]]:
+    """Run echo in some workers; yield the deployment and their processes."""
+    words = ["serve", "echo", "--workers", str(workers), "--listen", "127.0.0.1:0", "--drain-timeout", "10"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reactor", *words], stderr=subprocess.PIPE, start_new_session=True, bufsize=0
+    )
+    try:
+        deployment = _Deployment(process, process.pid)
+        pids = deployment.workers(workers)
+        host, port = deployment.wait_for(r"listening on (\S+)")[1].split(":")
+        deployment.address = (host, int(port))
+        yield deployment, pids
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _raise_descriptor_limit() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+# Losses
+
+
+class _Clients:
+    """Clients at a steady rate, while it is entered. lost: an error for each that got no answer."""
+
+    def __init__(self, address: tuple[str, int], rate: float) -> None:
+        self.lost: list[str] = []
+        self.count = 0
+        self._address = address
+        self._rate = rate
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._driver = threading.Thread(target=self._drive)
+
+    def _drive(self) -> None:
+        begun = time.monotonic()
+        while not self._ended.wait(max(0.0, begun + self.count / self._rate - time.monotonic())):
+            self.count += 1
+            thread = threading.Thread(target=self._exchange, args=(self.count,))
+            thread.start()
+            self._threads = [thread, *filter(threading.Thread.is_alive, self._threads)]
+
+    def _exchange(self, number: int) -> None:
+        try:
+            with socket.create_connection(self._address, _TIMEOUT) as client:
+                if number % 5 == 0:
+                    time.sleep(_SILENCE)
+                client.sendall(b"%d" % number)
+                if client.recv(100) != b"%d" % number:
+                    self.lost.append("no answer")
+        except OSError as exc:
+            self.lost.append(str(exc))
+
+    def __enter__(self) -> Self:
+        self._driver.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._driver.join()
+        for thread in self._threads:
+            thread.join()
+
+
+def _losses(options: argparse.Namespace, result: Result) -> None:
+    changes = [
+        ("SIGHUP", options.restarts, _Deployment.restart),
+        ("SIGUSR2", options.replacements, _Deployment.replace),
+    ]
+    with _deployed(2) as (deployment, _):
+        for name, times, change in changes:
+            with _Clients(deployment.address, options.rate) as clients:
+                took = [_timed(change, deployment) for _ in range(times)]
+            workload = f"{times} times {name}, {options.rate:g} connections a second"
+            for seconds in took:
+                result.record(workload, SUBJECT, {REPLACED: seconds})
+            result.record(workload, SUBJECT, {CONNECTED: clients.count, LOST: len(clients.lost)})
+            result.failures += [f"{workload}: {error}" for error in sorted(set(clients.lost))]
+
+
+def _timed(change: Callable[[_Deployment], None], deployment: _Deployment) -> float:
+    begun = time.monotonic()
+    change(deployment)
+    return time.monotonic() - begun
+
+
+# Kills
+
+
+def _kills(options: argparse.Namespace, result: Result) -> None:
+    workload = f"SIGKILL, {options.kills} times, one of two workers"
+    with _deployed(2) as (deployment, pids), contextlib.ExitStack() as opened:
+        victim = pids[0]
+        clients = [
+            opened.enter_context(socket.create_connection(deployment.address, _TIMEOUT)) for _ in range(40)
+        ]
+        _burst(clients)
+        others: list[socket.socket] = []
+        for number in range(options.kills):
+            begun = time.monotonic()
+            os.kill(victim, signal.SIGKILL)
+            (victim,) = deployment.workers(1)
+            result.record(workload, SUBJECT, {CONNECT_AGAIN: time.monotonic() - begun})
+            if number == 0:
+                ended, _, _ = select.select(clients, [], [], 0)
+                others = [client for client in clients if client not in ended]
+        lost = sum(not _answers(client) for client in others)
+        result.record(workload, SUBJECT, {OTHERS_LOST: lost})
+        if lost:
+            result.failures.append(
+                f"{workload}: {lost} of {len(others)} connections of the other one were lost"
+            )
+
+
+def _answers(client: socket.socket) -> bool:
+    try:
+        client.sendall(_MESSAGE)
+        return client.recv(100) == _MESSAGE
+    except OSError:
+        return False
+
+
+# Capacity
+
+
+def _capacities(options: argparse.Namespace, result: Result) -> None:
+    workload = "echo, 64 connections in bursts, two workers"
+    for _ in range(options.rounds):
+        with _deployed(1) as (deployment, pids):
+            one, _ = _cost(deployment, pids, options.seconds)
+        with _deployed(2) as (deployment, pids):
+            two, busiest = _cost(deployment, pids, options.seconds)
+        result.record(workload, SUBJECT, {CAPACITY: 2 * one / two, BUSIEST: busiest})
+
+
+def _cost(deployment: _Deployment, pids: list[int], seconds: float) -> tuple[float, float]:
+    """Return the CPU seconds of a message, and the busiest worker's part of the CPU time, of an even one."""
+    with contextlib.ExitStack() as opened:
+        clients = [
+            opened.enter_context(socket.create_connection(deployment.address, _TIMEOUT)) for _ in range(64)
+        ]
+        _burst(clients)
+        before = [_cpu_seconds(pid) for pid in pids]
+        end = time.monotonic() + seconds
+        bursts = 0
+        while time.monotonic() < end:
+            _burst(clients)
+            bursts += 1
+        spent = [_cpu_seconds(pid) - start for pid, start in zip(pids, before, strict=True)]
+    return sum(spent) / (bursts * len(clients)), max(spent) / sum(spent) * len(pids)
+
+
+def _burst(clients: list[socket.socket]) -> None:
+    for client in clients:
+        client.sendall(_MESSAGE)
+    for client in clients:
+        if client.recv(len(_MESSAGE), socket.MSG_WAITALL) != _MESSAGE:
+            raise OSError("a connection was lost")
+
+
+def _cpu_seconds(pid: int) -> float:
+    with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+        return int(file.read().split()[0]) / 1e9
+
+
+# Idleness
+
+
+def _idleness(options: argparse.Namespace, result: Result) -> None:
+    workload = f"idle for {options.watch_seconds:g} s, two workers"
+    with _deployed(2) as (deployment, pids), _bare_interpreter() as bare:
+        result.record(workload, SUBJECT, {MEMORY: _resident(deployment.pid) - _resident(bare)})
+        result.record(workload, SUBJECT, {CALLS: _calls([deployment.pid, *pids], options.watch_seconds)})
+
+
+@contextlib.contextmanager
+def _bare_interpreter() -> Iterator[int]:
+    program = "import sys; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+
+
+def _resident(pid: int) -> int:
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        return int(re.search(r"Rss:\s+(\d+)", file.read())[1]) * 1024  # type: ignore[index]
+
+
+def _calls(pids: list[int], seconds: float) -> int:
+    """Return how many calls strace sees begin: those that wait already are shown too, and left out."""
+    words = [word for pid in pids for word in ("-p", str(pid))]
+    done = subprocess.run(
+        ["timeout", "--signal=INT", f"{seconds}", "strace", "-f", "-q", "-e", "signal=none", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    waiting = re.compile(r"(epoll_wait|restart_syscall|futex)\(.*(unfinished|detached)")
+    lines = [line for line in done.stderr.splitlines() if "(" in line and not line.startswith("strace:")]
+    return sum(waiting.search(line) is None for line in lines)

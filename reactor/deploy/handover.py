@@ -1,0 +1,594 @@
+"""Handing live connections over to another process, and taking them over.
+
+The old process and the new one are joined by a connected Unix stream socket. What they say, in order:
+
+    old: begin      version, and the read end of a pipe
+    old: connection its number, listener and snapshot, with its descriptor; at most `_WINDOW` unanswered
+    new: received, or refused with the reason, in which case the old one goes on with it
+    old: end        of the connections
+    new: taken      it has them all, and goes on with them
+    old: late       what was written on one since its snapshot
+    old: serve      the numbers of those that ended meanwhile, and stay
+
+All connections are frozen (see `reactor.connection.handover`) before the first leaves, so that those that
+belong together, as the members of a room, are never served by two processes. Until "taken" is sent they are
+the old process's, afterwards the new one's. The old one waits for it; if the time is up before, it first
+shuts its end down for receiving: then either "taken" is there already, or the new process can't send it any
+more and drops what it has. So there is one owner at each moment, whoever is killed.
+
+If the old process dies before, the new one goes on with what it has. It must not if the old one has given
+up, and serves them again: that one first writes a byte to the pipe, whose other end it holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+from enum import Enum
+from itertools import islice
+from typing import Any
+
+import attrs
+
+from reactor.connection.closing import close_quietly
+from reactor.connection.connection import Connection
+from reactor.connection.handover import (
+    Frozen,
+    Snapshot,
+    can_hand_over,
+    freeze,
+    leave,
+    make_protocol_of,
+    own_settings,
+    socket_of,
+    take_snapshot,
+    thaw,
+    written_since,
+)
+from reactor.connection.state import State
+from reactor.deploy.messages import Messages
+from reactor.errors import HandoverError, UsageError
+from reactor.listening.listener import (
+    Listener,
+    admit_taken_over,
+    factory_of,
+    hold_for_handover,
+    settings_of,
+)
+from reactor.options import check_callable, seconds
+from reactor.reactor import Reactor
+
+__all__ = ["HandOver", "TakeOver", "Transfer", "hand_over", "take_over"]
+
+log = logging.getLogger("reactor")
+
+#: The version of the messages. A process of another one refuses.
+VERSION = 1
+
+#: Connections that were sent and not answered.
+_WINDOW = 128
+
+# Connections handled in one go; the rest waits for the next tick.
+_BATCH = 256
+
+# Seconds from the end of the messages to that of the pipe, or to its byte.
+_DYING = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class Transfer:
+    """How a handover ended.
+
+    moved: the connections that went over. kept: those that the old process goes on with: over TLS, closing,
+        or of a protocol without `hand_over`. error: why nothing went over; None if it did.
+
+    >>> str(Transfer(moved=3, kept=1))
+    '3 handed over, 1 kept'
+    """
+
+    moved: int
+    kept: int
+    error: HandoverError | None = None
+
+    def __str__(self) -> str:
+        reason = "" if self.error is None else f": {self.error.strerror}"
+        return f"{self.moved} handed over, {self.kept} kept{reason}"
+
+
+#: Called when a handover has ended.
+TransferHandler = Callable[[Transfer], object]
+
+
+def hand_over(
+    reactor: Reactor,
+    channel: socket.socket,
+    *,
+    timeout: float = 10.0,
+    on_done: TransferHandler | None = None,
+) -> HandOver:
+    """Hand the connections of all listeners over to the process at the other end of `channel`.
+
+    Those in clear whose protocol has `hand_over` go; the others stay, and can be drained in `on_done`. Until
+    then the listeners accept nothing, and afterwards only if nothing was handed over.
+    channel: a connected Unix stream socket, which is closed at the end. The other process calls `take_over`.
+        No third process must keep a copy of it, or it can't be seen that one of the two has died.
+    timeout: seconds, after which all go on here.
+    on_done: called with a `Transfer`; None logs it.
+    `connection_lost` is called with `HandedOver` on those that went. Call this on the thread that drives the
+    reactor. Raises TypeError, ValueError or UsageError for a wrong argument.
+    """
+    timeout = seconds("timeout", timeout, zero=True)
+    check_callable("on_done", on_done, optional=True)
+    _check_channel(channel)
+    return HandOver(reactor, channel, timeout, on_done or _log)
+
+
+def take_over(
+    reactor: Reactor,
+    channel: socket.socket,
+    listeners: Iterable[Listener] | None = None,
+    *,
+    timeout: float = 10.0,
+    on_done: TransferHandler | None = None,
+) -> TakeOver:
+    """Take over the connections that the process at the other end of `channel` hands over.
+
+    Each goes to the listener with an address of the one that it came from, whose factory must have
+    `take_over(connection, state)`; it returns the protocol. From the beginning of the transfer to its end the
+    listeners accept nothing.
+    channel: a connected Unix stream socket, which is closed at the end.
+    listeners: None for all of the reactor.
+    timeout: seconds until the transfer begins, and for it, after which nothing is taken over.
+    on_done: called with a `Transfer`; None logs it.
+    Call this on the thread that drives the reactor. Raises TypeError, ValueError or UsageError for a wrong
+    argument.
+    """
+    timeout = seconds("timeout", timeout, zero=True)
+    check_callable("on_done", on_done, optional=True)
+    _check_channel(channel)
+    chosen = reactor.listeners() if listeners is None else list(listeners)
+    return TakeOver(reactor, channel, chosen, timeout, on_done or _log)
+
+
+def _check_channel(channel: socket.socket) -> None:
+    if channel.family != socket.AF_UNIX or channel.type != socket.SOCK_STREAM:
+        raise UsageError(
+            f"the channel must be a Unix stream socket, as of socket.socketpair(), not {channel}"
+        )
+
+
+def _log(transfer: Transfer) -> None:
+    level = logging.INFO if transfer.error is None else logging.WARNING
+    log.log(level, "connections: %s", transfer)
+
+
+class _Phase(Enum):
+    SENDING = "sending"  # the connections; those that were sent are here still
+    ENDED = "ended"  # "end" is sent: "taken" is awaited
+    TAKEN = "taken"  # they are the new process's; the last messages are on their way
+    DONE = "done"
+
+
+@attrs.define(eq=False)
+class _Sent:
+    """A connection that was sent, and how many bytes of its queue were in the snapshot."""
+
+    frozen: Frozen
+    output: int
+
+
+class HandOver:
+    """A handover in progress, on the old process's side. Made by `hand_over`."""
+
+    def __init__(
+        self, reactor: Reactor, channel: socket.socket, timeout: float, on_done: TransferHandler
+    ) -> None:
+        self._reactor = reactor
+        self._on_done = on_done
+        self._phase = _Phase.SENDING
+        self._timeout = timeout
+        self._listeners = reactor.listeners()
+        for listener in self._listeners:
+            hold_for_handover(listener, True)
+        found = (connection for connection in reactor.connections() if _takes_over(connection.listener))
+        self._to_freeze: deque[Connection] = deque(found)
+        self._to_send: deque[Frozen] = deque()
+        self._sent: dict[int, _Sent] = {}
+        self._unanswered = 0
+        self._numbers = 0
+        self._moved = 0
+        self._scheduled = False
+        self._messages = Messages(
+            reactor, channel, on_message=self._on_message, on_end=self._fail, on_clear=self._go_on
+        )
+        self._timer = reactor.call_later(timeout, self._time_out)
+        self._at_close = reactor.call_at_close(self.cancel)
+        alive, self._alive = os.pipe2(os.O_CLOEXEC)
+        self._messages.send({"kind": "begin", "version": VERSION}, descriptor=alive)
+        os.close(alive)
+        reactor.call_soon(self._freeze_some)
+
+    def is_done(self) -> bool:
+        """Return whether it has ended."""
+        return self._phase is _Phase.DONE
+
+    def cancel(self) -> None:
+        """Go on with all connections here, unless the new process has taken them over. Calls `on_done`."""
+        self._fail(_cancelled())
+
+    def _freeze_some(self) -> None:
+        if self._phase is not _Phase.SENDING:
+            return
+        for _ in range(min(_BATCH, len(self._to_freeze))):
+            connection = self._to_freeze.popleft()
+            if can_hand_over(connection):
+                self._to_send.append(freeze(connection))
+        if self._to_freeze:
+            self._reactor.call_soon(self._freeze_some)
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Send connections, as far as the channel and the window allow, and then the end of them."""
+        if self._phase is _Phase.TAKEN and self._messages.is_clear():
+            self._finish(None)
+        if self._phase is not _Phase.SENDING or self._to_freeze:
+            return
+        for _ in range(_BATCH):
+            if not self._to_send or self._unanswered >= _WINDOW or not self._messages.is_clear():
+                break
+            self._send(self._to_send.popleft())
+        else:
+            self._go_on_later()
+        if not self._to_send:
+            self._phase = _Phase.ENDED
+            self._messages.send({"kind": "end"})
+
+    def _go_on_later(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._reactor.call_soon(self._next_tick)
+
+    def _next_tick(self) -> None:
+        self._scheduled = False
+        self._go_on()
+
+    def _send(self, frozen: Frozen) -> None:
+        listener: Listener = frozen.connection.listener
+        snapshot = take_snapshot(frozen, settings_of(listener))
+        if snapshot is None:
+            thaw(frozen.connection)
+            return
+        number = self._numbers = self._numbers + 1
+        header, body = _encode(snapshot)
+        header |= {"kind": "connection", "number": number, "listener": [str(at) for at in listener.addresses]}
+        self._sent[number] = _Sent(frozen, len(snapshot.output))
+        self._unanswered += 1
+        self._messages.send(header, body, socket_of(frozen.connection).fileno())
+
+    def _on_message(self, header: dict[str, Any], body: bytes, descriptor: int | None) -> None:
+        match header["kind"]:
+            case "received":
+                self._unanswered -= 1
+            case "refused":
+                self._unanswered -= 1
+                connection = self._sent.pop(header["number"]).frozen.connection
+                log.warning("%s is kept: the new process has refused it: %s", connection, header["why"])
+                thaw(connection)
+            case "taken" if self._phase is _Phase.ENDED:
+                self._give_up_all()
+            case "abort":
+                self._messages.close()
+                self._fail(HandoverError(errno.ECONNABORTED, f"the new process says: {header['why']}"))
+        self._go_on()
+
+    def _give_up_all(self) -> None:
+        """Give up what the new process has taken over: in one go, so that nothing is written in between."""
+        self._phase = _Phase.TAKEN
+        self._timer.cancel()
+        self._timer = self._reactor.call_later(self._timeout, self._time_out)
+        kept = []
+        for number, sent in self._sent.items():
+            late = written_since(sent.frozen, sent.output)
+            if late is None:
+                kept.append(number)
+            elif late:
+                self._messages.send({"kind": "late", "number": number}, late)
+        self._messages.send({"kind": "serve", "kept": kept})
+        for number in kept:
+            thaw(self._sent.pop(number).frozen.connection)
+        for sent in self._sent.values():
+            leave(sent.frozen.connection)
+        self._moved = len(self._sent)
+        self._sent.clear()
+
+    def _time_out(self) -> None:
+        self._fail(HandoverError(errno.ETIMEDOUT, f"not done within {self._timeout:g} s"))
+
+    def _fail(self, exc: OSError | None) -> None:
+        """Go on with all connections here, unless the new process has said that it has taken them over."""
+        if self._phase in {_Phase.SENDING, _Phase.ENDED}:
+            self._messages.end_receiving()
+        if self._phase is _Phase.TAKEN:
+            self._finish(None)  # the new process goes on without the last messages, if it lives
+        elif self._phase is not _Phase.DONE:
+            problem = exc if isinstance(exc, HandoverError) else _lost(exc, "new")
+            self._messages.send({"kind": "abort", "why": problem.strerror})
+            self._finish(problem)
+
+    def _finish(self, error: HandoverError | None) -> None:
+        if self._phase is _Phase.DONE:
+            return
+        self._phase = _Phase.DONE
+        self._timer.cancel()
+        self._at_close.cancel()
+        self._messages.close()
+        if error is not None:
+            _give_notice(self._alive)
+        os.close(self._alive)
+        for frozen in (*self._to_send, *(sent.frozen for sent in self._sent.values())):
+            thaw(frozen.connection)
+        self._to_send.clear()
+        self._to_freeze.clear()
+        self._sent.clear()
+        if error is not None:
+            for listener in self._listeners:
+                hold_for_handover(listener, False)
+        kept = sum(not connection.is_closing() for connection in self._reactor.connections())
+        self._on_done(Transfer(moved=self._moved, kept=kept, error=error))
+
+
+@attrs.define(eq=False)
+class _Received:
+    """A connection that was received: not served yet."""
+
+    listener: Listener
+    sock: socket.socket
+    snapshot: Snapshot
+
+
+class TakeOver:
+    """A handover in progress, on the new process's side. Made by `take_over`."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        channel: socket.socket,
+        listeners: list[Listener],
+        timeout: float,
+        on_done: TransferHandler,
+    ) -> None:
+        self._reactor = reactor
+        self._on_done = on_done
+        self._phase = _Phase.SENDING
+        self._timeout = timeout
+        self._listeners = listeners
+        self._by_address = {str(at): listener for listener in listeners for at in listener.addresses}
+        self._received: dict[int, _Received] = {}
+        self._revived: deque[tuple[Connection, Snapshot]] = deque()
+        self._old_process: int | None = None  # the pipe that it holds the other end of
+        self._refused = 0
+        self._moved = 0
+        self._begun = self._serving = False
+        self._messages = Messages(
+            reactor, channel, on_message=self._on_message, on_end=self._on_end, on_clear=self._on_clear
+        )
+        self._timer = reactor.call_later(timeout, self._time_out)
+        self._at_close = reactor.call_at_close(self._finish, _cancelled())
+
+    def is_done(self) -> bool:
+        """Return whether it has ended."""
+        return self._phase is _Phase.DONE
+
+    def cancel(self) -> None:
+        """Take nothing over, unless that was done; the old process goes on. Calls `on_done`."""
+        self._fail(_cancelled())
+
+    def _on_message(self, header: dict[str, Any], body: bytes, descriptor: int | None) -> None:
+        kind = header["kind"]
+        if kind == "begin" and descriptor is not None:
+            self._begin(header, descriptor)
+        elif kind == "abort":
+            self._fail(HandoverError(errno.ECONNABORTED, f"the old process says: {header['why']}"))
+        elif kind == "connection" and descriptor is not None:
+            self._receive(header, _decode(header, body), socket.socket(fileno=descriptor))
+        elif kind == "end" and self._begun:
+            self._phase = _Phase.ENDED
+            self._messages.send({"kind": "taken"})
+            self._on_clear()
+        elif kind == "late":
+            self._add_late(header["number"], body)
+        elif kind == "serve" and self._phase is _Phase.TAKEN:
+            for number in header["kept"]:
+                close_quietly(self._received.pop(number).sock)
+            self._serve()
+
+    def _begin(self, header: dict[str, Any], old_process: int) -> None:
+        self._old_process = old_process
+        if header["version"] != VERSION:
+            problem = f"its messages are of version {header['version']}, and these of {VERSION}"
+            self._fail(HandoverError(errno.EPROTO, problem))
+            return
+        self._begun = True
+        for listener in self._listeners:
+            hold_for_handover(listener, True)
+        self._timer.cancel()
+        self._timer = self._reactor.call_later(self._timeout, self._time_out)
+
+    def _receive(self, header: dict[str, Any], snapshot: Snapshot, sock: socket.socket) -> None:
+        number = header["number"]
+        sock.setblocking(False)
+        listener, problem = self._listener_for(header["listener"], snapshot)
+        if listener is None:
+            close_quietly(sock)
+            self._refused += 1
+            self._messages.send({"kind": "refused", "number": number, "why": problem})
+        else:
+            self._received[number] = _Received(listener, sock, snapshot)
+            self._messages.send({"kind": "received", "number": number})
+
+    def _listener_for(self, addresses: list[str], snapshot: Snapshot) -> tuple[Listener | None, str]:
+        """Return the listener for a connection; if there is none, why."""
+        listener = next((self._by_address[at] for at in addresses if at in self._by_address), None)
+        if listener is None:
+            return None, f"nothing listens on {', '.join(addresses)}"
+        if not _takes_over(listener):
+            return None, f"the factory of {listener} has no take_over"
+        try:
+            own_settings(snapshot, settings_of(listener))
+        except ValueError as exc:
+            return None, str(exc)
+        return listener, ""
+
+    def _on_clear(self) -> None:
+        # The kernel has "taken": from here on they are this process's.
+        if self._phase is _Phase.ENDED and self._messages.is_clear():
+            self._phase = _Phase.TAKEN
+
+    def _add_late(self, number: int, late: bytes) -> None:
+        known = self._received[number]
+        known.snapshot = attrs.evolve(known.snapshot, output=known.snapshot.output + late)
+
+    def _on_end(self, exc: OSError | None) -> None:
+        if self._phase is _Phase.TAKEN:
+            self._serve()  # the old process has died after that
+        elif self._old_process is None or not self._begun:
+            self._fail(exc)
+        elif self._phase is not _Phase.DONE:
+            self._timer.cancel()
+            self._timer = self._reactor.call_later(_DYING, self._fail, exc)
+            self._reactor.add_reader(self._old_process, self._learn_fate, self._old_process, exc)
+
+    def _learn_fate(self, pipe: int, exc: OSError | None) -> None:
+        self._reactor.remove_reader(pipe)
+        if os.read(pipe, 1):
+            self._fail(exc)
+        else:
+            log.warning("the old process has died in a handover: going on with what it has sent")
+            self._serve()
+
+    def _time_out(self) -> None:
+        if self._phase is _Phase.TAKEN:
+            self._serve()
+        else:
+            self._fail(HandoverError(errno.ETIMEDOUT, f"not done within {self._timeout:g} s"))
+
+    def _serve(self) -> None:
+        """Go on with the connections: all have their protocols before the first receives anything."""
+        if self._serving:
+            return
+        self._serving, self._phase = True, _Phase.TAKEN
+        self._timer.cancel()
+        self._messages.close()
+        self._revive_some()
+
+    def _revive_some(self) -> None:
+        for number in list(islice(self._received, _BATCH)):
+            self._revive(self._received.pop(number))
+        if self._received:
+            self._reactor.call_soon(self._revive_some)
+        else:
+            self._thaw_some()
+
+    def _revive(self, known: _Received) -> None:
+        try:
+            connection = admit_taken_over(known.listener, known.sock, known.snapshot)
+        except OSError as exc:
+            self._reactor.report(exc, f"taking over a connection of {known.listener}")
+            return
+        self._moved += 1
+        self._revived.append((connection, known.snapshot))
+        make_protocol_of(connection, known.snapshot, factory_of(known.listener))
+
+    def _thaw_some(self) -> None:
+        for _ in range(min(_BATCH, len(self._revived))):
+            thaw(*self._revived.popleft())
+        if self._revived:
+            self._reactor.call_soon(self._thaw_some)
+        else:
+            self._finish(None)
+
+    def _fail(self, exc: OSError | None) -> None:
+        """Drop what was received: the old process goes on with it."""
+        if self._phase in {_Phase.TAKEN, _Phase.DONE}:
+            return
+        problem = exc if isinstance(exc, HandoverError) else _lost(exc, "old")
+        self._messages.send({"kind": "abort", "why": problem.strerror})
+        self._finish(problem)
+
+    def _finish(self, error: HandoverError | None) -> None:
+        if self._phase is _Phase.DONE:
+            return
+        self._phase = _Phase.DONE
+        self._timer.cancel()
+        self._at_close.cancel()
+        self._messages.close()
+        if self._old_process is not None:
+            self._reactor.remove_reader(self._old_process)
+            os.close(self._old_process)
+        for known in self._received.values():
+            close_quietly(known.sock)
+        self._received.clear()
+        for listener in self._listeners:
+            hold_for_handover(listener, False)
+        self._on_done(Transfer(moved=self._moved, kept=self._refused, error=error))
+
+
+def _takes_over(listener: Listener | None) -> bool:
+    return listener is not None and hasattr(factory_of(listener), "take_over")
+
+
+def _lost(exc: OSError | None, side: str) -> HandoverError:
+    reason = "" if exc is None else f": {exc.strerror or exc}"
+    problem = HandoverError(errno.ECONNRESET, f"the {side} process has ended the handover{reason}")
+    problem.__cause__ = exc
+    return problem
+
+
+def _cancelled() -> HandoverError:
+    return HandoverError(errno.ECANCELED, "the handover was cancelled")
+
+
+def _give_notice(pipe: int) -> None:
+    """Tell the new process, if it lives, that this one serves the connections again."""
+    try:
+        os.write(pipe, b"\0")
+    except BrokenPipeError:
+        pass  # it does not
+
+
+def _encode(snapshot: Snapshot) -> tuple[dict[str, Any], bytes]:
+    """Return the header and body of a snapshot's message."""
+    parts = (snapshot.protocol_state, snapshot.input, snapshot.output)
+    header = attrs.asdict(snapshot)
+    for name in ("protocol_state", "input", "output"):
+        del header[name]
+    if isinstance(snapshot.peer, bytes):
+        header["peer"] = {"packed": snapshot.peer.hex()}
+    header["sizes"] = [len(part) for part in parts]
+    return header, b"".join(parts)
+
+
+def _decode(header: dict[str, Any], body: bytes) -> Snapshot:
+    """Return the snapshot of a message. Raises ValueError, KeyError or TypeError if it is none."""
+    first, second, third = header["sizes"]
+    if first + second + third != len(body):
+        raise ValueError(f"the parts of {len(body)} bytes have {first}, {second} and {third}")
+    peer, owed = header["peer"], header["owed"]
+    return Snapshot(
+        state=State(header["state"]).value,
+        peer=bytes.fromhex(peer["packed"]) if isinstance(peer, dict) else peer,
+        protocol_state=body[:first],
+        input=body[first : first + second],
+        output=body[first + second :],
+        write_paused=header["write_paused"],
+        idle=header["idle"],
+        stuck=header["stuck"],
+        owed=None if owed is None else (owed[0], owed[1]),
+        timeouts=header["timeouts"],
+        limits=header["limits"],
+    )

@@ -1,0 +1,175 @@
+"""The worker's side: a reactor that listens on the supervisor's sockets, and ends when it is told to drain.
+
+    setup(reactor) -> "ready" -> serving -> "drain" -> [hand over] -> draining -> exit
+
+A worker whose supervisor has gone drains as well: it reads the end of the channel.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+from reactor.address import Address
+from reactor.deploy.channel import Channel, Message
+from reactor.deploy.handover import Transfer, hand_over, take_over
+from reactor.deploy.process import HANDLED, Role
+from reactor.errors import ListenError
+from reactor.listening.binding import SocketOption, UnixPath
+from reactor.loop.system import KERNEL
+from reactor.reactor import Reactor
+
+__all__ = ["Setup", "WorkerReactor", "run_worker"]
+
+log = logging.getLogger("reactor")
+
+#: Listens, on the reactor of a worker.
+Setup = Callable[[Reactor], object]
+
+#: Seconds after the deadline of a drain at which the kernel ends a worker that hangs.
+_MARGIN = 1.0
+
+# Seconds that a handover may take.
+_HANDOVER = 10.0
+
+
+class SupervisorGone(Exception):
+    """The supervisor has ended while the worker waited for an answer."""
+
+
+class WorkerReactor(Reactor):
+    """A reactor whose listening sockets are bound, and kept, by the supervisor at the end of `channel`."""
+
+    _shares_sockets = True
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+        self._asked: Counter[str] = Counter()
+        self.unread: list[Message] = []  # came while it waited for an answer
+
+    def _bind(
+        self, address: Address, backlog: int, reuse_port: bool, options: Iterable[SocketOption]
+    ) -> tuple[list[socket.socket], UnixPath | None]:
+        text = str(address)
+        key = (text, self._asked[text])
+        self._asked[text] += 1
+        plain = [
+            [level, name, value if isinstance(value, int) else value.hex()] for level, name, value in options
+        ]
+        if not self._channel.send("bind", key=key, backlog=backlog, options=plain):
+            raise SupervisorGone("the supervisor has gone")
+        answer = self._answer()
+        if "error" in answer.fields:
+            raise ListenError(answer.fields["errno"], answer.fields["error"])
+        sockets = [KERNEL.listening_socket(fd) for fd in answer.descriptors]
+        for sock in sockets:
+            sock.setblocking(False)
+        return sockets, None
+
+    def _answer(self) -> Message:
+        while True:
+            message = self._channel.receive(wait=True)
+            assert message is not None
+            if message.kind == "bound":
+                return message
+            self.unread.append(message)
+
+
+class _Worker:
+    """A worker process from `setup` to its exit."""
+
+    def __init__(self, reactor: WorkerReactor, channel: Channel, drain_timeout: float) -> None:
+        self._reactor = reactor
+        self._channel = channel
+        self._drain_timeout = drain_timeout
+        self._draining = False
+
+    def run(self, setup: Setup) -> None:
+        for signum in HANDLED - {signal.SIGTERM}:
+            signal.signal(signum, _ignore)  # SIG_IGN would be inherited by what the program starts
+        self._reactor.add_signal_handler(signal.SIGTERM, self._terminate)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+        setup(self._reactor)
+        self._reactor.add_reader(self._channel, self._read)
+        self._channel.send("ready")
+        for message in self._reactor.unread:
+            self._handle(message)
+        self._reactor.run()
+
+    def _read(self) -> None:
+        try:
+            while (message := self._channel.receive()) is not None:
+                self._handle(message)
+        except EOFError:
+            self._reactor.remove_reader(self._channel)
+            if not self._draining:
+                log.warning("the supervisor has gone: draining")
+                self._drain()
+
+    def _handle(self, message: Message) -> None:
+        ends = [socket.socket(fileno=fd) for fd in message.descriptors]
+        if message.kind == "take_over":
+            self._take_over(*ends)
+        elif message.kind == "drain" and ends:
+            self._hand_over(*ends)
+        elif message.kind == "drain":
+            self._drain()
+        elif message.kind == "stop":
+            self._reactor.stop()
+
+    def _take_over(self, end: socket.socket) -> None:
+        take_over(self._reactor, end)
+
+    def _hand_over(self, end: socket.socket) -> None:
+        timeout = min(_HANDOVER, self._drain_timeout / 2)
+        hand_over(self._reactor, end, timeout=timeout, on_done=self._handed_over)
+
+    def _handed_over(self, transfer: Transfer) -> None:
+        """Drain what has stayed. The new worker serves the accept queues, if it has taken over."""
+        log.info("connections: %s", transfer)
+        if transfer.error is None:
+            for listener in self._reactor.listeners():
+                listener.close()
+        self._drain()
+
+    def _terminate(self) -> None:
+        if self._draining:
+            self._reactor.stop()
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        """Serve what is in the accept queues, and end when all connections have, or the time is up."""
+        if self._draining:
+            return
+        self._draining = True
+        self._channel.send("draining")
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, self._drain_timeout + _MARGIN)
+        self._reactor.drain(self._drain_timeout)
+
+
+def run_worker(role: Role, setup: Setup, drain_timeout: float) -> NoReturn:
+    """Run `setup` and serve until the supervisor says otherwise; then exit with status 0.
+
+    role: this process's. drain_timeout: seconds.
+    """
+    channel = Channel.adopt(role.fd)
+    try:
+        with WorkerReactor(channel) as reactor:
+            _Worker(reactor, channel, drain_timeout).run(setup)
+    except SupervisorGone:
+        sys.exit(1)
+    finally:
+        channel.close()
+    sys.exit(0)
+
+
+def _ignore(signum: int, frame: object) -> None:
+    """Leave it to the supervisor: the terminal, or a service manager, signals all processes."""

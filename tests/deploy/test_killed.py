@@ -1,0 +1,134 @@
+"""SIGKILL at every step of a restart: the old processes go on, and nobody who connects is lost."""
+
+import signal
+
+import pytest
+
+from tests.deploy.programs import APP, Load, ask, ask_anew, client_of, deployed, serving, until, write_app
+from tests.helpers import DEADLINE
+
+#: `reactor`, whose processes of one role kill themselves before their n-th message, if they start while the
+#: file "armed" has that role and n. A second one of them does not: the first has renamed the file.
+PROGRAM = """
+import json, os, runpy, signal, sys
+from reactor.deploy import process
+from reactor.deploy.channel import Channel
+
+role = json.loads(process._ROLE)["kind"] if process.is_child() else "supervisor"
+victim, left = open("armed").read().split() if os.path.exists("armed") else ("", 0)
+left = int(left) if victim == role else 0
+
+def dying(method):
+    def call(self, *args, **kwargs):
+        global left
+        result = method(self, *args, **kwargs) if method is receive else None
+        if left and (method is send or result is not None):
+            left -= 1
+            if not left and os.path.exists("armed"):
+                os.rename("armed", "done")
+                os.kill(os.getpid(), signal.SIGKILL)
+        return result if method is receive else method(self, *args, **kwargs)
+    return call
+
+send, receive = Channel.send, Channel.receive
+Channel.send, Channel.receive = dying(send), dying(receive)
+sys.argv[0] = "reactor"
+runpy.run_module("reactor", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_app(tmp_path)
+    return tmp_path
+
+
+def mortal(folder, workers):
+    words = ["serve", "app:Who", "--workers", str(workers), "--listen", "127.0.0.1:0", "--drain-timeout", "5"]
+    return deployed(["-c", PROGRAM, *words], folder)
+
+
+def arm(folder, role, step):
+    (folder / "new").write_text(f"{role} {step}")
+    (folder / "new").rename(folder / "armed")
+
+
+def test_new_worker_at_each_step_until_it_is_ready(folder):
+    with mortal(folder, 2) as deployment:
+        old = set(deployment.workers(2).values())
+        address = deployment.started(2)
+        with Load(address) as load:
+            for step in (1, 2, 3):  # "bind", "bound", "ready"
+                arm(folder, "worker", step)
+                deployment.signal(signal.SIGHUP)
+                deployment.wait_for(r"was killed by SIGKILL before it was ready: the restart is abandoned")
+                assert ask_anew(address)[0] in old
+        assert load.failures == []
+        deployment.signal(signal.SIGHUP)
+        deployment.wait_for("all workers are restarted")
+        until(lambda: ask_anew(address)[0] not in old)
+        assert deployment.stop() == 0
+
+
+def test_new_worker_that_dies_when_the_old_one_is_told_to_end(folder):
+    with mortal(folder, 1) as deployment:
+        deployment.workers(1)
+        address = deployment.started(1)
+        arm(folder, "worker", 4)  # "take_over"
+        deployment.signal(signal.SIGHUP)
+        (dead,) = deployment.workers(1).values()
+        deployment.wait_for(rf"\(process {dead}\) was killed by SIGKILL: another is started")
+        deployment.workers(1)
+        assert ask_anew(address)[0] != dead
+        assert deployment.stop() == 0
+
+
+def test_successor_at_each_step_until_it_is_ready(folder):
+    with mortal(folder, 2) as deployment:
+        old = set(deployment.workers(2).values())
+        address = deployment.started(2)
+        with Load(address, rate=20) as load:
+            # Two queues, "begin"; of each worker "bind", "bound", "ready"; "take_over" twice; "ready".
+            for step in range(1, 13):
+                arm(folder, "successor", step)
+                deployment.signal(signal.SIGUSR2)
+                deployment.wait_for(
+                    "was killed by SIGKILL before it could replace the supervisor: nothing has"
+                )
+                assert not (folder / "armed").exists()
+            until_served_by(old, address)
+        assert load.failures == []
+        deployment.signal(signal.SIGUSR2)
+        deployment.follow()
+        assert deployment.stop() == 0
+
+
+def until_served_by(pids, address):
+    """Workers of a successor that has died drain, and may still be served from until they have."""
+    for _ in range(2000):
+        if all(ask_anew(address)[0] in pids for _ in range(10)):
+            return
+    raise AssertionError("others serve")
+
+
+def test_supervisor_that_is_killed_while_its_successor_starts_leaves_it_in_charge(folder):
+    write_app(folder, app="import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + APP)
+    with serving(folder, workers=2) as deployment:
+        old = set(deployment.workers(2).values())
+        address = deployment.started(2)
+        (folder / "wait").touch()
+        deployment.signal(signal.SIGUSR2)
+        deployment.wait_for("is to replace the supervisor")
+        with client_of(address) as client:
+            deployment.signal(signal.SIGKILL)
+            deployment.wait_for("the supervisor has gone: draining")
+            assert ask(client)[0] in old
+            with client_of(address) as waiting:
+                waiting.sendall(b"?")
+                (folder / "wait").unlink()
+                deployment.follow()
+                assert waiting.recv(100)
+        deployment.process.wait(DEADLINE)
+        deployment.workers(2)
+        until(lambda: ask_anew(address)[0] not in old)
+        assert deployment.stop() == -signal.SIGKILL
