@@ -9,6 +9,7 @@ import socket
 import stat
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from reactor.address import Address
 from reactor.errors import ListenError
@@ -18,6 +19,9 @@ __all__ = ["SocketOption", "UnixPath", "adopt_listening_socket", "bind", "cannot
 
 #: The level, the option and its value, as for setsockopt(2).
 SocketOption = tuple[int, int, int | bytes]
+
+# Ports tried for a name with several addresses: one that is free at the first may be in use at another.
+_PORTS = 10
 
 
 class UnixPath:
@@ -52,24 +56,43 @@ def bind(
             system.check(address)
             return [_inherited(address.fd)]
         options = list(options)
-        with contextlib.ExitStack() as opened:
-            sockets: list[socket.socket] = []
-            for family, place in system.resolve(address, passive=True):
-                sockaddr = place
-                if address.port == 0 and sockets:  # the kernel picked one for the first
-                    sockaddr = (place[0], sockets[0].getsockname()[1], *place[2:])
-                sock = opened.enter_context(
-                    _listening(system.new_listening_socket(family), address, reuse_port, options)
-                )
-                if address.path is not None and system.has_files:
-                    _clear_stale(address.path)
-                sock.bind(sockaddr)
-                sock.listen(backlog)
-                sockets.append(sock)
-            opened.pop_all()
-            return sockets
+        places = system.resolve(address, passive=True)
+        for _ in range(_PORTS - 1 if address.port == 0 and len(places) > 1 else 0):
+            try:
+                return _bind_all(places, address, backlog, reuse_port, options, system)
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE:
+                    raise
+        return _bind_all(places, address, backlog, reuse_port, options, system)
     except OSError as exc:
         raise cannot_listen(address, exc) from exc
+
+
+def _bind_all(
+    places: Iterable[tuple[int, Any]],
+    address: Address,
+    backlog: int,
+    reuse_port: bool,
+    options: list[SocketOption],
+    system: System,
+) -> list[socket.socket]:
+    """Bind a socket for each of `places`; on port 0 the kernel picks one for the first, and all have that."""
+    with contextlib.ExitStack() as opened:
+        sockets: list[socket.socket] = []
+        for family, place in places:
+            sockaddr = place
+            if address.port == 0 and sockets:
+                sockaddr = (place[0], sockets[0].getsockname()[1], *place[2:])
+            sock = opened.enter_context(
+                _listening(system.new_listening_socket(family), address, reuse_port, options)
+            )
+            if address.path is not None and system.has_files:
+                _clear_stale(address.path)
+            sock.bind(sockaddr)
+            sock.listen(backlog)
+            sockets.append(sock)
+        opened.pop_all()
+        return sockets
 
 
 def cannot_listen(address: Address, exc: OSError) -> ListenError:

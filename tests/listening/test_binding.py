@@ -8,6 +8,7 @@ import pytest
 
 from reactor import Address, ListenError
 from reactor.listening.binding import UnixPath, bind
+from reactor.loop.system import System
 
 
 def listen(text, **options):
@@ -40,6 +41,52 @@ def test_ipv6_is_ipv6_only():
         port = sock.getsockname()[1]
         assert reaches(socket.AF_INET6, ("::1", port))
         assert not reaches(socket.AF_INET, ("127.0.0.1", port))
+
+
+class Taken(System):
+    """Two addresses, of which the second has some of the ports in use that are free at the first."""
+
+    def __init__(self, ports):
+        self.ports = ports
+        self.tried = []
+
+    def resolve(self, address, *, passive=False):
+        return [(socket.AF_INET, (host, address.port)) for host in ("127.0.0.1", "127.0.0.2")]
+
+    def new_listening_socket(self, family):
+        system = self
+
+        class Listening(socket.socket):
+            def bind(self, sockaddr):
+                if sockaddr[0] == "127.0.0.2":
+                    system.tried.append(sockaddr[1])
+                    if len(system.tried) <= system.ports:
+                        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+                super().bind(sockaddr)
+
+        return Listening(family, socket.SOCK_STREAM)
+
+
+def test_port_that_is_in_use_at_another_address_of_the_name_is_not_taken():
+    first, second = listen("name:0", system=Taken(9))
+    with first, second:
+        assert first.getsockname()[1] == second.getsockname()[1]
+
+
+def test_ports_in_use_are_tried_ten_times():
+    system = Taken(1000)
+    with pytest.raises(ListenError, match="cannot listen on name:0: Address already in use"):
+        listen("name:0", system=system)
+    assert len(system.tried) == 10
+
+
+def test_port_that_was_asked_for_is_tried_once():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    system = Taken(1000)
+    with pytest.raises(ListenError):
+        listen(f"name:{port}", system=system)
+    assert len(system.tried) <= 1
 
 
 def test_every_interface_is_both_families():
