@@ -238,9 +238,10 @@ class _Lent(Protocol):
     def finish(self, problem: BaseException | None) -> None:
         """Close or abort the connection, after the handler. On the reactor's thread."""
         self.take_back()
-        if self.reason is None:
+        sock = self.connection.get_extra_info("socket")
+        if sock.fileno() != -1:  # the connection has not ended, of which `reason` comes a tick later
             # Both descriptors are of one open file description, and share its blocking mode: open(2).
-            os.set_blocking(self.connection.get_extra_info("socket").fileno(), False)
+            os.set_blocking(sock.fileno(), False)
         if problem is None:
             self.connection.close()
             return

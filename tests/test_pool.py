@@ -178,6 +178,34 @@ def test_reset_by_the_peer_is_not_reported(reactor, serve):
     assert reactor.stats().handler_errors == 0
 
 
+def test_connection_that_ends_just_before_its_handler_returns_is_not_reported(reactor, serve, monkeypatch):
+    running, gate, posted = threading.Event(), threading.Event(), threading.Event()
+    post = reactor.call_soon_threadsafe
+
+    def posting(*args):
+        post(*args)
+        posted.set()
+
+    def handler(connection):
+        running.set()
+        gate.wait(DEADLINE)
+
+    def end():
+        """Abort behind the handler's return, so that `connection_lost` is due after it."""
+        gate.set()
+        assert posted.wait(DEADLINE)
+        reactor.connections()[0].abort()
+
+    monkeypatch.setattr(reactor, "call_soon_threadsafe", posting)
+    with connect(reactor, serve(handler)):
+        spin(reactor, running.is_set)
+        posted.clear()
+        reactor.call_soon(end)
+        spin(reactor, lambda: reactor.stats().closed)
+        settle(reactor)
+    assert reactor.stats().handler_errors == 0
+
+
 def test_drain_waits_for_handlers_and_aborts_them_at_its_deadline(reactor, serve):
     reports, raised = [], []
 
