@@ -182,7 +182,17 @@ class _Sent:
 
 
 class HandOver:
-    """A handover in progress, on the old process's side. Made by `hand_over`."""
+    """A handover in progress, on the old process's side. Made by `hand_over`.
+
+    >>> from reactor import Reactor
+    >>> ours, theirs = socket.socketpair()  # `theirs` goes to the other process
+    >>> with Reactor() as reactor, theirs:
+    ...     handover = hand_over(reactor, ours, on_done=lambda transfer: print(transfer.moved))
+    ...     handover.cancel()
+    ...     handover.is_done()
+    0
+    True
+    """
 
     def __init__(
         self, reactor: Reactor, channel: socket.socket, timeout: float, on_done: TransferHandler
@@ -352,7 +362,17 @@ class _Received:
 
 
 class TakeOver:
-    """A handover in progress, on the new process's side. Made by `take_over`."""
+    """A handover in progress, on the new process's side. Made by `take_over`.
+
+    >>> from reactor import Reactor
+    >>> ours, theirs = socket.socketpair()  # `theirs` goes to the other process
+    >>> with Reactor() as reactor, theirs:
+    ...     handover = take_over(reactor, ours, on_done=lambda transfer: print(transfer.moved))
+    ...     handover.is_done()
+    ...     handover.cancel()
+    False
+    0
+    """
 
     def __init__(
         self,

@@ -104,13 +104,17 @@ class Deployment:
         return self.ended()
 
 
+# No bytecode: that of an app is taken for the next one's, if both are of one second and one size.
+_ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 @contextmanager
 def deployed(command, folder, **environment):
     """Run a command in `folder`; yield its `Deployment`, and kill what is left of it at the end."""
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PWD": str(folder), **environment},
+        env={**os.environ, **_ENVIRONMENT, "PWD": str(folder), **environment},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
