@@ -112,16 +112,24 @@ def until_served_by(pids, address):
 
 
 def test_supervisor_that_is_killed_while_its_successor_starts_leaves_it_in_charge(folder):
-    write_app(folder, app="import os, time\nwhile os.path.exists('wait'): time.sleep(0.01)\n" + APP)
+    waits = """
+import os, sys, time
+if os.path.exists("wait"):
+    print("waiting", file=sys.stderr, flush=True)
+while os.path.exists("wait"):
+    time.sleep(0.01)
+"""
+    write_app(folder, app=waits + APP)
     with serving(folder, workers=2) as deployment:
         old = set(deployment.workers(2).values())
         address = deployment.started(2)
         (folder / "wait").touch()
         deployment.signal(signal.SIGUSR2)
         deployment.wait_for("is to replace the supervisor")
+        deployment.wait_for("waiting")  # it has the listening sockets then
         with client_of(address) as client:
             deployment.signal(signal.SIGKILL)
-            deployment.wait_for("the supervisor has gone: draining")
+            deployment.wait_for_all(1, "the supervisor has gone: draining")
             assert ask(client)[0] in old
             with client_of(address) as waiting:
                 waiting.sendall(b"?")
