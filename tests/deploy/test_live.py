@@ -32,7 +32,8 @@ def test_members_of_a_chat_notice_neither_restarts_nor_replacements(tmp_path, li
                     deployment.follow()
                 else:
                     deployment.signal(signal.SIGHUP)
-                deployment.wait_for("connections: 2 handed over, 0 kept")
+                # The old worker and the new one each say it.
+                deployment.wait_for_all(2 * restart + 2, "connections: 2 handed over, 0 kept")
                 ann.sendall(b"lo %d\r\nhel" % restart)
                 assert hear(bob, b"\r\n").endswith(b"ann: hello %d\r\n" % restart)
                 hear(ann, b"ann: hello %d\r\n" % restart)
