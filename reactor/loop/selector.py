@@ -47,24 +47,15 @@ if sys.platform == "linux":
             fd = _descriptor(fileobj)
             if events not in _MASK:
                 raise ValueError(f"Invalid events: {events!r}")
-            interest = self._interest
-            if fd >= len(interest):
-                interest.extend(bytes(fd + 1 - len(interest)))
-            elif interest[fd]:
+            if fd < len(self._interest) and self._interest[fd]:
                 raise KeyError(f"{fileobj!r} (FD {fd}) is already registered")
-            self._epoll.register(fd, _MASK[events])
-            interest[fd] = events
+            self.change(fd, 0, events)
             return SelectorKey(fileobj, fd, events, None)
 
         def unregister(self, fileobj: Any) -> SelectorKey:
             """Unregister `fileobj`. Raises KeyError if it is not registered."""
             key = self.get_key(fileobj)
-            self._interest[key.fd] = 0
-            try:
-                self._epoll.unregister(key.fd)
-            except OSError:
-                # The owner has closed it, so that the kernel removed it: epoll(7), Q6.
-                pass
+            self.change(key.fd, key.events, 0)
             return key
 
         def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
@@ -72,8 +63,7 @@ if sys.platform == "linux":
             key = self.get_key(fileobj)
             if events not in _MASK:
                 raise ValueError(f"Invalid events: {events!r}")
-            self._epoll.modify(key.fd, _MASK[events])
-            self._interest[key.fd] = events
+            self.change(key.fd, key.events, events)
             return SelectorKey(fileobj, key.fd, events, None)
 
         def change(self, fd: int, before: int, events: int) -> None:
