@@ -60,7 +60,7 @@ class Supervisor:
         is this same program, run anew until its call of `run`.
     workers: how many, 1 or more. SIGTTIN and SIGTTOU change it.
     drain_timeout: seconds that a worker's connections have to end when it is replaced or stopped; finite.
-    Raises TypeError or ValueError for arguments that can't be meant.
+    Raises TypeError or ValueError for invalid arguments.
 
         from reactor import Protocol
         from reactor.deploy import Supervisor

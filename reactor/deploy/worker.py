@@ -1,4 +1,4 @@
-"""The worker's side: a reactor that listens on the supervisor's sockets, and ends when it is told to drain.
+"""The worker's side: a reactor that listens on the supervisor's sockets, and ends after a drain.
 
     setup(reactor) -> "ready" -> serving -> "drain" -> [hand over] -> draining -> exit
 
