@@ -235,7 +235,7 @@ def test_silent_events_are_kept_alive():
         reactor.advance(11)
         assert client.received.endswith(b"data: x\n\n:\n\n:\n\n")
         streams[0].end()
-        reactor.run_out()
+        reactor.advance(100)
         assert client.received.endswith(b"data: x\n\n:\n\n:\n\n")
 
 
