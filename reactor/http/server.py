@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reactor.connection.connection import Connection, activity, interrupted
 from reactor.connection.interrupts import Step
-from reactor.errors import ReadTimeout, UsageError
+from reactor.errors import ReadTimeout, StreamClosed, UsageError
 from reactor.http.request import Request
 from reactor.http.response import (
     Fields,
@@ -23,6 +23,9 @@ from reactor.http.syntax import Head, HTTPError, RequestReader
 from reactor.http.tasks import Scope
 from reactor.options import check_callable, seconds
 from reactor.protocol import Protocol
+
+if TYPE_CHECKING:  # a page without WebSockets does not need wsproto
+    from reactor.http.websocket import WebSocket
 
 __all__ = ["HTTP", "HTTPProtocol", "Handler"]
 
@@ -149,7 +152,7 @@ class HTTPProtocol(Protocol):
 
     __slots__ = (
         "_advancing", "_body", "_handler", "_http", "_is_draining", "_is_held", "_is_timed", "_peer_ended",
-        "_reader", "_request", "_state", "_stream", "connection", "scope",
+        "_reader", "_request", "_state", "_stream", "_switched", "connection", "scope",
     )  # fmt: skip
 
     _interruptible = ()  # an interrupt would leave a request without its answer
@@ -169,6 +172,7 @@ class HTTPProtocol(Protocol):
         self._handler: Handler | None = None
         self._body: list[bytes] = []
         self._stream: ResponseStream | None = None
+        self._switched: WebSocket | None = None  # the protocol that has taken the connection over
         self.scope: Scope | None = None  # of the request's coroutine
 
     # Callbacks of the reactor
@@ -360,13 +364,21 @@ class HTTPProtocol(Protocol):
         def end(result: object, exc: BaseException | None) -> None:
             if self.scope is scope:
                 self.scope = None
-            if exc is None:
+            if self._switched is not None:
+                self._switched_ended(handler, self._switched, exc)
+            elif exc is None:
                 self._returned(handler, request, result)
             elif isinstance(exc, Exception):
                 self._failed(request, exc, handler)
 
         self.scope = scope = Scope(self.connection, end)
         scope.start(coroutine)
+
+    def _switched_ended(self, handler: Handler, protocol: WebSocket, exc: BaseException | None) -> None:
+        """End the WebSocket of a coroutine that has returned or raised."""
+        if isinstance(exc, Exception) and not isinstance(exc, StreamClosed):
+            self._report(exc, handler)
+        protocol.close(1000 if exc is None else 1011)
 
     def _returned(self, handler: Handler, request: Request, result: object) -> None:
         try:
@@ -383,12 +395,15 @@ class HTTPProtocol(Protocol):
         if isinstance(exc, HTTPError) and not is_answered:
             self.respond(request, error_response(exc))
             return
-        name = getattr(handler, "__qualname__", repr(handler))
-        self.connection.reactor.report(exc, name, self.connection)
+        self._report(exc, handler)
         if not is_answered:
             self.respond(request, error_response(HTTPError(500)))
         elif self._stream is not None:
             self.connection.abort(exc)
+
+    def _report(self, exc: Exception, handler: Handler) -> None:
+        name = getattr(handler, "__qualname__", repr(handler))
+        self.connection.reactor.report(exc, name, self.connection)
 
     # Answering
 
@@ -447,6 +462,21 @@ class HTTPProtocol(Protocol):
         )
         self._send_start(lines, head, True, stream)
         return stream
+
+    def switch(self, request: Request, lines: bytes, protocol: WebSocket) -> bytes:
+        """Send the head of a response with status 101; `protocol` takes the connection over.
+
+        Returns the bytes that were received after the request.
+        """
+        self._check(request)
+        self._state = _OVER
+        self._request = None
+        self._switched = protocol
+        self.connection.write(lines)
+        self.connection.set_protocol(protocol)
+        if self._peer_ended:
+            self.connection.close()
+        return self._reader.take_rest()
 
     def _send_start(self, lines: bytes, head: Head, is_close: bool, stream: ResponseStream) -> None:
         self._stream = stream
