@@ -453,7 +453,7 @@ def test_drain_says_that_this_side_goes_away():
     with MemoryReactor() as reactor:
         listener = reactor.listen("10.0.0.1:80", HTTP(closing(log)))
         reactor.connect("10.0.0.1:80", lambda: recorder)
-        reactor.advance(10)
+        reactor.advance(1)
         recorder.connection.write(handshake())
         reactor.settle()
         browser = Browser(reactor, recorder)
