@@ -1,7 +1,4 @@
-"""The interface of both backplanes: `Backplane`, its `Subscription` and `Membership`, its state and statistics.
-
-`Topics` has what both do alike for the subscribers of this process.
-"""
+"""`Backplane`: what both backplanes do alike, with its `Subscription`, `Membership`, state and statistics."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import Enum
 from secrets import token_hex
-from typing import Self
+from typing import Any, Self
 
 import attrs
 
@@ -47,7 +44,7 @@ PRESENCE_TTL = 10.0
 #: Called as `on_message(topic, data)` for each message.
 MessageHandler = Callable[[str, bytes], object]
 
-#: Called as `on_gap(topic, missed)`: so many messages are missing here; None: an unknown number, perhaps none.
+#: Called as `on_gap(topic, missed)`: so many messages are missing here; None: unknown, perhaps none.
 GapHandler = Callable[[str, int | None], object]
 
 
@@ -219,7 +216,10 @@ class Backplane(ContextExit, ABC):
         self._max_queued = check_count("max_queued", max_queued)
         self._counts = Counts()
         self._closed = False
-        self._at_close = reactor.call_at_close(self.close)
+
+    def _begin(self) -> None:
+        """Close with the reactor. Called by the engine when it is whole."""
+        self._at_close = self._reactor.call_at_close(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -232,7 +232,7 @@ class Backplane(ContextExit, ABC):
     def subscribe(
         self, topic: str, on_message: MessageHandler, on_gap: GapHandler | None = None
     ) -> Subscription:
-        """Pass every message of `topic` to `on_message`, in the topic's order and once, until it is cancelled.
+        """Pass every message of `topic` to `on_message`, in the topic's order and once, until `cancel`.
 
         The first one is that which is published next, here or, once the broker has answered, elsewhere.
         on_gap: called, in its place among the messages, where messages are missing that can't be recovered
@@ -377,7 +377,7 @@ class Backplane(ContextExit, ABC):
     def _look_up(self, group: str, on_members: Callable[[list[str] | None], object]) -> None: ...
 
     @abstractmethod
-    def _sizes(self) -> dict[str, int | float | None]: ...
+    def _sizes(self) -> dict[str, Any]: ...
 
     @abstractmethod
     def _close(self) -> None: ...
@@ -401,7 +401,7 @@ class Backplane(ContextExit, ABC):
                 self._reactor.report(exc, f"on_message of topic {subscription.topic!r}")
 
     def _report_gap(self, subscribers: tuple[Subscription, ...], missed: int | None) -> None:
-        """Report missing messages to the subscribers of their topic; a log line for those without `on_gap`."""
+        """Report missing messages to the subscribers of their topic, or log them for want of `on_gap`."""
         if missed is None:
             self._counts.unknown_gaps += 1
         else:

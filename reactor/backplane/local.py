@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 
@@ -60,9 +61,12 @@ class LocalBackplane(Backplane):
         super().__init__(reactor, max_message, max_queued)
         self._presence_ttl = seconds("presence_ttl", presence_ttl)
         self._topics: dict[str, tuple[Subscription, ...]] = {}
-        self._due: deque[tuple[str, bytes]] = deque()
+        self._due: deque[tuple[tuple[Subscription, ...], bytes]] = (
+            deque()
+        )  # as they were when it was published
         self._due_bytes = 0
         self._groups: dict[str, dict[str, _Taken]] = {}
+        self._begin()
 
     def __repr__(self) -> str:
         return "<LocalBackplane>"
@@ -75,12 +79,7 @@ class LocalBackplane(Backplane):
     # Topics
 
     def _add(self, subscription: Subscription) -> None:
-        # After the messages that are due: they were published before.
-        self._reactor.call_soon(self._admit, subscription)
-
-    def _admit(self, subscription: Subscription) -> None:
-        if subscription.active:
-            self._topics[subscription.topic] = (*self._topics.get(subscription.topic, ()), subscription)
+        self._topics[subscription.topic] = (*self._topics.get(subscription.topic, ()), subscription)
 
     def unsubscribed(self, subscription: Subscription) -> None:
         """Remove a subscription. Called by `Subscription.cancel`."""
@@ -91,17 +90,16 @@ class LocalBackplane(Backplane):
             self._topics.pop(subscription.topic, None)
 
     def _send(self, topic: str, data: bytes) -> None:
-        self._due.append((topic, data))
+        self._due.append((self._topics.get(topic, ()), data))
         self._due_bytes += len(data)
         self._reactor.call_soon(self._pass_on)
 
     def _pass_on(self) -> None:
         if not self._due:
             return  # closed meanwhile
-        topic, data = self._due.popleft()
+        subscribers, data = self._due.popleft()
         self._due_bytes -= len(data)
         self._counts.acknowledged += 1
-        subscribers = self._topics.get(topic)
         if subscribers:
             self._deliver(subscribers, data)
 
@@ -145,7 +143,7 @@ class LocalBackplane(Backplane):
 
     # State and end
 
-    def _sizes(self) -> dict[str, int | float | None]:
+    def _sizes(self) -> dict[str, Any]:
         return {
             "topics": len(self._topics),
             "subscriptions": sum(map(len, self._topics.values())),

@@ -141,6 +141,7 @@ class RedisBackplane(Backplane):
         self._heard_at: float | None = None
         self._down_since = reactor.time()
         self._problem = ""
+        self._begin()
         self._timer = reactor.call_later(self._deadline / _BEATS, self._beat)
         self._renewal = reactor.call_later(_RENEW, self._renew)
         self._connectors = self._connect(reconnect or Reconnect(first=0.1, max_delay=1.0), tls)
@@ -286,7 +287,9 @@ class RedisBackplane(Backplane):
         problem = BrokerError(f"deaf: no heartbeat has come back within {self._deadline:g} s")
         if self._state is not BackplaneState.DEAF:
             self._counts.deaf += 1
-            self._log.error(("deaf", self._ear), "%s is %s; %s", self, problem, self._problem or "it is silent")
+            self._log.error(
+                ("deaf", self._ear), "%s is %s; %s", self, problem, self._problem or "it is silent"
+            )
             self._state = BackplaneState.DEAF
         for link in list(self._open):
             link.connection.abort(problem)
@@ -532,7 +535,7 @@ class RedisBackplane(Backplane):
 
     # State and end
 
-    def _sizes(self) -> dict[str, int | float | None]:
+    def _sizes(self) -> dict[str, Any]:
         heard = None if self._heard_at is None else self._reactor.time() - self._heard_at
         return {
             "topics": len(self._topics),

@@ -93,8 +93,8 @@ local function alive(owner)
 end
 """
 
-#: KEYS: group. ARGV: name, the process's key, token, FORGET, the key that the process had before. Returns 1 if
-#: it was taken, 0 if it is another's.
+#: KEYS: group. ARGV: name, the process's key, token, FORGET, the key that the process had before. Returns 1
+#: if it was taken, 0 if it is another's.
 TAKE = (
     _ALIVE
     + """

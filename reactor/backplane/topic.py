@@ -31,9 +31,10 @@ class Live(Enum):
 
 @attrs.frozen
 class Read:
-    """The history of a topic, from the message after the last one that the reader has, as the broker has it.
+    """The history of a topic from the reader's last message on, as the broker has it.
 
-    epoch: the topic's. head: the ID of its last message. before: the epoch before; base: its last message's ID.
+    epoch: the topic's. head: the ID of its last message.
+    before: the epoch before. base: the ID of its last message.
     messages: IDs and data.
     """
 

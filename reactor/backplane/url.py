@@ -32,7 +32,7 @@ class BrokerURL:
     secure: bool
 
     def __repr__(self) -> str:
-        where = self.address if isinstance(self.address, str) else "%s:%d" % self.address
+        where = self.address if isinstance(self.address, str) else ":".join(map(str, self.address))
         return f"<{where}/{self.database}>"  # without the password: it is for the log
 
     @classmethod
