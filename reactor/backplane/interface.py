@@ -71,6 +71,14 @@ class BackplaneStats:
     missed: messages reported to `on_gap` by their number. unknown_gaps: reports without a number.
     connected: connections to the broker that were ready for use. deaf: how often a deadline was missed.
     heard: seconds since the last heartbeat came back; None before the first.
+
+    >>> from reactor.backplane import LocalBackplane
+    >>> from reactor.testing import MemoryReactor
+    >>> with MemoryReactor() as reactor, LocalBackplane(reactor, max_message=3) as backplane:
+    ...     backplane.publish("news", b"hello")
+    ...     backplane.stats().refused
+    False
+    {'too large': 1}
     """
 
     state: BackplaneState
@@ -115,6 +123,14 @@ class Subscription:
     """A subscription of one topic, from `Backplane.subscribe` to `cancel`.
 
     topic: its name. active: whether it still receives messages.
+
+    >>> from reactor.backplane import LocalBackplane
+    >>> from reactor.testing import MemoryReactor
+    >>> with MemoryReactor() as reactor, LocalBackplane(reactor) as backplane:
+    ...     subscription = backplane.subscribe("news", print)
+    ...     subscription.cancel()
+    ...     subscription
+    <Subscription 'news' cancelled>
     """
 
     topic: str
@@ -155,6 +171,16 @@ class Membership:
 
     group, name: as they were given to `take`. token: the proof of ownership, for `take` in another process.
     held: whether this process has the name; None until the broker has answered.
+
+    >>> from reactor.backplane import LocalBackplane
+    >>> from reactor.testing import MemoryReactor
+    >>> with MemoryReactor() as reactor, LocalBackplane(reactor) as backplane:
+    ...     membership = backplane.take("nicknames", "ann", lambda taken: None)
+    ...     backplane.members("nicknames", print)
+    ...     reactor.settle()
+    ...     membership.held
+    ['ann']
+    True
     """
 
     group: str
@@ -206,6 +232,14 @@ class Backplane(ContextExit, ABC):
     Its methods are called on the reactor's thread, and its callbacks there too, never from within a call of
     it. As a context manager it is closed at the end. What a callback raises goes to the reactor's
     `on_error`, and neither loses the message for others nor ends the backplane.
+
+    >>> from reactor.backplane import Backplane, LocalBackplane
+    >>> from reactor.testing import MemoryReactor
+    >>> def greet(backplane: Backplane) -> bool:
+    ...     return backplane.publish("news", b"hello")
+    >>> with MemoryReactor() as reactor, LocalBackplane(reactor) as backplane:
+    ...     greet(backplane)
+    True
     """
 
     def __init__(self, reactor: Reactor, max_message: int, max_queued: int) -> None:

@@ -46,8 +46,8 @@ class Link(Protocol):
     """A connection to the broker.
 
     on_made, on_lost: called with the link, when it is connected, and when it has ended, with the reason.
-    on_push: called with what is no reply: a message, or the confirmation of a subscription; None: all are
-        replies, which come in the order of the commands.
+    on_push: called with what comes without having been asked for: a message, or the confirmation of a
+        subscription. Replies come in the order of the commands, and before the first of those.
     on_resumed: called when what was written has left, after `writable` was False.
     may_end: called in a drain; returns whether the connection may be closed.
     """
@@ -95,10 +95,10 @@ class Link(Protocol):
                     return
                 if isinstance(reply, hiredis.ReplyError):
                     self._refused(reply)
-                elif push is not None and isinstance(reply, list):
-                    push(reply)
                 elif self._replies:
                     self._replies.popleft()(reply)
+                elif push is not None and isinstance(reply, list):
+                    push(reply)
                 else:
                     raise BrokerError("the broker has answered without being asked")
         except (hiredis.ProtocolError, ValueError) as exc:

@@ -24,12 +24,13 @@ class Outbox:
     the connection was lost before its acknowledgement, is neither doubled nor out of order.
 
     publisher: the name by which the broker knows the number. size: bytes of the messages.
+    acknowledged: the number of the last message that was.
     """
 
     new_id: Callable[[], str] = _new_id
     publisher: str = ""
     size: int = 0
-    _acknowledged: int = 0  # the number of the last message that was
+    acknowledged: int = 0
     _sent: deque[tuple[str, bytes]] = attrs.field(factory=deque)
     _unsent: deque[tuple[str, bytes]] = attrs.field(factory=deque)
 
@@ -50,12 +51,12 @@ class Outbox:
             return None
         message = self._unsent.popleft()
         self._sent.append(message)
-        return self._acknowledged + len(self._sent), *message
+        return self.acknowledged + len(self._sent), *message
 
     def acknowledge(self) -> None:
         """Remove the first of the messages that were sent: the broker has it."""
         self.size -= len(self._sent.popleft()[1])
-        self._acknowledged += 1
+        self.acknowledged += 1
 
     def resume(self, last: int | None) -> None:
         """Send again what was not acknowledged: the connection is a new one.
@@ -65,7 +66,7 @@ class Outbox:
         """
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
-        if self._acknowledged > (last or 0):
+        if self.acknowledged > (last or 0):
             self.publisher = self.new_id()
 
     def clear(self) -> int:

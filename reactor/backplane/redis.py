@@ -83,6 +83,13 @@ class RedisBackplane(Backplane):
     reconnect: the delays after a lost connection.
     Raises AddressError for an invalid URL, TypeError or ValueError, naming the parameter, for another invalid
     argument, UsageError if the reactor is closed.
+
+    >>> from reactor.backplane import RedisBackplane
+    >>> from reactor.testing import MemoryReactor
+    >>> with MemoryReactor() as reactor:
+    ...     backplane = RedisBackplane(reactor, "redis://:secret@127.0.0.1/1")
+    ...     backplane.state.value, backplane.publish("news", b"sent when the broker is there")
+    ('connecting', True)
     """
 
     def __init__(
@@ -188,12 +195,13 @@ class RedisBackplane(Backplane):
         if self._url.password is not None:
             user = () if self._url.username is None else (self._url.username,)
             link.send(_ignore, "AUTH", *user, self._url.password)
+        if self._url.database:
+            link.send(_ignore, "SELECT", self._url.database)
+        link.send(_check_pong, "PING")
 
     def _sign_in(self, link: Link) -> None:
         """Begin to use a new connection for commands: all that is to be known first, in one write."""
         self._authenticate(link)
-        if self._url.database:
-            link.send(_ignore, "SELECT", self._url.database)
         facts: dict[bytes, bytes] = {}
         for section in ("server", "replication"):
             link.send(partial(_add_info, facts), "INFO", section)
@@ -210,9 +218,12 @@ class RedisBackplane(Backplane):
         self._durable = _is_durable(facts)
         self._commands = link
         self._counts.connected += 1
-        self._outbox.resume(None if last is None else int(last))
-        self._send_beat()
+        outbox = self._outbox
+        outbox.resume(None if last is None else int(last))
+        publisher = self._key("p", outbox.publisher)
+        self._command(None, "SET", publisher, outbox.acknowledged, "NX", "EX", FORGET)
         self._claim_all()
+        self._send_beat()
         for topic in self._topics.values():
             if topic.wants_history():
                 self._read(topic)
@@ -271,7 +282,8 @@ class RedisBackplane(Backplane):
     def _send_beat(self) -> None:
         self._command(None, "PUBLISH", self._ear, "1")
         if self._node:
-            self._command(None, "SET", self._node, "1", "PX", int(self._presence_ttl * 1000))
+            handler = partial(self._renewed, self._node)
+            self._command(handler, "SET", self._node, "1", "XX", "PX", int(self._presence_ttl * 1000))
 
     def _hear(self) -> None:
         now = self._reactor.time()
@@ -377,7 +389,7 @@ class RedisBackplane(Backplane):
             self._receiver.send(None, "SUBSCRIBE", *keys)
 
     def _on_push(self, push: list[Any]) -> None:
-        kind, key = push[0], push[1]
+        kind, key = push[:2]
         topic = self._topics.get(key)
         if kind == b"message":
             if topic is not None:
@@ -473,7 +485,7 @@ class RedisBackplane(Backplane):
         """Keep the broker from forgetting the topics and groups that are in use."""
         self._renewal = self._reactor.call_later(_RENEW, self._renew)
         groups = {self._key("g", group) for group, _ in self._held}
-        for key in (*self._topics, *groups):
+        for key in (self._key("p", self._outbox.publisher), *self._topics, *groups):
             self._command(None, "EXPIRE", key, FORGET)
 
     # Presence
@@ -481,21 +493,28 @@ class RedisBackplane(Backplane):
     def _claim_all(self) -> None:
         """Take all names under a new key, so that those given back meanwhile are free with the old one."""
         old, self._node = self._node, self._key("n", token_hex(8))
-        self._send_beat()
+        self._command(None, "SET", self._node, "1", "PX", int(self._presence_ttl * 1000))
         for membership in self._held.values():
             self._claim(membership, old)
         if old:
             self._command(None, "DEL", old)
 
+    def _renewed(self, node: bytes, reply: str | None) -> None:
+        """Take all names again if the key had expired: this process was held up, and counted as dead."""
+        if reply is None and node == self._node:
+            self._claim_all()
+
     def _claim(self, membership: Membership, old: bytes) -> None:
         self._run_script(
-            partial(self._claimed, membership), TAKE, (self._key("g", membership.group),),
+            partial(self._claimed, membership, self._node), TAKE, (self._key("g", membership.group),),
             membership.name, self._node, membership.token, FORGET, old,
         )  # fmt: skip
 
-    def _claimed(self, membership: Membership, taken: int) -> None:
+    def _claimed(self, membership: Membership, node: bytes, taken: int) -> None:
         where = membership.group, membership.name
-        if self._held.get(where) is membership:
+        if taken < 0:
+            self._renewed(node, None)
+        elif self._held.get(where) is membership:
             if not taken:
                 del self._held[where]
             self._call("on_result or on_lost of take", membership.answered, bool(taken))
@@ -574,6 +593,12 @@ class RedisBackplane(Backplane):
 
 def _ignore(_: object) -> None:
     """Do nothing with a reply."""
+
+
+def _check_pong(reply: object) -> None:
+    """Raise BrokerError unless the peer has answered to PING as a broker does."""
+    if reply != b"PONG":
+        raise BrokerError("the peer does not answer as Redis does")
 
 
 def _add_info(facts: dict[bytes, bytes], reply: bytes) -> None:

@@ -41,11 +41,10 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 #: history's length, its age in ms. Returns 1, or 0 if the message was published before.
 PUBLISH = (
     """
-local last = redis.call('GET', KEYS[3])
-if last then
-  local number = tonumber(ARGV[4])
-  if number <= tonumber(last) then return 0 end
-  if number > last + 1 then return redis.error_reply('ORDER the message before this one is missing') end
+local last, number = tonumber(redis.call('GET', KEYS[3]) or nil), tonumber(ARGV[4])
+if last and number <= last then return 0 end
+if number ~= (last or -1) + 1 then
+  return redis.error_reply('ORDER the message before this one is missing')
 end
 """
     + _HEAD
@@ -94,10 +93,11 @@ end
 """
 
 #: KEYS: group. ARGV: name, the process's key, token, FORGET, the key that the process had before. Returns 1
-#: if it was taken, 0 if it is another's.
+#: if it was taken, 0 if it is another's, -1 if the process's key has expired: then it owns nothing.
 TAKE = (
     _ALIVE
     + """
+if not alive(ARGV[2]) then return -1 end
 local taken = redis.call('HGET', KEYS[1], ARGV[1])
 if taken then
   local owner, token = string.match(taken, '^(%S+) (.*)$')

@@ -21,7 +21,7 @@ KEPT = 1000
 
 
 class Live(Enum):
-    """What to do with a live message."""
+    """The outcome for a live message: pass it on, drop it, or wait for the history."""
 
     DELIVER = "deliver"
     DUPLICATE = "duplicate"

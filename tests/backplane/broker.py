@@ -166,12 +166,15 @@ class Broker:
         session.authenticated = True
         return "OK"
 
+    def do_ping(self, session: Session) -> str:
+        if "password" in self.options and not session.authenticated:
+            raise Error("NOAUTH Authentication required.")
+        return "PONG"
+
     def do_select(self, session: Session, database: bytes) -> str:
         return "OK"
 
     def do_info(self, session: Session, section: bytes) -> bytes:
-        if "password" in self.options and not session.authenticated:
-            raise Error("NOAUTH Authentication required.")
         if section == b"server":
             return (
                 f"# Server\r\nredis_version:{self.options['version']}\r\nrun_id:run{self.runs}\r\n".encode()
@@ -195,16 +198,20 @@ class Broker:
     def do_evalsha(self, session: Session, name: bytes, count: bytes, *rest: bytes) -> Any:
         if name not in self.loaded:
             raise Error("NOSCRIPT No matching script. Please use EVAL.")
-        for key in [key for key, when in self.data.expiry.items() if when <= self.reactor.time()]:
-            self.forget(key)
+        self.sweep()
         return self.loaded[name](*rest)
 
     def do_get(self, session: Session, key: bytes) -> bytes:
         return self.data.strings.get(key, b"nil")
 
-    def do_set(self, session: Session, key: bytes, value: bytes, px: bytes, ms: bytes) -> str:
+    def do_set(self, session: Session, key: bytes, value: bytes, *options: bytes) -> Any:
+        self.sweep()
+        if (b"XX" in options and key not in self.data.strings) or (
+            b"NX" in options and key in self.data.strings
+        ):
+            return b"nil"
         self.data.strings[key] = value
-        self.expire(key, int(ms) / 1000)
+        self.expire(key, int(options[-1]) / (1000 if options[-2] == b"PX" else 1))
         return "OK"
 
     def do_del(self, session: Session, key: bytes) -> int:
@@ -231,6 +238,11 @@ class Broker:
 
     def expire(self, key: bytes, seconds: float) -> None:
         self.data.expiry[key] = self.reactor.time() + seconds
+
+    def sweep(self) -> None:
+        """Remove what has expired."""
+        for key in [key for key, when in self.data.expiry.items() if when <= self.reactor.time()]:
+            self.forget(key)
 
     def forget(self, key: bytes) -> None:
         for table in (self.data.strings, self.data.topics, self.data.histories, self.data.groups):
@@ -262,11 +274,10 @@ class Broker:
     def publish(self, key: bytes, history: bytes, publisher: bytes, run: bytes, epoch: bytes, forget: bytes,
                 number: bytes, data: bytes, length: bytes, age: bytes) -> int:  # fmt: skip
         last = self.data.strings.get(publisher)
-        if last is not None:
-            if int(number) <= int(last):
-                return 0
-            if int(number) > int(last) + 1:
-                raise Error("ORDER the message before this one is missing")
+        if last is not None and int(number) <= int(last):
+            return 0
+        if last is None or int(number) != int(last) + 1:
+            raise Error("ORDER the message before this one is missing")
         topic = self.head(key, run, epoch, forget)
         topic["time"] = max(topic["time"], int(self.reactor.time() * 1000))
         topic["offset"] += 1
@@ -303,6 +314,8 @@ class Broker:
         return owner in self.data.strings
 
     def take(self, group: bytes, name: bytes, node: bytes, token: bytes, forget: bytes, old: bytes) -> int:
+        if not self.alive(node):
+            return -1
         names = self.data.groups.setdefault(group, {})
         owner, known = names.get(name, (old, token))
         if known != token and owner != old and self.alive(owner):
