@@ -311,9 +311,7 @@ class Backplane(ContextExit, ABC):
             return "queue full"
         return None
 
-    def read_last(
-        self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]
-    ) -> None:
+    def read_last(self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]) -> None:
         """Read the last messages of `topic` from the history, whether or not it is subscribed to.
 
         count: of messages, at most. on_messages: called with a list of them, the oldest first, or with None

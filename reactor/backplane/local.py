@@ -130,9 +130,7 @@ class LocalBackplane(Backplane):
             del self._histories[oldest]
             oldest = next(iter(self._histories))
 
-    def _read_last(
-        self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]
-    ) -> None:
+    def _read_last(self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]) -> None:
         self._reactor.call_soon(self._answer_last, topic, count, on_messages)
 
     def _answer_last(

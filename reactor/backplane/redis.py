@@ -470,9 +470,7 @@ class RedisBackplane(Backplane):
     def _missed(self, topic: Topic, missed: int | None) -> None:
         self._report_gap(topic.subscribers, missed)
 
-    def _read_last(
-        self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]
-    ) -> None:
+    def _read_last(self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]) -> None:
         query = self._ask("on_messages", on_messages)
         if query is not None:
             handler = partial(self._read_back, query)

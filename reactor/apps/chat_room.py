@@ -1,0 +1,303 @@
+"""`Room`: the members of a room that are in this process, and the topic that joins all processes.
+
+What is said is published to the topic, and shown here when it comes back: so all see it in the same order.
+While the other processes can't be reached it is shown at once, and not again when it does come back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+from typing import Protocol as Interface
+
+import attrs
+
+from reactor.apps.chat_message import KINDS, SAID, Message
+from reactor.backplane import Backplane, BackplaneState
+
+__all__ = ["KEPT", "LAST", "Client", "Occupant", "Position", "Room"]
+
+#: Messages of a room that are kept: for a member of another process that goes on here.
+KEPT = 100
+
+#: Lines that a new member is shown.
+LAST = 10
+
+# Processes whose last message is remembered.
+_NODES = 1000
+
+#: A message by its process and number, as a place in the order of the topic.
+Position = tuple[str, int]
+
+
+@attrs.frozen(eq=False)
+class Client:
+    """A kind of client.
+
+    encode: returns a message, or the text of a notice, as bytes for `Occupant.write`, once for all clients.
+    state: returns the name and room of a member in the same way; None: such clients are not informed.
+    """
+
+    encode: Callable[[Message | str], bytes]
+    state: Callable[[Any], bytes] | None = None
+
+
+class Occupant(Interface):
+    """What a room needs of a member."""
+
+    client: Client
+    write: Callable[[bytes], bool]
+    name: str
+
+    def is_slow(self) -> bool:
+        """Return whether it does not keep up, after `write` has returned False."""
+
+
+@attrs.define(eq=False)
+class _Sent:
+    """A message of this process that has not come back.
+
+    shown: it was, while others could not be reached. on_shown: called when it is.
+    """
+
+    data: bytes
+    message: Message
+    on_shown: Callable[[], object] | None
+    shown: bool = False
+
+
+class Room:
+    """A room.
+
+    name: its own. members: those here, by the kind of their client, in the order in which they joined.
+    recent: the last messages. apart: whether others can't be reached. loaded: whether the history was read.
+    on_slow: called with a message that a member here was too slow for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backplane: Backplane,
+        node: str,
+        numbers: Iterator[int],
+        on_slow: Callable[[Message], object],
+        *,
+        apart: bool,
+    ) -> None:
+        self.name = name
+        self.topic = f"chat:room:{name}"
+        self.members: dict[Client, dict[Occupant, None]] = {}
+        self.recent: deque[Message] = deque(maxlen=KEPT)
+        self.apart = apart
+        self.loaded = False
+        self._backplane = backplane
+        self._node = node
+        self._numbers = numbers
+        self._on_slow = on_slow
+        self._arriving: dict[Occupant, Callable[[], object]] = {}  # until the history is read
+        self._behind: dict[Occupant, Position] = {}  # until that message comes
+        self._frozen: dict[Occupant, list[Message]] = {}  # being handed over, and what they miss
+        self._sent: deque[_Sent] = deque()
+        self._latest: dict[str, int] = {}  # the number of the last message of each process
+        self._subscription = backplane.subscribe(self.topic, self._on_message, self._on_gap)
+        backplane.read_last(self.topic, KEPT, self._load)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.members.values())) + len(self._frozen) + len(self._behind)
+
+    def __iter__(self) -> Iterator[Occupant]:
+        for members in self.members.values():
+            yield from members
+        yield from self._frozen
+        yield from self._behind
+
+    def is_empty(self) -> bool:
+        """Return whether nobody is here, or about to be."""
+        return not (self or self._arriving)
+
+    def close(self) -> None:
+        """Receive nothing more."""
+        self._subscription.cancel()
+
+    # Members
+
+    def when_loaded(self, member: Occupant, callback: Callable[[], object]) -> None:
+        """Call `callback` when the history was read, unless `member` is removed before."""
+        if self.loaded:
+            callback()
+        else:
+            self._arriving[member] = callback
+
+    def add(self, member: Occupant) -> None:
+        """Show `member` what comes from now on."""
+        self.members.setdefault(member.client, {})[member] = None
+
+    def remove(self, member: Occupant) -> bool:
+        """Remove `member`; return whether it was here, and not just arriving."""
+        self._arriving.pop(member, None)
+        members = self.members.get(member.client, {})
+        here = member in members or member in self._frozen or member in self._behind
+        for table in (members, self._frozen, self._behind):
+            table.pop(member, None)
+        if not members:
+            self.members.pop(member.client, None)
+        return here
+
+    def last_lines(self) -> list[Message]:
+        """Return the last lines that were said."""
+        return [message for message in self.recent if message.kind == SAID][-LAST:]
+
+    # Handing members over
+
+    def position(self) -> Position | None:
+        """Return the last message that was shown; None without any, or if there is no other process."""
+        last = self.recent[-1] if self.recent and self._node else None
+        return None if last is None else (last.node, last.number)
+
+    def freeze(self, member: Occupant) -> None:
+        """Keep what `member` would be shown, if another process may show it the same."""
+        if self._node and member in self.members.get(member.client, {}):
+            self.remove(member)
+            self._frozen[member] = []
+
+    def thaw(self, member: Occupant) -> None:
+        """Show `member` what it has missed: it stays in this process."""
+        missed = self._frozen.pop(member, None)
+        if missed is not None:
+            for message in missed:
+                member.write(member.client.encode(message))
+            self.add(member)
+
+    def go_on(self, member: Occupant, position: Position | None) -> None:
+        """Show `member`, that was in another process, what comes after `position`."""
+        places = [(message.node, message.number) for message in self.recent]
+        if position is None or not self._node:
+            self.add(member)
+        elif position in places:
+            for message in list(self.recent)[places.index(position) + 1 :]:
+                member.write(member.client.encode(message))
+            self.add(member)
+        else:
+            self._behind[member] = position  # the other process has heard it sooner
+
+    def stop_waiting(self, member: Occupant) -> None:
+        """Show `member` what comes, if its position has not come."""
+        if self._behind.pop(member, None) is not None:
+            self.add(member)
+            member.write(member.client.encode("some lines may be missing here"))
+
+    # Messages
+
+    def post(
+        self, kind: str, name: str, text: str, speaker: int, on_shown: Callable[[], object] | None = None
+    ) -> bool:
+        """Publish a message; return whether it was accepted.
+
+        on_shown: called when it has been shown here. It may not be, if the broker loses it.
+        """
+        if self._backplane.state is BackplaneState.CLOSED:
+            return False  # with the reactor, whose connections end
+        number = next(self._numbers)
+        message = Message(kind, name, text, self.name, round(time.time(), 1), self._node, number, speaker)
+        data = message.encode()
+        if not self._backplane.publish(self.topic, data):
+            return False
+        sent = _Sent(data, message, on_shown)
+        self._sent.append(sent)
+        if self.apart:
+            self._show_early(sent)
+        return True
+
+    def notify(self, text: str) -> None:
+        """Show a notice to all members here."""
+        self._write(text)
+
+    def set_apart(self, apart: bool) -> None:
+        """Show what is said at once, from now on, or when it comes back."""
+        self.apart = apart
+        for sent in self._sent if apart else ():
+            if not sent.shown:
+                self._show_early(sent)
+
+    def _show_early(self, sent: _Sent) -> None:
+        sent.shown = True
+        self._show(sent.message)
+        if sent.on_shown is not None:
+            sent.on_shown()
+
+    def _on_message(self, topic: str, data: bytes) -> None:
+        sent = None
+        if self._sent and self._sent[0].data == data:
+            sent = self._sent.popleft()
+            message = sent.message
+        else:
+            message = Message.decode(data)
+            if message.node == self._node:
+                while self._sent and self._sent[0].message.number <= message.number:
+                    self._sent.popleft()  # those before this one are lost
+        if message.number > self._latest.get(message.node, 0):
+            self._show(message)
+        if sent is not None and sent.on_shown is not None and not sent.shown:
+            sent.on_shown()
+
+    def _on_gap(self, topic: str, missed: int | None) -> None:
+        if missed is None:
+            self._write("some lines may be missing here")
+        else:
+            self._write(f"{missed} line{'s'[: missed != 1]} {'were' if missed != 1 else 'was'} lost here")
+
+    def _load(self, history: list[bytes] | None) -> None:
+        """Take the history for what was shown before, up to what has come meanwhile."""
+        known = {(message.node, message.number) for message in self.recent}
+        before = [message for message in map(_decoded, history or ()) if message is not None]
+        older = [message for message in before if (message.node, message.number) not in known]
+        self.recent = deque([*older, *self.recent], KEPT)
+        for message in older:
+            self._note(message)
+        self.loaded = True
+        arriving, self._arriving = self._arriving, {}
+        for callback in arriving.values():
+            callback()
+
+    def _note(self, message: Message) -> None:
+        """Note that all messages of that process up to this one are known."""
+        latest = self._latest
+        latest[message.node] = max(message.number, latest.get(message.node, 0))
+        if len(latest) > _NODES:
+            del latest[next(iter(latest))]
+
+    def _show(self, message: Message) -> None:
+        self._note(message)
+        if message.kind not in KINDS:
+            return  # of a later version
+        self.recent.append(message)
+        if self._write(message):
+            self._on_slow(message)
+        for missed in self._frozen.values():
+            missed.append(message)
+        if self._behind:
+            self._catch_up((message.node, message.number))
+
+    def _write(self, what: Message | str) -> bool:
+        """Write it to all members here, encoded once; return whether one of them does not keep up."""
+        slow = False
+        for client, members in self.members.items():
+            data = client.encode(what)
+            for member in members:
+                if not member.write(data) and member.is_slow():
+                    slow = True
+        return slow
+
+    def _catch_up(self, position: Position) -> None:
+        for member in [member for member, last in self._behind.items() if last == position]:
+            del self._behind[member]
+            self.add(member)
+
+
+def _decoded(data: bytes) -> Message | None:
+    try:
+        return Message.decode(data)
+    except ValueError:
+        return None  # it was reported when it came
