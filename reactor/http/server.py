@@ -19,7 +19,7 @@ from reactor.http.response import (
     start_lines,
 )
 from reactor.http.streaming import EventStream, ResponseStream
-from reactor.http.syntax import Head, HTTPError, RequestReader
+from reactor.http.syntax import Block, Head, HTTPError, RequestReader
 from reactor.http.tasks import Scope
 from reactor.options import check_callable, seconds
 from reactor.protocol import Protocol
@@ -34,6 +34,9 @@ Handler = Callable[[Request], Response | Coroutine[Any, Any, Response | None] | 
 
 #: Steps (a head, or a piece of a body) of one connection in a tick, so that none starves the others.
 STEPS_PER_TICK = 64
+
+#: Seconds that the connection of a bad request lingers, as Apache's: a slow loris would stay for longer.
+LINGER = 2.0
 
 _METHODS = ("GET", "HEAD", "POST")
 
@@ -91,7 +94,7 @@ class HTTP:
         self.head_timeout = seconds("head_timeout", head_timeout)
         self.body_timeout = seconds("body_timeout", body_timeout)
         self.keep_alive = seconds("keep_alive", keep_alive)
-        self.heads: dict[bytes, Head] = {}  # those that `RequestReader` remembers
+        self.known: dict[bytes, Block] = {}  # what `RequestReader` remembers
 
     def __call__(self) -> HTTPProtocol:
         """Return the protocol of a new connection."""
@@ -161,7 +164,7 @@ class HTTPProtocol(Protocol):
 
     def __init__(self, http: HTTP) -> None:
         self._http = http
-        self._reader = RequestReader(http.max_head, http.heads)
+        self._reader = RequestReader(http.max_head, http.known)
         self._state = _HEAD
         self._advancing = False
         self._is_timed = True
@@ -186,8 +189,12 @@ class HTTPProtocol(Protocol):
         """Handle the requests that are complete now."""
         reader = self._reader
         if self._state is _HEAD and not reader.buffered() and not self.connection.is_paused():
-            head = self._http.heads.get(data)
-            if head is not None:  # what is received is one request, and one as before
+            try:
+                head = reader.known_head(data)
+            except HTTPError as exc:
+                self._refuse(exc)
+                return
+            if head is not None:  # what is received is one request
                 self._begin(head)
                 return
         reader.feed(data)
@@ -497,11 +504,11 @@ class HTTPProtocol(Protocol):
             return b"%b%b\r\n" % (lines, date_line())
         return b"%b%bConnection: keep-alive\r\n\r\n" % (lines, date_line())
 
-    def _finish(self, is_close: bool) -> None:
-        """Go on with the next request, or close."""
+    def _finish(self, is_close: bool, linger: float | None = None) -> None:
+        """Go on with the next request, or close. linger: seconds to wait for the peer's end then."""
         self._request = self._stream = None
         if is_close or self.connection.is_closing():
-            self._close()
+            self._close(linger)
             return
         self._state = _HEAD
         if not self._advancing and (self._peer_ended or self._reader.buffered()):
@@ -518,10 +525,11 @@ class HTTPProtocol(Protocol):
         else:
             head = self._lines(response.lines, request.head, is_close)
         self.connection.write(head if is_head else head + bytes(response.body))
-        self._finish(is_close)
+        self._finish(is_close, LINGER)
 
-    def _close(self) -> None:
+    def _close(self, linger: float | None = None) -> None:
         """Close the connection after what was written; it lingers, so that the client can read that."""
         self._state = _OVER
         self._body = []
-        self.connection.close()
+        is_behind = self.connection.get_write_buffer_size() > self._http.max_head
+        self.connection.close(None if is_behind else linger)
