@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from reactor.connection.connection import Connection, activity, interrupted
 from reactor.connection.interrupts import Step
 from reactor.errors import ReadTimeout, StreamClosed, UsageError
+from reactor.http.files import FilePart
 from reactor.http.request import Request
 from reactor.http.response import (
     Fields,
@@ -38,6 +40,9 @@ STEPS_PER_TICK = 64
 #: Seconds that the connection of a bad request lingers, as Apache's: a slow loris would stay for longer.
 LINGER = 2.0
 
+#: Bytes of a file up to which it is read and sent with its head: it takes no descriptor while it is queued.
+SMALL_FILE = 16 * 1024
+
 _METHODS = ("GET", "HEAD", "POST")
 
 
@@ -45,7 +50,8 @@ class HTTP:
     r"""A server of HTTP/1.1: a factory of protocols for `Reactor.listen`.
 
     handler: a function that is called with every `Request`; or a mapping from paths to such functions. A key
-        is a path, for GET and HEAD, or a method, a space and a path: "POST /jobs". Other paths are answered
+        is a path, for GET and HEAD, or a method, a space and a path: "POST /jobs". A path that
+        ends with "/*" is for all below it that have none of their own. Other paths are answered
         with status 404, other methods with 405. HEAD is answered as GET, without the body.
     max_head: bytes of a request's head, before status 431. max_body: bytes of its body, before 413.
     head_timeout: seconds in which a head must be complete, whatever bytes arrive, before status 408 (nginx
@@ -88,6 +94,8 @@ class HTTP:
         else:
             check_callable("handler", handler)
             self._handler = handler
+        trees = [(path[:-1], route) for path, route in self._routes.items() if path.endswith("/*")]
+        self._trees = sorted(trees, key=lambda tree: -len(tree[0]))
         self._methods = {*_METHODS, *(method for route in self._routes.values() for method in route)}
         self.max_head = _size("max_head", max_head)
         self.max_body = _size("max_body", max_body)
@@ -106,13 +114,17 @@ class HTTP:
             raise HTTPError(501, f"the method {head.method} is not implemented")
         if self._handler is not None:
             return self._handler
-        route = self._routes.get(head.path)
+        route = self._routes.get(head.path) or self._tree(head.path)
         if route is None:
             raise HTTPError(404)
         handler = route.get(head.method)
         if handler is None:
             raise HTTPError(405, headers=(("Allow", ", ".join(sorted(route))),))
         return handler
+
+    def _tree(self, path: str) -> dict[str, Handler] | None:
+        """Return the route of the longest tree that `path` is in."""
+        return next((route for tree, route in self._trees if path.startswith(tree)), None)
 
     def _add_route(self, key: str, handler: Handler) -> None:
         check_callable(f"the handler of {key!r}", handler)
@@ -469,6 +481,27 @@ class HTTPProtocol(Protocol):
         )
         self._send_start(lines, head, True, stream)
         return stream
+
+    def send_file(
+        self, request: Request, file: IO[bytes], part: FilePart, content_type: str, headers: Fields
+    ) -> None:
+        """Send a response with a part of `file`, which is closed at its end."""
+        self._check(request)
+        head = request.head
+        lines = start_lines(part.status, None if part.status == 304 else content_type)
+        lines += field_lines(part.fields) + field_lines(headers)
+        if part.status != 304:
+            lines += b"Content-Length: %d\r\n" % part.count
+        is_close = self._is_last(head)
+        data = self._lines(lines, head, is_close)
+        if head.method == "HEAD" or part.count <= SMALL_FILE:
+            with file:
+                body = b"" if head.method == "HEAD" else os.pread(file.fileno(), part.count, part.offset)
+            self.connection.write(data + body)
+        else:
+            self.connection.write(data)
+            self.connection.sendfile(file, part.offset, part.count)
+        self._finish(is_close)
 
     def switch(self, request: Request, lines: bytes, protocol: WebSocket) -> bytes:
         """Send the head of a response with status 101; `protocol` takes the connection over.
