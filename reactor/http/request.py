@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from typing import Protocol as Interface
 from urllib.parse import parse_qs
 
 from reactor.connection.connection import Connection
 from reactor.errors import UsageError
+from reactor.http.files import FilePart, open_below, open_file, part_of, type_of
 from reactor.http.response import Fields, Response
 from reactor.http.streaming import EventStream, ResponseStream
 from reactor.http.syntax import Head, Headers, HTTPError
@@ -32,6 +34,10 @@ class _Server(Interface):
     def start(
         self, request: Request, status: int, headers: Fields, content_type: str | None, length: int | None
     ) -> ResponseStream: ...
+
+    def send_file(
+        self, request: Request, file: IO[bytes], part: FilePart, content_type: str, headers: Fields
+    ) -> None: ...
 
     def start_events(self, request: Request, headers: Fields, ping: float | None) -> EventStream: ...
 
@@ -135,6 +141,39 @@ class Request:
         Raises UsageError if the request is answered already.
         """
         return self._server.start(self, status, headers, content_type, length)
+
+    def send_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        below: str | os.PathLike[str] | None = None,
+        content_type: str | None = None,
+        headers: Fields = (),
+    ) -> None:
+        """Answer with a file, which the kernel sends: sendfile(2).
+
+        path: of the file. below: a directory; `path` is then one below it that the client may choose. No name
+            in it may begin with a dot, no symbolic link is followed, and of a directory (a path that ends
+            with a slash, or "") index.html is sent.
+        content_type: None for that of the file's name. headers: further fields.
+        Answers with ETag and Last-Modified, to conditional requests with 304 or 412, to one range with 206 or
+        416, and to several with the whole file.
+        Raises HTTPError, which is the answer if it leaves the handler: 404 if there is no such file. Raises
+        UsageError if the request is answered already.
+        """
+        name = os.fspath(path)
+        if below is None:
+            file = open_file(name)
+        else:
+            name = name.removeprefix("/")
+            name += "index.html" if name[-1:] in {"", "/"} else ""
+            file = open_below(below, name)
+        try:
+            part = part_of(file, self.method, self.headers)
+            self._server.send_file(self, file, part, content_type or type_of(name), headers)
+        except BaseException:
+            file.close()
+            raise
 
     def events(self, headers: Fields = (), *, ping: float | None = 15.0) -> EventStream:
         """Answer with a stream of server-sent events.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from reactor.connection.connection import Connection, activity, interrupted
 from reactor.connection.interrupts import Step
 from reactor.errors import ReadTimeout, StreamClosed, UsageError
+from reactor.http.files import FilePart
 from reactor.http.request import Request
 from reactor.http.response import (
     Fields,
@@ -19,7 +21,7 @@ from reactor.http.response import (
     start_lines,
 )
 from reactor.http.streaming import EventStream, ResponseStream
-from reactor.http.syntax import Head, HTTPError, RequestReader
+from reactor.http.syntax import Block, Head, HTTPError, RequestReader
 from reactor.http.tasks import Scope
 from reactor.options import check_callable, seconds
 from reactor.protocol import Protocol
@@ -35,6 +37,12 @@ Handler = Callable[[Request], Response | Coroutine[Any, Any, Response | None] | 
 #: Steps (a head, or a piece of a body) of one connection in a tick, so that none starves the others.
 STEPS_PER_TICK = 64
 
+#: Seconds that the connection of a bad request lingers, as Apache's: a slow loris would stay for longer.
+LINGER = 2.0
+
+#: Bytes of a file up to which it is read and sent with its head: it takes no descriptor while it is queued.
+SMALL_FILE = 16 * 1024
+
 _METHODS = ("GET", "HEAD", "POST")
 
 
@@ -42,7 +50,8 @@ class HTTP:
     r"""A server of HTTP/1.1: a factory of protocols for `Reactor.listen`.
 
     handler: a function that is called with every `Request`; or a mapping from paths to such functions. A key
-        is a path, for GET and HEAD, or a method, a space and a path: "POST /jobs". Other paths are answered
+        is a path, for GET and HEAD, or a method, a space and a path: "POST /jobs". A path that
+        ends with "/*" is for all below it that have none of their own. Other paths are answered
         with status 404, other methods with 405. HEAD is answered as GET, without the body.
     max_head: bytes of a request's head, before status 431. max_body: bytes of its body, before 413.
     head_timeout: seconds in which a head must be complete, whatever bytes arrive, before status 408 (nginx
@@ -85,13 +94,15 @@ class HTTP:
         else:
             check_callable("handler", handler)
             self._handler = handler
+        trees = [(path[:-1], route) for path, route in self._routes.items() if path.endswith("/*")]
+        self._trees = sorted(trees, key=lambda tree: -len(tree[0]))
         self._methods = {*_METHODS, *(method for route in self._routes.values() for method in route)}
         self.max_head = _size("max_head", max_head)
         self.max_body = _size("max_body", max_body)
         self.head_timeout = seconds("head_timeout", head_timeout)
         self.body_timeout = seconds("body_timeout", body_timeout)
         self.keep_alive = seconds("keep_alive", keep_alive)
-        self.heads: dict[bytes, Head] = {}  # those that `RequestReader` remembers
+        self.known: dict[bytes, Block] = {}  # what `RequestReader` remembers
 
     def __call__(self) -> HTTPProtocol:
         """Return the protocol of a new connection."""
@@ -103,13 +114,17 @@ class HTTP:
             raise HTTPError(501, f"the method {head.method} is not implemented")
         if self._handler is not None:
             return self._handler
-        route = self._routes.get(head.path)
+        route = self._routes.get(head.path) or self._tree(head.path)
         if route is None:
             raise HTTPError(404)
         handler = route.get(head.method)
         if handler is None:
             raise HTTPError(405, headers=(("Allow", ", ".join(sorted(route))),))
         return handler
+
+    def _tree(self, path: str) -> dict[str, Handler] | None:
+        """Return the route of the longest tree that `path` is in."""
+        return next((route for tree, route in self._trees if path.startswith(tree)), None)
 
     def _add_route(self, key: str, handler: Handler) -> None:
         check_callable(f"the handler of {key!r}", handler)
@@ -161,7 +176,7 @@ class HTTPProtocol(Protocol):
 
     def __init__(self, http: HTTP) -> None:
         self._http = http
-        self._reader = RequestReader(http.max_head, http.heads)
+        self._reader = RequestReader(http.max_head, http.known)
         self._state = _HEAD
         self._advancing = False
         self._is_timed = True
@@ -186,8 +201,12 @@ class HTTPProtocol(Protocol):
         """Handle the requests that are complete now."""
         reader = self._reader
         if self._state is _HEAD and not reader.buffered() and not self.connection.is_paused():
-            head = self._http.heads.get(data)
-            if head is not None:  # what is received is one request, and one as before
+            try:
+                head = reader.known_head(data)
+            except HTTPError as exc:
+                self._refuse(exc)
+                return
+            if head is not None:  # what is received is one request
                 self._begin(head)
                 return
         reader.feed(data)
@@ -463,6 +482,27 @@ class HTTPProtocol(Protocol):
         self._send_start(lines, head, True, stream)
         return stream
 
+    def send_file(
+        self, request: Request, file: IO[bytes], part: FilePart, content_type: str, headers: Fields
+    ) -> None:
+        """Send a response with a part of `file`, which is closed at its end."""
+        self._check(request)
+        head = request.head
+        lines = start_lines(part.status, None if part.status == 304 else content_type)
+        lines += field_lines(part.fields) + field_lines(headers)
+        if part.status != 304:
+            lines += b"Content-Length: %d\r\n" % part.count
+        is_close = self._is_last(head)
+        data = self._lines(lines, head, is_close)
+        if head.method == "HEAD" or part.count <= SMALL_FILE:
+            with file:
+                body = b"" if head.method == "HEAD" else os.pread(file.fileno(), part.count, part.offset)
+            self.connection.write(data + body)
+        else:
+            self.connection.write(data)
+            self.connection.sendfile(file, part.offset, part.count)
+        self._finish(is_close)
+
     def switch(self, request: Request, lines: bytes, protocol: WebSocket) -> bytes:
         """Send the head of a response with status 101; `protocol` takes the connection over.
 
@@ -497,11 +537,11 @@ class HTTPProtocol(Protocol):
             return b"%b%b\r\n" % (lines, date_line())
         return b"%b%bConnection: keep-alive\r\n\r\n" % (lines, date_line())
 
-    def _finish(self, is_close: bool) -> None:
-        """Go on with the next request, or close."""
+    def _finish(self, is_close: bool, linger: float | None = None) -> None:
+        """Go on with the next request, or close. linger: seconds to wait for the peer's end then."""
         self._request = self._stream = None
         if is_close or self.connection.is_closing():
-            self._close()
+            self._close(linger)
             return
         self._state = _HEAD
         if not self._advancing and (self._peer_ended or self._reader.buffered()):
@@ -518,10 +558,11 @@ class HTTPProtocol(Protocol):
         else:
             head = self._lines(response.lines, request.head, is_close)
         self.connection.write(head if is_head else head + bytes(response.body))
-        self._finish(is_close)
+        self._finish(is_close, LINGER)
 
-    def _close(self) -> None:
+    def _close(self, linger: float | None = None) -> None:
         """Close the connection after what was written; it lingers, so that the client can read that."""
         self._state = _OVER
         self._body = []
-        self.connection.close()
+        is_behind = self.connection.get_write_buffer_size() > self._http.max_head
+        self.connection.close(None if is_behind else linger)

@@ -12,9 +12,9 @@ from tests.http.exchange import answers, exchange, get, mirror, post
 HOST = b"Host: localhost\r\n"
 
 
-def read(*pieces, heads=None, max_head=16384):
+def read(*pieces, known=None, max_head=16384):
     """The requests in the pieces, each as (head, body), or the status of the error that ends them."""
-    reader = RequestReader(max_head, {} if heads is None else heads)
+    reader = RequestReader(max_head, {} if known is None else known)
     found, head, body = [], None, b""
     for piece in pieces:
         reader.feed(piece)
@@ -81,6 +81,8 @@ def test_headers_are_a_mapping_in_any_case():
     assert repr(headers) == "Headers([('accept', 'a'), ('host', 'h')])"
     assert headers.tokens("accept") == ["a"]
 
+
+GET_A = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 REFUSED = {
     "bare LF": (b"GET / HTTP/1.1\n" + HOST + b"\r\n", 400),
@@ -198,16 +200,32 @@ def test_one_empty_line_before_a_request_is_ignored():
     assert [head.path for head, _ in found] == ["/", "/next", "/last"]
 
 
-def test_known_heads_are_remembered_and_bounded():
-    heads = {}
-    ((first, _),) = read(get("/same"), heads=heads)
-    ((second, _),) = read(get("/same"), heads=heads)
-    assert first is second
-    read(post(b"abc", "X: with-a-body"), get("/", f"X: {'y' * 2000}"), heads=heads)
-    assert len(heads) == 1
+def test_blocks_of_fields_are_remembered_and_bounded():
+    known = {}
+    for path in ("/one", "/two?x", "/three"):
+        head = read(get(path, "X: y"), known=known)[0][0]
+        assert (head.target, head.headers["x"], head.host, head.keep_alive) == (path, "y", "localhost", True)
+        assert len(known) == 1
+    assert not read(get("/", "X: y", version="1.0"), known=known)[0][0].keep_alive
+    read(post(b"abc", "X: with-a-body"), get("/", f"X: {'y' * 2000}"), known=known)
+    assert len(known) == 2
     for number in range(2 * REMEMBERED):
-        read(get(f"/{number}"), heads=heads)
-        assert len(heads) <= REMEMBERED
+        read(get("/", f"X: {number}"), known=known)
+        assert len(known) <= REMEMBERED
+
+
+def test_host_of_a_target_is_not_remembered():
+    known = {}
+    assert read(get("http://other/"), known=known)[0][0].host == "other"
+    assert read(get("/"), known=known)[0][0].host == "localhost"
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=REFUSED.keys())
+def test_bad_head_is_refused_after_good_ones_too(number):
+    known = {}
+    assert len(read(get("/") + get("/", version="1.0") + GET_A, known=known)) == 3
+    data, status = list(REFUSED.values())[number]
+    assert read(data, known=known) == [status]
 
 
 #: Parts of requests, good and bad, of which two servers might make different things.
