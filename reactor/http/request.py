@@ -1,0 +1,161 @@
+"""Requests, as handlers get them, and the ways to answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+from typing import Protocol as Interface
+from urllib.parse import parse_qs
+
+from reactor.connection.connection import Connection
+from reactor.errors import UsageError
+from reactor.http.response import Fields, Response
+from reactor.http.streaming import EventStream, ResponseStream
+from reactor.http.syntax import Head, Headers, HTTPError
+from reactor.http.tasks import Scope
+from reactor.streams.task import Place, Timeout
+
+__all__ = ["Request"]
+
+
+class _Server(Interface):
+    """The side of a connection's protocol that its request uses."""
+
+    connection: Connection
+    scope: Scope | None
+
+    def respond(self, request: Request, response: Response) -> bool: ...
+
+    def start(
+        self, request: Request, status: int, headers: Fields, content_type: str | None, length: int | None
+    ) -> ResponseStream: ...
+
+    def start_events(self, request: Request, headers: Fields, ping: float | None) -> EventStream: ...
+
+
+class Request:
+    r"""A request. Handlers get it, and answer it once: with the `Response` that they return, or later.
+
+    A handler that returns None answers later: with `respond`, or with a stream of `start` or `events`.
+    Its methods are called on the thread that drives the reactor.
+
+        from reactor import Reactor
+        from reactor.http import HTTP, Response
+
+        def greet(request):
+            name = request.query.get("name", ["world"])[0]
+            return Response(200, f"Hello, {name}!\n")
+
+        with Reactor() as reactor:
+            reactor.listen("127.0.0.1:0", HTTP({"/greet": greet}))
+            reactor.call_soon(reactor.stop)
+            reactor.run()
+    """
+
+    __slots__ = ("_query", "_server", "body", "head")
+
+    def __init__(self, server: _Server, head: Head, body: bytes = b"") -> None:
+        self._server = server
+        self._query: dict[str, list[str]] | None = None
+        self.head = head
+        #: The body; b"" if it has none.
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.head.target}>"
+
+    @property
+    def method(self) -> str:
+        """The method: "GET", "HEAD", "POST"."""
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        """The path, decoded. It begins with a slash and has no dot segments."""
+        return self.head.path
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """The values of each name in the query, decoded; one without a value has "".
+
+        Raises HTTPError, which is answered with status 400, for more than 1,000 of them.
+        """
+        if self._query is None:
+            try:
+                self._query = parse_qs(self.head.query_string, keep_blank_values=True, max_num_fields=1000)
+            except ValueError:
+                raise HTTPError(400, "the query has too many fields") from None
+        return self._query
+
+    @property
+    def headers(self) -> Headers:
+        """The fields of its head, a mapping; names are in any case."""
+        return self.head.headers
+
+    @property
+    def host(self) -> str:
+        """The host, and the port if there is one, that the client has asked for."""
+        return self.head.host
+
+    @property
+    def connection(self) -> Connection:
+        """Its connection, for facts about it. Do not write to it."""
+        return self._server.connection
+
+    @property
+    def peername(self) -> Any:
+        """The socket address of the client."""
+        return self._server.connection.get_extra_info("peername")
+
+    # Answering
+
+    def respond(self, response: Response) -> bool:
+        """Send `response`; for a handler that has returned None.
+
+        Returns False if the connection has ended, so that nothing was sent. Raises UsageError if the request
+        is answered already.
+        """
+        return self._server.respond(self, response)
+
+    def start(
+        self,
+        status: int = 200,
+        headers: Fields = (),
+        *,
+        content_type: str | None = None,
+        length: int | None = None,
+    ) -> ResponseStream:
+        """Send the head of a response, and return the stream for its body.
+
+        length: bytes of the body, if known; None: it is sent in chunks, or to an HTTP/1.0 client until the
+            connection ends. The others are those of `Response`, and raise as they do there.
+        Raises UsageError if the request is answered already.
+        """
+        return self._server.start(self, status, headers, content_type, length)
+
+    def events(self, headers: Fields = (), *, ping: float | None = 15.0) -> EventStream:
+        """Answer with a stream of server-sent events.
+
+        headers: further fields. ping: seconds of silence after which a comment is sent, so that a client
+            that has vanished is noticed; None for never.
+        Raises UsageError if the request is answered already.
+        """
+        return self._server.start_events(self, headers, ping)
+
+    # For coroutines
+
+    def sleep(self, seconds: float) -> Generator[Place, Any, None]:
+        """Wait for at least `seconds`, in a coroutine that handles this request."""
+        return self._scope().sleep(seconds)
+
+    def timeout(self, seconds: float) -> Timeout:
+        """Return a context manager that raises `StreamTimeout` if its body takes longer than `seconds`.
+
+        In the coroutine that handles this request.
+        """
+        return self._scope().timeout(seconds)
+
+    def _scope(self) -> Scope:
+        if self._server.scope is None:
+            raise UsageError("only a handler that is a coroutine can wait")
+        return self._server.scope
