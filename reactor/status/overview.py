@@ -20,7 +20,9 @@ class Phase(Enum):
     STARTING = "starting"
     RUNNING = "running"
     RESTARTING = "restarting"  # SIGHUP: its workers are replaced one by one
-    REPLACING = "replacing"  # SIGUSR2: another supervisor is starting, or the one of before has workers that drain
+    REPLACING = (
+        "replacing"  # SIGUSR2: another supervisor is starting, or the one of before has workers that drain
+    )
     DRAINING = "draining"
 
 

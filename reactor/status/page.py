@@ -155,7 +155,9 @@ def _progress(overview: Overview) -> str:
 
 
 def _step(worker: Worker, overview: Overview) -> str:
-    name = f"Process {worker.pid}" if overview.target is None else f"Worker {worker.index}, process {worker.pid}"
+    name = (
+        f"Process {worker.pid}" if overview.target is None else f"Worker {worker.index}, process {worker.pid}"
+    )
     if worker.phase == "starting":
         return f"{name}, is starting"
     left = None if worker.current is None else worker.current.gauges["open"]
@@ -229,7 +231,11 @@ def _listeners(overview: Overview) -> str:
     for address in dict.fromkeys(listener.address for listener in listeners):
         same = [listener for listener in listeners if listener.address == address]
         holds = sorted({hold for listener in same for hold in listener.holds})
-        state = f'<span class="bad">{escape(", ".join(holds))}</span>' if holds else '<span class="good">accepts</span>'
+        state = (
+            f'<span class="bad">{escape(", ".join(holds))}</span>'
+            if holds
+            else '<span class="good">accepts</span>'
+        )
         rows.append([escape(address), state, f"{sum(listener.connections for listener in same):,}"])
     columns = [("Address", False), ("State", True), ("Connections", False)]
     return _table("What is listened on, and whether it accepts", columns, rows)
@@ -238,7 +244,8 @@ def _listeners(overview: Overview) -> str:
 def _reasons(name: str, rates: Rates, totals: Counters) -> str:
     counts = sorted(labelled(totals, name).items(), key=lambda entry: (-entry[1], entry[0]))
     rows = [
-        [escape(reason), f"{int(count):,}", _rate(rates.total(f"{name}:{reason}"))] for reason, count in counts
+        [escape(reason), f"{int(count):,}", _rate(rates.total(f"{name}:{reason}"))]
+        for reason, count in counts
     ]
     captions = {
         "refused": "Accepted and closed at once, by reason, since the start",
