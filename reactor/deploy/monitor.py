@@ -1,6 +1,6 @@
 """`Monitor`: asks the workers for snapshots, and adds their counters up across all replacements.
 
-    collect -> "status" to each worker -> its snapshot -> an `Overview`, when all have answered or the time is up
+    collect -> "status" to each worker -> "snapshot" from each, or the time is up -> an `Overview`
 
 Nothing is asked while nobody looks. A supervisor that is being replaced gives its successor the sums, and
 answers its questions until its own workers have drained.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reactor.address import Address
 from reactor.listening.binding import UnixPath, bind
@@ -37,7 +37,7 @@ class StatusAddress:
         self._page: StatusPage | None = None
 
     def bind(self) -> None:
-        """Bind what was not inherited. Raises as `StatusPage.listen` does, and ImportError without the extra."""
+        """Bind what was not inherited. Raises as `StatusPage.listen`, and ImportError without the extra."""
         if self._address is None:
             return
         from reactor.status.server import check_open  # noqa: PLC0415 - needs the extra `status`
@@ -58,6 +58,11 @@ class StatusAddress:
             listener = self._page.listen(sock.dup(), open=self._is_open)
             where = str(listener.addresses[0])
             log.info("status page: %s", where if where.startswith("unix:") else f"http://{where}/")
+
+    def refresh(self) -> None:
+        """Show at once what has happened."""
+        if self._page is not None:
+            self._page.refresh()
 
     def leave(self) -> None:
         """Answer what was asked; the rest is for the successor, which has the sockets."""
@@ -80,7 +85,7 @@ class StatusAddress:
 
     # Over to another supervisor
 
-    def exported(self) -> tuple[dict[str, str], list[int]]:
+    def exported(self) -> tuple[dict[str, object], list[int]]:
         """Return the fields and descriptors of a message, for `take`."""
         return {"address": str(self._address)}, [sock.fileno() for sock in self._sockets]
 

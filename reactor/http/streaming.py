@@ -132,8 +132,8 @@ def encode_event(
     data: str,
     *,
     event: str | None = None,
-    id: str | None = None,
-    retry: float | None = None,  # noqa: A002
+    id: str | None = None,  # noqa: A002
+    retry: float | None = None,
 ) -> bytes:
     r"""Return a server-sent event as bytes, for `EventStream.write` of any number of streams.
 

@@ -36,7 +36,7 @@ _TOKEN_FIRST = re.compile(rb"[!#$%&'*+.^_`|~0-9a-zA-Z-]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 _HOST = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
-_ABSOLUTE = re.compile(r"https?://([^/?#@]*)(.*)", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"https?://([^/?#]+)((?:[/?].*)?)", re.IGNORECASE)
 
 
 class HTTPError(ReactorError, ValueError):
@@ -126,13 +126,16 @@ class RequestReader:
     Errors are `HTTPError`; after one, nothing more can be read.
     """
 
-    __slots__ = ("_buffer", "_fed", "_heads", "_is_chunked", "_max_head", "_parser", "_searched")
+    __slots__ = (
+        "_buffer", "_fed", "_has_skipped", "_heads", "_is_chunked", "_max_head", "_parser", "_searched",
+    )  # fmt: skip
 
     def __init__(self, max_head: int, heads: dict[bytes, Head]) -> None:
         self._max_head = max_head
         self._heads = heads
         self._buffer: bytes | bytearray = b""
         self._searched = 0  # bytes of the buffer in which no head ends
+        self._has_skipped = False  # an empty line before the head
         self._parser: h11.Connection | None = None  # that of a request whose body is not read yet
         self._is_chunked = False  # its body
         self._fed = b""  # what the parser got last, and 4 bytes before that
@@ -155,8 +158,12 @@ class RequestReader:
         buffer = self._buffer
         if not buffer:
             return None
-        if not self._searched and buffer[0] == 13 and buffer[:2] == b"\r\n":  # RFC 9112, 2.2
-            buffer = self._buffer = buffer[2:]
+        if buffer[0] == 13 and not self._has_skipped:  # an empty line first, RFC 9112, 2.2
+            if buffer == b"\r":
+                return None
+            if buffer[1] == 10:
+                self._has_skipped = True
+                buffer = self._buffer = buffer[2:]
         end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3)) + 4
         if end < 4 or end > self._max_head:
             self._check_beginning(buffer)
@@ -164,6 +171,7 @@ class RequestReader:
         head = bytes(buffer[:end])
         self._buffer = buffer[end:]
         self._searched = 0
+        self._has_skipped = False
         known = self._heads.get(head)
         return self._parse(head) if known is None else known
 
@@ -198,7 +206,7 @@ class RequestReader:
             return
         if _BARE_LF.search(buffer, max(0, self._searched - 1)):
             raise HTTPError(400, "lines end with CR and LF")
-        if not _TOKEN_FIRST.match(buffer) and buffer != b"\r":
+        if not _TOKEN_FIRST.match(buffer):
             raise HTTPError(400, "a request begins with its method")
         if len(buffer) > self._max_head:
             if buffer.find(b"\r\n", 0, self._max_head) < 0:

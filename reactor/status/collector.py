@@ -7,15 +7,15 @@ from collections.abc import Callable
 from reactor.status.overview import Overview
 from reactor.status.page import Rates
 
-__all__ = ["Collect", "Collector"]
+__all__ = ["FRESH", "Collect", "Collector"]
 
 #: Calls its argument with an overview, now or soon.
 Collect = Callable[[Callable[[Overview], object]], object]
 
-# Seconds for which an overview is not made anew: whoever asks all the time asks the workers ten times a second.
-_FRESH = 0.1
+#: Seconds for which an overview is not made anew: the workers are asked ten times a second at most.
+FRESH = 0.1
 
-# Seconds that two overviews must be apart for a rate.
+# Seconds that two overviews are apart for a rate, at least.
 _APART = 0.5
 
 
@@ -28,24 +28,27 @@ class Collector:
     def __init__(self, collect: Collect, time: Callable[[], float]) -> None:
         self._collect = collect
         self._time = time
-        self._latest: Overview | None = None
-        self._before: Overview | None = None
+        self._known: list[Overview] = []  # the latest last; the first is what rates count from
         self._waiting: list[Callable[[Overview, Rates], object]] = []
 
     def ask(self, on_done: Callable[[Overview, Rates], object]) -> None:
-        """Call `on_done` with an overview of the last tenth of a second, and the rates since the one before."""
-        if self._latest is not None and self._time() - self._latest.at < _FRESH:
-            on_done(self._latest, Rates(self._latest, self._before))
+        """Call `on_done` with an overview that is `FRESH`, and the rates since one before."""
+        if self._known and self._time() - self._known[-1].at < FRESH:
+            on_done(*self._answer())
             return
         self._waiting.append(on_done)
         if len(self._waiting) == 1:
             self._collect(self._done)
 
     def _done(self, overview: Overview) -> None:
-        latest = self._latest
-        if latest is not None and (self._before is None or overview.at - self._before.at >= 2 * _APART):
-            self._before = latest
-        self._latest = overview
+        known = [*self._known, overview]
+        while len(known) > 2 and overview.at - known[1].at >= _APART:
+            del known[0]
+        self._known = known
         waiting, self._waiting = self._waiting, []
         for on_done in waiting:
-            on_done(overview, Rates(overview, self._before))
+            on_done(*self._answer())
+
+    def _answer(self) -> tuple[Overview, Rates]:
+        first, latest = self._known[0], self._known[-1]
+        return latest, Rates(latest, None if first is latest else first)

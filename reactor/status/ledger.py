@@ -11,7 +11,7 @@ __all__ = ["Ledger"]
 
 @attrs.define(eq=False)
 class Ledger:
-    """Counters by the worker's index: those of processes that have ended, and the last known of those that run.
+    """Counters by the worker's index: of processes that have ended, and the last known of those that run.
 
     A process that is killed takes what it counted after its last snapshot with it; a sum never goes back.
     """

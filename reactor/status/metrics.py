@@ -6,7 +6,7 @@ What is added up over all workers is `reactor_NAME`; below a supervisor each wor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client.core import (
@@ -39,11 +39,21 @@ _COUNTERS = (
     ("events", "events", "Events, timers and callbacks that ticks handled."),
     ("cpu_seconds", "cpu_seconds", "CPU time of the serving processes."),
 )
-# The same, and the label.
+# The same, and the label with the values that are there from the start: a rate needs a zero to begin with.
 _LABELLED = (
-    ("connections_refused", "refused", "reason", "Connections that were accepted and closed at once."),
-    ("connections_closed", "closed", "reason", "Connections that ended."),
-    ("connections_drained", "drained", "outcome", "Connections that ended in drains."),
+    (
+        "connections_refused", "refused", "reason", ("max_connections", "max_per_ip", "descriptors"),
+        "Connections that were accepted and closed at once.",
+    ),
+    ("connections_closed", "closed", "reason", ("clean",), "Connections that ended."),
+    (
+        "connections_drained", "drained", "outcome", ("idle", "finished", "failed", "aborted"),
+        "Connections that ended in drains.",
+    ),
+)  # fmt: skip
+_OF_WORKERS = (
+    ("starts", "starts", "Processes that were started."),
+    ("failures", "failures", "Processes that did not start, or ended without being asked to."),
 )
 _GAUGES = (
     ("connections", "open", "Open connections."),
@@ -60,7 +70,7 @@ def exposition(overview: Overview, accept: str = "") -> tuple[bytes, str]:
     accept: the request's Accept, by which the client library chooses OpenMetrics or the text format.
     """
     encode, media_type = choose_encoder(accept)
-    return encode(_Once(overview)), media_type  # type: ignore[arg-type]
+    return encode(_Once(overview)), media_type
 
 
 # Rows of a family: the values of its labels, and what they count.
@@ -121,21 +131,27 @@ def _checks(snapshots: list[Snapshot]) -> Iterator[Metric]:
 
 
 def _counted(prefix: str, labels: tuple[str, ...], rows: _Rows) -> Iterator[Metric]:
-    for name, key, text in _COUNTERS:
-        family = CounterMetricFamily(f"{prefix}_{name}", text, labels=labels)
-        for values, counters in rows.items():
-            family.add_metric(values, counters.get(key, 0))
-        yield family
-    for name, key, label, text in _LABELLED:
+    yield from _plain(prefix, labels, rows, _COUNTERS)
+    for name, key, label, known, text in _LABELLED:
         family = CounterMetricFamily(f"{prefix}_{name}", text, labels=(*labels, label))
         for values, counters in rows.items():
-            for reason, count in labelled(counters, key).items():
+            for reason, count in {**dict.fromkeys(known, 0), **labelled(counters, key)}.items():
                 family.add_metric((*values, reason), count)
         yield family
     lag = HistogramMetricFamily(f"{prefix}_loop_lag_seconds", _LAG, labels=labels)
     for values, counters in rows.items():
         lag.add_metric(values, _buckets(counters), None)  # their sum is not known: no clock for quick ticks
     yield lag
+
+
+def _plain(
+    prefix: str, labels: tuple[str, ...], rows: _Rows, metrics: Iterable[tuple[str, str, str]]
+) -> Iterator[Metric]:
+    for name, key, text in metrics:
+        family = CounterMetricFamily(f"{prefix}_{name}", text, labels=labels)
+        for values, counters in rows.items():
+            family.add_metric(values, counters.get(key, 0))
+        yield family
 
 
 def _buckets(counters: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -168,7 +184,8 @@ def _workers(overview: Overview) -> Iterator[Metric]:
             started.add_metric(values, worker.current.started)
     yield up
     yield started
-    counted = {(str(index),): counters for index, counters in overview.by_worker.items()}
+    counted: _Rows = {(str(index),): counters for index, counters in overview.by_worker.items()}
+    yield from _plain("reactor_worker", ("worker",), counted, _OF_WORKERS)
     yield from _counted("reactor_worker", ("worker",), counted)
     yield from _held("reactor_worker", ("worker",), _gauges(overview))
 

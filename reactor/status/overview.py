@@ -84,7 +84,7 @@ class Overview:
         """Return why the server is not ready; nothing: it is.
 
         A worker that has not started, or drains while another serves, takes nothing away. One that serves and
-        hangs, or accepts nothing, or has a check that fails, does: the kernel may give it the next connection.
+        hangs, accepts nothing, or has a check that fails, does: the kernel may give it the next connection.
         """
         if self.phase in {Phase.STARTING, Phase.DRAINING}:
             return [f"{self.name} is {self.phase.value}"]

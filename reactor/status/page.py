@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from importlib.resources import files
 
@@ -118,7 +118,7 @@ def _section(name: str, title: str, body: str) -> str:
 
 def _state(overview: Overview) -> str:
     problems = overview.problems()
-    kind = "bad" if problems else "good" if overview.phase is Phase.RUNNING else "warn"
+    kind = "failing" if problems else "serving" if overview.phase is Phase.RUNNING else "changing"
     lines = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     listed = f'<ul class="problems">{lines}</ul>' if problems else ""
     spoken = f'<div role="status"><p class="summary">{_summary(overview, bool(problems))}</p>{listed}</div>'
@@ -168,20 +168,19 @@ def _step(worker: Worker, overview: Overview) -> str:
 
 
 def _figures(overview: Overview, rates: Rates, totals: Counters) -> str:
-    accepted = int(totals.get("accepted", 0))
+
+    def in_all(name: str, text: Callable[[float], str]) -> str:
+        return f"{text(totals.get(name, 0))} in all"
+
     figures = [
-        ("Connections", f"{overview.gauge('open'):,}", f"{_many(overview.gauge('paused'), 'paused')}"),
-        ("New", _rate(rates.total("accepted", "connected")), f"{accepted:,} accepted"),
-        ("Received", _bytes_rate(rates.total("bytes_received")), _bytes(totals.get("bytes_received", 0))),
-        ("Sent", _bytes_rate(rates.total("bytes_sent")), _bytes(totals.get("bytes_sent", 0))),
-        ("Queued", _bytes(overview.gauge("queued_bytes")), "not accepted by the kernel"),
-        ("CPU", _share(rates.total("cpu_seconds")), _duration(totals.get("cpu_seconds", 0))),
-        ("Events", _rate(rates.total("events")), f"{int(totals.get('ticks', 0)):,} ticks"),
-        (
-            "Errors",
-            f"{int(totals.get('handler_errors', 0)):,}",
-            f"{_many(int(totals.get('dropped_writes', 0)), 'dropped write')}",
-        ),
+        ("Connections", f"{overview.gauge('open'):,}", f"{overview.gauge('paused'):,} paused"),
+        ("New", _rate(rates.total("accepted", "connected")), in_all("accepted", _count)),
+        ("Received", _bytes_rate(rates.total("bytes_received")), in_all("bytes_received", _bytes)),
+        ("Sent", _bytes_rate(rates.total("bytes_sent")), in_all("bytes_sent", _bytes)),
+        ("Queued", _bytes(overview.gauge("queued_bytes")), "to be sent"),
+        ("CPU", _share(rates.total("cpu_seconds")), in_all("cpu_seconds", _duration)),
+        ("Events", _rate(rates.total("events")), in_all("events", _count)),
+        ("Errors", _rate(rates.total("handler_errors")), in_all("handler_errors", _count)),
     ]
     parts = "".join(
         f"<div><dt>{name}</dt><dd>{figure} <small>{note}</small></dd></div>" for name, figure, note in figures
@@ -238,7 +237,7 @@ def _listeners(overview: Overview) -> str:
         )
         rows.append([escape(address), state, f"{sum(listener.connections for listener in same):,}"])
     columns = [("Address", False), ("State", True), ("Connections", False)]
-    return _table("What is listened on, and whether it accepts", columns, rows)
+    return _table("What is listened on, and whether it accepts", columns, rows, cards=True)
 
 
 def _reasons(name: str, rates: Rates, totals: Counters) -> str:
@@ -268,7 +267,7 @@ def _lag(totals: Counters) -> str:
     shown = lag.counts[: max(_BUCKETS, last + 1)]
     total, longest = lag.total(), max(shown)
     rows = [
-        [_bound(at), _bar(count, longest), f"{count:,}", f"{count / total:.3%}" if total else _UNKNOWN]
+        [_bound(at), _bar(count, longest), f"{count:,}", _part(count, total)]
         for at, count in enumerate(shown)
     ]
     columns = [("Tick", False), ("Histogram", True), ("Ticks", False), ("Share", False)]
@@ -281,15 +280,16 @@ def _lag(totals: Counters) -> str:
 
 def _bound(bucket: int) -> str:
     if bucket == len(LAG_BOUNDS):
-        return f"above {_seconds(LAG_BOUNDS[-1])}"
-    return f"up to {_seconds(LAG_BOUNDS[bucket])}"
+        return f"&gt; {_seconds(LAG_BOUNDS[-1])}"
+    return f"≤ {_seconds(LAG_BOUNDS[bucket])}"
 
 
 def _bar(count: int, longest: int) -> str:
     width = 100 * math.log(count + 1) / math.log(longest + 1) if longest else 0
     return (
         '<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="back" width="100" height="10"/><rect class="fill" width="{width:.1f}" height="10"/></svg>'
+        '<rect class="back" width="100" height="10"/>'
+        f'<rect class="fill" width="{width:.1f}" height="10"/></svg>'
     )
 
 
@@ -297,7 +297,7 @@ def _quantile(lag: Histogram, fraction: float) -> str:
     if not lag.total():
         return _UNKNOWN
     bound = lag.quantile(fraction)
-    return f"> {_seconds(LAG_BOUNDS[-1])}" if math.isinf(bound) else f"≤ {_seconds(bound)}"
+    return f"&gt; {_seconds(LAG_BOUNDS[-1])}" if math.isinf(bound) else f"≤ {_seconds(bound)}"
 
 
 # Tables and numbers
@@ -306,7 +306,7 @@ def _quantile(lag: Histogram, fraction: float) -> str:
 def _table(
     caption: str, columns: list[tuple[str, bool]], rows: list[list[str]], *, cards: bool = False
 ) -> str:
-    """Return a table. columns: titles, and whether they hold text. rows: cells, as HTML; the first is a heading.
+    """Return a table. columns: titles, and whether they hold text. rows: cells, as HTML, after a heading.
 
     cards: rows become cards on a narrow screen. The roles say what display: grid would take from it.
     """
@@ -318,7 +318,8 @@ def _table(
     body = "".join(f'<tr role="row">{_cells(columns, row)}</tr>' for row in rows)
     return (
         f'<table role="table"{" class=cards" if cards else ""}><caption>{caption}</caption>'
-        f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'
+        f'<thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
+        f'<tbody role="rowgroup">{body}</tbody></table>'
     )
 
 
@@ -341,7 +342,11 @@ def _kind(cell: str, text: bool) -> str:
 
 
 def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 or noun == 'paused' else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _count(count: float) -> str:
+    return f"{count:,.0f}"
 
 
 def _rate(rate: float | None) -> str:
@@ -364,6 +369,12 @@ def _bytes_rate(rate: float | None) -> str:
 
 def _share(share: float | None) -> str:
     return _UNKNOWN if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+
+
+def _part(count: int, total: int) -> str:
+    if not total or count in {0, total}:
+        return f"{100 if count else 0}%"
+    return "&lt; 0.01%" if count < total / 10_000 else f"{min(count / total, 0.9999):.2%}"
 
 
 def _seconds(seconds: float) -> str:

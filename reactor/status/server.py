@@ -25,7 +25,7 @@ from reactor.loop.timers import Handle
 from reactor.options import Limits, Timeouts, check_type
 from reactor.reactor import Reactor
 from reactor.status.checks import Checks, add_check
-from reactor.status.collector import Collect, Collector
+from reactor.status.collector import FRESH, Collect, Collector
 from reactor.status.overview import Overview, overview_of
 from reactor.status.page import POLICY, Rates, render_page, render_sections
 
@@ -38,8 +38,8 @@ __all__ = ["StatusPage", "check_open"]
 
 log = logging.getLogger("reactor")
 
-#: Connections of the status address: pages that are open, scrapes, and clients that are slow to ask. A quarter
-#: of the process's descriptors at most.
+#: Connections of the status address: open pages, scrapes, and clients that are slow to ask. A quarter of the
+#: process's descriptors at most.
 _MOST_CONNECTIONS = 4096
 
 #: Seconds for a request's head, for its answer to be taken, and between two requests of one connection.
@@ -123,8 +123,8 @@ class StatusPage:
         """Serve on `address`; return the listener, with the real port in `addresses`.
 
         address: as for `Reactor.listen`: of the loopback interface, or of a Unix socket, whose file's
-            permissions then say which users may look. open: serve on any other interface too; all who reach it
-            can look, and it is logged as a warning.
+            permissions then say which users may look.
+        open: serve on any other interface too; all who reach it can look, and a warning is logged.
         Raises UsageError for an address that others can reach, if `open` is False, and what `Reactor.listen`
         raises.
         """
@@ -161,8 +161,12 @@ class StatusPage:
         routes = {path: guarded(handler) for path, handler in handlers.items()}
         return HTTP(routes, max_body=0, head_timeout=_HEAD_TIMEOUT, keep_alive=_KEEP_ALIVE)
 
+    def refresh(self) -> None:
+        """Send new figures to the open pages at once: something has happened. On the reactor's thread."""
+        self._pages.refresh()
+
     def drain(self, timeout: float = 1.0) -> None:
-        """Answer what was asked, for `timeout` seconds at most, then close. Open pages are to connect again."""
+        """Answer what was asked, for `timeout` seconds at most, then close. Open pages connect again."""
         if not self._closed:
             self._pages.close()
             self._reactor.drain(timeout, on_done=lambda report: self._reactor.call_soon(self.close))
@@ -224,6 +228,7 @@ class _Pages:
         self._streams: dict[EventStream, None] = {}  # in the order in which they came
         self._sections: dict[str, str] = {}
         self._next: Handle | None = None
+        self._refreshing = False
 
     def add(self, request: Request) -> Response | None:
         """Answer a page's request for its figures."""
@@ -257,6 +262,16 @@ class _Pages:
             stream.end()
         self._streams.clear()
 
+    def refresh(self) -> None:
+        """Show what has just happened, when what was collected before it is not taken for new any more."""
+        if self._next is not None and not self._refreshing:
+            self._refreshing = True
+            self._reactor.call_later(FRESH, self._refresh)
+
+    def _refresh(self) -> None:
+        self._refreshing = False
+        self._collector.ask(self._show)
+
     def _ask(self) -> None:
         self._next = self._reactor.call_later(_INTERVAL, self._ask)
         self._collector.ask(self._show)
@@ -272,7 +287,7 @@ class _Pages:
     def _send(self, event: bytes, streams: list[EventStream]) -> None:
         for stream in streams[:_BATCH]:
             if not stream.is_closed and not stream.write(event):
-                stream.connection.abort()  # a page that takes nothing: it gets all figures when it comes again
+                stream.connection.abort()  # it takes nothing, and gets all figures when it comes again
         if len(streams) > _BATCH:
             self._reactor.call_soon(self._send, event, streams[_BATCH:])
 

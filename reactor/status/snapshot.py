@@ -23,7 +23,7 @@ __all__ = ["Counters", "ListenerState", "Snapshot", "add_counters", "labelled", 
 #: Counters by NAME or NAME:LABEL.
 Counters = dict[str, float]
 
-# A snapshot has to fit in a message: so many listeners, reasons and checks, and characters of a check's reason.
+# A snapshot has to fit in a message: so many listeners, reasons and checks, and characters of a reason.
 _LIMIT = 50
 _TEXT_LIMIT = 200
 
