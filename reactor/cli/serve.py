@@ -81,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--status",
         type=parse_address,
         metavar="ADDRESS",
-        help="serve a page with the state of all processes there, /metrics, /live and /ready: HOST:PORT of the "
-        "loopback interface, or unix:/path (default: none)",
+        help="serve a page with the state of all processes there, /metrics, /live and /ready: HOST:PORT of "
+        "the loopback interface, or unix:/path (default: none)",
     )
     parser.add_argument(
         "--status-open",

@@ -106,8 +106,8 @@ class Supervisor:
 
         In a worker it runs `setup` and serves, and raises SystemExit at the end: what follows the call is run
         by the supervisor alone. Raises SupervisorError if the first workers do not start, if one could not be
-        restarted, or if a second signal ended everything at once. For the status page: ListenError, UsageError
-        if others could reach it, ImportError without the extra `status`.
+        restarted, or if a second signal ended everything at once. For the status page: ListenError,
+        UsageError if others could reach it, ImportError without the extra `status`.
         """
         role = take_role()
         if role is not None and role.kind == "worker":

@@ -25,6 +25,7 @@ Counters = dict[str, float]
 
 # A snapshot has to fit in a message: so many listeners, reasons and checks, and characters of a reason.
 _LIMIT = 50
+_CHECKS = 20
 _TEXT_LIMIT = 200
 
 _NUMBERS = (
@@ -57,7 +58,7 @@ class Snapshot:
         in each bucket of the lag, as "lag:0". gauges: "open", "paused", "lingering" and "queued_bytes".
     draining: whether the reactor is being drained. listeners: the open ones, 50 at most.
     problems: why it is not ready, by the check's name.
-    checks: the names of all checks.
+    checks: the names of all checks, 20 at most.
 
     >>> with Reactor() as reactor:
     ...     take_snapshot(reactor).gauges["open"]
@@ -101,8 +102,8 @@ def take_snapshot(reactor: Reactor) -> Snapshot:
             ListenerState(", ".join(map(str, listener.addresses)), listener.connections, holds_of(listener))
             for listener in reactor.listeners()[:_LIMIT]
         ],
-        checks=checks[:_LIMIT],
-        problems={name: text[:_TEXT_LIMIT] for name, text in list(problems.items())[:_LIMIT]},
+        checks=checks[:_CHECKS],
+        problems={name: text[:_TEXT_LIMIT] for name, text in list(problems.items())[:_CHECKS]},
     )
 
 
