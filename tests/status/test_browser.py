@@ -123,6 +123,7 @@ def test_keyboard_is_enough(deployment, open_page):
     expect(page.locator("main")).to_be_focused()
 
 
+@pytest.mark.slow
 def test_readers_find_headings_tables_and_the_state(open_page):
     page = open_page()
     expect(page.get_by_role("heading", level=1)).to_have_text("reactor serve echo")
@@ -137,6 +138,7 @@ def test_readers_find_headings_tables_and_the_state(open_page):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.slow
 def test_page_shows_the_figures_without_its_script(open_page):
     page = open_page(java_script_enabled=False)
     expect(page.locator("#state .summary")).to_have_text("Running, ready: 2 of 2 workers serve")
@@ -144,6 +146,7 @@ def test_page_shows_the_figures_without_its_script(open_page):
     assert page.get_by_role("table", name="Processes that serve").get_by_role("row").count() == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_both_color_schemes(open_page, scheme):
     page = open_page(color_scheme=scheme)
