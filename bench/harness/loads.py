@@ -57,15 +57,21 @@ class Interactive:
         due = time.perf_counter() + random.uniform(*_PAUSES)
         time.sleep(due - time.perf_counter())
         started = time.perf_counter()
+        self._exchange()
+        self._trips.append(time.perf_counter() - started)
+        self._late.append(started - due)
+
+    def _exchange(self) -> None:
         self._connection.sendall(_MESSAGE)
         left = len(_MESSAGE)
         while left:
-            more = self._connection.recv(left)
-            if not more:
-                raise ConnectionError("the server closed the interactive peer's connection")
-            left -= len(more)
-        self._trips.append(time.perf_counter() - started)
-        self._late.append(started - due)
+            left -= len(self._receive(left))
+
+    def _receive(self, size: int) -> bytes:
+        data = self._connection.recv(size)
+        if not data:
+            raise ConnectionError("the server closed the interactive peer's connection")
+        return data
 
     def take(self) -> dict[str, float]:
         """Return the percentiles, in seconds; of one trip at least."""
@@ -80,6 +86,16 @@ class Interactive:
             "max": max(trips),
             "own_p99": percentile(late, 99),
         }
+
+
+class Probe(Interactive):
+    """The same with requests to a status page."""
+
+    def _exchange(self) -> None:
+        self._connection.sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        data = b""
+        while not data.endswith(b"live\n"):
+            data += self._receive(4096)
 
 
 class Talk:
@@ -217,6 +233,7 @@ class Trying:
 
 LOADS: dict[str, Any] = {
     "interactive": Interactive,
+    "probe": Probe,
     "talk": Talk,
     "connects": Connects,
     "loris": Loris,

@@ -42,9 +42,11 @@ log = logging.getLogger("reactor")
 #: process's descriptors at most.
 _MOST_CONNECTIONS = 4096
 
-#: Seconds for a request's head, for its answer to be taken, and between two requests of one connection.
+#: Seconds for a request's head, for its answer to be taken, for the client's end after a refusal, and between
+#: two requests of one connection.
 _HEAD_TIMEOUT = 5.0
 _WRITE_TIMEOUT = 10.0
+_CLOSE_TIMEOUT = 1.0
 _KEEP_ALIVE = 30.0
 
 #: Seconds between the figures of an open page.
@@ -135,7 +137,7 @@ class StatusPage:
             address,
             self._http(only_local_names=is_local),
             limits=Limits(max_connections=_most_connections(), high_water=1 << 20),
-            timeouts=Timeouts(write=_WRITE_TIMEOUT),
+            timeouts=Timeouts(write=_WRITE_TIMEOUT, close=_CLOSE_TIMEOUT),
         )
         if not is_local:
             log.warning("the status page on %s is open to all who reach it", listener.addresses[0])
