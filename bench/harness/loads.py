@@ -45,6 +45,9 @@ class Load(Protocol):
 class Interactive:
     """One small message in flight, one each few milliseconds: the round trips, and its own lateness."""
 
+    message = _MESSAGE
+    answer = len(_MESSAGE)  # bytes
+
     def __init__(self, port: int) -> None:
         self._connection = socket.create_connection(("127.0.0.1", port), timeout=_WAIT)
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -57,21 +60,15 @@ class Interactive:
         due = time.perf_counter() + random.uniform(*_PAUSES)
         time.sleep(due - time.perf_counter())
         started = time.perf_counter()
-        self._exchange()
+        self._connection.sendall(self.message)
+        left = self.answer
+        while left:
+            more = self._connection.recv(left)
+            if not more:
+                raise ConnectionError("the server closed the interactive peer's connection")
+            left -= len(more)
         self._trips.append(time.perf_counter() - started)
         self._late.append(started - due)
-
-    def _exchange(self) -> None:
-        self._connection.sendall(_MESSAGE)
-        left = len(_MESSAGE)
-        while left:
-            left -= len(self._receive(left))
-
-    def _receive(self, size: int) -> bytes:
-        data = self._connection.recv(size)
-        if not data:
-            raise ConnectionError("the server closed the interactive peer's connection")
-        return data
 
     def take(self) -> dict[str, float]:
         """Return the percentiles, in seconds; of one trip at least."""
@@ -88,14 +85,28 @@ class Interactive:
         }
 
 
-class Probe(Interactive):
+class Page(Interactive):
+    """The same with requests for a page, whose answers all have one length."""
+
+    message = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self._connection.sendall(self.message)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += self._connection.recv(1 << 16)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        while len(body) < size:
+            body += self._connection.recv(1 << 16)
+        self.answer = len(head) + 4 + size
+
+
+class Probe(Page):
     """The same with requests to a status page."""
 
-    def _exchange(self) -> None:
-        self._connection.sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        data = b""
-        while not data.endswith(b"live\n"):
-            data += self._receive(4096)
+    message = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Talk:
@@ -233,6 +244,7 @@ class Trying:
 
 LOADS: dict[str, Any] = {
     "interactive": Interactive,
+    "page": Page,
     "probe": Probe,
     "talk": Talk,
     "connects": Connects,

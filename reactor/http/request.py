@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Collection, Generator, Sequence
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 from urllib.parse import parse_qs
 
@@ -14,6 +14,9 @@ from reactor.http.streaming import EventStream, ResponseStream
 from reactor.http.syntax import Head, Headers, HTTPError
 from reactor.http.tasks import Scope
 from reactor.streams.task import Place, Timeout
+
+if TYPE_CHECKING:  # a page without WebSockets does not need wsproto
+    from reactor.http.websocket import WebSocket
 
 __all__ = ["Request"]
 
@@ -141,6 +144,42 @@ class Request:
         Raises UsageError if the request is answered already.
         """
         return self._server.start_events(self, headers, ping)
+
+    def websocket(
+        self,
+        *,
+        origins: Collection[str] | None = None,
+        subprotocols: Sequence[str] = (),
+        max_message: int = 1024 * 1024,
+        ping: float | None = 20.0,
+        close_timeout: float = 10.0,
+        compress: bool = False,
+    ) -> WebSocket:
+        """Answer the opening handshake of a WebSocket, and return it.
+
+        origins: of the pages that may connect, as "https://example.org", or "*" for all; None: those of the
+            host that the request names. Without this check any page could connect in the name of its visitor,
+            whose browser sends the cookies along (cross-site WebSocket hijacking).
+        subprotocols: that this side speaks, best first. max_message: bytes of a message, or characters of
+            text, before it is closed with status 1009.
+        ping: seconds between pings; the connection ends with `ReadTimeout` if nothing comes for as long after
+            one. None for no pings. close_timeout: seconds in which the peer must answer `WebSocket.close`.
+        compress: whether to agree on permessage-deflate.
+        Raises HTTPError, which is the answer if it leaves the handler: 400 for no opening handshake, 403 for
+        another origin. Raises UsageError if the request is answered already. Needs the extra `web`.
+        """
+        from reactor.http.websocket import accept  # noqa: PLC0415 - needs wsproto
+
+        return accept(
+            self._server,
+            self,
+            origins=origins,
+            subprotocols=subprotocols,
+            max_message=max_message,
+            ping=ping,
+            close_timeout=close_timeout,
+            compress=compress,
+        )
 
     # For coroutines
 

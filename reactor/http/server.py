@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reactor.connection.connection import Connection, activity, interrupted
 from reactor.connection.interrupts import Step
-from reactor.errors import ReadTimeout, UsageError
+from reactor.errors import ReadTimeout, StreamClosed, UsageError
 from reactor.http.request import Request
 from reactor.http.response import (
     Fields,
@@ -19,10 +19,13 @@ from reactor.http.response import (
     start_lines,
 )
 from reactor.http.streaming import EventStream, ResponseStream
-from reactor.http.syntax import Head, HTTPError, RequestReader
+from reactor.http.syntax import Block, Head, HTTPError, RequestReader
 from reactor.http.tasks import Scope
 from reactor.options import check_callable, seconds
 from reactor.protocol import Protocol
+
+if TYPE_CHECKING:  # a page without WebSockets does not need wsproto
+    from reactor.http.websocket import WebSocket
 
 __all__ = ["HTTP", "HTTPProtocol", "Handler"]
 
@@ -31,6 +34,9 @@ Handler = Callable[[Request], Response | Coroutine[Any, Any, Response | None] | 
 
 #: Steps (a head, or a piece of a body) of one connection in a tick, so that none starves the others.
 STEPS_PER_TICK = 64
+
+#: Seconds that the connection of a bad request lingers, as Apache's: a slow loris would stay for longer.
+LINGER = 2.0
 
 _METHODS = ("GET", "HEAD", "POST")
 
@@ -88,7 +94,7 @@ class HTTP:
         self.head_timeout = seconds("head_timeout", head_timeout)
         self.body_timeout = seconds("body_timeout", body_timeout)
         self.keep_alive = seconds("keep_alive", keep_alive)
-        self.heads: dict[bytes, Head] = {}  # those that `RequestReader` remembers
+        self.known: dict[bytes, Block] = {}  # what `RequestReader` remembers
 
     def __call__(self) -> HTTPProtocol:
         """Return the protocol of a new connection."""
@@ -149,7 +155,7 @@ class HTTPProtocol(Protocol):
 
     __slots__ = (
         "_advancing", "_body", "_handler", "_http", "_is_draining", "_is_held", "_is_timed", "_peer_ended",
-        "_reader", "_request", "_state", "_stream", "connection", "scope",
+        "_reader", "_request", "_state", "_stream", "_switched", "connection", "scope",
     )  # fmt: skip
 
     _interruptible = ()  # an interrupt would leave a request without its answer
@@ -158,7 +164,7 @@ class HTTPProtocol(Protocol):
 
     def __init__(self, http: HTTP) -> None:
         self._http = http
-        self._reader = RequestReader(http.max_head, http.heads)
+        self._reader = RequestReader(http.max_head, http.known)
         self._state = _HEAD
         self._advancing = False
         self._is_timed = True
@@ -169,6 +175,7 @@ class HTTPProtocol(Protocol):
         self._handler: Handler | None = None
         self._body: list[bytes] = []
         self._stream: ResponseStream | None = None
+        self._switched: WebSocket | None = None  # the protocol that has taken the connection over
         self.scope: Scope | None = None  # of the request's coroutine
 
     # Callbacks of the reactor
@@ -182,8 +189,12 @@ class HTTPProtocol(Protocol):
         """Handle the requests that are complete now."""
         reader = self._reader
         if self._state is _HEAD and not reader.buffered() and not self.connection.is_paused():
-            head = self._http.heads.get(data)
-            if head is not None:  # what is received is one request, and one as before
+            try:
+                head = reader.known_head(data)
+            except HTTPError as exc:
+                self._refuse(exc)
+                return
+            if head is not None:  # what is received is one request
                 self._begin(head)
                 return
         reader.feed(data)
@@ -360,13 +371,21 @@ class HTTPProtocol(Protocol):
         def end(result: object, exc: BaseException | None) -> None:
             if self.scope is scope:
                 self.scope = None
-            if exc is None:
+            if self._switched is not None:
+                self._switched_ended(handler, self._switched, exc)
+            elif exc is None:
                 self._returned(handler, request, result)
             elif isinstance(exc, Exception):
                 self._failed(request, exc, handler)
 
         self.scope = scope = Scope(self.connection, end)
         scope.start(coroutine)
+
+    def _switched_ended(self, handler: Handler, protocol: WebSocket, exc: BaseException | None) -> None:
+        """End the WebSocket of a coroutine that has returned or raised."""
+        if isinstance(exc, Exception) and not isinstance(exc, StreamClosed):
+            self._report(exc, handler)
+        protocol.close(1000 if exc is None else 1011)
 
     def _returned(self, handler: Handler, request: Request, result: object) -> None:
         try:
@@ -383,12 +402,15 @@ class HTTPProtocol(Protocol):
         if isinstance(exc, HTTPError) and not is_answered:
             self.respond(request, error_response(exc))
             return
-        name = getattr(handler, "__qualname__", repr(handler))
-        self.connection.reactor.report(exc, name, self.connection)
+        self._report(exc, handler)
         if not is_answered:
             self.respond(request, error_response(HTTPError(500)))
         elif self._stream is not None:
             self.connection.abort(exc)
+
+    def _report(self, exc: Exception, handler: Handler) -> None:
+        name = getattr(handler, "__qualname__", repr(handler))
+        self.connection.reactor.report(exc, name, self.connection)
 
     # Answering
 
@@ -448,6 +470,21 @@ class HTTPProtocol(Protocol):
         self._send_start(lines, head, True, stream)
         return stream
 
+    def switch(self, request: Request, lines: bytes, protocol: WebSocket) -> bytes:
+        """Send the head of a response with status 101; `protocol` takes the connection over.
+
+        Returns the bytes that were received after the request.
+        """
+        self._check(request)
+        self._state = _OVER
+        self._request = None
+        self._switched = protocol
+        self.connection.write(lines)
+        self.connection.set_protocol(protocol)
+        if self._peer_ended:
+            self.connection.close()
+        return self._reader.take_rest()
+
     def _send_start(self, lines: bytes, head: Head, is_close: bool, stream: ResponseStream) -> None:
         self._stream = stream
         self.connection.write(self._lines(lines, head, is_close))
@@ -467,11 +504,11 @@ class HTTPProtocol(Protocol):
             return b"%b%b\r\n" % (lines, date_line())
         return b"%b%bConnection: keep-alive\r\n\r\n" % (lines, date_line())
 
-    def _finish(self, is_close: bool) -> None:
-        """Go on with the next request, or close."""
+    def _finish(self, is_close: bool, linger: float | None = None) -> None:
+        """Go on with the next request, or close. linger: seconds to wait for the peer's end then."""
         self._request = self._stream = None
         if is_close or self.connection.is_closing():
-            self._close()
+            self._close(linger)
             return
         self._state = _HEAD
         if not self._advancing and (self._peer_ended or self._reader.buffered()):
@@ -488,10 +525,11 @@ class HTTPProtocol(Protocol):
         else:
             head = self._lines(response.lines, request.head, is_close)
         self.connection.write(head if is_head else head + bytes(response.body))
-        self._finish(is_close)
+        self._finish(is_close, LINGER)
 
-    def _close(self) -> None:
+    def _close(self, linger: float | None = None) -> None:
         """Close the connection after what was written; it lingers, so that the client can read that."""
         self._state = _OVER
         self._body = []
-        self.connection.close()
+        is_behind = self.connection.get_write_buffer_size() > self._http.max_head
+        self.connection.close(None if is_behind else linger)

@@ -9,13 +9,50 @@ from reactor.errors import UsageError
 from reactor.loop.timers import Handle
 from reactor.streams import Event
 
-__all__ = ["EventStream", "ResponseStream", "encode_event"]
+__all__ = ["EventStream", "Outflow", "ResponseStream", "encode_event"]
 
 #: Bytes up to which a chunk is joined with its frame; a longer one is not copied.
 _JOINED = 16 * 1024
 
 
-class ResponseStream:
+class Outflow:
+    """Base class of what is sent by and by: its flow control, and its end with the connection."""
+
+    __slots__ = ("_drained", "connection", "on_close", "on_drain")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.on_drain: Callable[[], object] | None = None
+        self.on_close: Callable[[BaseException | None], object] | None = None
+        self._drained: Event | None = None  # for the coroutines that wait
+
+    async def drain(self) -> None:
+        """Wait until the queue is at the low-water mark, if it was above the high-water mark.
+
+        In a coroutine that handles a request. Returns at once when the connection is closing.
+        """
+        while self.connection.is_paused() and not self.connection.is_closing():
+            if self._drained is None:
+                self._drained = Event()
+            self._drained.clear()
+            await self._drained.wait()
+
+    def resume(self) -> None:
+        """Call `on_drain`, and resume `drain`. Called by the server."""
+        if self._drained is not None:
+            self._drained.set()
+        if self.on_drain is not None:
+            self.on_drain()
+
+    def lose(self, exc: BaseException | None) -> None:
+        """Call `on_close`, and resume `drain`: the connection has ended. Called by the server."""
+        if self._drained is not None:
+            self._drained.set()
+        if self.on_close is not None:
+            self.on_close(exc)
+
+
+class ResponseStream(Outflow):
     r"""The body of a response, sent piece by piece. Made by `Request.start`.
 
     on_drain: called without arguments when the queue has fallen to the low-water mark, after `write` has
@@ -39,7 +76,7 @@ class ResponseStream:
             assert client.get_protocol() is None
     """
 
-    __slots__ = ("_chunked", "_drained", "_is_head", "_left", "_on_end", "connection", "on_close", "on_drain")
+    __slots__ = ("_chunked", "_is_head", "_left", "_on_end")
 
     def __init__(
         self,
@@ -50,14 +87,11 @@ class ResponseStream:
         length: int | None,
         is_head: bool,
     ) -> None:
-        self.connection = connection
-        self.on_drain: Callable[[], object] | None = None
-        self.on_close: Callable[[BaseException | None], object] | None = None
+        super().__init__(connection)
         self._on_end: Callable[[], object] | None = on_end  # None after the end
         self._chunked = chunked
         self._left = length  # bytes of the declared length; None: none was declared
         self._is_head = is_head
-        self._drained: Event | None = None
 
     @property
     def is_closed(self) -> bool:
@@ -87,14 +121,6 @@ class ResponseStream:
             return self.connection.write(b"%x\r\n%b\r\n" % (len(data), data))
         return self.connection.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
 
-    async def drain(self) -> None:
-        """Wait until the queue is at the low-water mark, if `write` has returned False."""
-        while self.connection.is_paused() and self._on_end is not None:
-            if self._drained is None:
-                self._drained = Event()
-            self._drained.clear()
-            await self._drained.wait()
-
     def end(self) -> None:
         """Complete the response. Does nothing when the connection has ended, or the second time.
 
@@ -110,22 +136,11 @@ class ResponseStream:
             self.connection.write(b"0\r\n\r\n")
         on_end()
 
-    def resume(self) -> None:
-        """Call `on_drain`, and resume `drain`. Called by the server."""
-        if self._drained is not None:
-            self._drained.set()
-        if self.on_drain is not None:
-            self.on_drain()
-
     def lose(self, exc: BaseException | None) -> None:
         """End with the connection. Called by the server."""
-        if self._on_end is None:
-            return
-        self._on_end = None
-        if self._drained is not None:
-            self._drained.set()
-        if self.on_close is not None:
-            self.on_close(exc)
+        if self._on_end is not None:
+            self._on_end = None
+            super().lose(exc)
 
 
 def encode_event(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import attrs
@@ -27,9 +28,12 @@ __all__ = ["HTTPError", "Head", "Headers", "RequestReader", "reason_of"]
 #: Fields of a head; Apache allows as many.
 MAX_FIELDS = 100
 
-#: Heads that are remembered, and the bytes of the longest: a client of a kept connection repeats its own.
+#: Blocks of fields that are remembered, and the bytes of the longest. Clients repeat theirs, with other paths.
 REMEMBERED = 256
 REMEMBERED_SIZE = 1024
+
+# That of h11: a method and a target, each followed by one space.
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9a-zA-Z-]+) ([\x21-\x7e]+) ")
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _TOKEN_FIRST = re.compile(rb"[!#$%&'*+.^_`|~0-9a-zA-Z-]")
@@ -98,7 +102,16 @@ class Headers(Mapping[str, str]):
         return [] if value is None else [each for part in value.lower().split(",") if (each := part.strip())]
 
 
-@attrs.frozen(eq=False)
+class Block(NamedTuple):
+    """The version and the fields of a head without a body, parsed. The names are those of `Head`."""
+
+    host: str
+    headers: Headers
+    is_http11: bool
+    keep_alive: bool
+
+
+@attrs.define(eq=False)
 class Head:
     """The head of a request, parsed.
 
@@ -115,24 +128,26 @@ class Head:
     headers: Headers
     is_http11: bool
     keep_alive: bool
-    length: int | None
-    expects_continue: bool
+    length: int | None = 0
+    expects_continue: bool = False
 
 
 class RequestReader:
     """Reads the requests of one connection: a head, the pieces of its body, the next head, and so on.
 
-    max_head: bytes of a head. heads: remembered heads, shared by the connections of a server.
+    max_head: bytes of a head.
+    known: remembered blocks of fields, by their bytes, which begin with the version; shared by the connections
+        of a server. Of a head with such a block only the first line is parsed, as h11 would.
     Errors are `HTTPError`; after one, nothing more can be read.
     """
 
     __slots__ = (
-        "_buffer", "_fed", "_has_skipped", "_heads", "_is_chunked", "_max_head", "_parser", "_searched",
+        "_buffer", "_fed", "_has_skipped", "_is_chunked", "_known", "_max_head", "_parser", "_searched",
     )  # fmt: skip
 
-    def __init__(self, max_head: int, heads: dict[bytes, Head]) -> None:
+    def __init__(self, max_head: int, known: dict[bytes, Block]) -> None:
         self._max_head = max_head
-        self._heads = heads
+        self._known = known
         self._buffer: bytes | bytearray = b""
         self._searched = 0  # bytes of the buffer in which no head ends
         self._has_skipped = False  # an empty line before the head
@@ -172,8 +187,17 @@ class RequestReader:
         self._buffer = buffer[end:]
         self._searched = 0
         self._has_skipped = False
-        known = self._heads.get(head)
-        return self._parse(head) if known is None else known
+        return self.known_head(head) or self._parse(head)
+
+    def known_head(self, data: bytes) -> Head | None:
+        """Return the head that `data` is, if it is one with a known block of fields; else None."""
+        start = data.find(b"\r\n") - 8  # of the version
+        block = self._known.get(data[start:])
+        line = block and _REQUEST_LINE.fullmatch(data, 0, start)
+        if not block or not line:
+            return None
+        method, target = line[1].decode(), line[2].decode()
+        return Head(method, target, *_split(method, target, block.host), *block[1:])
 
     def take_rest(self) -> bytes:
         """Return what is not read yet, for the protocol that the connection is switched to."""
@@ -230,11 +254,15 @@ class RequestReader:
         head = _head_of(event)
         if head.length != 0:
             self._parser, self._fed, self._is_chunked = parser, b"", head.length is None
-        elif len(data) <= REMEMBERED_SIZE and not head.expects_continue:
-            if len(self._heads) >= REMEMBERED:
-                self._heads.clear()
-            self._heads[data] = head
+        elif len(data) <= REMEMBERED_SIZE:
+            self._remember(data[data.find(b"\r\n") - 8 :], head)
         return head
+
+    def _remember(self, block: bytes, head: Head) -> None:
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        host = head.headers.get("host", "")
+        self._known[block] = Block(host, head.headers, head.is_http11, head.keep_alive)
 
 
 def _next_event(parser: h11.Connection) -> object:
