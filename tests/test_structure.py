@@ -19,6 +19,7 @@ ACROSS = {
     },
     "deploy": {"test_handover_processes", "test_killed", "test_live"},
     "loop": {"test_fork"},
+    "status": {"test_browser"},
     "streams": {"test_together"},
     "": {
         "test_arguments", "test_conftest", "test_docstrings", "test_init", "test_interrupts",
