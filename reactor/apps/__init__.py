@@ -22,13 +22,16 @@ class App:
     start: returns the factory of the connections' protocols; called once for a server, with the value of
         `option` if there is one.
     option: the name of the command line's option that it needs, or None.
-    own: what each process that serves it has of its own, where clients of several would miss it; or None.
+    shared: what its processes have in common by a backplane, with which `start` is called, or with None
+        where there is one process; None: its processes have nothing in common.
+    page: returns the factory of the protocols that serve its page, from that of `start`; or None.
     """
 
     summary: str
     start: Callable[..., Callable[[], AnyProtocol]]
     option: str | None = None
-    own: str | None = None
+    shared: str | None = None
+    page: Callable[[Any], Callable[[], AnyProtocol]] | None = None
 
 
 def _load(module: str, name: str) -> Any:
@@ -45,8 +48,9 @@ APPS: dict[str, App] = {
     "lines": App("sends back each line in upper case", lambda: _load("lines", "Upper")),
     "chat": App(
         "chat rooms with nicknames",
-        lambda: _load("chat", "Hall")(),  # noqa: PLW0108 - imported when it is called
-        own="rooms and names",
+        lambda backplane: _load("chat", "Hall")(backplane),  # noqa: PLW0108 - imported when it is called
+        shared="rooms and names",
+        page=lambda hall: _load("chat_web", "chat_page")(hall),  # noqa: PLW0108 - the same
     ),
     "proxy": App("forwards to --to ADDRESS", lambda to: partial(_load("proxy", "Proxy"), to), "to"),
     "files": App(

@@ -195,15 +195,14 @@ class Hall:
         """Take `member` to `room`, show it the last lines, and announce it; then run the command `again`."""
         member.room = room
         member.hold()
+        member.inform()
         made = self._room(room)
         made.when_loaded(member, partial(self._entered, member, made, again))
 
     def _entered(self, member: Member, room: Room, again: str) -> None:
         lines = room.last_lines()
         if lines:
-            member.reply(f"the last {len(lines)} lines:" if len(lines) > 1 else "the last line:")
-        for message in lines:
-            member.write(member.client.encode(message))
+            member.write(member.client.encode_past(lines))
         room.add(member)
         member.take_place()
         if len(room) > ROOM_LIMIT:
@@ -319,6 +318,11 @@ class Member:
 
     def __repr__(self) -> str:
         return f"<Member {self.name!r} in {self.room!r}, {self.connection}>"
+
+    @property
+    def has_chosen(self) -> bool:
+        """Whether it has chosen its name, which was given to it otherwise."""
+        return self._nick is not None
 
     # What it says
 
@@ -544,7 +548,7 @@ class Member:
         room = self.hall.rooms[self.room]
         state = {
             "name": self.name,
-            "chosen": self._nick is not None,
+            "chosen": self.has_chosen,
             "token": self.token,
             "room": self.room,
             "arriving": self not in room,
@@ -597,7 +601,12 @@ def _encode_line(what: Message | str) -> bytes:
     return f"{line}\r\n".encode()
 
 
-_LINES = Client(_encode_line)
+def _encode_past(messages: list[Message]) -> bytes:
+    header = f"the last {len(messages)} lines:" if len(messages) > 1 else "the last line:"
+    return _encode_line(header) + b"".join(map(_encode_line, messages))
+
+
+_LINES = Client(_encode_line, _encode_past)
 
 
 class LineProtocol(FramedProtocol):

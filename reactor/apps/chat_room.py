@@ -37,10 +37,12 @@ class Client:
     """A kind of client.
 
     encode: returns a message, or the text of a notice, as bytes for `Occupant.write`, once for all clients.
-    state: returns the name and room of a member in the same way; None: such clients are not informed.
+    encode_past: returns the last lines of a room, which a new member is shown, in the same way.
+    state: returns the name and room of a member, too; None: such clients are not informed.
     """
 
     encode: Callable[[Message | str], bytes]
+    encode_past: Callable[[list[Message]], bytes]
     state: Callable[[Any], bytes] | None = None
 
 
