@@ -248,6 +248,7 @@ class Hall:
 
     def _begin(self, backplane: Backplane, reactor: Reactor) -> None:
         """Listen to the other processes, and look after the backplane's state."""
+        self.apart = backplane.state is BackplaneState.DEAF
         backplane.subscribe(_node_topic(self.node), self._on_slow)
         self._watch = reactor.call_later(_LOOK, self._look, backplane, reactor)
 
@@ -367,15 +368,21 @@ class Member:
         if not is_name(room):
             self.reply(f"a room's name has 1 to {NAME_LIMIT} letters, digits, - or _")
         elif room != self.room:
+            self._ask(f"/join {room}")
+            self.hall.rooms[self.room].when_shown(partial(self._go_to, room))
+
+    def _go_to(self, room: str) -> None:
+        if self._asked:  # it has not left meanwhile
             self.hall.leave(self, f"went to {room}")
             self.hall.enter(self, room)
+            self.go_on()
 
     def _who(self, _: str) -> None:
         self._ask("/who")
         self.hall.backplane.members(_place(self.room), self._on_members)
 
     def _on_members(self, found: list[str] | None) -> None:
-        if self._place is None:
+        if not self._asked:
             return  # it has left
         names = sorted(member.name for member in self.hall.rooms[self.room]) if found is None else found
         listed = ", ".join(islice(names, ROOM_LIMIT))
@@ -480,10 +487,10 @@ class Member:
     def give_names_back(self, *, hand_over: bool) -> None:
         """Free its names; hand_over: another process goes on with them."""
         self._end_timer()
+        self._asked, asked = "", self._asked.removeprefix("/nick ")
         for membership in (self._nick, self._claim):
             _give_back(membership, hand_over=hand_over)
         names = self.hall.names
-        asked = self._asked.removeprefix("/nick ")
         for name in {self.name.casefold(), asked.casefold()}:
             if names.get(name) is self:
                 del names[name]

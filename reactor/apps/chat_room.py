@@ -61,13 +61,19 @@ class Occupant(Interface):
 class _Sent:
     """A message of this process that has not come back.
 
-    shown: it was, while others could not be reached. on_shown: called when it is.
+    shown: it was, while others could not be reached. on_shown: called when it is, or when it is lost.
     """
 
     data: bytes
     message: Message
-    on_shown: Callable[[], object] | None
+    on_shown: list[Callable[[], object]]
     shown: bool = False
+
+    def was_shown(self) -> None:
+        """Call `on_shown`, once."""
+        callbacks, self.on_shown = self.on_shown, []
+        for callback in callbacks:
+            callback()
 
 
 class Room:
@@ -197,7 +203,7 @@ class Room:
     ) -> bool:
         """Publish a message; return whether it was accepted.
 
-        on_shown: called when it has been shown here. It may not be, if the broker loses it.
+        on_shown: called when it has been shown here, or is known to be lost.
         """
         if self._backplane.state is BackplaneState.CLOSED:
             return False  # with the reactor, whose connections end
@@ -206,11 +212,18 @@ class Room:
         data = message.encode()
         if not self._backplane.publish(self.topic, data):
             return False
-        sent = _Sent(data, message, on_shown)
+        sent = _Sent(data, message, [] if on_shown is None else [on_shown])
         self._sent.append(sent)
         if self.apart:
             self._show_early(sent)
         return True
+
+    def when_shown(self, callback: Callable[[], object]) -> None:
+        """Call `callback` when all that was posted here has been shown."""
+        if self._sent and not self._sent[-1].shown:
+            self._sent[-1].on_shown.append(callback)
+        else:
+            callback()
 
     def notify(self, text: str) -> None:
         """Show a notice to all members here."""
@@ -226,25 +239,20 @@ class Room:
     def _show_early(self, sent: _Sent) -> None:
         sent.shown = True
         self._show(sent.message)
-        if sent.on_shown is not None:
-            sent.on_shown()
+        sent.was_shown()
 
     def _on_message(self, topic: str, data: bytes) -> None:
-        sent = None
-        if self._sent and self._sent[0].data == data:
-            sent = self._sent.popleft()
-            message = sent.message
-        else:
-            message = Message.decode(data)
-            if message.node == self._node:
-                while self._sent and self._sent[0].message.number <= message.number:
-                    self._sent.popleft()  # those before this one are lost
+        is_next = self._sent and self._sent[0].data == data
+        message = self._sent[0].message if is_next else Message.decode(data)
         if message.number > self._latest.get(message.node, 0):
             self._show(message)
-        if sent is not None and sent.on_shown is not None and not sent.shown:
-            sent.on_shown()
+        if message.node == self._node:
+            while self._sent and self._sent[0].message.number <= message.number:
+                self._sent.popleft().was_shown()  # those before this one are lost
 
     def _on_gap(self, topic: str, missed: int | None) -> None:
+        for sent in list(self._sent):
+            sent.was_shown()  # or is lost
         if missed is None:
             self._write("some lines may be missing here")
         else:
