@@ -196,7 +196,7 @@ class Hall:
         member.room = room
         member.hold()
         member.inform()
-        made = self._room(room)
+        made = self._room(room, member.connection.reactor)
         made.when_loaded(member, partial(self._entered, member, made, again))
 
     def _entered(self, member: Member, room: Room, again: str) -> None:
@@ -215,7 +215,7 @@ class Hall:
         """Go on in a room with a member of another process, behind the last message that it was shown."""
         member.room = name
         member.hold()
-        room = self._room(name)
+        room = self._room(name, member.connection.reactor)
 
         def loaded() -> None:
             place: Position | None = None if position is None else (position[0], position[1])
@@ -237,10 +237,13 @@ class Hall:
             room.close()
             del self.rooms[room.name]
 
-    def _room(self, name: str) -> Room:
+    def _room(self, name: str, reactor: Reactor) -> Room:
         room = self.rooms.get(name)
         if room is None:
-            room = Room(name, self.backplane, self.node, self._posts, self._slow, apart=self.apart)
+            room = Room(
+                name, self.backplane, self.node, self._posts, reactor.call_later, self._slow,
+                apart=self.apart,
+            )  # fmt: skip
             self.rooms[name] = room
         return room
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from typing import Protocol as Interface
 
@@ -16,14 +17,21 @@ import attrs
 
 from reactor.apps.chat_message import KINDS, SAID, Message
 from reactor.backplane import Backplane, BackplaneState
+from reactor.loop.timers import Handle
 
 __all__ = ["KEPT", "LAST", "Client", "Occupant", "Position", "Room"]
 
 #: Messages of a room that are kept: for a member of another process that goes on here.
 KEPT = 100
 
+#: Messages of the broker's history among which such a member is looked for, if it is not among those.
+SEARCHED = 1000
+
 #: Lines that a new member is shown.
 LAST = 10
+
+# Seconds between attempts to read the history.
+_PAUSE = 0.05
 
 # Processes whose last message is remembered.
 _NODES = 1000
@@ -90,6 +98,7 @@ class Room:
         backplane: Backplane,
         node: str,
         numbers: Iterator[int],
+        call_later: Callable[..., Handle],
         on_slow: Callable[[Message], object],
         *,
         apart: bool,
@@ -103,23 +112,25 @@ class Room:
         self._backplane = backplane
         self._node = node
         self._numbers = numbers
+        self._call_later = call_later
         self._on_slow = on_slow
         self._arriving: dict[Occupant, Callable[[], object]] = {}  # until the history is read
-        self._behind: dict[Occupant, Position] = {}  # until that message comes
-        self._frozen: dict[Occupant, list[Message]] = {}  # being handed over, and what they miss
+        self._behind: dict[Occupant, Position] = {}  # until that message comes; they miss as well
+        self._frozen: dict[Occupant, None] = {}  # being handed over
+        self._missed: dict[Occupant, list[Message]] = {}  # what those who are behind or frozen are not shown
+        self._retry: Handle | None = None
         self._sent: deque[_Sent] = deque()
         self._latest: dict[str, int] = {}  # the number of the last message of each process
         self._subscription = backplane.subscribe(self.topic, self._on_message, self._on_gap)
-        backplane.read_last(self.topic, KEPT, self._load)
+        self._read()
 
     def __len__(self) -> int:
-        return sum(map(len, self.members.values())) + len(self._frozen) + len(self._behind)
+        return sum(map(len, self.members.values())) + len(self._missed)
 
     def __iter__(self) -> Iterator[Occupant]:
         for members in self.members.values():
             yield from members
-        yield from self._frozen
-        yield from self._behind
+        yield from self._missed
 
     def is_empty(self) -> bool:
         """Return whether nobody is here, or about to be."""
@@ -128,6 +139,8 @@ class Room:
     def close(self) -> None:
         """Receive nothing more."""
         self._subscription.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
 
     # Members
 
@@ -146,8 +159,8 @@ class Room:
         """Remove `member`; return whether it was here, and not just arriving."""
         self._arriving.pop(member, None)
         members = self.members.get(member.client, {})
-        here = member in members or member in self._frozen or member in self._behind
-        for table in (members, self._frozen, self._behind):
+        here = member in members or member in self._missed
+        for table in (members, self._frozen, self._behind, self._missed):
             table.pop(member, None)
         if not members:
             self.members.pop(member.client, None)
@@ -168,15 +181,13 @@ class Room:
         """Keep what `member` would be shown, if another process may show it the same."""
         if self._node and member in self.members.get(member.client, {}):
             self.remove(member)
-            self._frozen[member] = []
+            self._frozen[member] = None
+            self._missed[member] = []
 
     def thaw(self, member: Occupant) -> None:
         """Show `member` what it has missed: it stays in this process."""
-        missed = self._frozen.pop(member, None)
-        if missed is not None:
-            for message in missed:
-                member.write(member.client.encode(message))
-            self.add(member)
+        if member in self._frozen:
+            self._catch_up(member)
 
     def go_on(self, member: Occupant, position: Position | None) -> None:
         """Show `member`, that was in another process, what comes after `position`."""
@@ -188,13 +199,37 @@ class Room:
                 member.write(member.client.encode(message))
             self.add(member)
         else:
-            self._behind[member] = position  # the other process has heard it sooner
+            self._behind[member] = position  # it is to come, or longer ago
+            self._missed[member] = []
+            self._backplane.read_last(self.topic, SEARCHED, partial(self._search, member))
+
+    def _search(self, member: Occupant, history: list[bytes] | None) -> None:
+        """Show `member` what the history has behind its position, if it has that."""
+        if member not in self._behind:
+            return
+        messages = _decoded(history)
+        places = [(message.node, message.number) for message in messages]
+        if self._behind[member] in places:
+            later = messages[places.index(self._behind[member]) + 1 :]
+            known = {(message.node, message.number) for message in later}
+            missed = self._missed[member]
+            later += [message for message in missed if (message.node, message.number) not in known]
+            self._missed[member] = later
+            self._catch_up(member)
 
     def stop_waiting(self, member: Occupant) -> None:
         """Show `member` what comes, if its position has not come."""
-        if self._behind.pop(member, None) is not None:
-            self.add(member)
+        if member in self._behind:
             member.write(member.client.encode("some lines may be missing here"))
+            self._catch_up(member)
+
+    def _catch_up(self, member: Occupant) -> None:
+        """Show `member` what it has missed, and what comes."""
+        missed = self._missed[member]
+        self.remove(member)
+        for message in missed:
+            member.write(member.client.encode(message))
+        self.add(member)
 
     # Messages
 
@@ -232,6 +267,9 @@ class Room:
     def set_apart(self, apart: bool) -> None:
         """Show what is said at once, from now on, or when it comes back."""
         self.apart = apart
+        if apart and self._retry is not None:
+            self._retry.cancel()
+            self._load(None)
         for sent in self._sent if apart else ():
             if not sent.shown:
                 self._show_early(sent)
@@ -258,11 +296,22 @@ class Room:
         else:
             self._write(f"{missed} line{'s'[: missed != 1]} {'were' if missed != 1 else 'was'} lost here")
 
+    def _read(self) -> None:
+        self._retry = None
+        self._backplane.read_last(self.topic, KEPT, self._load)
+
     def _load(self, history: list[bytes] | None) -> None:
-        """Take the history for what was shown before, up to what has come meanwhile."""
+        """Take the history for what was shown before, up to what has come meanwhile.
+
+        A process that has just started is not connected yet: it tries again, until others can't be reached.
+        """
+        if not self._subscription.active:
+            return
+        if history is None and not (self.apart or self.loaded):
+            self._retry = self._call_later(_PAUSE, self._read)
+            return
         known = {(message.node, message.number) for message in self.recent}
-        before = [message for message in map(_decoded, history or ()) if message is not None]
-        older = [message for message in before if (message.node, message.number) not in known]
+        older = [message for message in _decoded(history) if (message.node, message.number) not in known]
         self.recent = deque([*older, *self.recent], KEPT)
         for message in older:
             self._note(message)
@@ -285,10 +334,8 @@ class Room:
         self.recent.append(message)
         if self._write(message):
             self._on_slow(message)
-        for missed in self._frozen.values():
-            missed.append(message)
-        if self._behind:
-            self._catch_up((message.node, message.number))
+        if self._missed:
+            self._show_later(message)
 
     def _write(self, what: Message | str) -> bool:
         """Write it to all members here, encoded once; return whether one of them does not keep up."""
@@ -300,14 +347,21 @@ class Room:
                     slow = True
         return slow
 
-    def _catch_up(self, position: Position) -> None:
+    def _show_later(self, message: Message) -> None:
+        """Keep a message for those who are not shown it now; those who are behind may have seen it."""
+        for missed in self._missed.values():
+            missed.append(message)
+        position = message.node, message.number
         for member in [member for member, last in self._behind.items() if last == position]:
-            del self._behind[member]
+            self.remove(member)
             self.add(member)
 
 
-def _decoded(data: bytes) -> Message | None:
-    try:
-        return Message.decode(data)
-    except ValueError:
-        return None  # it was reported when it came
+def _decoded(history: list[bytes] | None) -> list[Message]:
+    messages = []
+    for data in history or ():
+        try:
+            messages.append(Message.decode(data))
+        except ValueError:
+            pass  # it was reported when it came
+    return [message for message in messages if message.kind in KINDS]

@@ -157,9 +157,7 @@ def test_page_of_another_site_is_refused(memory):
     assert memory.hall.names == {}
 
 
-@pytest.mark.parametrize(
-    ("event", "code"), [(TextMessage("x" * 1025), 1009), (BytesMessage(b"hello"), 1003)]
-)
+@pytest.mark.parametrize(("event", "code"), [(TextMessage("x" * 1025), 1009), (BytesMessage(b"hello"), 1003)])
 def test_what_is_no_line_closes_the_socket(memory, event, code):
     page = opened(memory)
     page.send(event)
@@ -172,9 +170,7 @@ def test_what_is_no_line_closes_the_socket(memory, event, code):
 def test_flood_of_lines_does_not_stop_the_loop(memory):
     loud = opened(memory)
     other = requested(memory, b"", memory.hall)
-    loud.recorder.connection.write(
-        b"".join(bytes(loud.frames.send(TextMessage("x"))) for _ in range(3000))
-    )
+    loud.recorder.connection.write(b"".join(bytes(loud.frames.send(TextMessage("x"))) for _ in range(3000)))
     memory.run_once(0)
     other.connection.write(b"/who\r\n")
     for _ in range(30):
@@ -330,7 +326,11 @@ def test_page_says_when_it_is_disconnected_and_comes_back_as_it_was(tmp_path, op
         page.keyboard.press("Enter")
         expect(last(page)).to_contain_text("lost?")
         text = page.get_by_role("log").inner_text()
-        assert [text.count(line) for line in ("before the restart", "after the restart", "lost?")] == [1, 1, 1]
+        assert [text.count(line) for line in ("before the restart", "after the restart", "lost?")] == [
+            1,
+            1,
+            1,
+        ]
         page.close()
 
 
