@@ -268,7 +268,8 @@ class Backplane(ContextExit, ABC):
     ) -> Subscription:
         """Pass every message of `topic` to `on_message`, in the topic's order and once, until `cancel`.
 
-        The first one is that which is published next, here or, once the broker has answered, elsewhere.
+        The first one is that which is published next, here or, once the broker has answered, elsewhere; or
+        an earlier one that other subscribers of this process have not got yet.
         on_gap: called, in its place among the messages, where messages are missing that can't be recovered
             from the broker's history; None: that is logged as a warning.
         Raises UsageError if the backplane is closed, ValueError for an empty topic, TypeError for a topic

@@ -128,9 +128,8 @@ class RedisBackplane(Backplane):
         self._open: set[Link] = set()
 
         # The server, as it was when the commands' link was made.
-        self._run = ""
+        self._run = ""  # its name, with "+" if it is durable
         self._epochs = 0  # that it has proposed
-        self._durable = False
 
         self._outbox = Outbox()
         self._topics: dict[bytes, Topic] = {}
@@ -214,8 +213,7 @@ class RedisBackplane(Backplane):
     def _signed_in(self, link: Link, facts: dict[bytes, bytes], last: bytes | None) -> None:
         """Go on where the connection before has ended."""
         _check_version(facts)
-        self._run = facts.get(b"run_id", b"-").decode()
-        self._durable = _is_durable(facts)
+        self._run = facts.get(b"run_id", b"-").decode() + ("+" if _is_durable(facts) else "")
         self._commands = link
         self._counts.connected += 1
         outbox = self._outbox
@@ -453,7 +451,7 @@ class RedisBackplane(Backplane):
             topic.start(read)
         else:
             topic.catch_up(
-                read, complete=complete, durable=self._durable,
+                read, complete=complete,
                 on_message=partial(self._recovered, topic), on_gap=partial(self._missed, topic),
             )  # fmt: skip
         if not topic.subscribed:

@@ -12,7 +12,8 @@ could die. The keys, behind a prefix with the number of the database, are:
 
 A message is published on the channel t:TOPIC as "EPOCH ID DATA". An epoch begins with a topic, and whenever
 the server was started anew: it may have lost what it had not written to its disk. Then the offsets count on
-from what it has, and `p` and `b` say where the epoch before has ended.
+from what it has, and `p` and `b` say where the epoch before has ended. The name of a run ends in "+" if the
+server writes all to its disk before it answers: from one such run to the next the epoch goes on.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ __all__ = ["FORGET", "GIVE", "HAND_OVER", "MEMBERS", "PUBLISH", "READ", "SCRIPTS
 #: Seconds after which an unused topic and the number of a silent publisher are forgotten.
 FORGET = 24 * 3600
 
-# The head of a topic: begin an epoch where there is none of this run of the server.
+# The head of a topic: begin an epoch where there is none that goes on in this run of the server.
 _HEAD = """
 local known = redis.call('HMGET', KEYS[1], 'e', 'o', 't', 'r', 'p', 'b')
 local epoch, offset, time = known[1], tonumber(known[2] or 0), tonumber(known[3] or 0)
 local before, base = known[5] or '', known[6] or '0-0'
-if not epoch or known[4] ~= ARGV[1] then
+local run = known[4] or ''
+if epoch and string.sub(run, -1) == '+' and string.sub(ARGV[1], -1) == '+' then
+  if run ~= ARGV[1] then redis.call('HSET', KEYS[1], 'r', ARGV[1]) end
+elseif not epoch or run ~= ARGV[1] then
   before, base = epoch or '', string.format('%.0f-%.0f', time, offset)
   epoch = ARGV[2]
   redis.call('HSET', KEYS[1], 'e', epoch, 'r', ARGV[1], 'p', before, 'b', base)

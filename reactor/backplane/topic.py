@@ -121,16 +121,14 @@ class Topic:
         read: Read,
         *,
         complete: bool,
-        durable: bool,
         on_message: Callable[[bytes], object],
         on_gap: Callable[[int | None], object],
     ) -> None:
         """Pass on what the history has, and report what it has not.
 
-        complete: whether all up to its head was read. durable: whether a server that was started anew has
-        all that it had published before. on_message, on_gap: called in the messages' order.
+        complete: whether all up to its head was read. on_message, on_gap: called in the messages' order.
         """
-        self._change_epoch(read, durable=durable, on_gap=on_gap)
+        self._change_epoch(read, on_gap)
         for ident, data in read.messages:
             offset = offset_of(ident)
             if offset > self.offset:
@@ -153,8 +151,8 @@ class Topic:
             self._gap_after = None
             on_gap(None)
 
-    def _change_epoch(self, read: Read, *, durable: bool, on_gap: Callable[[int | None], object]) -> None:
-        """Go over to the epoch that was read; report what may be missing between the two."""
+    def _change_epoch(self, read: Read, on_gap: Callable[[int | None], object]) -> None:
+        """Go over to the epoch that was read; report that messages may be missing between the two."""
         base, head = offset_of(read.base), offset_of(read.head)
         if read.epoch == self.epoch:
             if head < self.offset:  # it has lost some, and does not know
@@ -163,11 +161,11 @@ class Topic:
             return
         follows = read.before == self.epoch and self.offset <= base
         self.epoch = read.epoch
-        if not follows:
+        if follows:
+            self._gap_after = base
+        else:
             self.offset, self.last, self._gap_after = base, read.base, None
             on_gap(None)
-        elif not durable:
-            self._gap_after = base
 
     def go_live(self) -> list[tuple[bytes, bytes, bytes]]:
         """Follow live messages from now on; return those that were kept while the history was read."""

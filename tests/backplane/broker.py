@@ -84,14 +84,9 @@ class Session(Protocol):
         self.connection.write(encode(reply))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if not self.broker.hung:
-            self.go_on_without_reply()
         self.broker.sessions.remove(self)
         for sessions in self.broker.channels.values():
             sessions.pop(self, None)
-
-    def go_on_without_reply(self) -> None:
-        self.waiting.clear()
 
 
 class Broker:
@@ -270,7 +265,9 @@ class Broker:
 
     def head(self, key: bytes, run: bytes, epoch: bytes, forget: bytes) -> dict[str, Any]:
         topic = self.data.topics.get(key)
-        if topic is None or topic["run"] != run:
+        if topic is not None and topic["run"][-1:] == run[-1:] == b"+":
+            topic["run"] = run
+        elif topic is None or topic["run"] != run:
             old = topic or {"epoch": b"", "offset": 0, "time": 0}
             base = b"%d-%d" % (old["time"], old["offset"])
             topic = {**old, "epoch": epoch, "run": run, "before": old["epoch"], "base": base}

@@ -88,6 +88,15 @@ def test_another_run_of_the_server_is_another_epoch_that_says_where_the_one_befo
     assert [fields[1] for _, fields in read(call, b"e1", b"0-0", run="run2")[4]] == [b"one", b"two"]
 
 
+def test_another_run_of_a_durable_server_is_the_same_epoch(call):
+    call("SET", "p:me", 0, "EX", FORGET)
+    publish(call, 1, "one", run="run+")
+    publish(call, 2, "two", run="run2+")
+    assert [fields[1] for _, fields in read(call, b"e1", run="run3+", new="e3")[4]] == [b"one", b"two"]
+    assert read(call, run="run4", new="e4")[0] == b"e4"  # it may have lost some from now on
+    assert read(call, run="run5+", new="e5")[0] == b"e5"
+
+
 def test_numbers_of_any_size_are_counted(call):
     large = 2**53 - 10
     call("SET", "p:me", large, "EX", FORGET)

@@ -18,9 +18,9 @@ def topic_at(offset=0, epoch=b"e"):
     return topic
 
 
-def caught_up(topic, read, *, complete=True, durable=True):
+def caught_up(topic, read, *, complete=True):
     events = []
-    topic.catch_up(read, complete=complete, durable=durable, on_message=events.append, on_gap=events.append)
+    topic.catch_up(read, complete=complete, on_message=events.append, on_gap=events.append)
     return events
 
 
@@ -85,24 +85,20 @@ def test_a_part_of_the_history_is_no_gap():
     assert caught_up(topic, part) == [b"6", b"7", b"8", b"9"]
 
 
-@pytest.mark.parametrize(
-    ("durable", "events"), [(True, [b"4", b"5", b"6"]), (False, [b"4", b"5", None, b"6"])]
-)
-def test_a_new_epoch_goes_on_where_the_one_before_has_ended(durable, events):
+def test_a_new_epoch_goes_on_where_the_one_before_has_ended():
     read = history(6, epoch=b"new", before=b"e", base=5)
-    assert caught_up(topic_at(3), read, durable=durable) == events
+    assert caught_up(topic_at(3), read) == [b"4", b"5", None, b"6"]
 
 
 def test_a_gap_of_a_new_epoch_is_in_its_place_over_parts():
     topic, read = topic_at(3), history(6, epoch=b"new", before=b"e", base=5)
     part = Read(read.epoch, read.head, read.before, read.base, read.messages[:4])
-    assert caught_up(topic, part, complete=False, durable=False) == [b"4"]
-    assert caught_up(topic, read, durable=False) == [b"5", None, b"6"]
+    assert caught_up(topic, part, complete=False) == [b"4"]
+    assert caught_up(topic, read) == [b"5", None, b"6"]
 
 
-def test_a_new_epoch_without_messages_is_a_gap_unless_durable():
-    assert caught_up(topic_at(3), history(3, epoch=b"new", before=b"e", base=3), durable=False) == [None]
-    assert caught_up(topic_at(3), history(3, epoch=b"new", before=b"e", base=3)) == []
+def test_a_new_epoch_without_messages_is_a_gap():
+    assert caught_up(topic_at(3), history(3, epoch=b"new", before=b"e", base=3)) == [None]
 
 
 def test_a_broker_behind_the_reader_is_an_unknown_gap_and_nothing_later_is_left_out():
