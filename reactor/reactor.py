@@ -517,8 +517,8 @@ class Reactor(ContextExit):
             handshake is done. server_hostname: whose certificate is expected; None for the address's host.
         tls_session: of a connection before with the same context, `get_extra_info("ssl_object").session`
             when it has received something: if the server knows it, the handshake is shorter (RFC 8446, 2.2).
-        proxy_protocol: the PROXY header that each connection begins with, before TLS: a `ProxyHeader`, or "v1"
-            or "v2" for one with the connection's own addresses. The server must expect it.
+        proxy_protocol: the PROXY header to begin connections with, before TLS: a `ProxyHeader`, or "v1" or
+            "v2" for one with the connection's own addresses. The server must expect it.
         Raises AddressError for an invalid address, UsageError if TLS to a Unix socket is to check a host
         name and there is no `server_hostname`, ValueError for another `proxy_protocol`, and TypeError, naming
         the argument, for one of the wrong type.

@@ -1318,7 +1318,7 @@ def open_connection(connection: Connection, first: bytes = b"") -> None:
     """Register the socket, which must be non-blocking; call `connection_made`, or begin the TLS handshake.
 
     first: bytes to send before all others, in clear.
-    Raises OSError if they can't be sent, or the selector refuses the socket, which the caller must then close.
+    Raises OSError if they can't be sent, or if the selector refuses the socket: the caller is to close it.
     """
     settings, protocol = connection._settings, connection._protocol
     connection._channel = connection._clear_channel()
