@@ -116,7 +116,7 @@ class PendingHeader(LimitedChannel):
     def _end(self, exc: OSError | None) -> None:
         self.ended = not self.encoded or self._is_local()
         if not self.ended:
-            cause = "the connection ended" if exc is None else exc.strerror
+            cause = "the connection ended" if exc is None else exc.strerror or exc
             raise ProxyHeaderError(f"{cause} within it") from exc
 
     # As a channel

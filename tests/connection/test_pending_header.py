@@ -476,7 +476,7 @@ def test_worker_of_a_pool_gets_every_byte_after_the_header(certificates, secured
         data = b""
         while not data.endswith(b"\n"):
             data += sock.recv(100)
-        seen.append(sock.getpeername() if not secured else None)
+        seen.append(sock.getpeername())
         sock.sendall(data.upper())
 
     tls = certificates.server() if secured else None
@@ -492,6 +492,7 @@ def test_worker_of_a_pool_gets_every_byte_after_the_header(certificates, secured
                 sock.sendall(HEADER.encode() + b"hello\n")
             with sock:
                 assert sock.recv(100) == b"HELLO\n"
+    assert seen == [CLIENT]
 
 
 def test_unix_socket_s_peers_are_trusted_by_their_word(reactor, served, tmp_path):
