@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from functools import cache
 from typing import Any, Literal
@@ -137,6 +137,10 @@ def _endpoint(value: Any) -> Any:
     return (host, port, 0, 0) if family == socket.AF_INET6 else (host, port)
 
 
+def _frozen_tlvs(tlvs: Iterable[tuple[int, Data]]) -> tuple[tuple[int, bytes], ...]:
+    return tuple((int(kind), bytes(memoryview(value))) for kind, value in tlvs)
+
+
 def _family(endpoint: Any) -> int:
     """Return the family in version 2 of an endpoint; 0 for None."""
     if endpoint is None:
@@ -158,7 +162,7 @@ class ProxyHeader:
     tlvs: pairs of type and value, without CRC32C and NOOP: see `TLVType`.
     checksum: the header has a CRC32c. One that was received was checked.
 
-    Raises ValueError for what such a header can't have.
+    Raises ValueError for what no such header can have, TypeError for TLVs that are no pairs of int and bytes.
 
     >>> header = ProxyHeader(version=1, source=("192.0.2.7", 40000), destination=("192.0.2.1", 443))
     >>> header.encode()
@@ -171,7 +175,7 @@ class ProxyHeader:
     source: Any = attrs.field(default=None, converter=_endpoint)
     destination: Any = attrs.field(default=None, converter=_endpoint)
     local: bool = False
-    tlvs: tuple[tuple[int, bytes], ...] = ()
+    tlvs: tuple[tuple[int, bytes], ...] = attrs.field(default=(), converter=_frozen_tlvs)
     checksum: bool = False
 
     def __attrs_post_init__(self) -> None:

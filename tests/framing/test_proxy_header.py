@@ -251,6 +251,15 @@ def test_client_is_verified_only_with_a_certificate(flags, verify, expected):
     assert ProxyHeader(tlvs=((TLVType.TLS, value),)).tls == expected
 
 
+def test_tlvs_may_be_given_as_any_pairs():
+    given = ProxyHeader(tlvs=[[TLVType.ALPN, bytearray(b"h2")]])
+    assert given == ProxyHeader(tlvs=((1, b"h2"),))
+    assert hash(given) == hash(ProxyHeader.parse(given.encode())[0])
+    for wrong in (((1, "text"),), ((1, 5),), 5):
+        with pytest.raises(TypeError):
+            ProxyHeader(tlvs=wrong)
+
+
 def test_bytes_that_are_no_text_are_shown_as_escapes():
     assert ProxyHeader(tlvs=((TLVType.AUTHORITY, b"a\xff"),)).authority == "a\\xff"
 
