@@ -42,6 +42,7 @@ _UNIX = 3
 _INET = {1: (socket.AF_INET, 4, b"TCP4"), 2: (socket.AF_INET6, 16, b"TCP6")}
 _BLOCK = {1: 12, 2: 36, _UNIX: 2 * _PATH}
 
+_TLVs = tuple[tuple[int, bytes], ...]
 _TLV = struct.Struct("!BH")
 _TLS = struct.Struct("!BI")
 _OVER_TLS, _CERTIFICATES = 0x01, 0x06  # PP2_CLIENT_SSL; PP2_CLIENT_CERT_CONN and PP2_CLIENT_CERT_SESS
@@ -137,7 +138,7 @@ def _endpoint(value: Any) -> Any:
     return (host, port, 0, 0) if family == socket.AF_INET6 else (host, port)
 
 
-def _frozen_tlvs(tlvs: Iterable[tuple[int, Data]]) -> tuple[tuple[int, bytes], ...]:
+def _frozen_tlvs(tlvs: Iterable[tuple[int, Data]]) -> _TLVs:
     return tuple((int(kind), bytes(memoryview(value))) for kind, value in tlvs)
 
 
@@ -175,7 +176,7 @@ class ProxyHeader:
     source: Any = attrs.field(default=None, converter=_endpoint)
     destination: Any = attrs.field(default=None, converter=_endpoint)
     local: bool = False
-    tlvs: tuple[tuple[int, bytes], ...] = attrs.field(default=(), converter=_frozen_tlvs)
+    tlvs: _TLVs = attrs.field(default=(), converter=_frozen_tlvs)
     checksum: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -343,42 +344,53 @@ def _port(text: str) -> int:
 
 
 def _parse_v2(data: bytes) -> tuple[ProxyHeader, int] | None:
-    command = data[12:13]
-    if command and command[0] not in {_LOCAL, _PROXY}:
-        raise ProxyHeaderError(f"version and command are {command[0]:#04x}: 0x20 and 0x21 are known")
-    is_local = bool(command) and command[0] == _LOCAL
-    if len(data) > 13 and not is_local and (data[13] >> 4 > _UNIX or data[13] & 15 > 2):
-        raise ProxyHeaderError(f"family and transport are {data[13]:#04x}, which are not assigned")
+    _check_first_bytes(data)
     if len(data) < _FIXED.size:
         return None
-    kind = data[13]
-    size = _FIXED.size + int.from_bytes(data[14:16])
-    family = kind >> 4 if kind & 15 and not is_local else 0
-    block = _BLOCK.get(family, 0)
+    _, command, kind, more = _FIXED.unpack_from(data)
+    local, size = command == _LOCAL, _FIXED.size + more
+    family = 0 if local or not kind & 15 else kind >> 4
+    end_of_addresses = _FIXED.size + _BLOCK.get(family, 0)
     if size > PROXY_HEADER_LIMIT:
         raise ProxyHeaderError(f"the header has {size} bytes: at most {PROXY_HEADER_LIMIT} are accepted")
-    if size < _FIXED.size + block:
+    if size < end_of_addresses:
         raise ProxyHeaderError(f"the header has {size} bytes, too few for its addresses")
     if len(data) < size:
         return None
-    data = data[:size]
-    if kind and not family:  # whatever follows is to be ignored
-        return ProxyHeader(local=is_local), size
-    try:
-        tlvs, checksum = _parse_tlvs(data, _FIXED.size + block)
-    except _NotDivisibleError as exc:
-        if kind:
-            raise ProxyHeaderError(str(exc)) from None
-        tlvs, checksum = (), False  # unspecified addresses of a size that only the sender knows
-    source, destination = (None, None)
-    if kind & 15 == _STREAM:  # datagrams are not forwarded in a stream
-        source, destination = _parse_addresses(family, data[_FIXED.size :])
+    # Datagrams are not forwarded in a stream: their addresses are those of no client of ours.
+    source, destination = _parse_addresses(family if kind & 15 == _STREAM else 0, data[_FIXED.size :])
+    tlvs, checksum = _tlvs_behind(kind, family, data[:size], end_of_addresses)
     return ProxyHeader(
-        source=source, destination=destination, local=is_local, tlvs=tlvs, checksum=checksum
+        source=source, destination=destination, local=local, tlvs=tlvs, checksum=checksum
     ), size
 
 
+def _check_first_bytes(data: bytes) -> None:
+    """Raise ProxyHeaderError for a version, command, family or transport that is not known."""
+    if len(data) > 12 and data[12] not in {_LOCAL, _PROXY}:
+        raise ProxyHeaderError(f"version and command are {data[12]:#04x}: 0x20 and 0x21 are known")
+    if len(data) > 13 and data[12] == _PROXY and (data[13] >> 4 > _UNIX or data[13] & 15 > 2):
+        raise ProxyHeaderError(f"family and transport are {data[13]:#04x}, which are not assigned")
+
+
+def _tlvs_behind(kind: int, family: int, header: bytes, at: int) -> tuple[_TLVs, bool]:
+    """Return the TLVs of a whole header, and whether there is a checksum, which is checked.
+
+    at: the end of the addresses. Of a family that is not known here all that follows is skipped.
+    """
+    if kind and not family:
+        return (), False
+    try:
+        return _parse_tlvs(header, at)
+    except _NotDivisibleError as exc:
+        if kind:
+            raise ProxyHeaderError(str(exc)) from None
+        return (), False  # unspecified addresses, of a size that the sender alone knows
+
+
 def _parse_addresses(family: int, block: bytes) -> tuple[Any, Any]:
+    if not family:
+        return None, None
     if family == _UNIX:
         paths = block[:_PATH], block[_PATH : 2 * _PATH]
         return os.fsdecode(paths[0].rstrip(b"\0")), os.fsdecode(paths[1].rstrip(b"\0"))
@@ -421,8 +433,7 @@ def _split(data: bytes, at: int) -> Iterator[tuple[int, int, bytes]]:
         at = start + size
 
 
-def _parse_tlvs(header: bytes, at: int) -> tuple[tuple[tuple[int, bytes], ...], bool]:
-    """Return the TLVs from `at` on, and whether there is a checksum, which is checked."""
+def _parse_tlvs(header: bytes, at: int) -> tuple[_TLVs, bool]:
     tlvs = list(_split(header, at))
     checksums = [(start, value) for kind, start, value in tlvs if kind == TLVType.CRC32C]
     if checksums:

@@ -201,10 +201,11 @@ def test_header_that_is_late_ends_the_connection_at_the_deadline(memory, served,
     assert served.made == []
     assert refusals(memory) == {"proxy_header": 2}
     assert memory.stats().closed["ProxyHeaderTimeout"] == 2
-    port = silent.connection.get_extra_info("sockname")[1]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"<Listener 10.0.0.1:80>: no PROXY header from 10.0.0.2:{port}: it was not complete within 3 s"
-    ]  # the second is counted, and logged a second later
+    (line,) = [
+        record.getMessage() for record in caplog.records
+    ]  # of the other a second later, with its number
+    assert line.startswith("<Listener 10.0.0.1:80>: no PROXY header from 10.0.0.2:")
+    assert line.endswith(": it was not complete within 3 s")
 
 
 def test_deadlines_of_a_connection_begin_after_its_header(memory, served):
