@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, result: Result, progress: Progress) -> None
 def _loris(options: argparse.Namespace, kind: str) -> dict[Metric, float]:
     timeout = options.head_timeout
     with (
-        serving(kind, "http", str(timeout)) as server,
+        serving(kind, "http", str(timeout), "first") as server,
         loading(server, "page") as honest,
     ):
         honest.ask("observed")

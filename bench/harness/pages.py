@@ -15,7 +15,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
-from bench.harness.clients import BrokenServerError, open_connections
+from bench.harness.clients import BrokenServerError, open_connections, run_first
 from bench.harness.echoes import on_asyncio, on_uvloop, serve_protocol, serve_reactor, until_stopped
 from bench.harness.measure import Server
 from bench.harness.metrics import CPU, RATE, UTILISATION, WAITED
@@ -53,8 +53,12 @@ end
 # Servers
 
 
-def _reactor(head_timeout: str = "10") -> None:
+def _reactor(head_timeout: str = "10", first: str = "") -> None:
+    """Serve the page. first: not empty to run as a real-time process, where that is allowed."""
     from reactor.http import HTTP, Request, Response
+
+    if first:
+        run_first()
 
     def page(request: Request) -> Response:
         return Response(200, PAGE, content_type="text/plain")

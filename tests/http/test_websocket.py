@@ -229,6 +229,18 @@ def test_invalid_frame_fails_the_connection(data, code):
         assert closed == [1006]
 
 
+@given(
+    st.lists(st.one_of(st.binary(max_size=20), st.sampled_from([each for each, _ in BAD_FRAMES.values()])))
+)
+@examples(100)
+def test_no_bytes_bring_about_an_error_of_the_server(pieces):
+    with browser_of(lambda request: echo(request, max_message=100)) as browser:
+        for piece in pieces:
+            if not browser.recorder.connection.is_closing():
+                browser.raw(piece)
+        assert browser.head().startswith(b"HTTP/1.1 101 ")
+
+
 # Sending
 
 
