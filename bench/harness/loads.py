@@ -50,6 +50,9 @@ class Interactive:
     proxied: whether it begins with a PROXY header.
     """
 
+    message = _MESSAGE
+    answer = len(_MESSAGE)  # bytes
+
     def __init__(self, port: int, proxied: int = 0) -> None:
         self._connection = socket.create_connection(("127.0.0.1", port), timeout=_WAIT)
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -64,8 +67,8 @@ class Interactive:
         due = time.perf_counter() + random.uniform(*_PAUSES)
         time.sleep(due - time.perf_counter())
         started = time.perf_counter()
-        self._connection.sendall(_MESSAGE)
-        left = len(_MESSAGE)
+        self._connection.sendall(self.message)
+        left = self.answer
         while left:
             more = self._connection.recv(left)
             if not more:
@@ -87,6 +90,24 @@ class Interactive:
             "max": max(trips),
             "own_p99": percentile(late, 99),
         }
+
+
+class Page(Interactive):
+    """The same with requests for a page, whose answers all have one length."""
+
+    message = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self._connection.sendall(self.message)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += self._connection.recv(1 << 16)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        while len(body) < size:
+            body += self._connection.recv(1 << 16)
+        self.answer = len(head) + 4 + size
 
 
 class Talk:
@@ -229,6 +250,7 @@ class Trying:
 
 LOADS: dict[str, Any] = {
     "interactive": Interactive,
+    "page": Page,
     "talk": Talk,
     "connects": Connects,
     "loris": Loris,

@@ -1110,10 +1110,26 @@ class Connection:
         return self._settings.loop.registry.interest(self._sock.fileno())
 
     def _time_out(self, exc: Exception) -> None:
+        if isinstance(exc, ReadTimeout) and self._is_answered(exc):
+            return
         if self.get_write_buffer_size() or self._channel.has_output():
             self.abort(exc)  # a reset, because what is queued is not delivered
         else:
             self._fail(exc)
+
+    def _is_answered(self, exc: ReadTimeout) -> bool:
+        """Return whether the protocol's `timed_out` keeps the connection, or ends it itself."""
+        timed_out = getattr(self._protocol, "timed_out", None)
+        if timed_out is None:
+            return False
+        self._owed = None
+        try:
+            if not timed_out(exc):
+                return False
+        except Exception as failure:
+            self._callback_failed(failure, "timed_out")
+        self._watch_deadlines()
+        return True
 
     # Flow control
 
@@ -1448,8 +1464,6 @@ def may_end(connection: Connection) -> bool:
     """
     if connection._channel.is_busy() or connection.get_write_buffer_size():
         return False
-    if connection._owed is not None and connection._state in READABLE:
-        return False
     draining = getattr(connection._protocol, "draining", None)
     try:
         if draining is not None and draining():
@@ -1457,6 +1471,8 @@ def may_end(connection: Connection) -> bool:
     except Exception as exc:
         connection._callback_failed(exc, "draining")
         return False
+    if connection._owed is not None and connection._state in READABLE:
+        return False  # asked after `draining`, which may have cleared it
     if connection._state not in READABLE:
         return True
     return connection._is_quiet(connection._sock) and connection._state not in ENDED
