@@ -493,9 +493,8 @@ def test_status_page_that_is_open_is_warned_of():
 @pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
 def test_status_page_without_the_extra_is_one_line(package, workers):
     words = ["serve", "echo", "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0", *workers]
-    program = (
-        f"import sys; sys.modules[{package!r}] = None; from reactor.cli.main import main; sys.exit(main({words!r}))"
-    )
+    run = f"from reactor.cli.main import main; sys.exit(main({words!r}))"
+    program = f"import sys; sys.modules[{package!r}] = None; {run}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
