@@ -23,6 +23,9 @@ _LORIS = {
 }
 
 
+_LINGER = 5.0  # seconds that ended connections may take to be closed
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     add_rounds(parser, 5)
@@ -60,7 +63,7 @@ def _loris(options: argparse.Namespace, kind: str) -> dict[Metric, float]:
         before = server.descriptors()
         with loading(server, "loris", options.slow, int(timeout / 10 * 1000)):
             honest.ask("observed")
-            end = time.perf_counter() + timeout * 2
+            end = time.perf_counter() + timeout * 2 + _LINGER
             while (left := server.descriptors() - before) > 0 and time.perf_counter() < end:
                 time.sleep(0.3)
             during = honest.ask("observed")

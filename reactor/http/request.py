@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
-from typing import TYPE_CHECKING, Any
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Sequence
+from typing import IO, TYPE_CHECKING, Any
 from typing import Protocol as Interface
 from urllib.parse import parse_qs
 
 from reactor.connection.connection import Connection
 from reactor.errors import UsageError
+from reactor.http.files import FilePart, open_below, open_file, part_of, type_of
 from reactor.http.response import Fields, Response
 from reactor.http.streaming import EventStream, ResponseStream
 from reactor.http.syntax import Head, Headers, HTTPError
 from reactor.http.tasks import Scope
+from reactor.streams import Event
 from reactor.streams.task import Place, Timeout
 
 if TYPE_CHECKING:  # a page without WebSockets does not need wsproto
     from reactor.http.websocket import WebSocket
 
-__all__ = ["Request"]
+__all__ = ["Request", "Upload"]
+
+#: Bytes of an upload that wait for its handler; then reading is stopped.
+LIMIT = 64 * 1024
 
 
 class _Server(Interface):
@@ -29,9 +36,15 @@ class _Server(Interface):
 
     def respond(self, request: Request, response: Response) -> bool: ...
 
+    def go_on_later(self) -> None: ...
+
     def start(
         self, request: Request, status: int, headers: Fields, content_type: str | None, length: int | None
     ) -> ResponseStream: ...
+
+    def send_file(
+        self, request: Request, file: IO[bytes], part: FilePart, content_type: str, headers: Fields
+    ) -> None: ...
 
     def start_events(self, request: Request, headers: Fields, ping: float | None) -> EventStream: ...
 
@@ -136,6 +149,39 @@ class Request:
         """
         return self._server.start(self, status, headers, content_type, length)
 
+    def send_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        below: str | os.PathLike[str] | None = None,
+        content_type: str | None = None,
+        headers: Fields = (),
+    ) -> None:
+        """Answer with a file, which the kernel sends: sendfile(2).
+
+        path: of the file. below: a directory; `path` is then one below it that the client may choose. No name
+            in it may begin with a dot, no symbolic link is followed, and of a directory (a path that ends
+            with a slash, or "") index.html is sent.
+        content_type: None for that of the file's name. headers: further fields.
+        Answers with ETag and Last-Modified, to conditional requests with 304 or 412, to one range with 206 or
+        416, and to several with the whole file.
+        Raises HTTPError, which is the answer if it leaves the handler: 404 if there is no such file. Raises
+        UsageError if the request is answered already.
+        """
+        name = os.fspath(path)
+        if below is None:
+            file = open_file(name)
+        else:
+            name = name.removeprefix("/")
+            name += "index.html" if name[-1:] in {"", "/"} else ""
+            file = open_below(below, name)
+        try:
+            part = part_of(file, self.method, self.headers)
+            self._server.send_file(self, file, part, content_type or type_of(name), headers)
+        except BaseException:
+            file.close()
+            raise
+
     def events(self, headers: Fields = (), *, ping: float | None = 15.0) -> EventStream:
         """Answer with a stream of server-sent events.
 
@@ -198,3 +244,68 @@ class Request:
         if self._server.scope is None:
             raise UsageError("only a handler that is a coroutine can wait")
         return self._server.scope
+
+
+class Upload(Request):
+    r"""A request whose body is received piece by piece: what a handler gets that is `streamed`.
+
+    on_piece: called with each piece of the body, and b"" at its end; None: they wait for `pieces`, and
+        reading stops when there are 64 KiB. While `connection.pause_reading` is in effect no piece comes.
+
+    An answer that is complete before the body was received ends the connection.
+
+        from reactor import Reactor
+        from reactor.http import HTTP, Response, streamed
+
+        @streamed
+        async def store(request):
+            size = 0
+            async for piece in request.pieces():
+                size += len(piece)
+            return Response(200, f"{size} bytes\n")
+
+        with Reactor() as reactor:
+            reactor.listen("127.0.0.1:0", HTTP({"POST /store": store}))
+            reactor.call_soon(reactor.stop)
+            reactor.run()
+    """
+
+    __slots__ = ("_arrived", "_is_complete", "_pieces", "_waiting", "on_piece")
+
+    def __init__(self, server: _Server, head: Head) -> None:
+        super().__init__(server, head)
+        self.on_piece: Callable[[bytes], object] | None = None
+        self._pieces: deque[bytes] = deque()
+        self._waiting = 0  # bytes of them
+        self._is_complete = head.length == 0
+        self._arrived = Event()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the pieces of the body. In a coroutine that handles the request, while `on_piece` is None."""
+        while True:
+            while self._pieces:
+                piece = self._pieces.popleft()
+                self._waiting -= len(piece)
+                self._server.go_on_later()
+                yield piece
+            if self._is_complete:
+                return
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def has_room(self) -> bool:
+        """Return whether the handler takes another piece. Called by the server."""
+        if self.on_piece is None:
+            return self._waiting < LIMIT
+        return self.connection.wants_input()
+
+    def take(self, piece: bytes) -> None:
+        """Pass a piece on, b"" at the end. Called by the server."""
+        self._is_complete = not piece
+        if self.on_piece is not None:
+            self.on_piece(piece)
+            return
+        if piece:
+            self._pieces.append(piece)
+            self._waiting += len(piece)
+        self._arrived.set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import attrs
@@ -28,7 +28,7 @@ __all__ = ["HTTPError", "Head", "Headers", "RequestReader", "reason_of"]
 #: Fields of a head; Apache allows as many.
 MAX_FIELDS = 100
 
-#: Blocks of fields that are remembered, and the bytes of the longest. Clients repeat theirs, with other paths.
+#: Blocks of fields that are remembered, and the bytes of the longest. Clients repeat theirs with other paths.
 REMEMBERED = 256
 REMEMBERED_SIZE = 1024
 
@@ -96,6 +96,10 @@ class Headers(Mapping[str, str]):
     def __repr__(self) -> str:
         return f"Headers({list(self._values.items())})"
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value of a field, or `default`, without the exception that `Mapping` makes of it."""
+        return self._values.get(name.lower(), default)
+
     def tokens(self, name: str) -> list[str]:
         """Return the members of a comma-separated list, in lower case."""
         value = self._values.get(name)
@@ -136,8 +140,8 @@ class RequestReader:
     """Reads the requests of one connection: a head, the pieces of its body, the next head, and so on.
 
     max_head: bytes of a head.
-    known: remembered blocks of fields, by their bytes, which begin with the version; shared by the connections
-        of a server. Of a head with such a block only the first line is parsed, as h11 would.
+    known: remembered blocks of fields, by their bytes, which begin with the version; shared by the
+        connections of a server. Of a head with such a block only the first line is parsed, as h11 would.
     Errors are `HTTPError`; after one, nothing more can be read.
     """
 

@@ -460,7 +460,7 @@ def _key(head: Head) -> str:
         raise HTTPError(400, "a WebSocket is served here: send its opening handshake")
     if headers.get("sec-websocket-version") != "13":
         raise HTTPError(400, "WebSocket has version 13", (("Sec-WebSocket-Version", "13"),))
-    key = headers.get("sec-websocket-key", "")
+    key: str = headers.get("sec-websocket-key", "")
     try:
         size = len(base64.b64decode(key, validate=True))
     except binascii.Error:
