@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import os
 import resource
 import socket
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from reactor.errors import UsageError
 from reactor.http import HTTP, EventStream, HTTPError, Request, Response, encode_event
 from reactor.http.extras import missing_package
 from reactor.listening.listener import Listener
+from reactor.loop.system import KERNEL
 from reactor.loop.timers import Handle
 from reactor.options import Limits, Timeouts, check_type
 from reactor.reactor import Reactor
@@ -325,7 +327,7 @@ def _is_local(address: Address | socket.socket) -> bool:
     if address.path is not None:
         return True
     if address.fd is not None:
-        with socket.socket(fileno=socket.dup(address.fd)) as inherited:
+        with KERNEL.listening_socket(os.dup(address.fd)) as inherited:
             return _is_local(inherited)
     return all(_is_loopback(sockaddr) for _, sockaddr in address.resolve(passive=True))
 
