@@ -21,6 +21,7 @@ from reactor.embed.attachment import BUDGET, Attachment
 from reactor.errors import UsageError
 from reactor.http import HTTP, EventStream, HTTPError, Request, Response, encode_event
 from reactor.http.extras import missing_package
+from reactor.listening.binding import cannot_listen
 from reactor.listening.listener import Listener
 from reactor.loop.system import KERNEL
 from reactor.loop.timers import Handle
@@ -309,9 +310,12 @@ def _event(sections: dict[str, str]) -> bytes:
 def check_open(address: Address | socket.socket, is_open: bool) -> bool:
     """Return whether only processes of this machine can connect to `address`.
 
-    Raises UsageError if others can and `is_open` is False.
+    Raises UsageError if others can and `is_open` is False, ListenError if it can't be listened on.
     """
-    is_local = _is_local(address)
+    try:
+        is_local = _is_local(address)
+    except OSError as exc:  # there is no such name or descriptor
+        raise cannot_listen(Address.of(address), exc) from exc
     if not is_local and not is_open:
         raise UsageError(
             f"the status page would be open to all who reach {address}: listen on 127.0.0.1 or unix:/path, "

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reactor import Reactor, UsageError
+from reactor import ListenError, Reactor, UsageError
 from reactor.status import StatusPage, server
 from reactor.testing import Errors, Recorder
 from tests.embed.test_embed import display, program_of
@@ -130,6 +130,12 @@ def test_inherited_socket_is_judged_by_its_address(served):
         with pytest.raises(UsageError):
             served.listen(f"fd:{open_.fileno()}")
         assert get("{}:{}".format(*here.getsockname()), "/live")[0] == 200
+
+
+@pytest.mark.parametrize("address", ["fd:9999", "nowhere.invalid:0"])
+def test_address_that_there_is_not_is_one_error(served, address):
+    with pytest.raises(ListenError, match=f"cannot listen on {address}: "):
+        served.listen(address)
 
 
 def test_open_page_gets_what_has_changed(served):
