@@ -10,6 +10,8 @@ from functools import partial
 from selectors import BaseSelector
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, TypeVarTuple
 
+import attrs
+
 from reactor.address import Address, AddressLike
 from reactor.connecting.connector import (
     Connector,
@@ -28,6 +30,7 @@ from reactor.connection.connection import (
     flush_connections,
     open_connection,
     prefix_of,
+    queues_of,
     recover,
     unnotified_of,
 )
@@ -194,8 +197,7 @@ class Reactor(ContextExit):
             self._drain(drain_timeout, None)
         else:
             self._drain_on.cancel()
-            self._drain_on = None
-            self.stop()
+            self._drained()
 
     def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
         """Run a step on this thread and return how many events and callbacks it handled.
@@ -657,12 +659,18 @@ class Reactor(ContextExit):
         """
         loop, connections = self._loop, self.connections()
         counters = loop.counters
+        paused, queued = queues_of(connections)
+        drained = counters.drained.copy()
+        if self._drain_on is not None:
+            drained.update(attrs.asdict(self._drain_on.so_far()))
         return Stats(
             accepted=counters.accepted,
             connected=counters.connected,
             taken_over=counters.taken_over,
             refused=dict(counters.refused),
             closed=dict(counters.closed),
+            drained=dict(drained),
+            draining=self._drain_on is not None,
             bytes_received=loop.bytes_received,
             bytes_sent=loop.bytes_sent,
             dropped_writes=counters.dropped_writes,
@@ -671,9 +679,9 @@ class Reactor(ContextExit):
             events=loop.events,
             lag=counters.lag(loop.ticks),
             open=len(connections),
-            paused=sum(connection.is_paused() for connection in connections),
+            paused=paused,
             lingering=len(lingering_of(loop.registry)),
-            queued_bytes=sum(connection.get_write_buffer_size() for connection in connections),
+            queued_bytes=queued,
         )
 
     def _open_sockets(self) -> Iterator[tuple[Listener | None, bytes | None]]:
@@ -709,7 +717,9 @@ class Reactor(ContextExit):
             listener.close()
 
     def _drained(self) -> None:
-        self._drain_on = None
+        drain, self._drain_on = self._drain_on, None
+        if drain is not None:
+            self._loop.counters.drained.update(attrs.asdict(drain.so_far()))
         self.stop()
 
     def _connection_opened(self) -> None:

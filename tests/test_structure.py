@@ -20,6 +20,7 @@ ACROSS = {
     "deploy": {"test_handover_processes", "test_haproxy", "test_killed", "test_live"},
     "http": {"test_browser"},
     "loop": {"test_fork"},
+    "status": {"test_browser"},
     "streams": {"test_together"},
     "": {
         "test_arguments", "test_conftest", "test_docstrings", "test_init", "test_interrupts",

@@ -110,6 +110,12 @@ class Page(Interactive):
         self.answer = len(head) + 4 + size
 
 
+class Probe(Page):
+    """The same with requests to a status page."""
+
+    message = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
 class Talk:
     """One connection that sends and receives as fast as the server lets it."""
 
@@ -251,6 +257,7 @@ class Trying:
 LOADS: dict[str, Any] = {
     "interactive": Interactive,
     "page": Page,
+    "probe": Probe,
     "talk": Talk,
     "connects": Connects,
     "loris": Loris,

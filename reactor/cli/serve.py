@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,7 +28,7 @@ from reactor.cli.arguments import (
 from reactor.deploy import Supervisor
 from reactor.deploy.process import is_child
 from reactor.deploy.systemd import ServiceManager, inherited
-from reactor.errors import AddressError, ListenError, SupervisorError, TLSContextError
+from reactor.errors import AddressError, ListenError, SupervisorError, TLSContextError, UsageError
 from reactor.listening.listener import Listener
 from reactor.options import Limits, ProxyProtocol, Timeouts
 from reactor.protocol import Factory
@@ -81,6 +82,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve in N processes below a supervisor, which restarts them without losing a connection: "
         "SIGHUP one by one, SIGUSR2 with itself; SIGTTIN and SIGTTOU start and end one "
         "(default: one process alone)",
+    )
+    parser.add_argument(
+        "--status",
+        type=parse_address,
+        metavar="ADDRESS",
+        help="serve a page with the state of all processes there, /metrics, /live and /ready: HOST:PORT of "
+        "the loopback interface, or unix:/path (default: none)",
+    )
+    parser.add_argument(
+        "--status-open",
+        action="store_true",
+        help="allow any other address for --status: all who reach it can look",
     )
     parser.add_argument(
         "--idle-timeout",
@@ -147,11 +160,17 @@ def run(options: argparse.Namespace) -> None:
         _serve_alone(options)
         return
     supervisor = Supervisor(
-        partial(_listen, options), workers=options.workers, drain_timeout=options.drain_timeout
+        partial(_listen, options),
+        workers=options.workers,
+        drain_timeout=options.drain_timeout,
+        status=options.status,
+        status_open=options.status_open,
+        name=_title(options),
     )
     _warn_of_workers(options)
     try:
-        supervisor.run()
+        with _status_errors(options):
+            supervisor.run()
     except SupervisorError as exc:
         if exc.status is not None:
             sys.exit(exc.status)  # the worker has said why
@@ -167,6 +186,8 @@ def _warn_of_workers(options: argparse.Namespace) -> None:
 def _serve_alone(options: argparse.Namespace) -> None:
     manager = ServiceManager()
     with Reactor() as loop:
+        with _status_errors(options):
+            _serve_status(options, loop)
         for listener in _listen(options, loop):
             for bound in listener.addresses:
                 log.info("listening on %s", bound)
@@ -177,6 +198,35 @@ def _serve_alone(options: argparse.Namespace) -> None:
         left = len(loop.connections())
         if left:
             raise CommandFailed(f"stopped at once, with {left} connection{'s'[: left != 1]} still open")
+
+
+def _serve_status(options: argparse.Namespace, loop: Reactor) -> None:
+    if options.status is None:
+        return
+    from reactor.status import StatusPage  # noqa: PLC0415 - needs the extra `status`
+
+    page = StatusPage(loop, name=_title(options))
+    listener = page.listen(options.status, open=options.status_open)
+    for bound in listener.addresses:
+        log.info("status page: %s", bound if bound.path is not None else f"http://{bound}/")
+
+
+@contextmanager
+def _status_errors(options: argparse.Namespace) -> Iterator[None]:
+    try:
+        yield
+    except ListenError as exc:
+        raise CommandFailed(exc.strerror) from exc
+    except ImportError as exc:
+        raise CommandFailed(str(exc)) from exc
+    except UsageError as exc:
+        options.error(f"argument --status: {exc}")
+
+
+def _title(options: argparse.Namespace) -> str:
+    app = options.app
+    name = app if isinstance(app, str) else next(name for name, known in APPS.items() if known is app)
+    return f"reactor serve {name}"
 
 
 def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:

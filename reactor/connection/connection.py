@@ -1517,6 +1517,19 @@ def connections_of(registry: Registry) -> list[Connection]:
     return [owner for owner in registry.owned() if isinstance(owner, Connection)]
 
 
+def queues_of(connections: Iterable[Connection]) -> tuple[int, int]:
+    """Return how many connections are between `pause_writing` and `resume_writing`, and all queued bytes."""
+    paused = queued = 0
+    for connection in connections:
+        queue = connection._queue
+        if queue is not None:
+            paused += queue.paused
+            queued += queue.size
+        elif connection._sending is _GATHERED:
+            queued += len(connection._piece)
+    return paused, queued
+
+
 def unnotified_of(loop: Loop) -> set[Connection]:
     """Return the connections whose socket is closed and whose `connection_lost` is still due."""
     found = set()

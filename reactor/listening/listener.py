@@ -608,3 +608,11 @@ def admit_taken_over(listener: Listener, sock: socket.socket, snapshot: Snapshot
         close_quietly(sock)
         listener._gone(prefix, exc)
         raise
+
+
+# For the status page
+
+
+def holds_of(listener: Listener) -> list[str]:
+    """Return the reasons for which it accepts nothing, of `Hold`'s values; none: it accepts."""
+    return sorted(hold.value for hold in listener._holds)

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -24,6 +25,7 @@ from tests.cli.programs import (
     usage_error,
 )
 from tests.helpers import DEADLINE
+from tests.status.clients import get, metrics
 
 
 def test_echo_is_the_default_app():
@@ -485,3 +487,57 @@ def test_certificate_that_cannot_be_used_is_one_line_and_status_1(certificates, 
     line = capfd.readouterr().err
     assert "does not belong to the certificate" in line
     assert line.count("\n") == 1
+
+
+def test_status_page_of_a_process_alone():
+    with command("serve", "echo", "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0") as process:
+        status = re.search(r"status page: http://(\S+)/\n", process.stderr.readline().decode())[1]
+        address = listening_on(process)
+        with client_of(address) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            assert metrics(status)["reactor_connections",] == 1
+        assert "<title>reactor serve echo</title>" in get(status, "/")[2]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        ("0.0.0.0:0", "argument --status: the status page would be open to all who reach 0.0.0.0:0: "),
+        ("nowhere", "argument --status: 'nowhere' has no port: "),
+    ],
+)
+def test_status_address_that_can_not_be_meant(capfd, workers, status, error):
+    line = usage_error(capfd, "serve", "echo", "--listen", "127.0.0.1:0", "--status", status, *workers)
+    assert error in line
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+def test_status_address_in_use(workers):
+    with listening_socket() as (_, address):
+        with command("serve", "echo", "--listen", "127.0.0.1:0", "--status", address, *workers) as process:
+            assert process.wait(DEADLINE) == 1
+            (line,) = process.stderr.read().decode().splitlines()
+            assert f"cannot listen on {address}" in line
+
+
+def test_status_page_that_is_open_is_warned_of():
+    words = ("serve", "echo", "--listen", "127.0.0.1:0", "--status", "0.0.0.0:0", "--status-open")
+    with command(*words) as process:
+        assert b"WARNING the status page on 0.0.0.0:" in process.stderr.readline()
+
+
+@pytest.mark.parametrize("package", ["h11", "prometheus_client"])
+@pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
+def test_status_page_without_the_extra_is_one_line(package, workers):
+    words = ["serve", "echo", "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0", *workers]
+    run = f"from reactor.cli.main import main; sys.exit(main({words!r}))"
+    program = f"import sys; sys.modules[{package!r}] = None; {run}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "needs" in line
+    assert "pip install 'selectors-reactor[" in line
