@@ -20,8 +20,9 @@ class App:
 
     summary: its line in --help.
     start: returns the factory of the connections' protocols; called once for a server, with the value of
-        `option` if there is one.
+        `option` if there is one, and with those of `settings` that are given, by name.
     option: the name of the command line's option that it needs, or None.
+    settings: the names of further options that it takes.
     shared: what its processes have in common by a backplane, with which `start` is called, or with None
         where there is one process; None: its processes have nothing in common.
     page: returns the factory of the protocols that serve its page, from that of `start`; or None.
@@ -30,6 +31,7 @@ class App:
     summary: str
     start: Callable[..., Callable[[], AnyProtocol]]
     option: str | None = None
+    settings: tuple[str, ...] = ()
     shared: str | None = None
     page: Callable[[Any], Callable[[], AnyProtocol]] | None = None
 
@@ -52,7 +54,12 @@ APPS: dict[str, App] = {
         shared="rooms and names",
         page=lambda hall: _load("chat_web", "chat_page")(hall),  # noqa: PLW0108 - the same
     ),
-    "proxy": App("forwards to --to ADDRESS", lambda to: partial(_load("proxy", "Proxy"), to), "to"),
+    "proxy": App(
+        "forwards to --to ADDRESS",
+        lambda to, send_proxy=None: partial(_load("proxy", "Proxy"), to, send_proxy),
+        "to",
+        ("send_proxy",),
+    ),
     "files": App(
         "sends the files of --root DIR", lambda root: partial(_load("files", "Files"), root), "root"
     ),

@@ -261,8 +261,10 @@ class Room:
             callback()
 
     def notify(self, text: str) -> None:
-        """Show a notice to all members here."""
+        """Show a notice to all members here, and to those who are about to be."""
         self._write(text)
+        for member in self._arriving:
+            member.write(member.client.encode(text))
 
     def set_apart(self, apart: bool) -> None:
         """Show what is said at once, from now on, or when it comes back."""

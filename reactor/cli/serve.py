@@ -29,7 +29,7 @@ from reactor.deploy import Supervisor
 from reactor.deploy.systemd import ServiceManager, inherited
 from reactor.errors import AddressError, ListenError, SupervisorError, TLSContextError, UsageError
 from reactor.listening.listener import Listener
-from reactor.options import Limits, Timeouts
+from reactor.options import Limits, ProxyProtocol, Timeouts
 from reactor.protocol import Factory
 from reactor.reactor import Reactor
 
@@ -50,6 +50,7 @@ HISTORY_AGE = 24 * 3600.0
 # Options that are of some apps alone.
 _OPTIONS = {
     "to": ["proxy"],
+    "send_proxy": ["proxy"],
     "root": ["files"],
     "backplane": [name for name, app in APPS.items() if app.shared is not None],
     "web": [name for name, app in APPS.items() if app.page is not None],
@@ -70,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to", type=parse_address, metavar="ADDRESS", help="the address that proxy forwards to"
+    )
+    parser.add_argument(
+        "--send-proxy",
+        choices=("v1", "v2"),
+        metavar="VERSION",
+        help="the PROXY protocol by which proxy names its clients to that address: v1 or v2 (default: none)",
     )
     parser.add_argument("--root", type=_directory, metavar="DIR", help="the directory that files serves")
     parser.add_argument(
@@ -135,6 +142,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: no limit)",
     )
     parser.add_argument(
+        "--proxy-protocol",
+        action="store_true",
+        help="each connection begins with a PROXY header, v1 or v2, which names the client; needs "
+        "--proxy-trust",
+    )
+    parser.add_argument(
+        "--proxy-trust",
+        action="append",
+        metavar="NETWORK",
+        help="a network of the proxies, as 10.0.0.0/8, an address, or unix: for Unix sockets; all others are "
+        "refused; may be repeated",
+    )
+    parser.add_argument(
         "--drain-timeout",
         type=parse_seconds,
         default=10.0,
@@ -190,7 +210,7 @@ def _check_app(options: argparse.Namespace) -> None:
     app = options.app
     for option, owners in _OPTIONS.items():
         if getattr(options, option) is not None and not (isinstance(app, App) and _name_of(app) in owners):
-            options.error(f"--{option} is for the app {', '.join(owners)}")
+            options.error(f"--{option.replace('_', '-')} is for the app {', '.join(owners)}")
     if _is_alone(options) and (options.workers or 1) > 1:
         options.error(
             f"with --workers {options.workers} each worker would have {app.shared} of its own: "
@@ -253,6 +273,7 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
     """Listen on all addresses. In a worker this is all that it does itself."""
     limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
     timeouts = Timeouts(idle=options.idle_timeout)
+    proxies = _proxy_protocol(options)
     addresses = chain(*options.listen or [[Address.parse(DEFAULT_ADDRESS)]])
     refuse: Callable[[str], NoReturn] = options.error
     try:
@@ -263,10 +284,8 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
             page = app.page(factory)
             served += [(address, page) for address in chain(*options.web)]
         tls = _server_context(options)
-        return [
-            loop.listen(address, serving, limits=limits, timeouts=timeouts, tls=tls)
-            for address, serving in served
-        ]
+        listen = partial(loop.listen, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies)
+        return [listen(address, serving) for address, serving in served]
     except ImportError as exc:
         raise CommandFailed(str(exc)) from exc
     except TLSContextError as exc:
@@ -275,6 +294,20 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
         refuse(str(exc))
     except ListenError as exc:
         raise CommandFailed(exc.strerror) from exc
+
+
+def _proxy_protocol(options: argparse.Namespace) -> ProxyProtocol | None:
+    if not options.proxy_protocol:
+        if options.proxy_trust is not None:
+            options.error("--proxy-trust needs --proxy-protocol")
+        return None
+    if options.proxy_trust is None:
+        options.error("--proxy-protocol needs --proxy-trust: which networks are the proxies'?")
+    try:
+        return ProxyProtocol(trusted=options.proxy_trust)
+    except ValueError as exc:
+        options.error(f"argument --proxy-trust: {exc}")
+        raise
 
 
 def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -426,7 +459,8 @@ def _factory(options: argparse.Namespace, app: App, loop: Reactor) -> Factory:
     value = getattr(options, needed)
     if value is None:
         options.error(f"this app needs --{needed}: it {app.summary}")
-    return app.start(value)
+    settings = {name: getattr(options, name) for name in app.settings}
+    return app.start(value, **{name: setting for name, setting in settings.items() if setting is not None})
 
 
 # The backplane

@@ -41,7 +41,7 @@ class Member:
 
 @attrs.frozen
 class State:
-    """What a supervisor is doing: how many workers there are to be, and how many a restart has replaced."""
+    """The state of a supervisor: its phase, how many workers it is to have, and how many are replaced."""
 
     phase: Phase
     target: int

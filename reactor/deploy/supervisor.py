@@ -566,8 +566,8 @@ class _Supervision:
         log.info("process %d is to replace the supervisor", successor.pid)
         self._successor = successor
         self._successor_timer = self._reactor.call_later(START_TIMEOUT, successor.process.kill)
-        sent = [successor.channel.send("queue", fds, **fields) for fields, fds in self._sockets.exported()]
         fields, descriptors = self._status_address.exported()
+        sent = [successor.channel.send("queue", fds, **fields) for fields, fds in self._sockets.exported()]
         sent.append(successor.channel.send("status address", descriptors, **fields))
         if not (all(sent) and successor.channel.send("begin", target=self._target, steered=self._steered)):
             successor.process.kill()  # it would lack a socket; `_reap` comes to it

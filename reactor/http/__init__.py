@@ -1,8 +1,8 @@
 """A small HTTP/1.1 server on `h11`, with WebSocket on `wsproto`, for a page of whoever embeds a reactor."""
 
-from reactor.http.request import Request
+from reactor.http.request import Request, Upload
 from reactor.http.response import Response
-from reactor.http.server import HTTP, Handler
+from reactor.http.server import HTTP, Handler, streamed
 from reactor.http.streaming import EventStream, ResponseStream, encode_event
 from reactor.http.syntax import Headers, HTTPError
 
@@ -19,9 +19,11 @@ __all__ = [
     "Request",
     "Response",
     "ResponseStream",
+    "Upload",
     "WebSocket",
     "encode_event",
     "encode_message",
+    "streamed",
 ]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Generator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 from typing import Protocol as Interface
 from urllib.parse import parse_qs
@@ -15,12 +16,16 @@ from reactor.http.response import Fields, Response
 from reactor.http.streaming import EventStream, ResponseStream
 from reactor.http.syntax import Head, Headers, HTTPError
 from reactor.http.tasks import Scope
+from reactor.streams import Event
 from reactor.streams.task import Place, Timeout
 
 if TYPE_CHECKING:  # a page without WebSockets does not need wsproto
     from reactor.http.websocket import WebSocket
 
-__all__ = ["Request"]
+__all__ = ["Request", "Upload"]
+
+#: Bytes of an upload that wait for its handler; then reading is stopped.
+LIMIT = 64 * 1024
 
 
 class _Server(Interface):
@@ -30,6 +35,8 @@ class _Server(Interface):
     scope: Scope | None
 
     def respond(self, request: Request, response: Response) -> bool: ...
+
+    def go_on_later(self) -> None: ...
 
     def start(
         self, request: Request, status: int, headers: Fields, content_type: str | None, length: int | None
@@ -121,8 +128,8 @@ class Request:
     def respond(self, response: Response) -> bool:
         """Send `response`; for a handler that has returned None.
 
-        Returns False if the connection has ended, so that nothing was sent. Raises UsageError if the request
-        is answered already.
+        Returns False if the connection has ended, so that nothing was sent, and if more than the high-water
+        mark is queued then. Raises UsageError if the request is answered already.
         """
         return self._server.respond(self, response)
 
@@ -237,3 +244,68 @@ class Request:
         if self._server.scope is None:
             raise UsageError("only a handler that is a coroutine can wait")
         return self._server.scope
+
+
+class Upload(Request):
+    r"""A request whose body is received piece by piece: what a handler gets that is `streamed`.
+
+    on_piece: called with each piece of the body, and b"" at its end; None: they wait for `pieces`, and
+        reading stops when there are 64 KiB. While `connection.pause_reading` is in effect no piece comes.
+
+    An answer that is complete before the body was received ends the connection.
+
+        from reactor import Reactor
+        from reactor.http import HTTP, Response, streamed
+
+        @streamed
+        async def store(request):
+            size = 0
+            async for piece in request.pieces():
+                size += len(piece)
+            return Response(200, f"{size} bytes\n")
+
+        with Reactor() as reactor:
+            reactor.listen("127.0.0.1:0", HTTP({"POST /store": store}))
+            reactor.call_soon(reactor.stop)
+            reactor.run()
+    """
+
+    __slots__ = ("_arrived", "_is_complete", "_pieces", "_waiting", "on_piece")
+
+    def __init__(self, server: _Server, head: Head) -> None:
+        super().__init__(server, head)
+        self.on_piece: Callable[[bytes], object] | None = None
+        self._pieces: deque[bytes] = deque()
+        self._waiting = 0  # bytes of them
+        self._is_complete = head.length == 0
+        self._arrived = Event()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the pieces of the body. In a coroutine that handles the request, while `on_piece` is None."""
+        while True:
+            while self._pieces:
+                piece = self._pieces.popleft()
+                self._waiting -= len(piece)
+                self._server.go_on_later()
+                yield piece
+            if self._is_complete:
+                return
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def has_room(self) -> bool:
+        """Return whether the handler takes another piece. Called by the server."""
+        if self.on_piece is None:
+            return self._waiting < LIMIT
+        return self.connection.wants_input()
+
+    def take(self, piece: bytes) -> None:
+        """Pass a piece on, b"" at the end. Called by the server."""
+        self._is_complete = not piece
+        if self.on_piece is not None:
+            self.on_piece(piece)
+            return
+        if piece:
+            self._pieces.append(piece)
+            self._waiting += len(piece)
+        self._arrived.set()

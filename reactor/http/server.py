@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
 from typing import IO, TYPE_CHECKING, Any
 
+import attrs
+
 from reactor.connection.connection import Connection, activity, interrupted
 from reactor.connection.interrupts import Step
 from reactor.errors import ReadTimeout, StreamClosed, UsageError
 from reactor.http.files import FilePart
-from reactor.http.request import Request
+from reactor.http.request import Request, Upload
 from reactor.http.response import (
     Fields,
     Response,
@@ -29,10 +32,10 @@ from reactor.protocol import Protocol
 if TYPE_CHECKING:  # a page without WebSockets does not need wsproto
     from reactor.http.websocket import WebSocket
 
-__all__ = ["HTTP", "HTTPProtocol", "Handler"]
+__all__ = ["HTTP", "HTTPProtocol", "Handler", "streamed"]
 
 #: A handler: called with each request. Returns the response, or None to answer later; or is `async def`.
-Handler = Callable[[Request], Response | Coroutine[Any, Any, Response | None] | None]
+Handler = Callable[[Any], Response | Coroutine[Any, Any, Response | None] | None]
 
 #: Steps (a head, or a piece of a body) of one connection in a tick, so that none starves the others.
 STEPS_PER_TICK = 64
@@ -44,6 +47,26 @@ LINGER = 2.0
 SMALL_FILE = 16 * 1024
 
 _METHODS = ("GET", "HEAD", "POST")
+
+
+@attrs.frozen
+class _Streamed:
+    handler: Handler
+    max_body: int | None
+
+    def __call__(self, request: Request) -> Response | Coroutine[Any, Any, Response | None] | None:
+        return self.handler(request)
+
+
+def streamed(handler: Handler, *, max_body: int | None = None) -> Handler:
+    """Mark a handler: it is called with an `Upload` once the head is received, and gets the body in pieces.
+
+    max_body: bytes of the body, before status 413; None for no limit. `HTTP(body_timeout=...)` is then the
+        time in which something of it must come. Usable as a decorator.
+    Raises TypeError if `handler` is not callable, ValueError for an invalid number.
+    """
+    check_callable("handler", handler)
+    return _Streamed(handler, None if max_body is None else _size("max_body", max_body))
 
 
 class HTTP:
@@ -166,8 +189,9 @@ class HTTPProtocol(Protocol):
     """
 
     __slots__ = (
-        "_advancing", "_body", "_handler", "_http", "_is_draining", "_is_held", "_is_timed", "_peer_ended",
-        "_reader", "_request", "_state", "_stream", "_switched", "connection", "scope",
+        "_advancing", "_body", "_handler", "_http", "_is_draining", "_is_held", "_is_timed", "_left",
+        "_peer_ended", "_reader", "_request", "_state", "_stream", "_switched", "_upload", "connection",
+        "scope",
     )  # fmt: skip
 
     _interruptible = ()  # an interrupt would leave a request without its answer
@@ -186,6 +210,8 @@ class HTTPProtocol(Protocol):
         self._request: Request | None = None  # that is not answered yet
         self._handler: Handler | None = None
         self._body: list[bytes] = []
+        self._upload: Upload | None = None  # the request, while its body is received beside its handler
+        self._left: float = 0  # bytes that its body may have
         self._stream: ResponseStream | None = None
         self._switched: WebSocket | None = None  # the protocol that has taken the connection over
         self.scope: Scope | None = None  # of the request's coroutine
@@ -213,18 +239,19 @@ class HTTPProtocol(Protocol):
         self._advance()
 
     def eof_received(self) -> bool:
-        """Complete the answer, then close; a coroutine and a stream of events end at once."""
+        """Complete the answer, then close; an upload, a coroutine and a stream of events end at once."""
         self._peer_ended = True
         if self._state is _BODY or (self._state is _HEAD and self._reader.buffered()):
             self._refuse(HTTPError(400, "the request is not complete"))
-        return self._state is _ANSWER and self.scope is None and not isinstance(self._stream, EventStream)
+        is_gone = self._upload is not None or self.scope is not None or isinstance(self._stream, EventStream)
+        return self._state is _ANSWER and not is_gone
 
     def resume_writing(self) -> None:
         """Go on with the stream, or with the next request."""
         if self._stream is not None:
             self._stream.resume()
         if self._is_held:
-            self._go_on_later()
+            self.go_on_later()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the coroutine and the stream."""
@@ -247,6 +274,8 @@ class HTTPProtocol(Protocol):
 
     def timed_out(self, exc: ReadTimeout) -> bool:
         """Answer a request that is not complete in time, or close an idle connection."""
+        if self._upload is not None:
+            return self._is_upload_alive()
         if self._state is _ANSWER:
             self.connection.set_timeouts(read=self._http.keep_alive)
         elif self._is_timed and (self._state is _BODY or self._reader.buffered()):
@@ -260,6 +289,22 @@ class HTTPProtocol(Protocol):
             else:
                 self._close()
         return True
+
+    def _is_upload_alive(self) -> bool:
+        """Return True, if something has come in the time for it; or answer, if there is no answer yet."""
+        http, now = self._http, self.connection.reactor.time()
+        if activity(self.connection) > now - http.body_timeout:
+            self.connection.set_timeouts(read=http.body_timeout)
+            return True
+        if self._stream is None:
+            self._refuse(HTTPError(408))
+            return True
+        return False
+
+    def reading_resumed(self) -> None:
+        """Go on with an upload."""
+        if self._upload is not None:
+            self.go_on_later()
 
     # Reading
 
@@ -280,7 +325,7 @@ class HTTPProtocol(Protocol):
         finally:
             self._advancing = False
         if is_behind:
-            self._go_on_later()
+            self.go_on_later()
         self._hold(is_behind or self._is_full())
 
     def _step(self) -> bool:
@@ -300,7 +345,20 @@ class HTTPProtocol(Protocol):
                 return False
             self._take_piece(piece)
             return True
-        return False
+        return self._state is _ANSWER and self._upload is not None and self._step_upload(self._upload)
+
+    def _step_upload(self, upload: Upload) -> bool:
+        """Pass on a piece of an upload; return whether to go on."""
+        piece = self._reader.next_piece() if upload.has_room() else None
+        if piece is None:
+            return False
+        self._left -= len(piece)
+        if self._left < 0:
+            raise HTTPError(413)
+        if not piece:
+            self._upload = None
+        upload.take(piece)
+        return bool(piece)
 
     def _await_head(self) -> None:
         if self._peer_ended:
@@ -311,6 +369,8 @@ class HTTPProtocol(Protocol):
 
     def _is_full(self) -> bool:
         """Return whether requests wait that can't be handled yet, and no more are to be received."""
+        if self._upload is not None:
+            return not self._upload.has_room()
         if self._state is _ANSWER:
             return self._reader.buffered() > self._http.max_head
         return self._state is _HEAD and self.connection.is_paused()
@@ -320,12 +380,17 @@ class HTTPProtocol(Protocol):
             self._is_held = held
             self.connection.hold_reading(held)
 
-    def _go_on_later(self) -> None:
+    def go_on_later(self) -> None:
+        """Read on in the next tick."""
         self.connection.reactor.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         with Step(lambda exc: interrupted(self.connection, exc)):
-            self._advance()
+            try:
+                self._advance()
+            except Exception as exc:
+                self.connection.reactor.report(exc, "Upload.on_piece", self.connection)
+                self.connection.abort(exc)
 
     def _begin(self, head: Head) -> None:
         """Call the handler of a request, or receive its body first."""
@@ -336,27 +401,36 @@ class HTTPProtocol(Protocol):
         except HTTPError as exc:
             self._refuse(exc, is_close=head.length != 0)
             return
+        if isinstance(handler, _Streamed):
+            self._request = request = Upload(self, head)
         if head.length == 0:
             self._handle(handler, request)
-        else:
-            self._handler = handler
-            self._await_body(head)
+        elif self._await_body(head, handler):
+            if isinstance(request, Upload):
+                self._upload = request
+                self._handle(handler, request)
+            else:
+                self._handler, self._state = handler, _BODY
 
-    def _await_body(self, head: Head) -> None:
-        if head.length is not None and head.length > self._http.max_body:
+    def _await_body(self, head: Head, handler: Handler) -> bool:
+        """Set the deadline of the body; return False if it is too long."""
+        limit = handler.max_body if isinstance(handler, _Streamed) else self._http.max_body
+        self._left = math.inf if limit is None else limit
+        if head.length is not None and head.length > self._left:
             self._refuse(HTTPError(413))
-            return
-        self._state = _BODY
+            return False
         self._is_timed = True
         self.connection.set_timeouts(read=self._http.body_timeout)
         if head.expects_continue and not self._reader.buffered():
             self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
 
     def _take_piece(self, piece: bytes) -> None:
         if piece:
             self._body.append(piece)
-            if sum(map(len, self._body)) > self._http.max_body:
-                self._refuse(HTTPError(413))
+            self._left -= len(piece)
+            if self._left < 0:
+                raise HTTPError(413)
             return
         request, handler = self._request, self._handler
         assert request is not None
@@ -421,7 +495,8 @@ class HTTPProtocol(Protocol):
             self.connection.abort(exc)
 
     def _report(self, exc: Exception, handler: Handler) -> None:
-        name = getattr(handler, "__qualname__", repr(handler))
+        called = handler.handler if isinstance(handler, _Streamed) else handler
+        name = getattr(called, "__qualname__", repr(called))
         self.connection.reactor.report(exc, name, self.connection)
 
     # Answering
@@ -480,6 +555,8 @@ class HTTPProtocol(Protocol):
             is_head=head.method == "HEAD",
         )
         self._send_start(lines, head, True, stream)
+        if head.method == "HEAD":
+            self.connection.close()
         return stream
 
     def send_file(
@@ -512,6 +589,7 @@ class HTTPProtocol(Protocol):
         self._state = _OVER
         self._request = None
         self._switched = protocol
+        self._is_held = False  # `set_protocol` lets the connection read
         self.connection.write(lines)
         self.connection.set_protocol(protocol)
         if self._peer_ended:
@@ -527,7 +605,7 @@ class HTTPProtocol(Protocol):
             raise UsageError(f"{request} is answered already, or its connection has ended")
 
     def _is_last(self, head: Head) -> bool:
-        return not head.keep_alive or self._is_draining
+        return not head.keep_alive or self._is_draining or self._upload is not None
 
     def _lines(self, lines: bytes, head: Head, is_close: bool) -> bytes:
         """Return the head of a response, with the fields that depend on the request and the time."""
@@ -540,16 +618,20 @@ class HTTPProtocol(Protocol):
     def _finish(self, is_close: bool, linger: float | None = None) -> None:
         """Go on with the next request, or close. linger: seconds to wait for the peer's end then."""
         self._request = self._stream = None
-        if is_close or self.connection.is_closing():
+        upload, self._upload = self._upload, None
+        if upload is not None or is_close or self.connection.is_closing():
             self._close(linger)
             return
         self._state = _HEAD
         if not self._advancing and (self._peer_ended or self._reader.buffered()):
-            self._go_on_later()
+            self.go_on_later()
 
     def _refuse(self, exc: HTTPError, *, is_close: bool = True) -> None:
         """Answer a request that can't be handled. is_close: where the next request begins is not known."""
         request = self._request
+        if self._stream is not None:
+            self.connection.abort(exc)  # a part of an answer is sent
+            return
         response = error_response(exc)
         is_head = request is not None and request.head.method == "HEAD"
         is_close = is_close or request is None or self._is_last(request.head)

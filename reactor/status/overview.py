@@ -15,7 +15,7 @@ __all__ = ["Overview", "Phase", "Worker", "overview_of"]
 
 
 class Phase(Enum):
-    """What a server is doing as a whole."""
+    """The state of a server as a whole."""
 
     STARTING = "starting"
     RUNNING = "running"

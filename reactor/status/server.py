@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import os
 import resource
 import socket
 from collections.abc import Callable, Mapping
@@ -20,7 +21,9 @@ from reactor.embed.attachment import BUDGET, Attachment
 from reactor.errors import UsageError
 from reactor.http import HTTP, EventStream, HTTPError, Request, Response, encode_event
 from reactor.http.extras import missing_package
+from reactor.listening.binding import cannot_listen
 from reactor.listening.listener import Listener
+from reactor.loop.system import KERNEL
 from reactor.loop.timers import Handle
 from reactor.options import Limits, Timeouts, check_type
 from reactor.reactor import Reactor
@@ -307,9 +310,12 @@ def _event(sections: dict[str, str]) -> bytes:
 def check_open(address: Address | socket.socket, is_open: bool) -> bool:
     """Return whether only processes of this machine can connect to `address`.
 
-    Raises UsageError if others can and `is_open` is False.
+    Raises UsageError if others can and `is_open` is False, ListenError if it can't be listened on.
     """
-    is_local = _is_local(address)
+    try:
+        is_local = _is_local(address)
+    except OSError as exc:  # there is no such name or descriptor
+        raise cannot_listen(Address.of(address), exc) from exc
     if not is_local and not is_open:
         raise UsageError(
             f"the status page would be open to all who reach {address}: listen on 127.0.0.1 or unix:/path, "
@@ -325,7 +331,7 @@ def _is_local(address: Address | socket.socket) -> bool:
     if address.path is not None:
         return True
     if address.fd is not None:
-        with socket.socket(fileno=socket.dup(address.fd)) as inherited:
+        with KERNEL.listening_socket(os.dup(address.fd)) as inherited:
             return _is_local(inherited)
     return all(_is_loopback(sockaddr) for _, sockaddr in address.resolve(passive=True))
 

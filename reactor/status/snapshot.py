@@ -52,7 +52,7 @@ class ListenerState:
 
 @attrs.frozen(kw_only=True)
 class Snapshot:
-    """What a process has counted since it started, and what it holds now.
+    """Counters and gauges of one process at one moment.
 
     pid: its number. started: the Unix time of its start. counters: of `Stats`, "cpu_seconds", and the ticks
         in each bucket of the lag, as "lag:0". gauges: "open", "paused", "lingering" and "queued_bytes".

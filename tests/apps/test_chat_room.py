@@ -357,6 +357,14 @@ def test_lines_that_the_broker_has_lost_are_reported(far):
     assert ann.hear()[-1] == bob.hear()[-1] == "bob: after"
 
 
+def test_first_member_of_a_hall_without_a_broker_is_told_after_a_second(far):
+    far.broker.stop()
+    ann = far.host()()
+    (greeting,) = ann.hear()
+    far.network.advance(1)
+    assert ann.hear() == [APART, f"* {greeting.split()[3].rstrip(';')} has joined lobby"]
+
+
 def test_a_hall_without_a_broker_serves_and_says_so(far):
     far.broker.stop()
     here = far.host()

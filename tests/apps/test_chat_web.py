@@ -296,7 +296,7 @@ def test_chromium_and_telnet_are_in_one_room_with_the_keyboard_alone(tmp_path, o
         page.get_by_role("button", name="Who is here?").press("Enter")
         expect(last(page)).to_contain_text("in garden: ann, bob")
         assert page.url == f"{deployment.page}#garden"
-        assert page.title() == "garden – chat"
+        assert page.title() == "garden \N{EN DASH} chat"
 
 
 def test_page_says_when_it_is_disconnected_and_comes_back_as_it_was(tmp_path, open_page):

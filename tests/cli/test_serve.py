@@ -116,6 +116,36 @@ def test_max_per_ip_closes_the_second_client():
         assert first.recv(1) == b"2"
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_proxy_sends_its_client_s_address_to_a_server_behind_it(version):
+    words = ("--listen", "127.0.0.1:0", "--proxy-protocol", "--proxy-trust", "127.0.0.1", "--max-per-ip", "1")
+    with server("serve", "echo", *words) as (_, behind):
+        names = ("serve", "proxy", "--listen", "127.0.0.1:0", "--to", behind, "--send-proxy", version)
+        with server(*names) as (_, address), client_of(address) as first:
+            first.sendall(b"1")
+            assert first.recv(1) == b"1"
+            with client_of(address) as second:  # one more of its client
+                assert second.recv(1) == b""
+            with client_of(behind) as other:  # of another client, as it says
+                other.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n3")
+                assert other.recv(1) == b"3"
+
+
+def test_client_that_is_no_trusted_proxy_is_refused():
+    words = (
+        "--listen",
+        "127.0.0.1:0",
+        "--proxy-protocol",
+        "--proxy-trust",
+        "10.0.0.0/8",
+        "--proxy-trust",
+        "unix:",
+    )
+    with server(*words) as (process, address), client_of(address) as client:
+        assert client.recv(1) == b""
+        assert b"is refused: it is none of the trusted proxies" in process.stderr.readline()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signal_drains_and_exits_0(signum):
     with server("--listen", "127.0.0.1:0") as (process, address), client_of(address) as client:
@@ -258,6 +288,17 @@ def test_classes_and_functions_may_be_factories(tmp_path):
         (["proxy", "--to", "127.0.0.1:1", "--root", "/"], "--root is for the app files"),
         (["files", "--root", "/no/such/place"], "'/no/such/place' is not a directory"),
         (["proxy", "--to", "nowhere"], "'nowhere' has no port"),
+        (["echo", "--send-proxy", "v1"], "--send-proxy is for the app proxy"),
+        (
+            ["proxy", "--to", "127.0.0.1:1", "--send-proxy", "v3"],
+            "argument --send-proxy: invalid choice: 'v3'",
+        ),
+        (["echo", "--proxy-protocol"], "--proxy-protocol needs --proxy-trust"),
+        (["echo", "--proxy-trust", "10.0.0.0/8"], "--proxy-trust needs --proxy-protocol"),
+        (
+            ["echo", "--proxy-protocol", "--proxy-trust", "10.0.0.1/8"],
+            "argument --proxy-trust: trusted has '10.0.0.1/8', which is neither a network nor 'unix:'",
+        ),
     ],
 )
 def test_option_of_an_app_is_required_by_it_and_refused_for_others(capfd, words, cause):
@@ -434,6 +475,17 @@ def test_certificate_is_reloaded_at_sighup(certificates, tmp_path):
         (["serve", "os:sep"], "'os:sep' is not a factory: it is a str, which can't be called"),
         (["serve", "--tls-key", "x"], "--tls-key needs --tls-cert"),
         (["serve", "--alpn", "x"], "--alpn needs --tls-cert"),
+        (
+            ["serve", "chat", "--workers", "2"],
+            "with --workers 2 each worker would have rooms and names of its own: join them with --backplane",
+        ),
+        (["serve", "echo", "--backplane", "redis://localhost"], "--backplane is for the app chat"),
+        (["serve", "os:getpid", "--web", ":0"], "--web is for the app chat"),
+        (["serve", "chat", "--web", "nowhere"], "argument --web: "),
+        (
+            ["serve", "chat", "--backplane", "http://localhost"],
+            "argument --backplane: the broker's URL is invalid: give redis://",
+        ),
     ],
 )
 def test_invalid_argument_is_one_line_with_the_cause(capfd, words, cause):
@@ -493,11 +545,49 @@ def test_status_page_that_is_open_is_warned_of():
 @pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
 def test_status_page_without_the_extra_is_one_line(package, workers):
     words = ["serve", "echo", "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0", *workers]
-    program = (
-        f"import sys; sys.modules[{package!r}] = None; from reactor.cli.main import main; sys.exit(main({words!r}))"
-    )
+    run = f"from reactor.cli.main import main; sys.exit(main({words!r}))"
+    program = f"import sys; sys.modules[{package!r}] = None; {run}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "needs" in line
     assert "pip install 'selectors-reactor[" in line
+
+
+@pytest.mark.parametrize(
+    ("package", "words", "extra"),
+    [
+        ("hiredis", ["--backplane", "redis://localhost"], "redis"),
+        ("wsproto", ["--web", "127.0.0.1:0"], "web"),
+        ("h11", ["--web", "127.0.0.1:0"], "http"),
+    ],
+)
+def test_chat_without_an_extra_is_one_line(package, words, extra):
+    words = ["serve", "chat", "--listen", "127.0.0.1:0", *words]
+    run = f"from reactor.cli.main import main; sys.exit(main({words!r}))"
+    program = f"import sys; sys.modules[{package!r}] = None; {run}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"needs {package}: pip install 'selectors-reactor[{extra}]'" in line
+
+
+def test_chat_serves_while_its_broker_is_away_and_is_not_ready(tmp_path):
+    words = ["--backplane", f"unix://{tmp_path}/nothing", "--status", "127.0.0.1:0"]
+    with command("serve", "chat", "--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", *words) as process:
+        said = ""
+        addresses = []
+        while len(addresses) < 3 or "cannot connect" not in said:
+            said += process.stderr.readline().decode()
+            addresses = re.findall(r"(?:listening on |http://)(127\.0\.0\.1:\d+)", said)
+        status, lines, page = addresses
+        answer = get(status, "/ready")
+        assert answer[0] == 503
+        assert "other processes can't be reached" in str(answer)
+        assert get(page, "/")[0] == 200
+        with client_of(lines) as client:
+            heard = b""
+            while b"the others can't be reached" not in heard:
+                heard += client.recv(1000)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0

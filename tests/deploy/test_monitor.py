@@ -206,8 +206,12 @@ def test_counters_go_on_through_restarts_replacements_and_kills(tmp_path):
         exchange(address, 5)
         found = wait_until(status, lambda found: found["reactor_state", "running"])
         assert found[ACCEPTED] == 15
-        assert {labels[0] for name, *labels in found if name == "reactor_worker_up"}.isdisjoint(map(str, new.values()))
-        victim = next(int(labels[0]) for name, *labels in found if name == "reactor_worker_up" and labels[2] == "0")
+        assert {labels[0] for name, *labels in found if name == "reactor_worker_up"}.isdisjoint(
+            map(str, new.values())
+        )
+        victim = next(
+            int(labels[0]) for name, *labels in found if name == "reactor_worker_up" and labels[2] == "0"
+        )
         deployment.signal(signal.SIGKILL, victim)
         deployment.workers(1)
         found = wait_until(status, lambda found: found.get(("reactor_worker_failures_total", "0")))

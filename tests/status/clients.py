@@ -37,7 +37,7 @@ def get(address, path="/", method="GET", **headers):
 
 
 def samples(text):
-    """Return the figures of the text format: by name, and the values of the labels in the order of their names."""
+    """Return the figures by name and the values of their labels, in the order of the labels."""
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)

@@ -11,7 +11,14 @@ from reactor.status.snapshot import Snapshot
 
 def snapshot(pid, **counters):
     return Snapshot(
-        pid=pid, started=0.0, counters=counters, gauges={}, draining=False, listeners=[], checks=[], problems={}
+        pid=pid,
+        started=0.0,
+        counters=counters,
+        gauges={},
+        draining=False,
+        listeners=[],
+        checks=[],
+        problems={},
     )
 
 

@@ -16,12 +16,17 @@ MOVING = ListenerState("127.0.0.1:80", 3, ["handover"])
 
 def worker(index=0, phase="serving", answers=True, listeners=(), problems=None):
     found = snapshot(100 + index)
-    found = type(found).from_json({
-        **found.to_json(),
-        "gauges": {"open": 5, "paused": 0, "lingering": 0, "queued_bytes": 0},
-        "listeners": [{"address": one.address, "connections": 3, "holds": one.holds} for one in listeners],
-        "problems": problems or {},
-    })
+    found = type(found).from_json(
+        {
+            **found.to_json(),
+            "gauges": {"open": 5, "paused": 0, "lingering": 0, "queued_bytes": 0},
+            "listeners": [
+                {"address": one.address, "connections": 3, "holds": one.holds} for one in listeners
+            ],
+            "checks": ["disk"],
+            "problems": problems or {},
+        }
+    )
     return Worker(index=index, pid=100 + index, phase=phase, answers=answers, snapshot=found)
 
 

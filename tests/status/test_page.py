@@ -52,10 +52,12 @@ def sections(found, before=None):
 
 def evil():
     found = snapshot(7)
-    fields = {"gauges": {"open": 1, "paused": 0, "queued_bytes": 0}, "problems": {EVIL: EVIL}}
-    found = type(found).from_json({
-        **found.to_json(), **fields, "listeners": [{"address": f"unix:{EVIL}", "connections": 1, "holds": [EVIL]}]
-    })  # fmt: skip
+    fields = {
+        "gauges": {"open": 1, "paused": 0, "queued_bytes": 0},
+        "problems": {EVIL: EVIL},
+        "listeners": [{"address": f"unix:{EVIL}", "connections": 1, "holds": [EVIL]}],
+    }
+    found = type(found).from_json({**found.to_json(), **fields})
     worker = Worker(index=0, pid=7, phase="serving", answers=True, snapshot=found)
     counters = {f"closed:{EVIL}": 1, f"refused:{EVIL}": 2}
     return Overview(phase=Phase.RUNNING, workers=[worker], target=1, by_worker={0: counters}, name=EVIL)
@@ -163,4 +165,8 @@ def test_any_overview_is_well_formed(phase, workers, target, by_worker, listener
     for worker in workers:
         worker.snapshot.listeners.extend(listeners)
     found = Overview(phase=phase, workers=workers, target=target, by_worker=by_worker, at=1.0)
-    Tree(render_page(found, Rates(found, Overview(phase=phase, workers=[], target=target, by_worker={}, at=0.0))))
+    Tree(
+        render_page(
+            found, Rates(found, Overview(phase=phase, workers=[], target=target, by_worker={}, at=0.0))
+        )
+    )

@@ -1,18 +1,27 @@
 """The status page over real sockets: answers, refusals, deadlines, and that the program is left alone."""
 
 import json
+import os
+import re
 import resource
 import socket
 import struct
+import subprocess
+import sys
+import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
-from reactor import Reactor, UsageError
+from reactor import ListenError, Reactor, UsageError
 from reactor.status import StatusPage, server
 from reactor.testing import Errors, Recorder
+from tests.embed.test_embed import display, program_of
 from tests.helpers import DEADLINE, Echo, connect, pair
 from tests.status.clients import connection_to, get, metrics, page_of
+
+__all__ = ["display"]
 
 
 @pytest.fixture
@@ -89,7 +98,8 @@ def test_methods_and_paths(served, method, path, status):
     [
         ("localhost", 200), ("localhost:80", 200), ("app.localhost:9", 200), ("127.0.0.1:9100", 200),
         ("127.9.9.9", 200), ("[::1]:9100", 200), ("[::1]", 200), ("evil.example", 421),
-        ("evil.example:80", 421), ("10.0.0.1", 421), ("localhost.evil.example", 421), ("127.0.0.1.evil.example", 421),
+        ("evil.example:80", 421), ("10.0.0.1", 421), ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
     ],
 )  # fmt: skip
 def test_names_of_other_hosts_are_refused(served, host, status):
@@ -120,6 +130,12 @@ def test_inherited_socket_is_judged_by_its_address(served):
         with pytest.raises(UsageError):
             served.listen(f"fd:{open_.fileno()}")
         assert get("{}:{}".format(*here.getsockname()), "/live")[0] == 200
+
+
+@pytest.mark.parametrize("address", ["fd:9999", "nowhere.invalid:0"])
+def test_address_that_there_is_not_is_one_error(served, address):
+    with pytest.raises(ListenError, match=f"cannot listen on {address}: "):
+        served.listen(address)
 
 
 def test_open_page_gets_what_has_changed(served):
@@ -262,3 +278,28 @@ def test_events_of_a_page_are_json_in_one_event():
     event = server._event({"now": "<p>\n</p>"})
     assert event.startswith(b"retry: 1000\ndata: ")
     assert json.loads(event.split(b"data: ")[1]) == {"now": "<p>\n</p>"}
+
+
+def test_how_to_of_a_tk_program(display, tmp_path):
+    readme = (Path(server.__file__).parent / "README.md").read_text()
+    _, _, text = readme.partition("\n## How to: the page in a Tk program\n")
+    program = textwrap.dedent(re.search(r"(?:^    .*\n|^\n)+", text[text.index("\n    ") :], re.MULTILINE)[0])
+    page, curl, xdotool = tmp_path / "page", program_of("curl", "curl"), program_of("xdotool", "xdotool")
+    environment = {
+        **os.environ,
+        "DISPLAY": display,
+        "BROWSER": f"{curl} --silent --fail --output {page} --write-out done %s &",
+    }
+    words = [sys.executable, "-c", program]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tk:
+        try:
+            search = [xdotool, "search", "--sync", "--onlyvisible", "--name", "^Echo$"]
+            found = subprocess.run(search, env=environment, capture_output=True, check=True, timeout=DEADLINE)
+            window = found.stdout.split()[-1].decode()
+            click = [xdotool, "mousemove", "--sync", "--window", window, "20", "15", "click", "1"]
+            subprocess.run(click, env=environment, check=True, timeout=DEADLINE)
+            assert tk.stdout.read(4) == b"done"
+            assert "<title>Tk and echo</title>" in page.read_text()
+        finally:
+            tk.kill()
+        assert tk.stderr.read() == b""

@@ -89,7 +89,8 @@ def test_counters_add_up_by_name(many):
     for counters in many:
         add_counters(total, counters)
     assert total == {
-        name: sum(counters.get(name, 0) for counters in many) for name in {name for each in many for name in each}
+        name: sum(counters.get(name, 0) for counters in many)
+        for name in {name for each in many for name in each}
     }
     assert set(labelled(total, "closed")) == {
         name.partition(":")[2] for name in total if name.startswith("closed:")
