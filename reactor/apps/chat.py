@@ -114,7 +114,7 @@ class Hall:
 
     @property
     def backplane(self) -> Backplane:
-        """What joins the processes; one in memory for this process alone."""
+        """The backplane that joins the processes, or one in memory for this process alone."""
         assert self._backplane is not None, "no member has come yet"
         return self._backplane
 

@@ -55,7 +55,7 @@ class Client:
 
 
 class Occupant(Interface):
-    """What a room needs of a member."""
+    """Interface of a member, as a room uses it."""
 
     client: Client
     write: Callable[[bytes], bool]
