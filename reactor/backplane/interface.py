@@ -201,7 +201,8 @@ class Membership:
     def hand_over(self) -> str:
         """Give the name up, for another process that takes it with the token, which is returned.
 
-        Until that `take`, the name is reserved for as long as the names of a dead process would be.
+        Until that `take`, the name is reserved for as long as the names of a dead process would be; if the
+        broker is away now, only until this process reaches it again.
         On the reactor's thread.
         """
         self._end(hand_over=True)

@@ -23,7 +23,7 @@ except ImportError as exc:
         "or in a checkout pip install -e '.[redis]'"
     ) from exc
 
-__all__ = ["Link", "Optional", "ReplyHandler"]
+__all__ = ["Link", "Refusable", "ReplyHandler"]
 
 #: Called with the reply to a command: bytes, a number, None, or a list of them.
 ReplyHandler = Callable[[Any], object]
@@ -32,7 +32,7 @@ _NOTHING = object()
 
 
 @attrs.frozen
-class Optional:
+class Refusable:
     """The handler of a reply to a command that the broker may refuse; it is called with None then."""
 
     handler: ReplyHandler
@@ -108,7 +108,7 @@ class Link(Protocol):
 
     def _refused(self, error: hiredis.ReplyError) -> None:
         handler = self._replies.popleft() if self._replies else None
-        if not isinstance(handler, Optional):
+        if not isinstance(handler, Refusable):
             raise BrokerError(f"the broker has answered: {error}")
         handler(None)
 

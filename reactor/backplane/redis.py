@@ -23,7 +23,7 @@ from reactor.backplane.interface import (
     Subscription,
     check_count,
 )
-from reactor.backplane.link import Link, Optional, ReplyHandler
+from reactor.backplane.link import Link, Refusable, ReplyHandler
 from reactor.backplane.outbox import Outbox
 from reactor.backplane.scripts import (
     FORGET,
@@ -205,7 +205,7 @@ class RedisBackplane(Backplane):
         for section in ("server", "replication"):
             link.send(partial(_add_info, facts), "INFO", section)
         for option in ("appendonly", "appendfsync"):
-            link.send(Optional(partial(_add_option, facts)), "CONFIG", "GET", option)
+            link.send(Refusable(partial(_add_option, facts)), "CONFIG", "GET", option)
         for script in SCRIPTS:
             link.send(_ignore, "SCRIPT", "LOAD", script)
         link.send(partial(self._signed_in, link, facts), "GET", self._key("p", self._outbox.publisher))

@@ -112,6 +112,7 @@ class World:
     broker: Broker | None = None
     prefix: str = attrs.field(factory=lambda: f"test{next(_numbers)}")
     nodes: list[Backplane] = attrs.field(factory=list)
+    steps: list[str] = attrs.field(factory=list)  # that were done in it
 
     def node(self, **options: Any) -> Any:
         if self.kind == "local":

@@ -3,6 +3,8 @@
 import logging
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reactor import Reactor, UsageError
 from reactor.backplane import BackplaneState, LocalBackplane
@@ -134,6 +136,50 @@ def test_messages_above_the_bound_of_the_queue_are_refused_and_counted(anywhere)
     anywhere.spin(lambda: not backplane.stats().queued and len(heard.events) == 2)
     assert backplane.publish("topic", b"again")
     anywhere.spin(lambda: len(heard.events) == 3)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["publish", "publish", "publish", "subscribe", "cancel", "tick"]),
+            st.sampled_from("ab"),
+        ),
+        max_size=40,
+    )
+)
+def test_any_use_is_as_the_model_says(anywhere, steps):
+    """Each subscriber gets a run of its topic's messages, with all that were published while it was one."""
+    backplane = anywhere.nodes[0] if anywhere.nodes else anywhere.node()
+    run = len(anywhere.steps)  # topics of this example alone
+    logs, current, all_of_them = {"a": [], "b": []}, {"a": [], "b": []}, []
+    for step, topic in [*steps, ("publish", "a"), ("publish", "b")]:
+        anywhere.steps.append(step)
+        if step == "publish":
+            logs[topic].append(b"%d" % len(logs[topic]))
+            assert backplane.publish(f"{topic}{run}", logs[topic][-1])
+        elif step == "subscribe":
+            heard = subscribed(backplane, f"{topic}{run}")
+            heard.log, heard.since = logs[topic], len(logs[topic])
+            current[topic].append(heard)
+            all_of_them.append(heard)
+        elif step == "cancel" and current[topic]:
+            heard = current[topic].pop(0)
+            heard.subscription.cancel()
+            heard.cancelled = list(heard.events)
+        else:
+            anywhere.reactor.run_once(0)
+    for topic, readers in current.items():
+        anywhere.spin(lambda t=topic, rs=readers: all(r.events and r.events[-1] == logs[t][-1] for r in rs))
+        for heard in readers:
+            assert heard.events == heard.log[int(heard.events[0]) :]
+            assert int(heard.events[0]) <= heard.since
+            heard.subscription.cancel()
+    for heard in all_of_them:
+        if hasattr(heard, "cancelled"):
+            assert heard.events == heard.cancelled
+            first = int(heard.events[0]) if heard.events else 0
+            assert heard.events == heard.log[first : first + len(heard.events)]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.backplane.link import Link, Optional
+from reactor.backplane.link import Link, Refusable
 from reactor.errors import BrokerError
 from reactor.testing import MemoryReactor, Recorder
 
@@ -82,8 +82,8 @@ def test_what_is_no_reply_ends_the_connection(peer, data, message):
 
 def test_an_error_that_is_allowed_is_none(peer):
     replies = []
-    peer.link.send(Optional(replies.append), "CONFIG", "GET", "x")
-    peer.link.send(Optional(replies.append), "CONFIG", "GET", "x")
+    peer.link.send(Refusable(replies.append), "CONFIG", "GET", "x")
+    peer.link.send(Refusable(replies.append), "CONFIG", "GET", "x")
     peer.server.write(b"-NOPERM\r\n:1\r\n")
     peer.link.connection.reactor.settle()
     assert replies == [None, 1]

@@ -277,7 +277,7 @@ def test_a_hundred_nodes_with_two_topics_each_get_everything():
     world = World(100, 1, history=1000, latency=(0.01, 0.01), choppy=0.0)
     try:
         for node in world.nodes:
-            for topic in TOPICS:
+            for topic in (*TOPICS, *TOPICS):  # twice: one subscription serves both
                 world.subscribe(node, topic)
         world.network.advance(2)
         assert world.settled()
@@ -286,6 +286,8 @@ def test_a_hundred_nodes_with_two_topics_each_get_everything():
         idle = len(world.broker.commands) - before
         assert idle == 100 * 5 * 2  # a heartbeat and a sign of life for each process and second
         assert len(world.broker.sessions) == 200
+        channels = {key: len(sessions) for key, sessions in world.broker.channels.items()}
+        assert [number for key, number in channels.items() if b":t:" in key] == [100, 100]
         for node in world.nodes:
             world.publish(node, "a")
         for node in world.nodes[::10]:
