@@ -42,7 +42,8 @@ _COUNTERS = (
 # The same, and the label with the values that are there from the start: a rate needs a zero to begin with.
 _LABELLED = (
     (
-        "connections_refused", "refused", "reason", ("max_connections", "max_per_ip", "descriptors"),
+        "connections_refused", "refused", "reason",
+        ("max_connections", "max_per_ip", "descriptors", "proxy_untrusted", "proxy_header"),
         "Connections that were accepted and closed at once.",
     ),
     ("connections_closed", "closed", "reason", ("clean",), "Connections that ended."),
