@@ -222,4 +222,10 @@ class Monitor:
 
 def _worker(fields: dict[str, Any]) -> Worker:
     snapshot = fields["snapshot"]
-    return Worker(**{**fields, "snapshot": None if snapshot is None else Snapshot.from_json(snapshot)})
+    return Worker(
+        index=fields["index"],
+        pid=fields["pid"],
+        phase=fields["phase"],
+        answers=fields["answers"],
+        snapshot=None if snapshot is None else Snapshot.from_json(snapshot),
+    )

@@ -190,8 +190,9 @@ def exchange(address, times):
 
 
 def test_counters_go_on_through_restarts_replacements_and_kills(tmp_path):
-    with serving(tmp_path, "--status", "127.0.0.1:0", app="echo", workers=2) as deployment:
-        status = status_of(deployment)
+    path = tmp_path / "status"
+    with serving(tmp_path, "--status", f"unix:{path}", app="echo", workers=2) as deployment:
+        status = deployment.wait_for(r"status page: (unix:\S+)")[1]
         deployment.workers(2)
         address = deployment.started(2)
         exchange(address, 5)
@@ -220,6 +221,7 @@ def test_counters_go_on_through_restarts_replacements_and_kills(tmp_path):
         assert found["reactor_worker_starts_total", "0"] == 4
         assert found["reactor_worker_starts_total", "1"] == 3
         assert deployment.stop() == 0
+        assert not path.exists()
 
 
 def test_worker_that_hangs_is_shown_as_such(tmp_path):
