@@ -99,6 +99,7 @@ def test_figures_change_through_restarts_and_replacements(deployment, open_page)
         expect(figure(page, "Received")).to_contain_text("2.0 kB in all")
 
 
+@pytest.mark.slow
 def test_keyboard_is_enough(deployment, open_page):
     page = open_page()
     page.keyboard.press("Tab")
