@@ -2,8 +2,8 @@
 
 The server is `python -m reactor serve echo --status`: one process, whose loop drives the page too, and for
 scrapes also two workers below a supervisor. The durations of ticks are those of its own histogram. Asked: a
-scrape in 50 ms with 10,000 connections open, and no tick above 5 ms for it; 2 % of a core for 1,000 open pages;
-in the attack, every slow connection ended, and a p99 of others within 2 times that of quiet.
+scrape in 50 ms with 10,000 connections open, and no tick above 5 ms for it; 2 % of a core for 1,000 pages; in
+the attack, every slow connection ended, and a p99 of others within 2 times that of quiet.
 """
 
 from __future__ import annotations
