@@ -17,7 +17,7 @@ ACROSS = {
         "test_faults", "test_machine",
         "test_start_tls", "test_tls_certificates", "test_tls_closing", "test_tls_limits",
     },
-    "deploy": {"test_handover_processes", "test_killed", "test_live"},
+    "deploy": {"test_handover_processes", "test_haproxy", "test_killed", "test_live"},
     "http": {"test_browser"},
     "loop": {"test_fork"},
     "status": {"test_browser"},

@@ -1,4 +1,4 @@
-"""HTTP: a page of 1 KiB on kept connections, and a slow loris, beside h11 on uvloop and aiohttp."""
+"""HTTP: a page on kept connections beside h11 on uvloop and aiohttp, event streams, a slow loris."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from bench.harness.measure import loading, serving
 from bench.harness.options import add_peers, add_rounds
-from bench.harness.pages import BROWSER, PAGES, get_pages
+from bench.harness.pages import BROWSER, PAGES, get_pages, receive_events
 from bench.harness.rounds import serve_all, side_by_side
 from bench.results.schema import Metric, Result
 
@@ -32,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=int, default=2, metavar="S", help="length of one measurement")
     add_peers(parser, PAGES)
     parser.add_argument("--connections", type=int, default=64, metavar="N", help="that are kept")
+    parser.add_argument("--receivers", type=int, default=1000, metavar="N", help="of events")
     parser.add_argument("--slow", type=int, default=2000, metavar="N", help="connections of the slow loris")
     parser.add_argument("--head-timeout", type=float, default=10.0, metavar="S", help="for those")
 
@@ -46,6 +47,9 @@ def run(options: argparse.Namespace, result: Result, progress: Progress) -> None
     ):
         measure = partial(pages, fields, change)
         serve_all(result, progress, workload, options.servers, "http", options.rounds, measure)
+    workload = f"{options.receivers:,} streams of events, 1 KiB a second each (asked: 2 % of a core)"
+    events = partial(receive_events, options.receivers, options.seconds)
+    serve_all(result, progress, workload, ["reactor"], "events", options.rounds, events)
     workload = f"{options.slow:,} connections that send a head byte by byte (asked: p99 within 2 times)"
     rounds = min(options.rounds, 3)
     side_by_side(result, progress, workload, {"reactor": "reactor"}, rounds, partial(_loris, options))
@@ -54,7 +58,7 @@ def run(options: argparse.Namespace, result: Result, progress: Progress) -> None
 def _loris(options: argparse.Namespace, kind: str) -> dict[Metric, float]:
     timeout = options.head_timeout
     with (
-        serving(kind, "http", str(timeout)) as server,
+        serving(kind, "http", str(timeout), "first") as server,
         loading(server, "page") as honest,
     ):
         honest.ask("observed")

@@ -7,22 +7,26 @@ as h11's example servers do, on uvloop and asyncio; aiohttp, whose parser is C (
 from __future__ import annotations
 
 import re
+import selectors
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
-from bench.harness.clients import BrokenServerError
+from bench.harness.clients import BrokenServerError, open_connections, run_first
 from bench.harness.echoes import on_asyncio, on_uvloop, serve_protocol, serve_reactor, until_stopped
 from bench.harness.measure import Server
 from bench.harness.metrics import CPU, RATE, UTILISATION, WAITED
 from bench.harness.servers import BACKLOG, announce
 from bench.results.schema import Metric
 
-__all__ = ["BROWSER", "PAGES", "get_pages"]
+__all__ = ["BROWSER", "EVENTS", "PAGES", "get_pages", "receive_events"]
 
 PAGE = b"x" * 1024
+
+CORE = Metric("server's CPU", "1", "lower")
 
 #: A browser's request, without its request line.
 BROWSER = {
@@ -49,8 +53,12 @@ end
 # Servers
 
 
-def _reactor(head_timeout: str = "10") -> None:
+def _reactor(head_timeout: str = "10", first: str = "") -> None:
+    """Serve the page. first: not empty to run as a real-time process, where that is allowed."""
     from reactor.http import HTTP, Request, Response
+
+    if first:
+        run_first()
 
     def page(request: Request) -> Response:
         return Response(200, PAGE, content_type="text/plain")
@@ -67,6 +75,30 @@ def _reactor_coroutine() -> None:
 
     http = HTTP({"/": page})
     serve_reactor(lambda _: http)
+
+
+def _reactor_events() -> None:
+    """Send each receiver an event of 1 KiB a second."""
+    from reactor.http import HTTP, EventStream, Request, encode_event
+
+    receivers: set[EventStream] = set()
+
+    def subscribe(request: Request) -> None:
+        events = request.events()
+        receivers.add(events)
+        events.on_close = lambda _: receivers.discard(events)
+
+    def tick(reactor: Any) -> None:
+        event = encode_event(PAGE.decode())
+        for events in receivers:
+            events.write(event)
+        reactor.call_later(1.0, tick, reactor)
+
+    def make(reactor: Any) -> HTTP:
+        tick(reactor)
+        return HTTP({"/": subscribe})
+
+    serve_reactor(make)
 
 
 async def _h11(_: str = "") -> None:
@@ -135,6 +167,9 @@ PAGES: dict[str, Callable[..., None]] = {
 }
 
 
+EVENTS: dict[str, Callable[..., None]] = {"reactor": _reactor_events}
+
+
 # The load
 
 #: What differs from one request to the next, in wrk's language.
@@ -183,3 +218,26 @@ def _wrk(server: Server, connections: int, seconds: int, script: str) -> tuple[i
     if counted is None or "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         raise BrokenServerError(f"wrk says: {done.stdout}{done.stderr}")
     return int(counted[1]), float(counted[2]) * (0.001 if counted[3] == "ms" else 1)
+
+
+def receive_events(receivers: int, seconds: float, server: Server) -> dict[Metric, float]:
+    """Receive an event a second on many connections; the server's CPU time is what is measured."""
+    with open_connections(server.port, receivers) as opened, selectors.DefaultSelector() as selector:
+        for each in opened:
+            each.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            selector.register(each, selectors.EVENT_READ)
+        _receive(selector, 2.0)
+        cpu, started = server.cpu_seconds(), time.perf_counter()
+        received = _receive(selector, seconds)
+        cpu, took = server.cpu_seconds() - cpu, time.perf_counter() - started
+    if received < receivers * int(seconds) * len(PAGE):
+        raise BrokenServerError("not all events have arrived")
+    return {CORE: cpu / took}
+
+
+def _receive(selector: selectors.BaseSelector, seconds: float) -> int:
+    received, end = 0, time.perf_counter() + seconds
+    while (left := end - time.perf_counter()) > 0:
+        for key, _ in selector.select(left):
+            received += len(key.fileobj.recv(1 << 16))  # type: ignore[union-attr]
+    return received

@@ -30,7 +30,7 @@ from reactor.deploy.process import is_child
 from reactor.deploy.systemd import ServiceManager, inherited
 from reactor.errors import AddressError, ListenError, SupervisorError, TLSContextError, UsageError
 from reactor.listening.listener import Listener
-from reactor.options import Limits, Timeouts
+from reactor.options import Limits, ProxyProtocol, Timeouts
 from reactor.protocol import Factory
 from reactor.reactor import Reactor
 
@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to", type=parse_address, metavar="ADDRESS", help="the address that proxy forwards to"
+    )
+    parser.add_argument(
+        "--send-proxy",
+        choices=("v1", "v2"),
+        metavar="VERSION",
+        help="the PROXY protocol by which proxy names its clients to that address: v1 or v2 (default: none)",
     )
     parser.add_argument("--root", type=_directory, metavar="DIR", help="the directory that files serves")
     parser.add_argument(
@@ -107,6 +113,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="connections open at once from one IPv4 address or IPv6 /64; more are closed at once "
         "(default: no limit)",
+    )
+    parser.add_argument(
+        "--proxy-protocol",
+        action="store_true",
+        help="each connection begins with a PROXY header, v1 or v2, which names the client; needs "
+        "--proxy-trust",
+    )
+    parser.add_argument(
+        "--proxy-trust",
+        action="append",
+        metavar="NETWORK",
+        help="a network of the proxies, as 10.0.0.0/8, an address, or unix: for Unix sockets; all others are "
+        "refused; may be repeated",
     )
     parser.add_argument(
         "--drain-timeout",
@@ -215,19 +234,35 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
     factory = _factory(options, _app(options))
     limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
     timeouts = Timeouts(idle=options.idle_timeout)
+    proxies = _proxy_protocol(options)
     addresses = chain(*options.listen or [[Address.parse(DEFAULT_ADDRESS)]])
     refuse: Callable[[str], NoReturn] = options.error
     try:
         tls = _server_context(options)
-        return [
-            loop.listen(address, factory, limits=limits, timeouts=timeouts, tls=tls) for address in addresses
-        ]
+        listen = partial(
+            loop.listen, factory=factory, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies
+        )
+        return [listen(address) for address in addresses]
     except TLSContextError as exc:
         raise CommandFailed(str(exc)) from exc
     except AddressError as exc:
         refuse(str(exc))
     except ListenError as exc:
         raise CommandFailed(exc.strerror) from exc
+
+
+def _proxy_protocol(options: argparse.Namespace) -> ProxyProtocol | None:
+    if not options.proxy_protocol:
+        if options.proxy_trust is not None:
+            options.error("--proxy-trust needs --proxy-protocol")
+        return None
+    if options.proxy_trust is None:
+        options.error("--proxy-protocol needs --proxy-trust: which networks are the proxies'?")
+    try:
+        return ProxyProtocol(trusted=options.proxy_trust)
+    except ValueError as exc:
+        options.error(f"argument --proxy-trust: {exc}")
+        raise
 
 
 def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -368,12 +403,13 @@ def _checking(name: str, factory: Factory) -> Factory:
 
 def _factory(options: argparse.Namespace, app: App) -> Factory:
     needed = app.option
-    for option in ("to", "root"):
-        if getattr(options, option) is not None and option != needed:
-            options.error(f"--{option} is for the app {'proxy' if option == 'to' else 'files'}")
+    for option, owner in {"to": "proxy", "send_proxy": "proxy", "root": "files"}.items():
+        if getattr(options, option) is not None and option not in {needed, *app.settings}:
+            options.error(f"--{option.replace('_', '-')} is for the app {owner}")
     if needed is None:
         return app.start()
     value = getattr(options, needed)
     if value is None:
         options.error(f"this app needs --{needed}: it {app.summary}")
-    return app.start(value)
+    settings = {name: getattr(options, name) for name in app.settings}
+    return app.start(value, **{name: setting for name, setting in settings.items() if setting is not None})

@@ -128,8 +128,8 @@ class Request:
     def respond(self, response: Response) -> bool:
         """Send `response`; for a handler that has returned None.
 
-        Returns False if the connection has ended, so that nothing was sent. Raises UsageError if the request
-        is answered already.
+        Returns False if the connection has ended, so that nothing was sent, and if more than the high-water
+        mark is queued then. Raises UsageError if the request is answered already.
         """
         return self._server.respond(self, response)
 

@@ -555,6 +555,8 @@ class HTTPProtocol(Protocol):
             is_head=head.method == "HEAD",
         )
         self._send_start(lines, head, True, stream)
+        if head.method == "HEAD":
+            self.connection.close()
         return stream
 
     def send_file(
@@ -587,6 +589,7 @@ class HTTPProtocol(Protocol):
         self._state = _OVER
         self._request = None
         self._switched = protocol
+        self._is_held = False  # `set_protocol` lets the connection read
         self.connection.write(lines)
         self.connection.set_protocol(protocol)
         if self._peer_ended:

@@ -198,7 +198,7 @@ class RequestReader:
         start = data.find(b"\r\n") - 8  # of the version
         block = self._known.get(data[start:])
         line = block and _REQUEST_LINE.fullmatch(data, 0, start)
-        if not block or not line:
+        if not block or not line or len(data) > self._max_head:
             return None
         method, target = line[1].decode(), line[2].decode()
         return Head(method, target, *_split(method, target, block.host), *block[1:])

@@ -55,7 +55,8 @@ class Stats:
     accepted: connections that listeners accepted. connected: those of `connect` and `adopt`.
     taken_over: connections that another process has handed over, as `reactor.deploy.take_over` does.
     refused: accepted connections that were closed at once, by reason: "max_connections", "max_per_ip",
-        "descriptors" (none was left).
+        "descriptors" (none was left), "proxy_untrusted" (not from a trusted proxy). "proxy_header" (no valid
+        one came in time) and, behind a proxy, "max_per_ip" are also in `accepted` and `closed`.
     closed: connections that ended, by reason: "clean", or the error's name, as "ECONNRESET".
     bytes_received, bytes_sent: from and to the kernel.
     drained: connections that ended in drains of the reactor, by outcome, as `Drained` has them: "idle",

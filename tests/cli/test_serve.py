@@ -116,6 +116,36 @@ def test_max_per_ip_closes_the_second_client():
         assert first.recv(1) == b"2"
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_proxy_sends_its_client_s_address_to_a_server_behind_it(version):
+    words = ("--listen", "127.0.0.1:0", "--proxy-protocol", "--proxy-trust", "127.0.0.1", "--max-per-ip", "1")
+    with server("serve", "echo", *words) as (_, behind):
+        names = ("serve", "proxy", "--listen", "127.0.0.1:0", "--to", behind, "--send-proxy", version)
+        with server(*names) as (_, address), client_of(address) as first:
+            first.sendall(b"1")
+            assert first.recv(1) == b"1"
+            with client_of(address) as second:  # one more of its client
+                assert second.recv(1) == b""
+            with client_of(behind) as other:  # of another client, as it says
+                other.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n3")
+                assert other.recv(1) == b"3"
+
+
+def test_client_that_is_no_trusted_proxy_is_refused():
+    words = (
+        "--listen",
+        "127.0.0.1:0",
+        "--proxy-protocol",
+        "--proxy-trust",
+        "10.0.0.0/8",
+        "--proxy-trust",
+        "unix:",
+    )
+    with server(*words) as (process, address), client_of(address) as client:
+        assert client.recv(1) == b""
+        assert b"is refused: it is none of the trusted proxies" in process.stderr.readline()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signal_drains_and_exits_0(signum):
     with server("--listen", "127.0.0.1:0") as (process, address), client_of(address) as client:
@@ -258,6 +288,17 @@ def test_classes_and_functions_may_be_factories(tmp_path):
         (["proxy", "--to", "127.0.0.1:1", "--root", "/"], "--root is for the app files"),
         (["files", "--root", "/no/such/place"], "'/no/such/place' is not a directory"),
         (["proxy", "--to", "nowhere"], "'nowhere' has no port"),
+        (["echo", "--send-proxy", "v1"], "--send-proxy is for the app proxy"),
+        (
+            ["proxy", "--to", "127.0.0.1:1", "--send-proxy", "v3"],
+            "argument --send-proxy: invalid choice: 'v3'",
+        ),
+        (["echo", "--proxy-protocol"], "--proxy-protocol needs --proxy-trust"),
+        (["echo", "--proxy-trust", "10.0.0.0/8"], "--proxy-trust needs --proxy-protocol"),
+        (
+            ["echo", "--proxy-protocol", "--proxy-trust", "10.0.0.1/8"],
+            "argument --proxy-trust: trusted has '10.0.0.1/8', which is neither a network nor 'unix:'",
+        ),
     ],
 )
 def test_option_of_an_app_is_required_by_it_and_refused_for_others(capfd, words, cause):

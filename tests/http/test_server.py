@@ -107,6 +107,16 @@ def test_head_is_bounded():
     assert answer(hello, get("/" + "y" * 500), max_head=500, end=False).status == 414
 
 
+def test_head_is_bounded_after_others_of_its_kind():
+    found = answers(exchange(hello, GET, GET, get("/" + "y" * 20_000), end=False))
+    assert [each.status for each in found] == [200, 200, 414]
+
+
+def test_bad_path_is_refused_after_others_of_its_kind():
+    found = answers(exchange(hello, GET, GET, get("/../secret"), end=False))
+    assert [each.status for each in found] == [200, 200, 400]
+
+
 def test_bad_request_is_the_last():
     first, second = answers(exchange(hello, GET + b"GET / HTTP/1.1\nHost: a\n\n" + GET, end=False))
     assert first.status == 200

@@ -224,6 +224,19 @@ def test_events_end_when_the_browser_goes(how):
         reactor.run_out()
 
 
+def test_head_of_events_ends_them():
+    lost = []
+
+    def subscribe(request):
+        events = request.events()
+        events.on_close = lost.append
+        assert not events.send("nothing")
+
+    (found,) = answers(exchange({"/": subscribe}, get("/", method="HEAD"), end=False), "HEAD")
+    assert (found.headers["content-type"], found.body) == ("text/event-stream", b"")
+    assert lost == [None]
+
+
 def test_silent_events_are_kept_alive():
     streams = []
     with client_of(lambda request: streams.append(request.events(ping=10.0))) as (reactor, client):

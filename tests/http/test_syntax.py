@@ -354,3 +354,14 @@ def test_pipelined_requests_are_answered_in_order_however_they_are_cut(requests,
     found = answers(exchange(mirror, *filter(None, pieces)))
     assert [each.body for each in found] == expected
     assert {each.status for each in found} <= {200}
+
+
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=40), PARTS, st.sampled_from([b"GET ", b"/", b" HTTP/1.1"])), max_size=8
+    )
+)
+@examples(200)
+def test_no_bytes_bring_about_an_error_of_the_server(pieces):
+    for each in answers(exchange(mirror, *filter(None, pieces))):
+        assert each.status == 200 or 400 <= each.status < 500 or each.status in {501, 505}

@@ -148,6 +148,17 @@ def test_frames_sent_with_the_handshake_are_read():
         assert found.data == "early"
 
 
+def test_upgrade_after_pipelined_requests():
+    with client_of({"/": hello, "/socket": echo}) as (reactor, client):
+        message = bytes(Frames(ConnectionType.CLIENT).send(TextMessage("early")))
+        client.connection.write(get("/") * 200 + handshake(path="/socket") + message)
+        reactor.settle()
+        *before, head, frames = client.received.split(b"\r\n\r\n")
+        assert len(before) == 200
+        assert head.startswith(b"hello" + b"HTTP/1.1 101 ")
+        assert frames == b"\x81\x05early"
+
+
 MESSAGES = st.lists(st.one_of(st.text(max_size=30), st.binary(max_size=200)), max_size=6)
 
 
@@ -216,6 +227,18 @@ def test_invalid_frame_fails_the_connection(data, code):
         assert found.code == code
         assert "eof_received" in browser.recorder.names
         assert closed == [1006]
+
+
+@given(
+    st.lists(st.one_of(st.binary(max_size=20), st.sampled_from([each for each, _ in BAD_FRAMES.values()])))
+)
+@examples(100)
+def test_no_bytes_bring_about_an_error_of_the_server(pieces):
+    with browser_of(lambda request: echo(request, max_message=100)) as browser:
+        for piece in pieces:
+            if not browser.recorder.connection.is_closing():
+                browser.raw(piece)
+        assert browser.head().startswith(b"HTTP/1.1 101 ")
 
 
 # Sending

@@ -112,6 +112,7 @@ def test_unix_socket_and_its_file(served, tmp_path):
     path = tmp_path / "status"
     listener = served.listen(f"unix:{path}")
     assert get(listener.addresses[0], "/live")[0] == 200
+    assert get(listener.addresses[0], "/live", Host="status.example")[0] == 200  # of a proxy in front of it
     served.call(served.page.close)
     assert not path.exists()
 
