@@ -178,12 +178,15 @@ class Monitor:
         """Send what was counted since the last time, by worker."""
         if self._successor is None:
             return
-        sums = self._ledger.by_worker()
-        for index, counters in sums.items():
+        for index, counters in self._ledger.by_worker().items():
             known = self._reported.get(index, {})
-            more = {name: count - known.get(name, 0) for name, count in counters.items()}
-            self._successor.send("counters", index=index, counters=more)
-        self._reported = sums
+            more = {
+                name: count - known.get(name, 0)
+                for name, count in counters.items()
+                if count != known.get(name, 0)
+            }
+            if more and self._successor.send("counters", index=index, counters=more):
+                self._reported[index] = counters
 
     # From the supervisor of before
 

@@ -168,6 +168,21 @@ def test_successor_goes_on_with_the_sums_and_sees_what_is_left_of_the_old_worker
     new.close()
 
 
+def test_sums_that_the_successor_has_no_room_for_come_later(workers):
+    to_new, to_old = workers.pair()
+    workers.monitor.count(0, "starts")
+    while to_new.send("filler", text="x" * 10_000):
+        pass
+    workers.monitor.hand_over(to_new)
+    while to_old.receive() is not None:
+        pass
+    workers.monitor.count(0, "starts")
+    workers.monitor.ended(99)
+    assert to_old.receive().fields == {"index": 0, "counters": {"starts": 2}}
+    workers.monitor.ended(99)
+    assert to_old.receive() is None  # nothing is counted twice
+
+
 # Real processes
 
 
