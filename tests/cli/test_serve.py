@@ -516,7 +516,7 @@ def test_status_address_that_can_not_be_meant(capfd, workers, status, error):
 
 
 def test_status_open_is_about_an_address(capfd):
-    assert usage_error(capfd, "serve", "--status-open").endswith("error: --status-open needs --status\n")
+    assert "--status-open needs --status" in usage_error(capfd, "serve", "--status-open")
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "1")])
