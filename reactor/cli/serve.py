@@ -156,6 +156,8 @@ def run(options: argparse.Namespace) -> None:
     Raises CommandFailed for an address or file that failed and for a drain cut short by a second signal,
     SystemExit for invalid arguments and at the end of a worker.
     """
+    if options.status_open and options.status is None:
+        options.error("--status-open needs --status")
     if options.workers is None:
         _serve_alone(options)
         return

@@ -66,13 +66,13 @@ class Snapshot:
     """
 
     pid: int
-    started: float
-    counters: Counters
-    gauges: dict[str, int]
-    draining: bool
-    listeners: list[ListenerState]
-    checks: list[str]
-    problems: dict[str, str]
+    started: float = 0.0
+    counters: Counters = attrs.field(factory=dict)
+    gauges: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(_GAUGES, 0))
+    draining: bool = False
+    listeners: list[ListenerState] = attrs.field(factory=list)
+    checks: list[str] = attrs.field(factory=list)
+    problems: dict[str, str] = attrs.field(factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a mapping for json.dumps."""
@@ -80,8 +80,18 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Snapshot:
-        """Return the snapshot that `to_json` has made a mapping of."""
-        return cls(**{**fields, "listeners": [ListenerState(**one) for one in fields["listeners"]]})
+        """Return the snapshot that `to_json` has made a mapping of.
+
+        A worker may be of another version than its supervisor: what is not known is left out, what is missing
+        has its default.
+        """
+        known = {field.name: fields[field.name] for field in attrs.fields(cls) if field.name in fields}
+        known["gauges"] = {**dict.fromkeys(_GAUGES, 0), **known.get("gauges", {})}
+        known["listeners"] = [
+            ListenerState(one["address"], one["connections"], one["holds"])
+            for one in known.get("listeners", [])
+        ]
+        return cls(**known)
 
 
 def take_snapshot(reactor: Reactor) -> Snapshot:

@@ -515,6 +515,10 @@ def test_status_address_that_can_not_be_meant(capfd, workers, status, error):
     assert error in line
 
 
+def test_status_open_is_about_an_address(capfd):
+    assert "--status-open needs --status" in usage_error(capfd, "serve", "--status-open")
+
+
 @pytest.mark.parametrize("workers", [(), ("--workers", "1")])
 def test_status_address_in_use(workers):
     with listening_socket() as (_, address):

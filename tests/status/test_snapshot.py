@@ -59,6 +59,13 @@ def test_it_is_the_same_after_json(reactor):
     assert Snapshot.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
+def test_process_of_another_version_is_understood():
+    found = Snapshot.from_json({"pid": 7, "gauges": {"open": 2, "new": 1}, "unknown": [1]})
+    assert found == Snapshot(
+        pid=7, gauges={"open": 2, "new": 1, "paused": 0, "lingering": 0, "queued_bytes": 0}
+    )
+
+
 def test_largest_snapshot_fits_in_a_message(reactor, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in range(60):
