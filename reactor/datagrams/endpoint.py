@@ -1,10 +1,10 @@
 """`Endpoint`: one datagram socket with its protocol: receiving, sending, flow control, errors, closing.
 
 The loop reports the socket, `_on_event` receives what is there, up to a batch, and passes each datagram to
-the protocol. `send` hands a datagram to the kernel at once; what that does not take waits in a queue, in order
-and with a deadline, and goes out when the socket is writable. The other modules of this package have the
-parts: `opening` makes the sockets, `queue` keeps what is to be sent, `errors` reads the kernel's queue of ICMP
-errors, `control` the control messages, `limits` has the limits by client prefix.
+the protocol. `send` hands a datagram to the kernel at once; what that does not take waits in a queue, in
+order and with a deadline, and goes out when the socket is writable. The other modules of this package have
+the parts: `opening` makes the sockets, `queue` keeps what is to be sent, `errors` reads the kernel's queue of
+ICMP errors, `control` the control messages, `limits` has the limits by client prefix.
 
 The functions at the end are for the reactor; users call the methods.
 """
@@ -25,7 +25,6 @@ from reactor.address import Address
 from reactor.connection.closing import close_quietly
 from reactor.datagrams.control import (
     ANCILLARY_SIZE,
-    DatagramInfo,
     info_of,
     segment_size_of,
     segmented,
@@ -64,8 +63,8 @@ FailureHandler = Callable[[ConnectError], object]
 # Larger than any UDP datagram, and of a size that malloc(3) has at hand.
 _RECV_SIZE = 65536
 
-#: Bytes of the buffer that endpoints share for what is not received by itself: GRO, control messages, Unix
-#: datagrams. Those can be as large as the sender's buffer, 208 KiB by default; asyncio takes 256 KiB too.
+#: Bytes of the buffer that Unix sockets share: their datagrams can be as large as the sender's buffer, 208
+#: KiB by default. asyncio takes 256 KiB as well.
 SHARED_BUFFER = 256 * 1024
 
 # Seconds after which the rest of a batch is left to the next tick.
@@ -144,6 +143,7 @@ class Endpoint:
     _state: EndpointState = attrs.field(default=_OPENING, init=False)
     _sock: Any = attrs.field(default=None, init=False)
     _path: UnixPath | None = attrs.field(default=None, init=False)
+    _is_unix: bool = attrs.field(default=False, init=False)
     _own_name: Any = attrs.field(default=None, init=False)
     _peer: Any = attrs.field(default=None, init=False)  # the socket address that it is connected to
     _protocol: Any = attrs.field(default=None, init=False)  # None after `connection_lost`
@@ -168,6 +168,12 @@ class Endpoint:
     _next_flush: Handle | None = attrs.field(default=None, init=False)  # waits for a time instead
     _retry: float = attrs.field(default=_FIRST_RETRY, init=False)
     _one_by_one: int = attrs.field(default=0, init=False)  # datagrams that GSO has refused
+    # With GSO: a run of datagrams of one size and address, gathered for one call, and how many more fit.
+    _run: list[bytes] = attrs.field(factory=list, init=False)
+    _run_address: Any = attrs.field(default=None, init=False)
+    _segment: int = attrs.field(default=0, init=False)
+    _room: int = attrs.field(default=0, init=False)
+    _run_due: Handle | None = attrs.field(default=None, init=False)
     _deadline: Handle | None = attrs.field(default=None, init=False)  # of the first in the queue
     _close_timer: Handle | None = attrs.field(default=None, init=False)
 
@@ -275,9 +281,8 @@ class Endpoint:
             self._own_name = sock.getsockname()
             self._queues_errors = queue_errors(sock)
             self._gso = self._settings.gso
-            plain = sock.family != getattr(socket, "AF_UNIX", None) and not (
-                self._settings.info or self._settings.gro
-            )
+            self._is_unix = sock.family == getattr(socket, "AF_UNIX", None)
+            plain = not (self._is_unix or self._settings.info or self._settings.gro)
             self._receive = self._receive_plain if plain else self._receive_messages
             self._protocol = make_protocol(self._factory)
             self._on_error = error_handler(self._protocol)
@@ -411,12 +416,11 @@ class Endpoint:
 
     def _receive_messages(self) -> bool:
         """Receive a batch with control messages, joined datagrams, or of a Unix socket; else as the plain."""
-        buffer = self._shared_buffer()
-        clock, end = self._loop.time, self._batch_end()
+        take, clock, end = self._take, self._loop.time, self._batch_end()
         before = self._received
         for _ in range(self._limits.batch):
             try:
-                size, messages, flags, address = self._sock.recvmsg_into([buffer], ANCILLARY_SIZE)
+                data, messages, flags, address = take()
             except BlockingIOError:
                 self._nothing_there(self._received - before)
                 return False
@@ -427,34 +431,48 @@ class Endpoint:
             if flags & socket.MSG_TRUNC:
                 self._dropped["truncated"] += 1
             else:
-                self._split(memoryview(buffer)[:size], messages, address)
+                self._split(data, messages, address)
             if self._state is not _OPEN:
                 return False
             if clock() >= end:
                 break
         return True
 
-    def _split(self, joined: memoryview, messages: list[Any], address: Any) -> None:
+    def _take(self) -> tuple[bytes, list[Any], int, Any]:
+        """Receive once; return the bytes, control messages, flags and the sender's address."""
+        if self._is_unix:
+            buffer = self._shared_buffer()
+            size, messages, flags, address = self._sock.recvmsg_into([buffer])
+            return bytes(memoryview(buffer)[:size]), messages, flags, address or None
+        received: tuple[bytes, list[Any], int, Any] = self._sock.recvmsg(_RECV_SIZE, ANCILLARY_SIZE)
+        return received
+
+    def _split(self, joined: bytes, messages: list[Any], address: Any) -> None:
         """Deliver the datagrams that the kernel has joined, or the one that it is."""
         size = len(joined)
-        segment = segment_size_of(messages, size) if self._settings.gro else size
+        segment = (segment_size_of(messages, size) if self._settings.gro else size) or 1
         extra = (info_of(messages),) if self._settings.info else ()
-        for start in range(0, size or 1, segment or 1):
-            if self._state is not _OPEN:  # since one before
-                self._dropped["closed"] += 1
-                continue
-            self._deliver(bytes(joined[start : start + segment]), address, extra)
-
-    def _deliver(self, data: bytes, address: Any, extra: tuple[DatagramInfo, ...]) -> None:
-        if self._meter is not None and not self._meter.admits(address, len(data), self._loop.now):
-            self._refused["prefix"] += 1
-            return
-        self._received += 1
-        self._bytes_received += len(data)
+        meter, handle, end = self._meter, self._protocol.datagram_received, 0
         try:
-            self._protocol.datagram_received(data, address or None, *extra)
-        except Exception as exc:
-            self._callback_failed(exc, "datagram_received")
+            for start in range(0, size or 1, segment):
+                end = start + segment
+                if meter is not None and not meter.admits(address, segment, self._loop.now):
+                    self._refused["prefix"] += 1
+                    self._received -= 1
+                    self._bytes_received -= min(segment, size - start)
+                    continue
+                try:
+                    handle(joined[start:end], address, *extra)  # the same object, if it is all
+                except Exception as exc:
+                    self._callback_failed(exc, "datagram_received")
+                if self._state is not _OPEN:  # the others have come too late
+                    break
+        finally:
+            end = min(end, size)
+            self._received += -(-end // segment) or 1
+            self._bytes_received += end
+            if left := -((end - size) // segment):
+                self._dropped["closed"] += left
 
     def _nothing_there(self, count: int) -> None:
         """After EAGAIN: if that was the first call, it was an error that has made the socket readable."""
@@ -491,6 +509,9 @@ class Endpoint:
         for an invalid one, TypeError for data that is not bytes.
         """
         if not self._direct:
+            fits = self._room and type(data) is bytes and len(data) == self._segment
+            if fits and address == self._run_address:
+                return self._gather(data)
             return self._send_indirectly(data, address)
         try:
             if self._peer is None:
@@ -522,10 +543,10 @@ class Endpoint:
                 self._check_peer(address)
         elif not isinstance(address, tuple):
             address = self._sockaddr(address)
-        queued = self._enqueue(data, address)
-        if self._gso and not self._is_waiting():
-            self._gather()
-        return queued
+        piece = data if type(data) is bytes else bytes(memoryview(data))
+        if self._gso and not self._queue and self._state is _OPEN:
+            return self._begin_run(piece, address)
+        return self._enqueue(piece, address)
 
     def _send_otherwise(self, exc: Exception, data: bytes | bytearray | memoryview, address: Any) -> bool:
         """Send after the first try has raised `exc`: with another form of the address, or once more."""
@@ -584,7 +605,7 @@ class Endpoint:
         if address is None:
             raise UsageError(f"{self} is connected to no address: give `send` one") from None
         family = self._sock.family
-        if family == getattr(socket, "AF_UNIX", None):
+        if self._is_unix:
             return address.path if isinstance(address, Address) and address.path is not None else address
         if isinstance(address, tuple) and not isinstance(exc, socket.gaierror):
             raise exc or AssertionError(address)  # the data is what was refused
@@ -610,10 +631,6 @@ class Endpoint:
 
     # The queue
 
-    def _is_waiting(self) -> bool:
-        """Return whether what is queued waits for the kernel, and not for the end of the tick alone."""
-        return self._armed or self._deadline is not None or self._state is _OPENING
-
     def _enqueue(self, data: bytes | bytearray | memoryview, address: Any) -> bool:
         limits, queue = self._limits, self._queue
         piece = data if type(data) is bytes else bytes(memoryview(data))
@@ -622,20 +639,71 @@ class Endpoint:
             return False
         queue.append(piece, address, self._loop.time() + limits.queue_timeout)
         self._direct = False
-        if self._is_waiting() or not self._gso:
-            if not self._armed and self._next_flush is None and self._state is not _OPENING:
-                self._wait()
-            self._watch_deadline()
-            self._pause_if_above()
+        if self._sock is not None and not (self._armed or self._next_flush):
+            self._wait()
+        self._watch_deadline()
+        self._pause_if_above()
         return True
 
-    def _gather(self) -> None:
-        """Send at the end of the tick, or now if there is as much as one call can send."""
-        queue = self._queue
-        if len(queue) >= SEGMENTS or queue.size >= RUN_BYTES:
+    def _begin_run(self, data: bytes, address: Any) -> bool:
+        """Send what was gathered, and begin a run with this datagram; it is sent at the end of the tick."""
+        self._send_run()
+        size = len(data)
+        if self._queue or self._state is not _OPEN:
+            return self._send_indirectly(data, address)
+        if not 0 < size <= RUN_BYTES // 2:
+            return self._send_now(data, address)
+        self._segment, self._run_address, self._room = size, address, min(SEGMENTS, RUN_BYTES // size)
+        if self._run_due is None:
+            self._run_due = self._loop.scheduler.call_soon(self._end_run)
+        return self._gather(data)
+
+    def _gather(self, data: Any) -> bool:
+        """Add a datagram to the run, and send that if it is full."""
+        self._run.append(data)
+        self._room -= 1
+        if not self._room:
+            self._send_run()
+        return True
+
+    def _end_run(self) -> None:
+        self._run_due = None
+        self._send_run()
+
+    def _send_run(self) -> None:
+        """Send the run; what the kernel does not take goes to the queue, which is empty now."""
+        run, self._run, self._room = self._run, [], 0
+        if len(run) == 1:
+            self._send_now(run[0], self._run_address)
+        elif run and not self._send_joined(run, self._run_address):
+            due = self._loop.time() + self._limits.queue_timeout
+            for data in run:
+                self._queue.append(data, self._run_address, due)
             self._flush()
-        elif self._next_flush is None:
-            self._next_flush = self._loop.scheduler.call_soon(self._flush)
+
+    def _send_joined(self, run: list[bytes], address: Any) -> bool:
+        """Send a run of datagrams in one call; return whether the kernel took it."""
+        where = () if self._peer is not None else (address,)
+        try:
+            size = self._sock.sendmsg(run, segmented(len(run[0])), 0, *where)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as exc:
+            # Segments larger than the path's MTU, a device without checksums, or an ICMP error of before:
+            # each by itself then, which finds out.
+            self._one_by_one = len(run)
+            message = "%s: the kernel sends %d datagrams of %d B one by one: %s"
+            self._loop.scheduler.log.info((self, exc.errno), message, self, len(run), len(run[0]), exc)
+            return False
+        self._sent += len(run)
+        self._bytes_sent += size
+        return True
+
+    def _send_now(self, data: bytes | bytearray | memoryview, address: Any) -> bool:
+        try:
+            return self._transmit(data, address)
+        except (BlockingIOError, InterruptedError):
+            return self._enqueue(data, address)
 
     def _flush(self) -> None:
         """Send what is queued, up to a batch, and go on when the kernel takes more."""
@@ -662,7 +730,10 @@ class Endpoint:
         if self._gso and not self._one_by_one:
             run = queue.run()
             if len(run) > 1:
-                self._send_run(queue, run, address)
+                if self._send_joined(run, address):
+                    queue.remove(len(run))
+                elif not self._one_by_one:
+                    raise BlockingIOError
                 return
         try:
             self._transmit(data, address)
@@ -676,27 +747,10 @@ class Endpoint:
         if self._state not in _ENDED:
             queue.remove(1)
 
-    def _send_run(self, queue: SendQueue, run: list[bytes], address: Any) -> None:
-        where = () if self._peer is not None else (address,)
-        try:
-            self._sock.sendmsg(run, segmented(len(run[0])), 0, *where)
-        except (BlockingIOError, InterruptedError):
-            raise
-        except OSError as exc:
-            # Segments larger than the path's MTU, a device without checksums, or an ICMP error of before:
-            # each by itself then, which finds out.
-            self._one_by_one = len(run)
-            message = "%s: the kernel sends %d datagrams of %d B one by one: %s"
-            self._loop.scheduler.log.info((self, exc.errno), message, self, len(run), len(run[0]), exc)
-            return
-        self._sent += len(run)
-        self._bytes_sent += sum(map(len, run))
-        queue.remove(len(run))
-
     def _wait(self) -> None:
         """Go on sending when the socket is writable; for a Unix socket's many receivers, after a while."""
         self._watch_deadline()
-        if self._peer is None and self._sock.family == getattr(socket, "AF_UNIX", None):
+        if self._is_unix and self._peer is None:
             if self._next_flush is None:
                 self._next_flush = self._loop.scheduler.call_later(self._retry, self._flush)
                 self._retry = min(2 * self._retry, _LAST_RETRY)
@@ -881,6 +935,7 @@ class Endpoint:
         if self._state not in _SENDS:
             self._loop.lifetime.check_process()
             return
+        self._send_run()
         if not self._queue:
             self._end(None)
             return
@@ -921,15 +976,16 @@ class Endpoint:
         self._loop.scheduler.post_notice(self._notify_lost)
 
     def _drop_queue(self) -> None:
-        left = self._queue.clear()
+        left = self._queue.clear() + len(self._run)
+        self._run, self._room = [], 0
         if left:
             self._dropped["closed"] += left
 
     def _cancel_timers(self) -> None:
-        for handle in (self._next_flush, self._deadline, self._close_timer):
+        for handle in (self._next_flush, self._run_due, self._deadline, self._close_timer):
             if handle is not None:
                 handle.cancel()
-        self._next_flush = self._deadline = self._close_timer = None
+        self._next_flush = self._run_due = self._deadline = self._close_timer = None
 
     def _release(self) -> None:
         """Close the socket, and remove the file of a Unix one. More than once does nothing."""
@@ -1000,6 +1056,7 @@ class Endpoint:
         self._set_deadline(None)
         self._watch_deadline()
         self._next_flush = scheduler.call_soon(self._flush)
+        self._run_due = scheduler.call_soon(self._end_run)
         self._errors_due = scheduler.call_soon(self._deliver_errors)
 
     def _detach(self) -> list[socket.socket]:

@@ -1,4 +1,4 @@
-"""The interface of datagram protocols: the methods that an endpoint calls, and the check that they are there."""
+"""The interface of datagram protocols: the methods that an endpoint calls, and how they are checked."""
 
 from __future__ import annotations
 
