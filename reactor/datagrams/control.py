@@ -48,6 +48,9 @@ class DatagramInfo:
     destination: the address that it was sent to: one of this host's, or a group. interface: the index of the
     interface that it came in on, for `socket.if_indextoname`. ecn: the congestion mark, 0 to 3 (RFC 3168).
     ttl: what was left of the time to live, or hop limit.
+
+    >>> DatagramInfo(destination="224.0.0.251", interface=1, ecn=0, ttl=255).destination
+    '224.0.0.251'
     """
 
     destination: str | None = None

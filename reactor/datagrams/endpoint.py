@@ -551,19 +551,16 @@ class Endpoint:
     def _send_otherwise(self, exc: Exception, data: bytes | bytearray | memoryview, address: Any) -> bool:
         """Send after the first try has raised `exc`: with another form of the address, or once more."""
         try:
-            if isinstance(exc, (TypeError, socket.gaierror)) and self._peer is None:
-                address = self._sockaddr(address, exc)
-                return self._transmit(data, address)
-            if not isinstance(exc, OSError):
-                raise exc
-            return self._try_again(exc, data, address)
+            if isinstance(exc, OSError) and not isinstance(exc, socket.gaierror):
+                return self._try_again(exc, data, address)
+            return self._transmit(data, address)
         except (BlockingIOError, InterruptedError):
             return self._enqueue(data, address)
 
     def _transmit(self, data: bytes | bytearray | memoryview, address: Any) -> bool:
         """Send now, and return whether it could be. Raises BlockingIOError if the kernel takes nothing."""
         try:
-            size = self._sock.sendto(data, address) if self._peer is None else self._sock.send(data)
+            size = self._call(data, address)
         except (BlockingIOError, InterruptedError):
             raise
         except OSError as exc:
@@ -580,7 +577,7 @@ class Endpoint:
         listed = self._read_errors()
         if exc.errno in PASSED_ON:
             try:
-                size = self._sock.sendto(data, address) if self._peer is None else self._sock.send(data)
+                size = self._call(data, address)
             except OSError as again:
                 if isinstance(again, (BlockingIOError, InterruptedError)):
                     if not listed:
@@ -596,6 +593,17 @@ class Endpoint:
         self._dropped[cause_of(exc)] += 1
         self._note_error(exc, self._peer if address is None else address)
         return False
+
+    def _call(self, data: bytes | bytearray | memoryview, address: Any) -> int:
+        """Send, with any form of an address, and return how many bytes. Raises OSError as send(2) does."""
+        sock = self._sock
+        try:
+            sent: int = sock.sendto(data, address) if self._peer is None else sock.send(data)
+        except (TypeError, socket.gaierror) as exc:
+            if self._peer is not None:
+                raise
+            sent = sock.sendto(data, self._sockaddr(address, exc))
+        return sent
 
     def _sockaddr(self, address: Any, exc: Exception | None = None) -> Any:
         """Return `address` as the socket module takes it. exc: why that form was refused, if it was tried.
@@ -646,9 +654,13 @@ class Endpoint:
         return True
 
     def _begin_run(self, data: bytes, address: Any) -> bool:
-        """Send what was gathered, and begin a run with this datagram; it is sent at the end of the tick."""
-        self._send_run()
+        """Add this datagram to the run, or send that and begin another; it is sent at the end of the tick."""
         size = len(data)
+        if self._room and address == self._run_address and 0 < size <= self._segment:
+            if size < self._segment:  # only the last one may be shorter
+                self._room = 1
+            return self._gather(data)
+        self._send_run()
         if self._queue or self._state is not _OPEN:
             return self._send_indirectly(data, address)
         if not 0 < size <= RUN_BYTES // 2:

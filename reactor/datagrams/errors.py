@@ -60,21 +60,22 @@ def queued_errors(sock: Any, limit: int) -> Iterator[tuple[OSError, Any]]:
             return  # EAGAIN: it is empty
         for level, kind, data in messages:
             if (level, kind) in {(socket.IPPROTO_IP, _IP_RECVERR), (socket.IPPROTO_IPV6, _IPV6_RECVERR)}:
-                yield _error(data), address
+                number, origin, _, _, details, _ = _EXTENDED.unpack_from(data)
+                if origin in (_ICMP, _ICMP6):  # else it is this host's, and a call has failed with it
+                    yield _error(number, details, data[_EXTENDED.size :]), address
 
 
-def _error(data: bytes) -> OSError:
-    number, origin, _, _, info, _ = _EXTENDED.unpack_from(data)
+def _error(number: int, details: int, offender: bytes) -> OSError:
     text = os.strerror(number)
     if number == errno.EMSGSIZE:
-        text += f": {info} bytes fit the path, headers included"
-    if origin in (_ICMP, _ICMP6) and (offender := _offender(data[_EXTENDED.size :])):
-        text += f": says {offender}"
+        text += f": {details} bytes fit the path, headers included"
+    if host := _host_of(offender):
+        text += f": says {host}"
     return OSError(number, text)
 
 
-def _offender(packed: bytes) -> str | None:
-    """Return the host that has sent the ICMP message, from its sockaddr."""
+def _host_of(packed: bytes) -> str | None:
+    """Return the host of a sockaddr; None if it has none."""
     family = _FAMILY.unpack_from(packed)[0] if len(packed) >= 16 else 0
     if family == socket.AF_INET:
         return socket.inet_ntop(socket.AF_INET, packed[4:8])

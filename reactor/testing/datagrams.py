@@ -224,12 +224,12 @@ class MemoryDatagramSocket:
         if not isinstance(address, tuple):
             raise TypeError(f"a tuple is needed, not {address!r}")
         try:
-            host = numeric(address[0])
+            six = ":" in numeric(address[0])
         except UsageError as exc:
             raise socket.gaierror(socket.EAI_NONAME, str(exc)) from exc
-        if (":" in host) is not (self.family == socket.AF_INET6):
+        if six is not (self.family == socket.AF_INET6):
             raise socket.gaierror(socket.EAI_FAMILY, "Address family for hostname not supported")
-        return (host, *address[1:])
+        return address
 
     def _transmit(self, data: bytes, target: Any) -> int:
         self.end.raise_error()
@@ -237,7 +237,7 @@ class MemoryDatagramSocket:
             return self._transmit_to_path(data, target)
         if len(data) > _LARGEST:
             raise error(errno.EMSGSIZE)
-        host = numeric(target[0]).removeprefix("::ffff:")
+        host = _unmapped(target[0])
         own = self._host.source(host)
         if own is None:
             raise error(errno.ENETUNREACH)
@@ -301,7 +301,7 @@ class MemoryDatagramSocket:
                 raise error(errno.ENOENT)
             self.end.peer = where
             return
-        host = numeric(where[0])
+        host = _unmapped(where[0])
         own = self._host.source(host)
         if own is None:
             raise error(errno.ENETUNREACH)
@@ -346,3 +346,9 @@ class MemoryDatagramSocket:
         if size:  # SO_MEMINFO
             return struct.pack("@9I", *([0] * 8), self.end.drops)
         return self._options.get((level, option), 0)
+
+
+def _unmapped(host: str) -> str:
+    """Return the canonical text of an IP address; IPv4 that is mapped into IPv6 as IPv4."""
+    mapped = getattr(ip_address(numeric(host)), "ipv4_mapped", None)
+    return numeric(host) if mapped is None else str(mapped)
