@@ -43,7 +43,7 @@ _ECN = 3  # the two lower bits of the traffic class: RFC 3168, 5
 
 @attrs.frozen
 class DatagramInfo:
-    """What came with a datagram; a field is None where the kernel did not say.
+    """The control messages of a datagram; a field is None where the kernel did not say.
 
     destination: the address that it was sent to: one of this host's, or a group. interface: the index of the
     interface that it came in on, for `socket.if_indextoname`. ecn: the congestion mark, 0 to 3 (RFC 3168).
@@ -60,7 +60,7 @@ class DatagramInfo:
 
 
 def ask_for_info(sock: socket.socket) -> None:
-    """Have each datagram come with its `DatagramInfo`. Raises UsageError where that is not supported."""
+    """Ask for the `DatagramInfo` of each datagram. Raises UsageError where that is not supported."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         raise UsageError("info=True is for UDP: Unix datagrams have no destination, interface or TTL")
     options = [(socket.IPPROTO_IP, option) for option in _IPV4_INFO]

@@ -30,7 +30,7 @@ from reactor.datagrams.control import (
     segmented,
 )
 from reactor.datagrams.errors import FATAL, PASSED_ON, count_drops, queue_errors, queued_errors
-from reactor.datagrams.interface import error_handler, make_protocol
+from reactor.datagrams.interface import error_handler, ignore, make_protocol
 from reactor.datagrams.limits import DatagramLimits, PrefixMeter
 from reactor.datagrams.multicast import change_membership, set_sending
 from reactor.datagrams.opening import Opened, SocketSettings, connect_first
@@ -883,8 +883,10 @@ class Endpoint:
     def _note_error(self, exc: OSError, address: Any) -> None:
         """Call `error_received` in this tick or the next; more than the limit are counted only."""
         self._failed += 1
-        where = "" if address is None else f" to {address}"
-        self._loop.scheduler.log.info((self, exc.errno), "%s: a datagram%s: %s", self, where, exc)
+        if self._on_error is ignore:
+            where = "" if address is None else f" to {address}"
+            self._loop.scheduler.log.info((self, exc.errno), "%s: a datagram%s: %s", self, where, exc)
+            return
         if len(self._errors) < _ERRORS_KEPT:
             self._errors.append((exc, address))
         if self._errors_due is None:

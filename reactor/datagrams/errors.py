@@ -42,7 +42,7 @@ FATAL = frozenset({errno.EBADF, errno.ENOTSOCK})
 
 
 def queue_errors(sock: socket.socket) -> bool:
-    """Have the kernel queue the ICMP errors of `sock`; return whether it does."""
+    """Ask the kernel to queue the ICMP errors of `sock`; return whether it does."""
     if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
     sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)  # on an IPv6 socket for its IPv4 peers
@@ -66,12 +66,10 @@ def queued_errors(sock: Any, limit: int) -> Iterator[tuple[OSError, Any]]:
 
 
 def _error(number: int, details: int, offender: bytes) -> OSError:
-    text = os.strerror(number)
-    if number == errno.EMSGSIZE:
-        text += f": {details} bytes fit the path, headers included"
-    if host := _host_of(offender):
-        text += f": says {host}"
-    return OSError(number, text)
+    limit = f"{details} bytes fit the path with their headers" if number == errno.EMSGSIZE else ""
+    host = _host_of(offender)
+    about = ", ".join(filter(None, (limit, host and f"ICMP from {host}")))
+    return OSError(number, os.strerror(number) + (f" ({about})" if about else ""))
 
 
 def _host_of(packed: bytes) -> str | None:

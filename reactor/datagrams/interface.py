@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
 
-__all__ = ["AnyDatagramProtocol", "error_handler", "make_protocol"]
+__all__ = ["AnyDatagramProtocol", "error_handler", "ignore", "make_protocol"]
+
+# The modules of base classes whose `error_received` does nothing.
+_DOING_NOTHING = frozenset({"asyncio.protocols", "reactor.datagrams.protocol"})
 
 
 class _Calls(Interface):
@@ -35,10 +38,13 @@ def make_protocol(factory: Callable[[], Any]) -> Any:
 
 
 def error_handler(protocol: Any) -> Callable[[OSError, Any], object]:
-    """Return `protocol.error_received`, to be called with the exception and the address."""
+    """Return `protocol.error_received`, to be called with the exception and the address.
+
+    `ignore` is returned if there is none, or that of a base class, which does nothing.
+    """
     received: Callable[..., object] | None = getattr(protocol, "error_received", None)
-    if received is None:
-        return _ignore
+    if received is None or getattr(received, "__module__", None) in _DOING_NOTHING:
+        return ignore
     try:
         inspect.signature(received).bind(None, None)
     except TypeError:
@@ -49,5 +55,5 @@ def error_handler(protocol: Any) -> Callable[[OSError, Any], object]:
     return received
 
 
-def _ignore(exc: OSError, address: Any) -> None:
-    """Do nothing: the protocol has no `error_received`."""
+def ignore(exc: OSError, address: Any) -> None:
+    """Do nothing: the protocol has no `error_received` of its own."""

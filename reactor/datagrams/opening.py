@@ -21,7 +21,7 @@ __all__ = ["Opened", "SocketSettings", "adopt_datagram_socket", "bind_first", "c
 
 @attrs.frozen(kw_only=True)
 class SocketSettings:
-    """What is set on a datagram socket: the arguments of `Reactor.bind_datagram` by the same names."""
+    """Settings of a datagram socket: the arguments of `Reactor.bind_datagram` by the same names."""
 
     reuse_port: bool = False
     broadcast: bool = False

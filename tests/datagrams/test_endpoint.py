@@ -366,7 +366,7 @@ def test_closed_ports_are_named_and_others_are_served(reactor, ends, errors):
     assert [address for _, address in client.errors] == refused
     for exc, _ in client.errors:
         assert isinstance(exc, ConnectionRefusedError)
-        assert exc.strerror == "Connection refused: says 127.0.0.1"
+        assert exc.strerror == "Connection refused (ICMP from 127.0.0.1)"
     assert client.endpoint.stats().errors == 3
     assert client.endpoint.stats().sent == 6
 
@@ -440,12 +440,13 @@ def test_errors_beyond_the_limit_are_counted(reactor, ends):
     assert client.endpoint.stats().errors == 300
 
 
-def test_repeated_errors_are_logged_once_a_second(ends, caplog):
+def test_repeated_errors_are_logged_once_a_second(reactor, ends, caplog):
     caplog.set_level("INFO", "reactor")
-    client = ends.bind()
-    for _ in range(50):
-        client.endpoint.send(bytes(70_000), ("127.0.0.1", 9))
-    ends.until(lambda: client.errors)
+    handling, ignoring = ends.bind(), reactor.bind_datagram("127.0.0.1:0", DatagramEcho)
+    for endpoint in (handling.endpoint, ignoring):
+        for _ in range(50):
+            endpoint.send(bytes(70_000), ("127.0.0.1", 9))
+    ends.until(lambda: handling.errors)
     assert [record.message.partition(">: ")[2] for record in caplog.records] == [
         "a datagram to ('127.0.0.1', 9): [Errno 90] Message too long"
     ]

@@ -66,13 +66,15 @@ def entry(number, origin, info=0, offender=b""):
 def test_too_large_a_datagram_is_told_the_path_s_limit():
     router = struct.pack("@H2x4s8x", socket.AF_INET, socket.inet_aton("192.0.2.1"))
     ((exc, _),) = queued_errors(Queue((entry(errno.EMSGSIZE, 2, 1400, router), ("192.0.2.9", 9))), 10)
-    assert exc.strerror == ("Message too long: 1400 bytes fit the path, headers included: says 192.0.2.1")
+    assert exc.strerror == (
+        "Message too long (1400 bytes fit the path with their headers, ICMP from 192.0.2.1)"
+    )
 
 
 def test_offender_of_ipv6_is_named():
     router = struct.pack("@H6x16sI", socket.AF_INET6, socket.inet_pton(socket.AF_INET6, "fd00::1"), 0)
     ((exc, _),) = queued_errors(Queue((entry(errno.EHOSTUNREACH, 3, 0, router), ("fd00::9", 9, 0, 0))), 10)
-    assert exc.strerror == "No route to host: says fd00::1"
+    assert exc.strerror == "No route to host (ICMP from fd00::1)"
 
 
 @pytest.mark.parametrize("offender", [b"", struct.pack("@H14x", 0)])
