@@ -686,11 +686,7 @@ class Reactor(ContextExit):
         else:
             opened = adopt_datagram_socket(address, settings)
         self._endpoints.append(endpoint)
-        try:
-            open_endpoint(endpoint, opened)
-        except BaseException:
-            self._endpoint_ended(endpoint)
-            raise
+        open_endpoint(endpoint, opened)
         return endpoint
 
     def connect_datagram(
@@ -733,11 +729,7 @@ class Reactor(ContextExit):
                 raise AddressError(f"{each} can't be connected: give HOST:PORT or unix:/path, or bind it")
         endpoint = self._make_endpoint(factory, limits, settings, where)
         self._endpoints.append(endpoint)
-        try:
-            look_up(endpoint, self._resolver_threads(), source, on_failure)
-        except BaseException:
-            self._endpoint_ended(endpoint)
-            raise
+        look_up(endpoint, self._resolver_threads(), source, on_failure)
         return endpoint
 
     def _make_endpoint(
@@ -786,7 +778,7 @@ class Reactor(ContextExit):
 
     def endpoints(self) -> list[Endpoint]:
         """Return the open datagram endpoints, closing ones included."""
-        return [endpoint for endpoint in self._endpoints if endpoint.stats().open]
+        return [endpoint for endpoint in self._endpoints if endpoint.state.value not in {"closed", "lost"}]
 
     def stats(self) -> Stats:
         """Return what was counted since the reactor was made, and what it holds now.
@@ -878,6 +870,8 @@ class Reactor(ContextExit):
             connector.cancel()
         if self._debug:
             self._warn_of(self.connections())
+            for endpoint in self.endpoints():
+                logger().warning("still open at close: %s", endpoint)
         for connection in self.connections():
             connection.abort(ConnectionAborted("the reactor was closed"))
         for endpoint in list(self._endpoints):

@@ -70,6 +70,9 @@ SHARED_BUFFER = 256 * 1024
 # Seconds after which the rest of a batch is left to the next tick.
 _LONGEST_BATCH = 0.002
 
+# Seconds of a tick after which every endpoint receives one datagram only, however many endpoints are ready.
+_LONGEST_TICK = 0.01
+
 # Errors that are read from the kernel's queue in one go, and those that wait for `error_received`.
 _ERRORS_AT_ONCE = 64
 _ERRORS_KEPT = 256
@@ -288,8 +291,9 @@ class Endpoint:
             self._on_error = error_handler(self._protocol)
             self._loop.registry.register(sock.fileno(), EVENT_READ, Endpoint._on_event, self)
         except BaseException:
-            self._state, self._protocol = _LOST, None
+            self._protocol = None
             self._release()
+            self._give_up()
             raise
         self._state = _OPEN
         self._direct = not (self._gso or self._queue)
@@ -299,6 +303,9 @@ class Endpoint:
             self._callback_failed(exc, "connection_made")
             self.abort(exc)
             return
+        except BaseException as exc:
+            self._end(ConnectionAborted(f"{type(exc).__name__} came in connection_made"))
+            raise
         if closing and self._state is _OPEN:
             self._state = _CLOSING
         if self._queue or self._state is _CLOSING:
@@ -308,7 +315,7 @@ class Endpoint:
         assert self._target is not None
         target = self._target
         if target.family is not None:
-            self._answer = self._loop.system.resolve(target), None
+            self._resolve_now(target)
             self._resolved(at_once=True)
             return
         try:
@@ -317,12 +324,15 @@ class Endpoint:
             self._answer = [], OSError(str(exc))
             self._loop.scheduler.call_soon(self._resolved)
 
-    def _resolve(self, target: Address) -> None:
-        # On a thread of the resolver: getaddrinfo(3) may take seconds.
+    def _resolve_now(self, target: Address) -> None:
         try:
             self._answer = self._loop.system.resolve(target), None
         except OSError as exc:
             self._answer = [], exc
+
+    def _resolve(self, target: Address) -> None:
+        # On a thread of the resolver: getaddrinfo(3) may take seconds.
+        self._resolve_now(target)
         try:
             self._loop.scheduler.call_soon_threadsafe(self._resolved)
         except UsageError:
@@ -341,25 +351,24 @@ class Endpoint:
             opened = connect_first(
                 self._target, places, self._local_address, self._settings, self._loop.system
             )
-        except (ConnectError, AddressError) as exc:
+        except (ConnectError, AddressError, UsageError) as exc:
             self._not_connected(exc, at_once)
             return
         try:
             self._open(opened)
         except Exception as exc:
-            self._give_up()
             if at_once:
                 raise
             self._loop.scheduler.report(exc, f"the protocol factory of {self}")
 
-    def _not_connected(self, exc: ConnectError | AddressError, at_once: bool) -> None:
+    def _not_connected(self, exc: ConnectError | AddressError | UsageError, at_once: bool) -> None:
         self._give_up()
-        if at_once and (self._on_failure is None or isinstance(exc, AddressError)):
-            raise exc
-        if self._on_failure is None or isinstance(exc, AddressError):
-            self._loop.scheduler.report(exc, repr(self))
-        else:
+        if self._on_failure is not None and isinstance(exc, ConnectError):
             self._loop.scheduler.call_soon(self._on_failure, exc)
+        elif at_once:
+            raise exc
+        else:
+            self._loop.scheduler.report(exc, repr(self))
 
     def _give_up(self) -> None:
         self._state = _LOST
@@ -378,7 +387,8 @@ class Endpoint:
 
     def _batch_end(self) -> float:
         """Return when a batch that begins now is to end, in the clock's seconds."""
-        return min(self._loop.time() + _LONGEST_BATCH, self._loop.slice_end)
+        loop = self._loop
+        return min(loop.time() + _LONGEST_BATCH, loop.now + _LONGEST_TICK, loop.slice_end)
 
     def _receive_plain(self) -> bool:
         """Receive a batch of UDP datagrams; return whether there may be more."""
@@ -692,6 +702,7 @@ class Endpoint:
             for data in run:
                 self._queue.append(data, self._run_address, due)
             self._flush()
+            self._pause_if_above()
 
     def _send_joined(self, run: list[bytes], address: Any) -> bool:
         """Send a run of datagrams in one call; return whether the kernel took it."""
@@ -719,7 +730,7 @@ class Endpoint:
 
     def _flush(self) -> None:
         """Send what is queued, up to a batch, and go on when the kernel takes more."""
-        self._next_flush = None
+        self._set_next_flush(None)
         queue, clock, end = self._queue, self._loop.time, self._batch_end()
         for _ in range(self._limits.batch):
             if not queue:
@@ -781,9 +792,7 @@ class Endpoint:
 
     def _emptied(self) -> None:
         self._set_deadline(None)
-        if self._next_flush is not None:
-            self._next_flush.cancel()
-            self._next_flush = None
+        self._set_next_flush(None)
         if self._armed:
             self._armed = False
             self._update_interest()
@@ -802,6 +811,11 @@ class Endpoint:
     def _watch_deadline(self) -> None:
         if self._deadline is None and self._queue and (due := self._queue.first().due) != math.inf:
             self._set_deadline(self._loop.scheduler.call_at(due, self._expire))
+
+    def _set_next_flush(self, handle: Handle | None) -> None:
+        if self._next_flush is not None:
+            self._next_flush.cancel()
+        self._next_flush = handle
 
     def _set_deadline(self, handle: Handle | None) -> None:
         if self._deadline is not None:
@@ -1062,14 +1076,15 @@ class Endpoint:
         if self._sock is None:
             scheduler.call_soon(self._resolved)
             return
-        if self._protocol is None or self._loop.registry.owner_of(self._sock.fileno()) is not self:
-            self._release()  # the interrupt came while it was being opened
+        if self._state is _OPENING:  # it came before `connection_made`
+            self._protocol = None
+            self._release()
             self._give_up()
             return
         self._update_interest()
         self._set_deadline(None)
         self._watch_deadline()
-        self._next_flush = scheduler.call_soon(self._flush)
+        self._set_next_flush(scheduler.call_soon(self._flush))
         self._run_due = scheduler.call_soon(self._end_run)
         self._errors_due = scheduler.call_soon(self._deliver_errors)
 
@@ -1078,6 +1093,7 @@ class Endpoint:
         ended = self._state in _ENDED
         self._state, self._direct, self._protocol, self._path = _LOST, False, None, None
         self._queue.clear()
+        self._run, self._room = [], 0
         return [] if self._sock is None or ended else [self._sock]
 
 
