@@ -23,6 +23,7 @@ import attrs
 
 from reactor.address import Address
 from reactor.connection.closing import close_quietly
+from reactor.connection.interrupts import Step
 from reactor.datagrams.control import (
     ANCILLARY_SIZE,
     info_of,
@@ -287,29 +288,30 @@ class Endpoint:
             self._is_unix = sock.family == getattr(socket, "AF_UNIX", None)
             plain = not (self._is_unix or self._settings.info or self._settings.gro)
             self._receive = self._receive_plain if plain else self._receive_messages
-            self._protocol = make_protocol(self._factory)
-            self._on_error = error_handler(self._protocol)
+            protocol = make_protocol(self._factory)
+            self._on_error = error_handler(protocol)
             self._loop.registry.register(sock.fileno(), EVENT_READ, Endpoint._on_event, self)
         except BaseException:
-            self._protocol = None
             self._release()
             self._give_up()
             raise
-        self._state = _OPEN
-        self._direct = not (self._gso or self._queue)
-        try:
-            self._protocol.connection_made(self)
-        except Exception as exc:
-            self._callback_failed(exc, "connection_made")
-            self.abort(exc)
-            return
-        except BaseException as exc:
-            self._end(ConnectionAborted(f"{type(exc).__name__} came in connection_made"))
-            raise
+        self._made(protocol)
         if closing and self._state is _OPEN:
             self._state = _CLOSING
         if self._queue or self._state is _CLOSING:
             self._flush()
+
+    def _made(self, protocol: Any) -> None:
+        try:
+            self._state, self._direct = _OPEN, not (self._gso or self._queue)
+            # In one line: `connection_lost` is called of the protocol if this was, after an interrupt too.
+            protocol.connection_made((setattr(self, "_protocol", protocol), self)[1])  # type: ignore[func-returns-value]
+        except Exception as exc:
+            self._callback_failed(exc, "connection_made")
+            self.abort(exc)
+        except BaseException as exc:
+            self._end(ConnectionAborted(f"{type(exc).__name__} came in connection_made"))
+            raise
 
     def _look_up(self, resolver: Workers) -> None:
         assert self._target is not None
@@ -650,6 +652,14 @@ class Endpoint:
     # The queue
 
     def _enqueue(self, data: bytes | bytearray | memoryview, address: Any) -> bool:
+        with Step(self._interrupted):
+            return self._append(data, address)
+
+    def _interrupted(self, exc: BaseException) -> None:
+        """Have `_recover` called before the next tick: an interrupt has left something half done."""
+        self._loop.unsure = True
+
+    def _append(self, data: bytes | bytearray | memoryview, address: Any) -> bool:
         limits, queue = self._limits, self._queue
         piece = data if type(data) is bytes else bytes(memoryview(data))
         if len(queue) >= limits.max_queued_datagrams or queue.size + len(piece) > limits.max_queued_bytes:
@@ -675,10 +685,11 @@ class Endpoint:
             return self._send_indirectly(data, address)
         if not 0 < size <= RUN_BYTES // 2:
             return self._send_now(data, address)
-        self._segment, self._run_address, self._room = size, address, min(SEGMENTS, RUN_BYTES // size)
-        if self._run_due is None:
-            self._run_due = self._loop.scheduler.call_soon(self._end_run)
-        return self._gather(data)
+        with Step(self._interrupted):
+            self._segment, self._run_address, self._room = size, address, min(SEGMENTS, RUN_BYTES // size)
+            if self._run_due is None:
+                self._run_due = self._loop.scheduler.call_soon(self._end_run)
+            return self._gather(data)
 
     def _gather(self, data: Any) -> bool:
         """Add a datagram to the run, and send that if it is full."""
@@ -698,11 +709,12 @@ class Endpoint:
         if len(run) == 1:
             self._send_now(run[0], self._run_address)
         elif run and not self._send_joined(run, self._run_address):
-            due = self._loop.time() + self._limits.queue_timeout
-            for data in run:
-                self._queue.append(data, self._run_address, due)
-            self._flush()
-            self._pause_if_above()
+            with Step(self._interrupted):
+                due = self._loop.time() + self._limits.queue_timeout
+                for data in run:
+                    self._queue.append(data, self._run_address, due)
+                self._flush()
+                self._pause_if_above()
 
     def _send_joined(self, run: list[bytes], address: Any) -> bool:
         """Send a run of datagrams in one call; return whether the kernel took it."""
@@ -967,11 +979,12 @@ class Endpoint:
         if not self._queue:
             self._end(None)
             return
-        self._state, self._direct = _CLOSING, False
-        if timeout != math.inf:
-            self._close_timer = self._loop.scheduler.call_later(timeout, self._close_timed_out, timeout)
-        if self._sock is not None:
-            self._update_interest()
+        with Step(self._interrupted):
+            if timeout != math.inf:
+                self._close_timer = self._loop.scheduler.call_later(timeout, self._close_timed_out, timeout)
+            self._state, self._direct = _CLOSING, False
+            if self._sock is not None:
+                self._update_interest()
 
     def abort(self, exc: BaseException | None = None) -> None:
         """Drop what is queued, and close at once; `connection_lost` is called later.
@@ -996,12 +1009,16 @@ class Endpoint:
         if self._sock is None:  # its name is still being resolved: there is no protocol yet
             self._give_up()
             return
-        self._reason = reason
-        self._state, self._direct = _CLOSED, False
+        with Step(self._interrupted):
+            self._reason = reason
+            self._state, self._direct = _CLOSED, False
+            self._clean_up()
+            self._loop.scheduler.post_notice(self._notify_lost)
+
+    def _clean_up(self) -> None:
         self._cancel_timers()
         self._release()
         self._drop_queue()
-        self._loop.scheduler.post_notice(self._notify_lost)
 
     def _drop_queue(self) -> None:
         left = self._queue.clear() + len(self._run)
@@ -1030,17 +1047,15 @@ class Endpoint:
             path.remove()
 
     def _notify_lost(self) -> None:
-        if self._state is not _CLOSED:
-            return  # an interrupt at the end of the first call
-        protocol, called = self._protocol, False
+        protocol = self._protocol
         try:
-            protocol.connection_lost((called := True) and self._reason)
+            if self._state is _CLOSED and protocol is not None:
+                # In one line: after an interrupt anywhere this is done again, and it must be called once.
+                protocol.connection_lost((setattr(self, "_state", _LOST), self._reason)[1])  # type: ignore[func-returns-value]
         except Exception as exc:
             self._callback_failed(exc, "connection_lost")
-        finally:
-            if called:
-                self._state, self._protocol = _LOST, None
-                self._on_end(self)
+        self._state, self._protocol = _LOST, None
+        self._on_end(self)
 
     # Draining, interrupts, forks
 
@@ -1069,18 +1084,20 @@ class Endpoint:
         """Restore the events and timers after an interrupt anywhere."""
         scheduler = self._loop.scheduler
         if self._state is _CLOSED:
-            self._release()
+            self._clean_up()
             if not any(callback == self._notify_lost for callback, _ in scheduler.notices_due()):
                 scheduler.post_notice(self._notify_lost)
             return
         if self._sock is None:
             scheduler.call_soon(self._resolved)
             return
+        if self._state is _LOST:
+            return  # its notice is due again
         if self._state is _OPENING:  # it came before `connection_made`
-            self._protocol = None
             self._release()
             self._give_up()
             return
+        self._queue.recover()
         self._update_interest()
         self._set_deadline(None)
         self._watch_deadline()

@@ -78,6 +78,10 @@ class SendQueue:
             count += 1
         return count
 
+    def recover(self) -> None:
+        """Count the bytes again, after an interrupt anywhere."""
+        self.size = sum(len(item.data) for item in self._items)
+
     def clear(self) -> int:
         """Remove all datagrams, and return how many."""
         count = len(self._items)
