@@ -59,13 +59,13 @@ def seconds(name: str, value: object, *, zero: bool = False) -> float:
     return duration
 
 
-def check_count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+def check_count(instance: Any, attribute: Any, value: object) -> None:
     """Raise ValueError, naming the attrs field, if `value` is no whole number of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{attribute.name} must be a whole number of 1 or more, not {value!r}")
 
 
-def check_size(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+def check_size(instance: Any, attribute: Any, value: object) -> None:
     """Raise ValueError, naming the attrs field, if `value` is no whole number of 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{attribute.name} must be a whole number of bytes, 0 or more, not {value!r}")

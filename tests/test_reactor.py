@@ -48,7 +48,9 @@ def test_repr_of_a_closed_reactor():
 def test_drain_sends_what_is_queued_then_run_returns(reactor, descriptors):
     listener = reactor.listen("127.0.0.1:0", Recorder)
     clients = [connect(reactor, listener.addresses[0]) for _ in range(3)]
-    spin(reactor, lambda: len(reactor.connections()) == 3)
+    for client in clients:
+        client.send(b"x")  # a drain waits for the first bytes
+    spin(reactor, lambda: reactor.stats().bytes_received == 3)
     received = []
 
     def read(client):

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import re
-import resource
 import select
 import signal
 import socket
@@ -24,9 +23,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Self
 
-import attrs
 from rich.progress import Progress
 
+from bench.harness.clients import raise_descriptor_limit
+from bench.harness.deployment import TIMEOUT, Deployment, deployed
 from bench.results.schema import Metric, Result
 
 __all__ = ["add_options", "run"]
@@ -42,7 +42,6 @@ BUSIEST = Metric("the busiest worker's part, of an even one", "1", "lower")
 MEMORY = Metric("supervisor beyond the interpreter", "B", "lower")
 CALLS = Metric("system calls while idle", "calls", "lower")
 
-_TIMEOUT = 30.0
 _SILENCE = 1.0
 _MESSAGE = b"x" * 64
 
@@ -62,75 +61,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure each in turn."""
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     steps = [_losses, _kills, _capacities, _idleness]
     for step in progress.track(steps, description="deploying"):
         step(options, result)
-
-
-@attrs.define
-class _Deployment:
-    """A supervisor, whose log is read as it comes."""
-
-    process: subprocess.Popen[bytes]
-    pid: int
-    address: tuple[str, int] = ("", 0)
-    _rest: bytes = b""
-    _lines: list[str] = attrs.field(factory=list)
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """Return the match of the next line that has the pattern. Raises OSError if none comes."""
-        assert self.process.stderr is not None
-        end = time.monotonic() + _TIMEOUT
-        while True:
-            while self._lines:
-                found = re.search(pattern, self._lines.pop(0))
-                if found is not None:
-                    return found
-            ready, _, _ = select.select([self.process.stderr], [], [], max(0, end - time.monotonic()))
-            data = os.read(self.process.stderr.fileno(), 65536) if ready else b""
-            if not data:
-                raise OSError(f"the server did not say {pattern!r}")
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            self._lines += [line.decode() for line in lines]
-
-    def workers(self, count: int) -> list[int]:
-        """Return the processes of the next workers that are ready."""
-        return [int(self.wait_for(r"worker \d+ \(process (\d+)\) is ready")[1]) for _ in range(count)]
-
-    def restart(self) -> None:
-        """Replace all workers."""
-        os.kill(self.pid, signal.SIGHUP)
-        self.wait_for("all workers are restarted")
-
-    def replace(self) -> None:
-        """Replace the supervisor."""
-        os.kill(self.pid, signal.SIGUSR2)
-        self.pid = int(self.wait_for(r"process (\d+) is the supervisor now")[1])
-
-
-@contextlib.contextmanager
-def _deployed(workers: int) -> Iterator[tuple[_Deployment, list[int]]]:
-    """Run echo in some workers; yield the deployment and their processes."""
-    words = ["serve", "echo", "--workers", str(workers), "--listen", "127.0.0.1:0", "--drain-timeout", "10"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "reactor", *words], stderr=subprocess.PIPE, start_new_session=True, bufsize=0
-    )
-    try:
-        deployment = _Deployment(process, process.pid)
-        pids = deployment.workers(workers)
-        host, port = deployment.wait_for(r"listening on (\S+)")[1].split(":")
-        deployment.address = (host, int(port))
-        yield deployment, pids
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def _raise_descriptor_limit() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 # Losses
@@ -158,7 +92,7 @@ class _Clients:
 
     def _exchange(self, number: int) -> None:
         try:
-            with socket.create_connection(self._address, _TIMEOUT) as client:
+            with socket.create_connection(self._address, TIMEOUT) as client:
                 if number % 5 == 0:
                     time.sleep(_SILENCE)
                 client.sendall(b"%d" % number)
@@ -180,10 +114,10 @@ class _Clients:
 
 def _losses(options: argparse.Namespace, result: Result) -> None:
     changes = [
-        ("SIGHUP", options.restarts, _Deployment.restart),
-        ("SIGUSR2", options.replacements, _Deployment.replace),
+        ("SIGHUP", options.restarts, Deployment.restart),
+        ("SIGUSR2", options.replacements, Deployment.replace),
     ]
-    with _deployed(2) as (deployment, _):
+    with deployed(2) as (deployment, _):
         for name, times, change in changes:
             with _Clients(deployment.address, options.rate) as clients:
                 took = [_timed(change, deployment) for _ in range(times)]
@@ -194,7 +128,7 @@ def _losses(options: argparse.Namespace, result: Result) -> None:
             result.failures += [f"{workload}: {error}" for error in sorted(set(clients.lost))]
 
 
-def _timed(change: Callable[[_Deployment], None], deployment: _Deployment) -> float:
+def _timed(change: Callable[[Deployment], None], deployment: Deployment) -> float:
     begun = time.monotonic()
     change(deployment)
     return time.monotonic() - begun
@@ -205,10 +139,10 @@ def _timed(change: Callable[[_Deployment], None], deployment: _Deployment) -> fl
 
 def _kills(options: argparse.Namespace, result: Result) -> None:
     workload = f"SIGKILL, {options.kills} times, one of two workers"
-    with _deployed(2) as (deployment, pids), contextlib.ExitStack() as opened:
+    with deployed(2) as (deployment, pids), contextlib.ExitStack() as opened:
         victim = pids[0]
         clients = [
-            opened.enter_context(socket.create_connection(deployment.address, _TIMEOUT)) for _ in range(40)
+            opened.enter_context(socket.create_connection(deployment.address, TIMEOUT)) for _ in range(40)
         ]
         _burst(clients)
         others: list[socket.socket] = []
@@ -242,18 +176,18 @@ def _answers(client: socket.socket) -> bool:
 def _capacities(options: argparse.Namespace, result: Result) -> None:
     workload = "echo, 64 connections in bursts, two workers"
     for _ in range(options.rounds):
-        with _deployed(1) as (deployment, pids):
+        with deployed(1) as (deployment, pids):
             one, _ = _cost(deployment, pids, options.seconds)
-        with _deployed(2) as (deployment, pids):
+        with deployed(2) as (deployment, pids):
             two, busiest = _cost(deployment, pids, options.seconds)
         result.record(workload, SUBJECT, {CAPACITY: 2 * one / two, BUSIEST: busiest})
 
 
-def _cost(deployment: _Deployment, pids: list[int], seconds: float) -> tuple[float, float]:
+def _cost(deployment: Deployment, pids: list[int], seconds: float) -> tuple[float, float]:
     """Return the CPU seconds of a message, and the busiest worker's part of the CPU time, of an even one."""
     with contextlib.ExitStack() as opened:
         clients = [
-            opened.enter_context(socket.create_connection(deployment.address, _TIMEOUT)) for _ in range(64)
+            opened.enter_context(socket.create_connection(deployment.address, TIMEOUT)) for _ in range(64)
         ]
         _burst(clients)
         before = [_cpu_seconds(pid) for pid in pids]
@@ -284,7 +218,7 @@ def _cpu_seconds(pid: int) -> float:
 
 def _idleness(options: argparse.Namespace, result: Result) -> None:
     workload = f"idle for {options.watch_seconds:g} s, two workers"
-    with _deployed(2) as (deployment, pids), _bare_interpreter() as bare:
+    with deployed(2) as (deployment, pids), _bare_interpreter() as bare:
         result.record(workload, SUBJECT, {MEMORY: _resident(deployment.pid) - _resident(bare)})
         result.record(workload, SUBJECT, {CALLS: _calls([deployment.pid, *pids], options.watch_seconds)})
 

@@ -821,7 +821,7 @@ class Endpoint:
             self._end(exc)
 
     def _watch_deadline(self) -> None:
-        if self._deadline is None and self._queue and (due := self._queue.first().due) != math.inf:
+        if self._deadline is None and self._queue and (due := self._queue.first()[2]) != math.inf:
             self._set_deadline(self._loop.scheduler.call_at(due, self._expire))
 
     def _set_next_flush(self, handle: Handle | None) -> None:

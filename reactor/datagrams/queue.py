@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 __all__ = ["Pending", "SendQueue"]
 
@@ -13,12 +13,8 @@ SEGMENTS = 64
 RUN_BYTES = 65535 - 20 - 8
 
 
-class Pending(NamedTuple):
-    """A queued datagram: its bytes, its address (None: the connected one), and when it is dropped."""
-
-    data: bytes
-    address: Any
-    due: float
+#: A queued datagram: its bytes, its address (None: the connected one), and when it is dropped.
+Pending = tuple[bytes, Any, float]
 
 
 class SendQueue:
@@ -35,7 +31,7 @@ class SendQueue:
 
     def append(self, data: bytes, address: Any, due: float) -> None:
         """Append a datagram. due: in the clock's seconds."""
-        self._items.append(Pending(data, address, due))
+        self._items.append((data, address, due))
         self.size += len(data)
 
     def first(self) -> Pending:
@@ -47,14 +43,13 @@ class SendQueue:
 
         They have one address and one size, but for the last, which may be shorter (UDP_SEGMENT, udp(7)).
         """
-        first = self._items[0]
-        segment = len(first.data)
-        run = [first.data]
-        total = segment
+        first, target, _ = self._items[0]
+        run, total = [first], len(first)
+        segment = total
         for data, address, _ in self._rest(SEGMENTS):
             size = len(data)
             total += size
-            if size > segment or not size or address != first.address or total > RUN_BYTES:
+            if size > segment or not size or address != target or total > RUN_BYTES:
                 break
             run.append(data)
             if size < segment:
@@ -68,19 +63,19 @@ class SendQueue:
     def remove(self, count: int) -> None:
         """Remove the first `count` datagrams."""
         for _ in range(count):
-            self.size -= len(self._items.popleft().data)
+            self.size -= len(self._items.popleft()[0])
 
     def remove_due(self, now: float) -> int:
         """Remove the datagrams whose deadline has passed at `now`, and return how many."""
         count = 0
-        while self._items and self._items[0].due <= now:
+        while self._items and self._items[0][2] <= now:
             self.remove(1)
             count += 1
         return count
 
     def recover(self) -> None:
         """Count the bytes again, after an interrupt anywhere."""
-        self.size = sum(len(item.data) for item in self._items)
+        self.size = sum(len(data) for data, _, _ in self._items)
 
     def clear(self) -> int:
         """Remove all datagrams, and return how many."""

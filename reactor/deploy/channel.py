@@ -7,6 +7,7 @@ says what it is; the table is in the package's README.
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from array import array
@@ -22,6 +23,9 @@ _MESSAGE_SIZE = 64 * 1024
 
 # As many descriptors as one packet takes: SCM_MAX_FD of the kernel.
 _BESIDE_SIZE = socket.CMSG_SPACE(253 * array("i").itemsize)
+
+# The kernel has no room at the moment, or too many descriptors are on their way (unix(7)).
+_SHORT_OF_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 
 
 @attrs.frozen
@@ -59,13 +63,18 @@ class Channel:
     def send(self, kind: str, descriptors: Iterable[int] = (), **fields: Any) -> bool:
         """Send a message; return whether the other end will find it.
 
-        False: that process has gone, or has left so many messages unread that it hangs.
+        False: that process has gone, or has left so many messages unread that it hangs, or the kernel is
+        short of memory.
         """
         data = json.dumps({"kind": kind, **fields}).encode()
         beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))]
         try:
             self._sock.sendmsg([data], beside, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except (BlockingIOError, ConnectionError):
+            return False
+        except OSError as exc:
+            if exc.errno not in _SHORT_OF_MEMORY:
+                raise
             return False
         return True
 
@@ -82,6 +91,10 @@ class Channel:
             return None
         except ConnectionError:
             data = b""
+        except OSError as exc:
+            if wait or exc.errno not in _SHORT_OF_MEMORY:
+                raise
+            return None  # the message stays, and the channel readable
         if not data:
             raise EOFError("the other end of the channel is closed")
         fields = json.loads(data)

@@ -218,9 +218,10 @@ class _Supervision:
         if self._predecessor is None:
             self._manager.ready(self._status())
             return
-        ends = [_take_over(worker) for worker in self._serving.values()]
-        self._predecessor.send("ready", [end.fileno() for end in ends], indices=list(self._serving))
-        for end in ends:
+        ends = {index: _take_over(worker) for index, worker in self._serving.items()}
+        made = {index: end for index, end in ends.items() if end is not None}
+        self._predecessor.send("ready", [end.fileno() for end in made.values()], indices=list(made))
+        for end in made.values():
             end.close()
 
     def _status(self) -> str:
@@ -264,7 +265,8 @@ class _Supervision:
             worker.child.channel.send("bound", errno=number, error=getattr(exc, "strerror", str(exc)))
             return
         worker.keys.add((text, occurrence))
-        worker.child.channel.send("bound", [sock.fileno() for sock in sockets])
+        if not worker.child.channel.send("bound", [sock.fileno() for sock in sockets]):
+            worker.child.process.kill()  # it would wait for the answer; `_reap` comes to it
 
     def _ready(self, worker: _Worker) -> None:
         index = worker.index
@@ -357,7 +359,8 @@ class _Supervision:
             del self._serving[worker.index]
         self._draining.add(worker)
         self._limit_drain(worker)
-        worker.child.channel.send("drain", [] if end is None else [end.fileno()])
+        if not worker.child.channel.send("drain", [] if end is None else [end.fileno()]):
+            worker.child.process.terminate()  # it drains, and hands nothing over
         if end is not None:
             end.close()
 
@@ -468,9 +471,9 @@ class _Supervision:
         log.info("process %d is to replace the supervisor", successor.pid)
         self._successor = successor
         self._successor_timer = self._reactor.call_later(START_TIMEOUT, successor.process.kill)
-        for fields, descriptors in self._sockets.exported():
-            successor.channel.send("queue", descriptors, **fields)
-        successor.channel.send("begin", target=self._target, steered=self._steered)
+        sent = [successor.channel.send("queue", fds, **fields) for fields, fds in self._sockets.exported()]
+        if not (all(sent) and successor.channel.send("begin", target=self._target, steered=self._steered)):
+            successor.process.kill()  # it would lack a socket; `_reap` comes to it
         self._reactor.add_reader(successor.channel, self._read_successor, successor)
 
     def _read_successor(self, successor: Child) -> None:
@@ -550,9 +553,19 @@ class _Supervision:
             self._manager.ready(self._status())
 
 
-def _take_over(worker: _Worker) -> socket.socket:
-    """Give a new worker one end of a stream, on which connections come; return the other, for the old one."""
-    ours, theirs = socket.socketpair()
-    worker.child.channel.send("take_over", [ours.fileno()])
-    ours.close()
-    return theirs
+def _take_over(worker: _Worker) -> socket.socket | None:
+    """Give a new worker one end of a stream, on which connections come; return the other, for the old one.
+
+    None if the system allows no more sockets: then the old worker's connections are not handed over.
+    """
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as exc:
+        log.warning("%s takes no connections over: %s", worker, exc)
+        return None
+    with ours:
+        if worker.child.channel.send("take_over", [ours.fileno()]):
+            return theirs
+    theirs.close()
+    log.warning("%s takes no connections over: it can't be sent a message", worker)
+    return None

@@ -430,6 +430,8 @@ def test_exception_in_a_callback_resets_the_connection(reactor, errors, callback
         elif callback == "eof_received":
             client.shutdown(socket.SHUT_WR)
         elif callback == "draining":
+            client.send(b"x")  # a drain waits for the first bytes
+            spin(reactor, lambda: reactor.stats().bytes_received)
             reactor.drain(DEADLINE)
         elif "writing" in callback:
             half.connection.write(b"x" * BIG * 4)

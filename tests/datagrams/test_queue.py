@@ -21,7 +21,7 @@ def fill(datagrams):
 def test_runs_are_all_there_is_in_order(datagrams):
     queue, sent = fill(datagrams), []
     while queue:
-        address, run = queue.first().address, queue.run()
+        address, run = queue.first()[1], queue.run()
         assert 1 <= len(run) <= SEGMENTS
         assert len(run) == 1 or sum(map(len, run)) <= RUN_BYTES
         assert {len(data) for data in run[:-1]} <= {len(run[0])}

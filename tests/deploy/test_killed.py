@@ -1,6 +1,9 @@
 """SIGKILL at every step of a restart: the old processes go on, and nobody who connects is lost."""
 
+import shutil
 import signal
+import subprocess
+from contextlib import contextmanager
 
 import pytest
 
@@ -140,3 +143,64 @@ while os.path.exists("wait"):
         deployment.workers(2)
         until(lambda: ask_anew(address)[0] not in old)
         assert deployment.stop() == -signal.SIGKILL
+
+
+@contextmanager
+def injecting(deployment, injection):
+    """Let system calls of a supervisor that runs fail: those of its children go on as they do."""
+    strace = shutil.which("strace")
+    assert strace, "strace is missing: install the package strace"
+    command = [strace, "-o", "/dev/null", "-p", str(deployment.pid), "-e", f"inject={injection}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert "attached" in tracer.stderr.readline()
+        try:
+            yield
+        finally:
+            tracer.send_signal(signal.SIGINT)
+            tracer.communicate()
+
+
+@pytest.mark.parametrize(
+    "injection",
+    [
+        # To start a worker: its channel, the process. Then "bound", "take_over" and "drain" are sent.
+        "socketpair:error=EMFILE:when=1",
+        pytest.param("vfork,clone,clone3:error=EAGAIN:when=1", marks=pytest.mark.slow),
+        "sendmsg:error=ENOBUFS:when=1",
+        "sendmsg:error=ETOOMANYREFS:when=2",
+        "sendmsg:error=ENOBUFS:when=3",
+        pytest.param("sendmsg:error=EAGAIN:when=1", marks=pytest.mark.slow),
+        "socketpair:error=EMFILE:when=2",
+        # "bind", "ready" and "draining" are received.
+        pytest.param("recvmsg:error=ENOMEM:when=1..3", marks=pytest.mark.slow),
+        pytest.param("recvmsg:error=EAGAIN:when=1", marks=pytest.mark.slow),
+    ],
+)
+def test_system_calls_of_the_supervisor_that_fail_lose_no_connection(folder, injection):
+    with serving(folder, workers=1) as deployment:
+        deployment.workers(1)
+        address = deployment.started(1)
+        with Load(address, rate=20, pause=0.1) as load:
+            with injecting(deployment, injection):
+                deployment.signal(signal.SIGHUP)
+                deployment.wait_for("all workers are restarted|the restart is abandoned")
+            deployment.signal(signal.SIGHUP)
+            deployment.wait_for("all workers are restarted")
+            ask_anew(address)
+        assert load.failures == []
+        assert load.answers
+        assert deployment.stop() == 0
+
+
+def test_supervisor_that_cannot_send_its_successor_a_socket_goes_on(folder):
+    with serving(folder, workers=1) as deployment:
+        deployment.workers(1)
+        address = deployment.started(1)
+        with injecting(deployment, "sendmsg:error=ENOBUFS:when=1"):
+            deployment.signal(signal.SIGUSR2)
+            deployment.wait_for("before it could replace the supervisor: nothing has changed")
+        ask_anew(address)
+        deployment.signal(signal.SIGUSR2)
+        deployment.follow()
+        ask_anew(address)
+        assert deployment.stop() == 0
