@@ -85,7 +85,7 @@ _RESOLVER_THREADS = 4
 
 
 class Reactor(ContextExit):
-    """An event loop for TCP and Unix sockets that the host program drives; any number in a process.
+    """An event loop for TCP, UDP and Unix sockets that the host program drives; any number in a process.
 
     selector: where descriptors are registered; None takes the platform's `DefaultSelector`. It is
         closed with the reactor.
