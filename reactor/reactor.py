@@ -735,13 +735,14 @@ class Reactor(ContextExit):
     def _make_endpoint(
         self, factory: DatagramFactory, limits: DatagramLimits | None, settings: Any, target: Address | None
     ) -> Endpoint:
-        from reactor.datagrams.endpoint import Endpoint  # noqa: PLC0415 - see above
+        from reactor.datagrams.debug import DebugEndpoint  # noqa: PLC0415 - see above
+        from reactor.datagrams.endpoint import Endpoint  # noqa: PLC0415
         from reactor.datagrams.limits import DatagramLimits  # noqa: PLC0415
 
         self._loop.lifetime.check_lasting()
         check_callable("factory", factory)
         check_type("limits", limits, DatagramLimits, optional=True)
-        return Endpoint(
+        return (DebugEndpoint if self._debug else Endpoint)(
             loop=self._loop,
             reactor=self,
             limits=limits or DatagramLimits(),
