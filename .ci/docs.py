@@ -78,6 +78,8 @@ texts = set()
 for readme, name in READMES.items():
     module = importlib.import_module(name)
     module.__doc__ = page_text(readme, name)
+    for public in getattr(module, "__all__", ()):  # those that are imported at first use, too
+        setattr(module, public, getattr(module, public))
     texts.add(module.__doc__.strip())
 pdoc.render.configure(docformat="markdown", mermaid=True, show_source=False)
 pdoc.render.env.filters["to_markdown"] = markdown

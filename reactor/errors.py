@@ -27,6 +27,8 @@ __all__ = [
     "IncompleteFrame",
     "ListenError",
     "MalformedFrame",
+    "ProxyHeaderError",
+    "ProxyHeaderTimeout",
     "ReactorError",
     "ReadTimeout",
     "SlowConsumer",
@@ -208,6 +210,17 @@ class EndOfStream(ReactorError, EOFError):
     def __init__(self, message: str, partial: bytes = b"") -> None:
         super().__init__(message)
         self.partial = partial
+
+
+class ProxyHeaderError(ReactorError, ConnectionError):
+    """A connection did not begin with a valid header of the PROXY protocol; the message has the reason.
+
+    The proxy sends none (HAProxy: `send-proxy-v2`, nginx: `proxy_protocol on`), or is not the sender.
+    """
+
+
+class ProxyHeaderTimeout(ProxyHeaderError, TimeoutError):
+    """The header was not complete within `ProxyProtocol.timeout` seconds. Raise that for slow networks."""
 
 
 class TLSContextError(ReactorError, ValueError):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
 __all__ = [
-    "Limits", "Reconnect", "Timeouts", "check_callable", "check_count", "check_size", "check_type", "number",
-    "seconds",
+    "Limits", "ProxyProtocol", "Reconnect", "Timeouts", "check_callable", "check_count", "check_size",
+    "check_type", "number", "seconds",
 ]  # fmt: skip
 
 
@@ -91,7 +94,7 @@ class Limits:
     max_connections: connections of the listener that are open at once.
     max_per_ip: open connections of one client prefix: an IPv4 address, or the /64 of an IPv6 address, which
         one client controls as a whole (RFC 6177). Further ones are accepted and closed at once. Unix sockets
-        are not counted.
+        are not counted, nor are connections whose PROXY header is awaited.
     when_full: what the listener does at `max_connections`, and when the process is out of descriptors.
         "hold": it stops accepting until a connection ends; new ones stay in the kernel's accept queue.
         "refuse": it accepts new connections and closes them at once.
@@ -221,3 +224,57 @@ class Reconnect:
         if not 0 <= part <= 1:
             raise ValueError(f"random must return a number from 0 to 1, not {part!r}")
         return delay * (1 + part) / 2
+
+
+#: The entry of `ProxyProtocol.trusted` for the peers of Unix sockets.
+_UNIX = "unix:"
+
+
+def _networks(value: Any) -> tuple[IPv4Network | IPv6Network | str, ...]:
+    import ipaddress  # noqa: PLC0415 - few programs need it
+
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"trusted must be a sequence of networks, not {value!r}")
+    networks: list[IPv4Network | IPv6Network | str] = []
+    for network in value:
+        try:
+            networks.append(network if network == _UNIX else ipaddress.ip_network(str(network)))
+        except ValueError as exc:
+            raise ValueError(
+                f"trusted has {network!r}, which is neither a network nor {_UNIX!r}: {exc}; "
+                "write 10.0.0.0/8, 2001:db8::/32 or an address"
+            ) from None
+    if not networks:
+        raise ValueError("trusted must name the proxies: from others every connection is refused")
+    return tuple(networks)
+
+
+@attrs.frozen(kw_only=True)
+class ProxyProtocol:
+    """Options of a listener behind proxies that speak the PROXY protocol, version 1 or 2.
+
+    trusted: the networks of the proxies, as text ("10.0.0.0/8", "2001:db8::7") or of `ipaddress`; "unix:" for
+        the peers of Unix sockets. Their connections must begin with a header; those of others are refused,
+        because anybody could claim any address in it.
+    timeout: seconds in which the header must be complete. The specification asks for 3 at least, so that one
+        lost segment can be sent again.
+
+    Raises ValueError, naming the field, for what is no network, and for a timeout out of range, TypeError for
+    what is no sequence or no number.
+
+    >>> ProxyProtocol(trusted=["192.0.2.0/24"]).trusts(("192.0.2.7", 40000))
+    True
+    """
+
+    trusted: tuple[IPv4Network | IPv6Network | str, ...] = attrs.field(converter=_networks)
+    timeout: float = _seconds("timeout", 5.0)
+
+    def trusts(self, sockaddr: Any) -> bool:
+        """Return whether a connection from `sockaddr`, a socket address, comes from a proxy."""
+        if not isinstance(sockaddr, tuple):
+            return _UNIX in self.trusted
+        import ipaddress  # noqa: PLC0415 - loaded with the networks
+
+        address = ipaddress.ip_address(sockaddr[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self.trusted if not isinstance(network, str))

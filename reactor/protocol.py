@@ -21,10 +21,11 @@ called instead of `connection_made`:
 `buffered_input()` and `restore_input(data)` are for a protocol that buffers what it has received, as
 `FramedProtocol` does.
 
-Two more methods are optional. `draining()` is called a few times a second during a drain, and returns True
+Three more methods are optional. `draining()` is called a few times a second during a drain, and returns True
 as long as the protocol has something to finish; without it, a connection with nothing queued or unread is
 idle. `reading_resumed()` is called by `Connection.resume_reading`, for a protocol that buffers what it has
-received, as `FramedProtocol` does.
+received, as `FramedProtocol` does. `timed_out(exc)` is called when the read deadline has passed, with the
+`ReadTimeout`, and returns True to keep the connection: to set another deadline, or to answer and `close`.
 
 The names and the order are those of asyncio's protocols (PEP 3156), so a class written for asyncio that
 only uses its transport works unchanged.

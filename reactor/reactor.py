@@ -6,8 +6,11 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from selectors import BaseSelector
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, TypeVarTuple
+
+import attrs
 
 from reactor.address import Address, AddressLike
 from reactor.connecting.connector import (
@@ -27,6 +30,7 @@ from reactor.connection.connection import (
     flush_connections,
     open_connection,
     prefix_of,
+    queues_of,
     recover,
     unnotified_of,
 )
@@ -56,7 +60,15 @@ from reactor.loop.registry import FileDescriptorLike
 from reactor.loop.stats import Stats
 from reactor.loop.system import KERNEL, System
 from reactor.loop.timers import Handle, TimerHandle
-from reactor.options import Limits, Reconnect, Timeouts, check_callable, check_type, seconds
+from reactor.options import (
+    Limits,
+    ProxyProtocol,
+    Reconnect,
+    Timeouts,
+    check_callable,
+    check_type,
+    seconds,
+)
 from reactor.protocol import Factory
 
 if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
@@ -67,6 +79,7 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     from reactor.datagrams.endpoint import FailureHandler as DatagramFailureHandler
     from reactor.datagrams.limits import DatagramLimits
     from reactor.datagrams.protocol import DatagramFactory
+    from reactor.framing.proxy_header import ProxyHeader
     from reactor.loop.futures import AwaitableFuture
     from reactor.loop.workers import Workers
     from reactor.tls.secure_socket import Bios, Tls
@@ -190,8 +203,7 @@ class Reactor(ContextExit):
             self._drain(drain_timeout, None)
         else:
             self._drain_on.cancel()
-            self._drain_on = None
-            self.stop()
+            self._drained()
 
     def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
         """Run a step on this thread and return how many events and callbacks it handled.
@@ -422,6 +434,7 @@ class Reactor(ContextExit):
         on_accept_error: AcceptErrorHandler | None = None,
         tls: ssl.SSLContext | None = None,
         on_tls_error: TLSErrorHandler | None = None,
+        proxy_protocol: ProxyProtocol | None = None,
     ) -> Listener:
         """Accept connections on `address`, each with a protocol that `factory()` makes.
 
@@ -438,6 +451,8 @@ class Reactor(ContextExit):
         tls: speak TLS with this context (`reactor.tls.server_context`); the protocol is made when the
             handshake is done, which is to take `Timeouts.handshake`. on_tls_error: called with the
             `TLSHandshakeError` of a handshake that failed; None logs it.
+        proxy_protocol: the trusted proxies, each of whose connections begins with a PROXY header, before TLS;
+            "peername", `max_per_ip` and the log are of the client that it names. None: there are none.
         Raises AddressError for an invalid address, ListenError if it can't be listened on, UsageError for
         a TLS context of the client's side, and TypeError, naming the argument, for one of the wrong type.
         A factory that raises, or makes no protocol, costs its connection alone, and is reported.
@@ -446,6 +461,7 @@ class Reactor(ContextExit):
         _check_common(factory, limits, timeouts, tls)
         check_callable("on_accept_error", on_accept_error, optional=True)
         check_callable("on_tls_error", on_tls_error, optional=True)
+        check_type("proxy_protocol", proxy_protocol, ProxyProtocol, optional=True)
         check_type("backlog", backlog, int)
         if not 0 <= backlog < 1 << 31:
             raise ValueError(f"backlog must be a number of connections, 0 or more, not {backlog}")
@@ -464,6 +480,7 @@ class Reactor(ContextExit):
             backlog=backlog,
             on_accept_error=on_accept_error,
             on_tls_error=on_tls_error,
+            proxy_protocol=proxy_protocol,
             on_open=self._connection_opened,
             shared=self._shares_sockets,
         )
@@ -491,6 +508,7 @@ class Reactor(ContextExit):
         tls: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
         tls_session: ssl.SSLSession | None = None,
+        proxy_protocol: ProxyHeader | Literal["v1", "v2"] | None = None,
     ) -> Connector:
         """Connect to `address` without blocking; the protocol is made once the peer has answered.
 
@@ -507,8 +525,11 @@ class Reactor(ContextExit):
             handshake is done. server_hostname: whose certificate is expected; None for the address's host.
         tls_session: of a connection before with the same context, `get_extra_info("ssl_object").session`
             when it has received something: if the server knows it, the handshake is shorter (RFC 8446, 2.2).
+        proxy_protocol: the PROXY header to begin connections with, before TLS: a `ProxyHeader`, or "v1" or
+            "v2" for one with the connection's own addresses. The server must expect it.
         Raises AddressError for an invalid address, UsageError if TLS to a Unix socket is to check a host
-        name and there is no `server_hostname`, and TypeError, naming the argument, for one of the wrong type.
+        name and there is no `server_hostname`, ValueError for another `proxy_protocol`, and TypeError, naming
+        the argument, for one of the wrong type.
         """
         self._loop.lifetime.check_lasting()
         _check_common(factory, limits, timeouts, tls)
@@ -516,6 +537,7 @@ class Reactor(ContextExit):
         check_type("reconnect", reconnect, Reconnect, optional=True)
         check_type("server_hostname", server_hostname, str, optional=True)
         _check_ssl("tls_session", tls_session, "SSLSession")
+        proxy_header = None if proxy_protocol is None else _maker_of_headers(proxy_protocol)
         where = Address.of(address)
         if where.fd is not None:
             raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path, or adopt it")
@@ -538,6 +560,7 @@ class Reactor(ContextExit):
             settings=settings,
             connection_type=self._connection_type,
             on_open=self._connection_opened,
+            proxy_header=proxy_header,
             reconnect=self._loop.system.jitter(reconnect),
             on_failure=on_failure,
         )
@@ -788,12 +811,18 @@ class Reactor(ContextExit):
         """
         loop, connections = self._loop, self.connections()
         counters = loop.counters
+        paused, queued = queues_of(connections)
+        drained = counters.drained.copy()
+        if self._drain_on is not None:
+            drained.update(attrs.asdict(self._drain_on.so_far()))
         return Stats(
             accepted=counters.accepted,
             connected=counters.connected,
             taken_over=counters.taken_over,
             refused=dict(counters.refused),
             closed=dict(counters.closed),
+            drained=dict(drained),
+            draining=self._drain_on is not None,
             bytes_received=loop.bytes_received,
             bytes_sent=loop.bytes_sent,
             dropped_writes=counters.dropped_writes,
@@ -802,9 +831,9 @@ class Reactor(ContextExit):
             events=loop.events,
             lag=counters.lag(loop.ticks),
             open=len(connections),
-            paused=sum(connection.is_paused() for connection in connections),
+            paused=paused,
             lingering=len(lingering_of(loop.registry)),
-            queued_bytes=sum(connection.get_write_buffer_size() for connection in connections),
+            queued_bytes=queued,
             datagrams=sum((endpoint.stats() for endpoint in self._endpoints), counters.datagrams),
         )
 
@@ -851,7 +880,9 @@ class Reactor(ContextExit):
             endpoint.abort(DrainTimeout("still open at the end of the drain"))
 
     def _drained(self) -> None:
-        self._drain_on = None
+        drain, self._drain_on = self._drain_on, None
+        if drain is not None:
+            self._loop.counters.drained.update(attrs.asdict(drain.so_far()))
         self.stop()
 
     def _connection_opened(self) -> None:
@@ -935,6 +966,20 @@ def _check_common(
     check_type("limits", limits, Limits, optional=True)
     check_type("timeouts", timeouts, Timeouts, optional=True)
     _check_ssl("tls", tls, "SSLContext")
+
+
+def _maker_of_headers(proxy_protocol: object) -> Callable[[Any, Any], ProxyHeader]:
+    """Return what makes the PROXY header for the addresses of a connection, ours and the peer's."""
+    from reactor.framing.proxy_header import ProxyHeader  # noqa: PLC0415 - few programs need it
+
+    if isinstance(proxy_protocol, ProxyHeader):
+        header = proxy_protocol
+        return lambda ours, peers: header
+    if not isinstance(proxy_protocol, str):
+        raise TypeError(f'proxy_protocol must be a ProxyHeader, "v1" or "v2", not {proxy_protocol!r}')
+    if proxy_protocol not in {"v1", "v2"}:
+        raise ValueError(f'proxy_protocol must be a ProxyHeader, "v1" or "v2", not {proxy_protocol!r}')
+    return partial(ProxyHeader.between, version=1 if proxy_protocol == "v1" else 2)
 
 
 def _check_ssl(name: str, value: object, kind: str) -> None:

@@ -7,7 +7,8 @@ loop of the host that KIND says), frames (echo in steps; WORD is the budget of e
 which times a busy wait before each), wakes (called by another thread), timers (set, cancelled and run),
 bulk and tls (echo; a first byte S asks for bytes without end, D for input to be dropped; WORD is the folder
 of the certificate), datagrams (of `bench.harness.datagrams`, which has the WORDs), drain (closes all
-connections when a line of input comes). The port is printed as a line, and the process ends when its
+connections when a line of input comes), http (a page; WORD is the seconds in which a head must be complete),
+events (an event a second to each client). The port is printed as a line, and the process ends when its
 standard input does.
 """
 
@@ -34,6 +35,7 @@ from bench.harness.echoes import (
     serve_reactor,
     until_stopped,
 )
+from bench.harness.pages import EVENTS, PAGES
 from bench.harness.servers import BACKLOG, RECV_SIZE, announce, run_on
 
 __all__ = ["PROGRAMS"]
@@ -458,6 +460,8 @@ PROGRAMS: dict[str, dict[str, Callable[..., None]]] = {
         "uvloop": on_uvloop(_drain_asyncio),
         "asyncio": on_asyncio(_drain_asyncio),
     },
+    "http": PAGES,
+    "events": EVENTS,
     "threads": {"reactor": _reactor_threads, "socketserver": echoes.ECHOES["socketserver"]},
 }
 

@@ -33,7 +33,17 @@ class Round:
 
 def missing_packages(kinds: list[str]) -> dict[str, str]:
     """Return those of `kinds` that are packages and not installed, each with a line that says so."""
-    packages = {"uvloop", "aiofastnet", "rloop", "twisted", "tornado", "gevent", "trio", "pyftpdlib"}
+    packages = {
+        "uvloop",
+        "aiofastnet",
+        "rloop",
+        "twisted",
+        "tornado",
+        "gevent",
+        "trio",
+        "pyftpdlib",
+        "aiohttp",
+    }
     return {
         kind: f"not installed: pip install {kind}"
         for kind in kinds

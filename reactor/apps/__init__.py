@@ -23,8 +23,9 @@ class App:
 
     summary: its line in --help.
     start: returns the factory of the connections' protocols; called once for a server, with the value of
-        `option` if there is one.
+        `option` if there is one, and with those of `settings` that are given, by name.
     option: the name of the command line's option that it needs, or None.
+    settings: the names of further options that it takes.
     own: what each process that serves it has of its own, where clients of several would miss it; or None.
     datagrams: returns the factory of the protocol for `serve --udp`; None for an app without one.
     """
@@ -32,6 +33,7 @@ class App:
     summary: str
     start: Callable[..., Callable[[], AnyProtocol]]
     option: str | None = None
+    settings: tuple[str, ...] = ()
     own: str | None = None
     datagrams: Callable[[], DatagramFactory] | None = None
 
@@ -61,7 +63,12 @@ APPS: dict[str, App] = {
         lambda: _load("chat", "Hall")(),  # noqa: PLW0108 - imported when it is called
         own="rooms and names",
     ),
-    "proxy": App("forwards to --to ADDRESS", lambda to: partial(_load("proxy", "Proxy"), to), "to"),
+    "proxy": App(
+        "forwards to --to ADDRESS",
+        lambda to, send_proxy=None: partial(_load("proxy", "Proxy"), to, send_proxy),
+        "to",
+        ("send_proxy",),
+    ),
     "files": App(
         "sends the files of --root DIR", lambda root: partial(_load("files", "Files"), root), "root"
     ),

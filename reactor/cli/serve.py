@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,9 +28,9 @@ from reactor.cli.arguments import (
 from reactor.deploy import Supervisor
 from reactor.deploy.process import is_child
 from reactor.deploy.systemd import ServiceManager, inherited
-from reactor.errors import AddressError, ListenError, SupervisorError, TLSContextError
+from reactor.errors import AddressError, ListenError, SupervisorError, TLSContextError, UsageError
 from reactor.listening.listener import Listener
-from reactor.options import Limits, Timeouts
+from reactor.options import Limits, ProxyProtocol, Timeouts
 from reactor.protocol import Factory
 from reactor.reactor import Reactor
 
@@ -46,7 +47,8 @@ DEFAULT_ADDRESS = "127.0.0.1:9092"
 
 # Options that --udp refuses, and the methods of a protocol that it needs.
 _OF_CONNECTIONS = (
-    "idle_timeout", "max_connections", "max_per_ip", "tls_cert", "tls_key", "tls_client_ca", "alpn",
+    "to", "root", "send_proxy", "proxy_protocol", "idle_timeout", "max_connections", "max_per_ip", "tls_cert",
+    "tls_key", "tls_client_ca", "alpn",
 )  # fmt: skip
 _DATAGRAMS_NEED = ("connection_made", "datagram_received", "connection_lost")
 
@@ -65,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to", type=parse_address, metavar="ADDRESS", help="the address that proxy forwards to"
+    )
+    parser.add_argument(
+        "--send-proxy",
+        choices=("v1", "v2"),
+        metavar="VERSION",
+        help="the PROXY protocol by which proxy names its clients to that address: v1 or v2 (default: none)",
     )
     parser.add_argument("--root", type=_directory, metavar="DIR", help="the directory that files serves")
     parser.add_argument(
@@ -91,6 +99,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: one process alone)",
     )
     parser.add_argument(
+        "--status",
+        type=parse_address,
+        metavar="ADDRESS",
+        help="serve a page with the state of all processes there, /metrics, /live and /ready: HOST:PORT of "
+        "the loopback interface, or unix:/path (default: none)",
+    )
+    parser.add_argument(
+        "--status-open",
+        action="store_true",
+        help="allow any other address for --status: all who reach it can look",
+    )
+    parser.add_argument(
         "--idle-timeout",
         type=parse_seconds,
         metavar="S",
@@ -108,6 +128,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="connections open at once from one IPv4 address or IPv6 /64; more are closed at once "
         "(default: no limit)",
+    )
+    parser.add_argument(
+        "--proxy-protocol",
+        action="store_true",
+        help="each connection begins with a PROXY header, v1 or v2, which names the client; needs "
+        "--proxy-trust",
+    )
+    parser.add_argument(
+        "--proxy-trust",
+        action="append",
+        metavar="NETWORK",
+        help="a network of the proxies, as 10.0.0.0/8, an address, or unix: for Unix sockets; all others are "
+        "refused; may be repeated",
     )
     parser.add_argument(
         "--drain-timeout",
@@ -144,11 +177,17 @@ def run(options: argparse.Namespace) -> None:
         _serve_alone(options)
         return
     supervisor = Supervisor(
-        partial(_listen, options), workers=options.workers, drain_timeout=options.drain_timeout
+        partial(_listen, options),
+        workers=options.workers,
+        drain_timeout=options.drain_timeout,
+        status=options.status,
+        status_open=options.status_open,
+        name=_title(options),
     )
     _warn_of_workers(options)
     try:
-        supervisor.run()
+        with _status_errors(options):
+            supervisor.run()
     except SupervisorError as exc:
         if exc.status is not None:
             sys.exit(exc.status)  # the worker has said why
@@ -160,7 +199,7 @@ def _check_udp(options: argparse.Namespace) -> None:
     if options.workers is not None:
         options.error("--workers is for connections: one process serves datagrams, leave it out with --udp")
     for option in _OF_CONNECTIONS:
-        if getattr(options, option) is not None:
+        if getattr(options, option) not in {None, False}:
             options.error(f"--{option.replace('_', '-')} is for connections, and --udp has none")
 
 
@@ -173,6 +212,8 @@ def _warn_of_workers(options: argparse.Namespace) -> None:
 def _serve_alone(options: argparse.Namespace) -> None:
     manager = ServiceManager()
     with Reactor() as loop:
+        with _status_errors(options):
+            _serve_status(options, loop)
         if options.udp:
             for endpoint in _bind_datagrams(options, loop):
                 log.info("listening on udp:%s", endpoint.address)
@@ -189,18 +230,48 @@ def _serve_alone(options: argparse.Namespace) -> None:
             raise CommandFailed(f"stopped at once, with {left} connection{'s'[: left != 1]} still open")
 
 
+def _serve_status(options: argparse.Namespace, loop: Reactor) -> None:
+    if options.status is None:
+        return
+    from reactor.status import StatusPage  # noqa: PLC0415 - needs the extra `status`
+
+    page = StatusPage(loop, name=_title(options))
+    listener = page.listen(options.status, open=options.status_open)
+    for bound in listener.addresses:
+        log.info("status page: %s", bound if bound.path is not None else f"http://{bound}/")
+
+
+@contextmanager
+def _status_errors(options: argparse.Namespace) -> Iterator[None]:
+    try:
+        yield
+    except ListenError as exc:
+        raise CommandFailed(exc.strerror) from exc
+    except ImportError as exc:
+        raise CommandFailed(str(exc)) from exc
+    except UsageError as exc:
+        options.error(f"argument --status: {exc}")
+
+
+def _title(options: argparse.Namespace) -> str:
+    app = options.app
+    name = app if isinstance(app, str) else next(name for name, known in APPS.items() if known is app)
+    return f"reactor serve {name}"
+
+
 def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
     """Listen on all addresses. In a worker this is all that it does itself."""
     factory = _factory(options, _app(options))
     limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
     timeouts = Timeouts(idle=options.idle_timeout)
+    proxies = _proxy_protocol(options)
     refuse: Callable[[str], NoReturn] = options.error
     try:
         tls = _server_context(options)
-        return [
-            loop.listen(address, factory, limits=limits, timeouts=timeouts, tls=tls)
-            for address in _addresses(options)
-        ]
+        listen = partial(
+            loop.listen, factory=factory, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies
+        )
+        return [listen(address) for address in _addresses(options)]
     except TLSContextError as exc:
         raise CommandFailed(str(exc)) from exc
     except AddressError as exc:
@@ -226,6 +297,20 @@ def _bind_datagrams(options: argparse.Namespace, loop: Reactor) -> list[Endpoint
 
 def _addresses(options: argparse.Namespace) -> Iterable[Address]:
     return chain(*options.listen or [[Address.parse(DEFAULT_ADDRESS)]])
+
+
+def _proxy_protocol(options: argparse.Namespace) -> ProxyProtocol | None:
+    if not options.proxy_protocol:
+        if options.proxy_trust is not None:
+            options.error("--proxy-trust needs --proxy-protocol")
+        return None
+    if options.proxy_trust is None:
+        options.error("--proxy-protocol needs --proxy-trust: which networks are the proxies'?")
+    try:
+        return ProxyProtocol(trusted=options.proxy_trust)
+    except ValueError as exc:
+        options.error(f"argument --proxy-trust: {exc}")
+        raise
 
 
 def _server_context(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -372,12 +457,13 @@ def _checking(name: str, factory: Factory) -> Factory:
 
 def _factory(options: argparse.Namespace, app: App) -> Factory:
     needed = app.option
-    for option in ("to", "root"):
-        if getattr(options, option) is not None and option != needed:
-            options.error(f"--{option} is for the app {'proxy' if option == 'to' else 'files'}")
+    for option, owner in {"to": "proxy", "send_proxy": "proxy", "root": "files"}.items():
+        if getattr(options, option) is not None and option not in {needed, *app.settings}:
+            options.error(f"--{option.replace('_', '-')} is for the app {owner}")
     if needed is None:
         return app.start()
     value = getattr(options, needed)
     if value is None:
         options.error(f"this app needs --{needed}: it {app.summary}")
-    return app.start(value)
+    settings = {name: getattr(options, name) for name in app.settings}
+    return app.start(value, **{name: setting for name, setting in settings.items() if setting is not None})

@@ -656,7 +656,7 @@ class Endpoint:
             return self._append(data, address)
 
     def _interrupted(self, exc: BaseException) -> None:
-        """Have `_recover` called before the next tick: an interrupt has left something half done."""
+        """Mark the loop, so that it calls `_recover` before the next tick: something is left half done."""
         self._loop.unsure = True
 
     def _append(self, data: bytes | bytearray | memoryview, address: Any) -> bool:

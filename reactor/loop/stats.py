@@ -97,9 +97,12 @@ class Stats:
     accepted: connections that listeners accepted. connected: those of `connect` and `adopt`.
     taken_over: connections that another process has handed over, as `reactor.deploy.take_over` does.
     refused: accepted connections that were closed at once, by reason: "max_connections", "max_per_ip",
-        "descriptors" (none was left).
+        "descriptors" (none was left), "proxy_untrusted" (not from a trusted proxy). "proxy_header" (no valid
+        one came in time) and, behind a proxy, "max_per_ip" are also in `accepted` and `closed`.
     closed: connections that ended, by reason: "clean", or the error's name, as "ECONNRESET".
     bytes_received, bytes_sent: from and to the kernel.
+    drained: connections that ended in drains of the reactor, by outcome, as `Drained` has them: "idle",
+        "finished", "failed", "aborted". draining: whether such a drain is under way.
     dropped_writes: calls of `write` and `writelines` after the end, whose bytes were dropped.
     handler_errors: exceptions that callbacks raised.
     ticks, events: ticks of the loop, and the events that they handled.
@@ -121,6 +124,8 @@ class Stats:
     taken_over: int
     refused: Mapping[str, int]
     closed: Mapping[str, int]
+    drained: Mapping[str, int]
+    draining: bool
     bytes_received: int
     bytes_sent: int
     dropped_writes: int
@@ -144,6 +149,7 @@ class Counters:
     taken_over: int = 0
     refused: Counter[str] = attrs.field(factory=Counter)
     closed: Counter[str] = attrs.field(factory=Counter)
+    drained: Counter[str] = attrs.field(factory=Counter)  # in drains that are done
     dropped_writes: int = 0
     handler_errors: int = 0
     datagrams: DatagramStats = attrs.field(factory=DatagramStats)  # of endpoints that have ended

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import CloseTimeout, IdleTimeout, Limits, Reactor, ReadTimeout, Timeouts
-from reactor.testing import ManualClock, Recorder
+from reactor.testing import Errors, ManualClock, Recorder
 from tests.helpers import connect, pair, pass_time, spin
 
 
@@ -476,3 +476,70 @@ def test_reset_found_by_a_deadline_is_the_reason_of_connection_lost(timed, clock
     spin(timed, lambda: recorder.lost)
     assert isinstance(recorder.reason, ConnectionResetError)
     assert "eof_received" not in recorder.names
+
+
+class Answering(Recorder):
+    """Answers its read deadline as `answers` says, one after the other."""
+
+    def __init__(self, *answers):
+        super().__init__()
+        self.answers = list(answers)
+
+    def timed_out(self, exc):
+        assert isinstance(exc, ReadTimeout)
+        return self.answers.pop(0)(self.connection)
+
+
+def test_protocol_may_answer_its_read_deadline_with_another(timed, clock):
+    def go_on(connection):
+        connection.set_timeouts(read=4)
+        return True
+
+    answering = Answering(go_on, go_on, lambda connection: False)
+    _, peer = pair(timed, answering, timeouts=Timeouts(read=8))
+    pass_time(timed, clock, 8.6)
+    assert len(answering.answers) == 2
+    pass_time(timed, clock, 3.9)
+    assert len(answering.answers) == 2
+    pass_time(timed, clock, 0.4)
+    assert len(answering.answers) == 1
+    pass_time(timed, clock, 4.3)
+    assert isinstance(answering.reason, ReadTimeout)
+    peer.close()
+
+
+def test_read_deadline_that_is_answered_without_another_is_none(timed, clock):
+    answering = Answering(lambda connection: True)
+    connection, peer = pair(timed, answering, timeouts=Timeouts(read=8))
+    pass_time(timed, clock, 100)
+    assert not answering.lost
+    connection.set_timeouts(idle=5)
+    pass_time(timed, clock, 6)
+    assert isinstance(answering.reason, IdleTimeout)
+    peer.close()
+
+
+def test_protocol_may_answer_the_peer_at_its_read_deadline(timed, clock):
+    def farewell(connection):
+        connection.write(b"too late")
+        connection.close()
+        return True
+
+    answering = Answering(farewell)
+    _, peer = pair(timed, answering, timeouts=Timeouts(read=8))
+    pass_time(timed, clock, 8.6)
+    assert answering.reason is None
+    assert peer.recv(100) == b"too late"
+    assert peer.recv(100) == b""
+    peer.close()
+
+
+def test_exception_in_timed_out_resets_the_connection(clock):
+    errors = Errors()
+    with Reactor(clock=clock, on_error=errors) as reactor:
+        answering = Answering(lambda connection: 1 / 0)
+        _, peer = pair(reactor, answering, timeouts=Timeouts(read=8))
+        pass_time(reactor, clock, 9)
+        assert isinstance(answering.reason, ZeroDivisionError)
+        peer.close()
+    assert errors.take()[1] == "Answering.timed_out"

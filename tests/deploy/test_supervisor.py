@@ -23,6 +23,7 @@ from tests.deploy.programs import (
     write_app,
 )
 from tests.helpers import DEADLINE
+from tests.status.clients import get
 
 BROKEN = "raise RuntimeError('half a deploy')\n"
 
@@ -411,10 +412,15 @@ def test_supervisor_error_has_the_status_of_the_worker():
 
 
 @pytest.mark.slow
-def test_idle_deployment_makes_no_system_call(folder):
-    with serving(folder, workers=2) as deployment:
+@pytest.mark.parametrize("words", [(), ("--status", "127.0.0.1:0")])
+def test_idle_deployment_makes_no_system_call(folder, words):
+    with serving(folder, *words, workers=2) as deployment:
+        if words:
+            status = deployment.wait_for(r"status page: http://(\S+)/")[1]
         pids = [deployment.pid, *deployment.workers(2).values()]
         deployment.started(2)
+        if words:
+            assert get(status, "/ready")[0] == 200  # and nobody looks any more
         words = [word for pid in pids for word in ("-p", str(pid))]
         strace = ["timeout", "--signal=INT", "5", "strace", "-f", "-o", str(folder / "trace"), *words]
         subprocess.run(strace, check=False, capture_output=True, timeout=3 * DEADLINE)

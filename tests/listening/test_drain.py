@@ -538,3 +538,23 @@ def test_drain_waits_for_a_connection_made_during_it(reactor):
     assert drained == [Drained(idle=0, finished=0, failed=2, aborted=0)]
     peer.close()
     other.close()
+
+
+def test_draining_may_clear_the_read_deadline(reactor, clock, reports):
+    class Waiting(Recorder):
+        def connection_made(self, connection):
+            super().connection_made(connection)
+            connection.set_timeouts(read=1000)
+
+        def draining(self):
+            self.connection.set_timeouts(read=None)
+            return False
+
+    waiting = []
+    listener = reactor.listen("127.0.0.1:0", lambda: waiting.append(Waiting()) or waiting[-1])
+    with connect(reactor, listener.addresses[0]) as client:
+        client.send(b"x")
+        spin(reactor, lambda: waiting and waiting[0].received)
+        reactor.drain(30, reports.append)
+        spin(reactor, lambda: waiting[0].lost)
+        assert waiting[0].reason is None
