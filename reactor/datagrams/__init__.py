@@ -5,8 +5,15 @@ asyncio's `DatagramProtocol`; one that only uses its transport runs unchanged.
 """
 
 from reactor.datagrams.control import DatagramInfo
-from reactor.datagrams.endpoint import Endpoint
+from reactor.datagrams.endpoint import Endpoint, EndpointState
 from reactor.datagrams.limits import DatagramLimits
 from reactor.datagrams.protocol import DatagramFactory, DatagramProtocol
 
-__all__ = ["DatagramFactory", "DatagramInfo", "DatagramLimits", "DatagramProtocol", "Endpoint"]
+__all__ = [
+    "DatagramFactory",
+    "DatagramInfo",
+    "DatagramLimits",
+    "DatagramProtocol",
+    "Endpoint",
+    "EndpointState",
+]

@@ -276,7 +276,7 @@ class Endpoint:
     def _open(self, opened: Opened) -> None:
         """Take the socket, and call `connection_made`.
 
-        Raises what the factory raises; the socket is closed then.
+        Raises what the factory raises; the socket is closed then, or the caller's again.
         """
         closing = self._state is _CLOSING
         try:
@@ -292,6 +292,9 @@ class Endpoint:
             self._on_error = error_handler(protocol)
             self._loop.registry.register(sock.fileno(), EVENT_READ, Endpoint._on_event, self)
         except BaseException:
+            if opened.given:
+                self._unregister()
+                self._sock = None
             self._release()
             self._give_up()
             raise
@@ -1039,12 +1042,16 @@ class Endpoint:
             drops = count_drops(sock)
             if drops:
                 self._dropped["kernel"] += drops
-            if self._loop.registry.owner_of(sock.fileno()) is self:
-                self._loop.registry.unregister(sock.fileno())
+            self._unregister()
             close_quietly(sock)
         path, self._path = self._path, None
         if path is not None:
             path.remove()
+
+    def _unregister(self) -> None:
+        registry, fd = self._loop.registry, self._sock.fileno()
+        if registry.owner_of(fd) is self:
+            registry.unregister(fd)
 
     def _notify_lost(self) -> None:
         protocol = self._protocol

@@ -68,11 +68,15 @@ class SocketSettings:
 
 @attrs.frozen
 class Opened:
-    """An open socket, the file to be removed with it, and the address that it is connected to, or None."""
+    """An open socket, the file to be removed with it, and the address that it is connected to, or None.
+
+    given: whether it is the caller's as long as it is not in use.
+    """
 
     sock: socket.socket
     path: UnixPath | None = None
     peer: Any = None
+    given: bool = False
 
 
 def bind_first(address: Address, settings: SocketSettings, system: System) -> Opened:
@@ -86,6 +90,8 @@ def bind_first(address: Address, settings: SocketSettings, system: System) -> Op
             return adopt_datagram_socket(_inherited(address.fd), settings, owned=True)
         places = system.resolve(address, passive=True)
         return _first(places, lambda family, place: _bound(address, family, place, settings, system))
+    except ListenError:
+        raise  # of `adopt_datagram_socket`
     except OSError as exc:
         raise _cannot("bind", address, exc) from exc
 
@@ -121,7 +127,7 @@ def adopt_datagram_socket(sock: Any, settings: SocketSettings, *, owned: bool = 
             raise OSError(errno.EINVAL, "it is no datagram socket")
         sock.setblocking(False)
         settings.apply_to_bound(sock)
-        return Opened(sock, peer=_peer_of(sock))
+        return Opened(sock, peer=_peer_of(sock), given=not owned)
     except BaseException as exc:
         if owned:
             sock.detach()  # the descriptor is still the one who gave it

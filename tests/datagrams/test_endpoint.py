@@ -493,6 +493,15 @@ def test_factory_that_raises_leaves_no_socket(reactor, descriptors):
     assert reactor.endpoints() == []
 
 
+def test_socket_that_was_given_stays_the_caller_s_if_the_factory_raises(reactor):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        with pytest.raises(TypeError, match="is no datagram protocol"):
+            reactor.bind_datagram(sock, object)
+        sock.bind(("127.0.0.1", 0))
+        sock.sendto(b"still works", sock.getsockname())
+        assert sock.recv(100) == b"still works"
+
+
 # Names
 
 
