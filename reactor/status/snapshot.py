@@ -33,6 +33,8 @@ _NUMBERS = (
     "ticks", "events",
 )  # fmt: skip
 _BY_LABEL = ("refused", "closed", "drained")
+_OF_DATAGRAMS = ("received", "sent", "errors")
+_DATAGRAMS_BY_LABEL = ("dropped", "refused")
 _GAUGES = ("open", "paused", "lingering", "queued_bytes")
 
 _BORN = time.time()
@@ -54,8 +56,9 @@ class ListenerState:
 class Snapshot:
     """Counters and gauges of one process at one moment.
 
-    pid: its number. started: the Unix time of its start. counters: of `Stats`, "cpu_seconds", and the ticks
-        in each bucket of the lag, as "lag:0". gauges: "open", "paused", "lingering" and "queued_bytes".
+    pid: its number. started: the Unix time of its start. counters: of `Stats`, those of its `datagrams` as
+        "datagrams_received" and so on, "cpu_seconds", and the ticks in each bucket of the lag, as "lag:0".
+    gauges: "open", "paused", "lingering" and "queued_bytes".
     draining: whether the reactor is being drained. listeners: the open ones, 50 at most.
     problems: why it is not ready, by the check's name.
     checks: the names of all checks, 20 at most.
@@ -120,8 +123,12 @@ def take_snapshot(reactor: Reactor) -> Snapshot:
 def _counters(stats: Stats) -> Counters:
     counters: Counters = {name: getattr(stats, name) for name in _NUMBERS}
     counters["cpu_seconds"] = time.process_time()
-    for name in _BY_LABEL:
-        for label, count in _limited(getattr(stats, name)).items():
+    for name in _OF_DATAGRAMS:
+        counters[f"datagrams_{name}"] = getattr(stats.datagrams, name)
+    labels = {name: getattr(stats, name) for name in _BY_LABEL}
+    labels |= {f"datagrams_{name}": getattr(stats.datagrams, name) for name in _DATAGRAMS_BY_LABEL}
+    for name, counts in labels.items():
+        for label, count in _limited(counts).items():
             counters[f"{name}:{label}"] = count
     for bucket, count in enumerate(stats.lag.counts):
         counters[f"lag:{bucket}"] = count
