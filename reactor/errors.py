@@ -13,6 +13,7 @@ __all__ = [
     "ACCEPT_AGAIN",
     "ACCEPT_EXHAUSTED",
     "AddressError",
+    "BrokerError",
     "CloseTimeout",
     "ConnectError",
     "ConnectTimeout",
@@ -81,6 +82,13 @@ class ListenError(ReactorError, OSError):
 
     `errno` is the kernel's: for EADDRINUSE choose another port or end the other process, for EACCES choose a
     port above 1023.
+    """
+
+
+class BrokerError(ReactorError, ConnectionError):
+    """The broker of a `reactor.backplane` has answered with an error, or with what is no answer.
+
+    The message has its text. The connection is ended, and made again: what was not acknowledged is sent anew.
     """
 
 
