@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 #: Test files that are not of one module: of several together, of a whole program, or of the project.
 ACROSS = {
+    "apps": {"test_chat_nodes"},
     "backplane": {"test_machine", "test_redis_server"},
     "compat": {"test_asyncore_programs", "test_stdlib"},
     "connecting": {"test_connector_tls", "test_reconnect"},

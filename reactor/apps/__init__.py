@@ -26,16 +26,19 @@ class App:
         `option` if there is one, and with those of `settings` that are given, by name.
     option: the name of the command line's option that it needs, or None.
     settings: the names of further options that it takes.
-    own: what each process that serves it has of its own, where clients of several would miss it; or None.
     datagrams: returns the factory of the protocol for `serve --udp`; None for an app without one.
+    shared: what its processes have in common by a backplane, with which `start` is called, or with None
+        where there is one process; None: its processes have nothing in common.
+    page: returns the factory of the protocols that serve its page, from that of `start`; or None.
     """
 
     summary: str
     start: Callable[..., Callable[[], AnyProtocol]]
     option: str | None = None
     settings: tuple[str, ...] = ()
-    own: str | None = None
     datagrams: Callable[[], DatagramFactory] | None = None
+    shared: str | None = None
+    page: Callable[[Any], Callable[[], AnyProtocol]] | None = None
 
 
 def _load(module: str, name: str) -> Any:
@@ -60,8 +63,9 @@ APPS: dict[str, App] = {
     "lines": App("sends back each line in upper case", lambda: _load("lines", "Upper")),
     "chat": App(
         "chat rooms with nicknames",
-        lambda: _load("chat", "Hall")(),  # noqa: PLW0108 - imported when it is called
-        own="rooms and names",
+        lambda backplane: _load("chat", "Hall")(backplane),  # noqa: PLW0108 - imported when it is called
+        shared="rooms and names",
+        page=lambda hall: _load("chat_web", "chat_page")(hall),  # noqa: PLW0108 - the same
     ),
     "proxy": App(
         "forwards to --to ADDRESS",

@@ -26,7 +26,6 @@ from reactor.cli.arguments import (
     parse_seconds,
 )
 from reactor.deploy import Supervisor
-from reactor.deploy.process import is_child
 from reactor.deploy.systemd import ServiceManager, inherited
 from reactor.errors import AddressError, ListenError, SupervisorError, TLSContextError, UsageError
 from reactor.listening.listener import Listener
@@ -37,6 +36,7 @@ from reactor.reactor import Reactor
 if TYPE_CHECKING:
     import ssl
 
+    from reactor.backplane import Backplane
     from reactor.datagrams import Endpoint
 
 __all__ = ["add_arguments", "run"]
@@ -45,10 +45,22 @@ log = logging.getLogger("reactor")
 
 DEFAULT_ADDRESS = "127.0.0.1:9092"
 
+#: Seconds for which a broker keeps messages, for those who were away.
+HISTORY_AGE = 24 * 3600.0
+
+# Options that are of some apps alone.
+_OPTIONS = {
+    "to": ["proxy"],
+    "send_proxy": ["proxy"],
+    "root": ["files"],
+    "backplane": [name for name, app in APPS.items() if app.shared is not None],
+    "web": [name for name, app in APPS.items() if app.page is not None],
+}
+
 # Options that --udp refuses, and the methods of a protocol that it needs.
 _OF_CONNECTIONS = (
-    "to", "root", "send_proxy", "proxy_protocol", "idle_timeout", "max_connections", "max_per_ip", "tls_cert",
-    "tls_key", "tls_client_ca", "alpn",
+    *_OPTIONS, "proxy_protocol", "idle_timeout", "max_connections", "max_per_ip", "tls_cert", "tls_key",
+    "tls_client_ca", "alpn",
 )  # fmt: skip
 _DATAGRAMS_NEED = ("connection_made", "datagram_received", "connection_lost")
 
@@ -97,6 +109,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="serve in N processes below a supervisor, which restarts them without losing a connection: "
         "SIGHUP one by one, SIGUSR2 with itself; SIGTTIN and SIGTTOU start and end one "
         "(default: one process alone)",
+    )
+    parser.add_argument(
+        "--backplane",
+        type=_broker_url,
+        metavar="URL",
+        help="join all processes of chat that use the same broker, on any number of machines: redis://HOST, "
+        "rediss://USER:PASSWORD@HOST:PORT/DATABASE over TLS, or unix:///PATH",
+    )
+    parser.add_argument(
+        "--web",
+        action="append",
+        type=_listen_address,
+        metavar="ADDRESS",
+        help="serve the page of chat there, for browsers; as --listen; may be repeated",
     )
     parser.add_argument(
         "--status",
@@ -175,18 +201,20 @@ def run(options: argparse.Namespace) -> None:
         options.error("--status-open needs --status")
     if options.udp:
         _check_udp(options)
+    else:
+        _check_app(options)
     if options.workers is None:
         _serve_alone(options)
         return
     supervisor = Supervisor(
         partial(_listen, options),
         workers=options.workers,
+        max_workers=1 if _is_alone(options) else None,
         drain_timeout=options.drain_timeout,
         status=options.status,
         status_open=options.status_open,
         name=_title(options),
     )
-    _warn_of_workers(options)
     try:
         with _status_errors(options):
             supervisor.run()
@@ -205,10 +233,23 @@ def _check_udp(options: argparse.Namespace) -> None:
             options.error(f"--{option.replace('_', '-')} is for connections, and --udp has none")
 
 
-def _warn_of_workers(options: argparse.Namespace) -> None:
+def _check_app(options: argparse.Namespace) -> None:
+    """Refuse options that are for another app, and workers that would have nothing in common."""
     app = options.app
-    if isinstance(app, App) and app.own is not None and options.workers > 1 and not is_child():
-        log.warning("with more than one worker, %s are each worker's own", app.own)
+    for option, owners in _OPTIONS.items():
+        if getattr(options, option) is not None and not (isinstance(app, App) and _name_of(app) in owners):
+            options.error(f"--{option.replace('_', '-')} is for the app {', '.join(owners)}")
+    if _is_alone(options) and (options.workers or 1) > 1:
+        options.error(
+            f"with --workers {options.workers} each worker would have {app.shared} of its own: "
+            "join them with --backplane redis://HOST"
+        )
+
+
+def _is_alone(options: argparse.Namespace) -> bool:
+    """Return whether one process must serve all clients."""
+    app = options.app
+    return isinstance(app, App) and app.shared is not None and options.backplane is None
 
 
 def _serve_alone(options: argparse.Namespace) -> None:
@@ -257,23 +298,27 @@ def _status_errors(options: argparse.Namespace) -> Iterator[None]:
 
 def _title(options: argparse.Namespace) -> str:
     app = options.app
-    name = app if isinstance(app, str) else next(name for name, known in APPS.items() if known is app)
-    return f"reactor serve {name}"
+    return f"reactor serve {app if isinstance(app, str) else _name_of(app)}"
 
 
 def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
     """Listen on all addresses. In a worker this is all that it does itself."""
-    factory = _factory(options, _app(options))
     limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
     timeouts = Timeouts(idle=options.idle_timeout)
     proxies = _proxy_protocol(options)
     refuse: Callable[[str], NoReturn] = options.error
     try:
+        app = _app(options)
+        factory = _factory(options, app, loop)
+        served = [(address, factory) for address in _addresses(options)]
+        if options.web is not None and app.page is not None:
+            page = app.page(factory)
+            served += [(address, page) for address in chain(*options.web)]
         tls = _server_context(options)
-        listen = partial(
-            loop.listen, factory=factory, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies
-        )
-        return [listen(address) for address in _addresses(options)]
+        listen = partial(loop.listen, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies)
+        return [listen(address, serving) for address, serving in served]
+    except ImportError as exc:
+        raise CommandFailed(str(exc)) from exc
     except TLSContextError as exc:
         raise CommandFailed(str(exc)) from exc
     except AddressError as exc:
@@ -357,6 +402,10 @@ def _directory(text: str) -> str:
     if not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a directory")
     return text
+
+
+def _name_of(app: App) -> str:
+    return next(name for name, known in APPS.items() if known is app)
 
 
 def _app_name(name: str) -> App | str:
@@ -457,11 +506,10 @@ def _checking(name: str, factory: Factory) -> Factory:
     return make
 
 
-def _factory(options: argparse.Namespace, app: App) -> Factory:
+def _factory(options: argparse.Namespace, app: App, loop: Reactor) -> Factory:
+    if app.shared is not None:
+        return app.start(_backplane(options, loop))
     needed = app.option
-    for option, owner in {"to": "proxy", "send_proxy": "proxy", "root": "files"}.items():
-        if getattr(options, option) is not None and option not in {needed, *app.settings}:
-            options.error(f"--{option.replace('_', '-')} is for the app {owner}")
     if needed is None:
         return app.start()
     value = getattr(options, needed)
@@ -469,3 +517,35 @@ def _factory(options: argparse.Namespace, app: App) -> Factory:
         options.error(f"this app needs --{needed}: it {app.summary}")
     settings = {name: getattr(options, name) for name in app.settings}
     return app.start(value, **{name: setting for name, setting in settings.items() if setting is not None})
+
+
+# The backplane
+
+
+def _broker_url(text: str) -> str:
+    from reactor.backplane.url import BrokerURL  # noqa: PLC0415 - needed with this option alone
+
+    try:
+        BrokerURL.parse(text)
+    except AddressError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+    return text
+
+
+def _backplane(options: argparse.Namespace, loop: Reactor) -> Backplane | None:
+    """Return the backplane, which connects by and by; the process is not ready while it does not."""
+    if options.backplane is None:
+        return None
+    from reactor.backplane import RedisBackplane  # noqa: PLC0415 - needs the extra `redis`
+
+    backplane = RedisBackplane(loop, options.backplane, history_age=HISTORY_AGE)
+    if options.status is not None:
+        from reactor.status import add_check  # noqa: PLC0415 - needs the extra `status`
+
+        add_check(loop, "backplane", partial(_check_backplane, backplane))
+    return backplane
+
+
+def _check_backplane(backplane: Backplane) -> str | None:
+    state = backplane.state.value
+    return None if state == "up" else f"{backplane} is {state}: other processes can't be reached"

@@ -475,6 +475,17 @@ def test_certificate_is_reloaded_at_sighup(certificates, tmp_path):
         (["serve", "os:sep"], "'os:sep' is not a factory: it is a str, which can't be called"),
         (["serve", "--tls-key", "x"], "--tls-key needs --tls-cert"),
         (["serve", "--alpn", "x"], "--alpn needs --tls-cert"),
+        (
+            ["serve", "chat", "--workers", "2"],
+            "with --workers 2 each worker would have rooms and names of its own: join them with --backplane",
+        ),
+        (["serve", "echo", "--backplane", "redis://localhost"], "--backplane is for the app chat"),
+        (["serve", "os:getpid", "--web", ":0"], "--web is for the app chat"),
+        (["serve", "chat", "--web", "nowhere"], "argument --web: "),
+        (
+            ["serve", "chat", "--backplane", "http://localhost"],
+            "argument --backplane: the broker's URL is invalid: give redis://",
+        ),
     ],
 )
 def test_invalid_argument_is_one_line_with_the_cause(capfd, words, cause):
@@ -621,3 +632,42 @@ def test_what_datagrams_have_no_use_for_is_refused_in_one_line(capfd, words, mes
     else:
         error = usage_error(capfd, "serve", *words, "--udp")
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("package", "words", "extra"),
+    [
+        ("hiredis", ["--backplane", "redis://localhost"], "redis"),
+        ("wsproto", ["--web", "127.0.0.1:0"], "web"),
+        ("h11", ["--web", "127.0.0.1:0"], "http"),
+    ],
+)
+def test_chat_without_an_extra_is_one_line(package, words, extra):
+    words = ["serve", "chat", "--listen", "127.0.0.1:0", *words]
+    run = f"from reactor.cli.main import main; sys.exit(main({words!r}))"
+    program = f"import sys; sys.modules[{package!r}] = None; {run}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"needs {package}: pip install 'selectors-reactor[{extra}]'" in line
+
+
+def test_chat_serves_while_its_broker_is_away_and_is_not_ready(tmp_path):
+    words = ["--backplane", f"unix://{tmp_path}/nothing", "--status", "127.0.0.1:0"]
+    with command("serve", "chat", "--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", *words) as process:
+        said = ""
+        addresses = []
+        while len(addresses) < 3 or "cannot connect" not in said:
+            said += process.stderr.readline().decode()
+            addresses = re.findall(r"(?:listening on |http://)(127\.0\.0\.1:\d+)", said)
+        status, lines, page = addresses
+        answer = get(status, "/ready")
+        assert answer[0] == 503
+        assert "other processes can't be reached" in str(answer)
+        assert get(page, "/")[0] == 200
+        with client_of(lines) as client:
+            heard = b""
+            while b"the others can't be reached" not in heard:
+                heard += client.recv(1000)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
