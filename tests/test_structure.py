@@ -19,6 +19,9 @@ ACROSS = {
         "test_faults", "test_machine",
         "test_start_tls", "test_tls_certificates", "test_tls_closing", "test_tls_limits",
     },
+    "datagrams": {
+        "test_asyncio_protocol", "test_examples", "test_hosts", "test_interrupts", "test_machine",
+    },
     "deploy": {"test_handover_processes", "test_haproxy", "test_killed", "test_live"},
     "http": {"test_browser"},
     "loop": {"test_fork"},

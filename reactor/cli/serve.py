@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import ssl
 
     from reactor.backplane import Backplane
+    from reactor.datagrams import Endpoint
 
 __all__ = ["add_arguments", "run"]
 
@@ -55,6 +56,13 @@ _OPTIONS = {
     "backplane": [name for name, app in APPS.items() if app.shared is not None],
     "web": [name for name, app in APPS.items() if app.page is not None],
 }
+
+# Options that --udp refuses, and the methods of a protocol that it needs.
+_OF_CONNECTIONS = (
+    *_OPTIONS, "proxy_protocol", "idle_timeout", "max_connections", "max_per_ip", "tls_cert", "tls_key",
+    "tls_client_ca", "alpn",
+)  # fmt: skip
+_DATAGRAMS_NEED = ("connection_made", "datagram_received", "connection_lost")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="HOST:PORT, [IPV6]:PORT, :PORT for every interface, unix:/path, fd:N, or systemd:NAME for the "
         "sockets that systemd passed under that name; port 0 picks a free one; may be repeated "
         f"(default: {DEFAULT_ADDRESS})",
+    )
+    parser.add_argument(
+        "--udp",
+        action="store_true",
+        help="serve datagrams, by UDP or on Unix datagram sockets: "
+        f"{', '.join(name for name, app in APPS.items() if app.datagrams)}, or module:factory",
     )
     parser.add_argument(
         "--workers",
@@ -183,7 +197,12 @@ def run(options: argparse.Namespace) -> None:
     Raises CommandFailed for an address or file that failed and for a drain cut short by a second signal,
     SystemExit for invalid arguments and at the end of a worker.
     """
-    _check_app(options)
+    if options.status_open and options.status is None:
+        options.error("--status-open needs --status")
+    if options.udp:
+        _check_udp(options)
+    else:
+        _check_app(options)
     if options.workers is None:
         _serve_alone(options)
         return
@@ -203,6 +222,15 @@ def run(options: argparse.Namespace) -> None:
         if exc.status is not None:
             sys.exit(exc.status)  # the worker has said why
         raise CommandFailed(str(exc)) from exc
+
+
+def _check_udp(options: argparse.Namespace) -> None:
+    """Refuse the options that datagrams have no use for."""
+    if options.workers is not None:
+        options.error("--workers is for connections: one process serves datagrams, leave it out with --udp")
+    for option in _OF_CONNECTIONS:
+        if getattr(options, option) not in {None, False}:
+            options.error(f"--{option.replace('_', '-')} is for connections, and --udp has none")
 
 
 def _check_app(options: argparse.Namespace) -> None:
@@ -229,9 +257,13 @@ def _serve_alone(options: argparse.Namespace) -> None:
     with Reactor() as loop:
         with _status_errors(options):
             _serve_status(options, loop)
-        for listener in _listen(options, loop):
-            for bound in listener.addresses:
-                log.info("listening on %s", bound)
+        if options.udp:
+            for endpoint in _bind_datagrams(options, loop):
+                log.info("listening on udp:%s", endpoint.address)
+        else:
+            for listener in _listen(options, loop):
+                for bound in listener.addresses:
+                    log.info("listening on %s", bound)
         if options.tls_cert is not None and hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, _reload_tls, loop, options)
         loop.call_soon(manager.ready, "serving")
@@ -274,12 +306,11 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
     limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
     timeouts = Timeouts(idle=options.idle_timeout)
     proxies = _proxy_protocol(options)
-    addresses = chain(*options.listen or [[Address.parse(DEFAULT_ADDRESS)]])
     refuse: Callable[[str], NoReturn] = options.error
     try:
         app = _app(options)
         factory = _factory(options, app, loop)
-        served = [(address, factory) for address in addresses]
+        served = [(address, factory) for address in _addresses(options)]
         if options.web is not None and app.page is not None:
             page = app.page(factory)
             served += [(address, page) for address in chain(*options.web)]
@@ -294,6 +325,25 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
         refuse(str(exc))
     except ListenError as exc:
         raise CommandFailed(exc.strerror) from exc
+
+
+def _bind_datagrams(options: argparse.Namespace, loop: Reactor) -> list[Endpoint]:
+    app = _app(options)
+    refuse: Callable[[str], NoReturn] = options.error
+    if app.datagrams is None:
+        able = ", ".join(name for name, known in APPS.items() if known.datagrams)
+        refuse(f"--udp is for {able} and module:factory: this app has connections only")
+    factory = app.datagrams()
+    try:
+        return [loop.bind_datagram(address, factory) for address in _addresses(options)]
+    except AddressError as exc:
+        refuse(str(exc))
+    except ListenError as exc:
+        raise CommandFailed(exc.strerror) from exc
+
+
+def _addresses(options: argparse.Namespace) -> Iterable[Address]:
+    return chain(*options.listen or [[Address.parse(DEFAULT_ADDRESS)]])
 
 
 def _proxy_protocol(options: argparse.Namespace) -> ProxyProtocol | None:
@@ -379,10 +429,12 @@ def _app(options: argparse.Namespace) -> App:
     if isinstance(name, App):
         return name
     factory = _import(options, name)
-    problem = _problem_of_factory(factory)
+    problem = _problem_of_factory(factory, _DATAGRAMS_NEED if options.udp else ())
     if problem is not None:
         options.error(f"argument APP: {name!r} {problem}")
     summary = f"serves the protocols of {name}"
+    if options.udp:
+        return App(summary, lambda: factory, datagrams=lambda: factory)
     if isinstance(factory, type):
         return App(summary, lambda: factory)
     return App(summary, lambda: _checking(name, factory))
@@ -408,8 +460,11 @@ def _import(options: argparse.Namespace, name: str) -> Any:
     return found
 
 
-def _problem_of_factory(factory: Any) -> str | None:
-    """Return why `factory` can't return a protocol; None if nothing shows that without calling it."""
+def _problem_of_factory(factory: Any, needed: Iterable[str]) -> str | None:
+    """Return why `factory` can't return a protocol; None if nothing shows that without calling it.
+
+    needed: the methods of a protocol; none: those of a connection's.
+    """
     if not callable(factory):
         return f"is not a factory: it is a {type(factory).__name__}, which can't be called"
     if inspect.iscoroutinefunction(factory):
@@ -421,16 +476,17 @@ def _problem_of_factory(factory: Any) -> str | None:
     except ValueError:
         pass  # written in C, without a signature
     if isinstance(factory, type) and not hasattr(factory, "__getattr__"):
-        missing = _missing_callback(factory)
+        missing = _missing_callback(factory, needed)
         if missing is not None:
-            return f"is not a protocol class: it has no {missing}; derive it from reactor.Protocol"
+            base = "reactor.datagrams.DatagramProtocol" if needed else "reactor.Protocol"
+            return f"is not a protocol class: it has no {missing}; derive it from {base}"
     return None
 
 
-def _missing_callback(protocol: object) -> str | None:
-    """Return the name of a callback that a connection needs and `protocol` lacks."""
+def _missing_callback(protocol: object, needed: Iterable[str] = ()) -> str | None:
+    """Return the name of a callback in `needed` that `protocol` lacks; none: those of a connection."""
     receive = "get_buffer" if hasattr(protocol, "buffer_updated") else "data_received"
-    needed = ("connection_made", receive, "eof_received", "connection_lost")
+    needed = needed or ("connection_made", receive, "eof_received", "connection_lost")
     return next((name for name in needed if not hasattr(protocol, name)), None)
 
 

@@ -526,6 +526,10 @@ def test_status_address_that_can_not_be_meant(capfd, workers, status, error):
     assert error in line
 
 
+def test_status_open_is_about_an_address(capfd):
+    assert "--status-open needs --status" in usage_error(capfd, "serve", "--status-open")
+
+
 @pytest.mark.parametrize("workers", [(), ("--workers", "1")])
 def test_status_address_in_use(workers):
     with listening_socket() as (_, address):
@@ -552,6 +556,82 @@ def test_status_page_without_the_extra_is_one_line(package, workers):
     (line,) = done.stderr.splitlines()
     assert "needs" in line
     assert "pip install 'selectors-reactor[" in line
+
+
+# Datagrams
+
+
+@pytest.mark.parametrize(
+    ("app", "answer"), [("echo", b"hello"), ("daytime", rb"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00\r\n")]
+)
+def test_app_answers_datagrams(app, answer):
+    with server("serve", app, "--udp", "--listen", "127.0.0.1:0") as (process, address):
+        assert address.startswith("udp:127.0.0.1:")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.connect(("127.0.0.1", int(address.rsplit(":", 1)[1])))
+            client.send(b"hello")
+            assert re.fullmatch(answer, client.recv(100))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+def test_unix_datagrams_are_served(tmp_path):
+    path = str(tmp_path / "socket")
+    with server("serve", "echo", "--udp", "--listen", f"unix:{path}") as (process, address):
+        assert address == f"udp:unix:{path}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.bind(str(tmp_path / "client"))
+            client.sendto(b"hello", path)
+            assert client.recv(100) == b"hello"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+    assert not os.path.exists(path)
+
+
+def test_factory_of_a_module_serves_datagrams(tmp_path):
+    (tmp_path / "loud.py").write_text(
+        "from reactor.datagrams import DatagramProtocol\n"
+        "class Loud(DatagramProtocol):\n"
+        "    def connection_made(self, endpoint): self.endpoint = endpoint\n"
+        "    def datagram_received(self, data, address, info=None):\n"
+        "        self.endpoint.send(data.upper(), address)\n"
+    )
+    words = ("serve", "loud:Loud", "--udp", "--listen", "127.0.0.1:0")
+    with server(*words, cwd=tmp_path) as (_, address):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.connect(("127.0.0.1", int(address.rsplit(":", 1)[1])))
+            client.send(b"hello")
+            assert client.recv(100) == b"HELLO"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("chat",), "--udp is for echo, daytime and module:factory: this app has connections only"),
+        (
+            ("echo", "--workers", "2"),
+            "--workers is for connections: one process serves datagrams, leave it out",
+        ),
+        (("echo", "--idle-timeout", "5"), "--idle-timeout is for connections, and --udp has none"),
+        (("echo", "--tls-cert", "file"), "--tls-cert is for connections, and --udp has none"),
+        (
+            ("reactor:Protocol",),
+            "it has no datagram_received; derive it from reactor.datagrams.DatagramProtocol",
+        ),
+        (("echo", "--listen", "unix:/no/such"), "cannot bind unix:/no/such"),
+    ],
+)
+def test_what_datagrams_have_no_use_for_is_refused_in_one_line(capfd, words, message):
+    if "cannot bind" in message:
+        assert main(["serve", *words, "--udp"]) == 1
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1
+    else:
+        error = usage_error(capfd, "serve", *words, "--udp")
+    assert message in error
 
 
 @pytest.mark.parametrize(
