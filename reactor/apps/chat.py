@@ -123,13 +123,13 @@ class Hall:
             self._backplane = LocalBackplane(connection.reactor, history=KEPT, history_age=HISTORY_AGE)
         elif self.node and self._watch is None:
             self._begin(self._backplane, connection.reactor)
-        connection.set_timeouts(write=WRITE_TIMEOUT)
         member = Member(self, connection, write, client, next(self._numbers))
         self._members[member.number] = member
         return member
 
     def greet(self, member: Member, room: str = LOBBY) -> None:
         """Give a new member a name, and take it to a room."""
+        member.connection.set_timeouts(write=WRITE_TIMEOUT)
         self.name_guest(member)
         member.reply(f"you are {member.name}; {HELP}")
         if self.apart:
@@ -211,16 +211,15 @@ class Hall:
     def _go_on(self, member: Member, name: str, position: list[Any] | None, again: str) -> None:
         """Go on in a room with a member of another process, behind the last message that it was shown."""
         member.room = name
-        member.hold()
         room = self._room(name, member.connection.reactor)
+        place = None if position is None else (position[0], position[1])
+        member.hold()
+        room.when_loaded(member, partial(self._gone_on, member, room, place, again))
 
-        def loaded() -> None:
-            place: Position | None = None if position is None else (position[0], position[1])
-            room.go_on(member, place)
-            member.take_place()
-            member.go_on(again)
-
-        room.when_loaded(member, loaded)
+    def _gone_on(self, member: Member, room: Room, place: Position | None, again: str) -> None:
+        room.go_on(member, place)
+        member.take_place()
+        member.go_on(again)
 
     def leave(self, member: Member, why: str | None = "has left") -> None:
         """Remove `member` from its room, and announce it there; None for `why`: in silence."""
@@ -378,15 +377,18 @@ class Member:
 
     def _who(self, _: str) -> None:
         self._ask("/who")
-        self.hall.backplane.members(_place(self.room), self._on_members)
+        if self.hall.node:
+            self.hall.backplane.members(_place(self.room), self._on_members)
+        else:
+            self.hall.rooms[self.room].when_shown(partial(self._on_members, None))
 
     def _on_members(self, found: list[str] | None) -> None:
         if not self._is_asking():
             return
-        names = sorted(member.name for member in self.hall.rooms[self.room]) if found is None else found
+        names = [member.name for member in self.hall.rooms[self.room]] if found is None else found
         listed = ", ".join(islice(names, ROOM_LIMIT))
         more = f" and {len(names) - ROOM_LIMIT} more" if len(names) > ROOM_LIMIT else ""
-        partly = "; others can't be reached" if found is None else ""
+        partly = "; others can't be reached" if found is None and self.hall.node else ""
         self.reply(f"in {self.room}: {listed}{more}{partly}")
         self.go_on()
 
@@ -484,7 +486,9 @@ class Member:
         )  # fmt: skip
 
     def take_place(self) -> None:
-        """Be listed in its room."""
+        """Be listed in its room, for members of other processes."""
+        if not self.hall.node:
+            return
         before, name = self._place, self.name
         self._place = self.hall.backplane.take(_place(self.room), name, _ignore, token=self.token)
         if before is not None and (before.group, before.name) != (self._place.group, name):
