@@ -16,6 +16,8 @@ from reactor.errors import (
     IncompleteFrame,
     ListenError,
     MalformedFrame,
+    ProxyHeaderError,
+    ProxyHeaderTimeout,
     ReactorError,
     ReadTimeout,
     SlowConsumer,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from reactor.listening.drain import Drained
     from reactor.listening.listener import Listener
     from reactor.loop.stats import Histogram, Stats
-    from reactor.options import Limits, Reconnect, Timeouts
+    from reactor.options import Limits, ProxyProtocol, Reconnect, Timeouts
     from reactor.protocol import BufferedProtocol, Protocol
     from reactor.reactor import Reactor
 
@@ -72,6 +74,9 @@ __all__ = [
     "Listener",
     "MalformedFrame",
     "Protocol",
+    "ProxyHeaderError",
+    "ProxyHeaderTimeout",
+    "ProxyProtocol",
     "Reactor",
     "ReactorError",
     "ReadTimeout",
@@ -105,6 +110,7 @@ if not TYPE_CHECKING:  # for a type checker, every name would be in a module tha
         "Limits": "reactor.options",
         "Listener": "reactor.listening.listener",
         "Protocol": "reactor.protocol",
+        "ProxyProtocol": "reactor.options",
         "Reactor": "reactor.reactor",
         "Reconnect": "reactor.options",
         "Stats": "reactor.loop.stats",

@@ -13,6 +13,7 @@ __all__ = [
     "ACCEPT_AGAIN",
     "ACCEPT_EXHAUSTED",
     "AddressError",
+    "BrokerError",
     "CloseTimeout",
     "ConnectError",
     "ConnectTimeout",
@@ -27,6 +28,8 @@ __all__ = [
     "IncompleteFrame",
     "ListenError",
     "MalformedFrame",
+    "ProxyHeaderError",
+    "ProxyHeaderTimeout",
     "ReactorError",
     "ReadTimeout",
     "SlowConsumer",
@@ -79,6 +82,13 @@ class ListenError(ReactorError, OSError):
 
     `errno` is the kernel's: for EADDRINUSE choose another port or end the other process, for EACCES choose a
     port above 1023.
+    """
+
+
+class BrokerError(ReactorError, ConnectionError):
+    """The broker of a `reactor.backplane` has answered with an error, or with what is no answer.
+
+    The message has its text. The connection is ended, and made again: what was not acknowledged is sent anew.
     """
 
 
@@ -208,6 +218,17 @@ class EndOfStream(ReactorError, EOFError):
     def __init__(self, message: str, partial: bytes = b"") -> None:
         super().__init__(message)
         self.partial = partial
+
+
+class ProxyHeaderError(ReactorError, ConnectionError):
+    """A connection did not begin with a valid header of the PROXY protocol; the message has the reason.
+
+    The proxy sends none (HAProxy: `send-proxy-v2`, nginx: `proxy_protocol on`), or is not the sender.
+    """
+
+
+class ProxyHeaderTimeout(ProxyHeaderError, TimeoutError):
+    """The header was not complete within `ProxyProtocol.timeout` seconds. Raise that for slow networks."""
 
 
 class TLSContextError(ReactorError, ValueError):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-__all__ = ["Limits", "Reconnect", "Timeouts", "check_callable", "check_type", "number", "seconds"]
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
+__all__ = [
+    "Limits", "ProxyProtocol", "Reconnect", "Timeouts", "check_callable", "check_count", "check_size",
+    "check_type", "number", "seconds",
+]  # fmt: skip
 
 
 def check_callable(name: str, value: object, *, optional: bool = False) -> None:
@@ -56,12 +62,14 @@ def seconds(name: str, value: object, *, zero: bool = False) -> float:
     return duration
 
 
-def _count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+def check_count(instance: Any, attribute: Any, value: object) -> None:
+    """Raise ValueError, naming the attrs field, if `value` is no whole number of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{attribute.name} must be a whole number of 1 or more, not {value!r}")
 
 
-def _size(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+def check_size(instance: Any, attribute: Any, value: object) -> None:
+    """Raise ValueError, naming the attrs field, if `value` is no whole number of 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{attribute.name} must be a whole number of bytes, 0 or more, not {value!r}")
 
@@ -86,7 +94,7 @@ class Limits:
     max_connections: connections of the listener that are open at once.
     max_per_ip: open connections of one client prefix: an IPv4 address, or the /64 of an IPv6 address, which
         one client controls as a whole (RFC 6177). Further ones are accepted and closed at once. Unix sockets
-        are not counted.
+        are not counted, nor are connections whose PROXY header is awaited.
     when_full: what the listener does at `max_connections`, and when the process is out of descriptors.
         "hold": it stops accepting until a connection ends; new ones stay in the kernel's accept queue.
         "refuse": it accepts new connections and closes them at once.
@@ -109,15 +117,15 @@ class Limits:
     ValueError: low_water (20) must not be above high_water (10)
     """
 
-    max_connections: int | None = _optional(_count)
-    max_per_ip: int | None = _optional(_count)
+    max_connections: int | None = _optional(check_count)
+    max_per_ip: int | None = _optional(check_count)
     when_full: Literal["hold", "refuse"] = attrs.field(default="hold", validator=_choice("hold", "refuse"))
-    accept_batch: int = attrs.field(default=64, validator=_count)
-    high_water: int = attrs.field(default=64 * 1024, validator=_size)
-    low_water: int = attrs.field(default=16 * 1024, validator=_size)
-    max_write_buffer: int | None = _optional(_size, default=64 * 1024 * 1024)
-    read_rate: int | None = _optional(_count)
-    write_rate: int | None = _optional(_count)
+    accept_batch: int = attrs.field(default=64, validator=check_count)
+    high_water: int = attrs.field(default=64 * 1024, validator=check_size)
+    low_water: int = attrs.field(default=16 * 1024, validator=check_size)
+    max_write_buffer: int | None = _optional(check_size, default=64 * 1024 * 1024)
+    read_rate: int | None = _optional(check_count)
+    write_rate: int | None = _optional(check_count)
 
     def __attrs_post_init__(self) -> None:
         if self.low_water > self.high_water:
@@ -199,7 +207,7 @@ class Reconnect:
 
     first: float = _seconds("first", 0.5)
     max_delay: float = _seconds("max_delay", 60.0)
-    attempts: int | None = _optional(_count)
+    attempts: int | None = _optional(check_count)
     random: Callable[[], float] = attrs.field(factory=_random)
 
     def __attrs_post_init__(self) -> None:
@@ -216,3 +224,57 @@ class Reconnect:
         if not 0 <= part <= 1:
             raise ValueError(f"random must return a number from 0 to 1, not {part!r}")
         return delay * (1 + part) / 2
+
+
+#: The entry of `ProxyProtocol.trusted` for the peers of Unix sockets.
+_UNIX = "unix:"
+
+
+def _networks(value: Any) -> tuple[IPv4Network | IPv6Network | str, ...]:
+    import ipaddress  # noqa: PLC0415 - few programs need it
+
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"trusted must be a sequence of networks, not {value!r}")
+    networks: list[IPv4Network | IPv6Network | str] = []
+    for network in value:
+        try:
+            networks.append(network if network == _UNIX else ipaddress.ip_network(str(network)))
+        except ValueError as exc:
+            raise ValueError(
+                f"trusted has {network!r}, which is neither a network nor {_UNIX!r}: {exc}; "
+                "write 10.0.0.0/8, 2001:db8::/32 or an address"
+            ) from None
+    if not networks:
+        raise ValueError("trusted must name the proxies: from others every connection is refused")
+    return tuple(networks)
+
+
+@attrs.frozen(kw_only=True)
+class ProxyProtocol:
+    """Options of a listener behind proxies that speak the PROXY protocol, version 1 or 2.
+
+    trusted: the networks of the proxies, as text ("10.0.0.0/8", "2001:db8::7") or of `ipaddress`; "unix:" for
+        the peers of Unix sockets. Their connections must begin with a header; those of others are refused,
+        because anybody could claim any address in it.
+    timeout: seconds in which the header must be complete. The specification asks for 3 at least, so that one
+        lost segment can be sent again.
+
+    Raises ValueError, naming the field, for what is no network, and for a timeout out of range, TypeError for
+    what is no sequence or no number.
+
+    >>> ProxyProtocol(trusted=["192.0.2.0/24"]).trusts(("192.0.2.7", 40000))
+    True
+    """
+
+    trusted: tuple[IPv4Network | IPv6Network | str, ...] = attrs.field(converter=_networks)
+    timeout: float = _seconds("timeout", 5.0)
+
+    def trusts(self, sockaddr: Any) -> bool:
+        """Return whether a connection from `sockaddr`, a socket address, comes from a proxy."""
+        if not isinstance(sockaddr, tuple):
+            return _UNIX in self.trusted
+        import ipaddress  # noqa: PLC0415 - loaded with the networks
+
+        address = ipaddress.ip_address(sockaddr[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self.trusted if not isinstance(network, str))

@@ -353,6 +353,13 @@ class BlockingSocket(socket.socket):
         while rest:
             rest = rest[self.send(rest[:_CHUNK], *flags) :]
 
+    def getpeername(self) -> Any:
+        """Return the peer's address as `socket.getpeername` does; behind a proxy that of its client."""
+        lent = getattr(self, "_lent", None)  # `ssl` asks before it is lent
+        if lent is None or lent.connection.get_extra_info("proxy") is None:
+            return super().getpeername()
+        return lent.connection.get_extra_info("peername")
+
     def wake(self) -> None:
         """Shut the socket down, which wakes a blocked call. On the reactor's thread."""
         try:

@@ -24,8 +24,10 @@ PACKAGE = ROOT / "reactor"
 
 #: Where the public names are.
 MODULES = [
-    "reactor", "reactor.compat.asynchat", "reactor.compat.asyncore", "reactor.compat.socketserver",
-    "reactor.deploy", "reactor.framed", "reactor.framing", "reactor.http", "reactor.pool",
+    "reactor", "reactor.backplane",
+    "reactor.compat.asynchat", "reactor.compat.asyncore", "reactor.compat.socketserver",
+    "reactor.datagrams", "reactor.deploy", "reactor.framed", "reactor.framing", "reactor.http",
+    "reactor.pool",
     "reactor.streams", "reactor.testing", "reactor.testing.plugin", "reactor.tls",
 ]  # fmt: skip
 

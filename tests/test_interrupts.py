@@ -10,7 +10,8 @@ import warnings
 
 import pytest
 
-from reactor import Limits, Protocol, Reactor, Reconnect, Timeouts
+from reactor import Limits, Protocol, ProxyProtocol, Reactor, Reconnect, Timeouts
+from reactor.framing.proxy_header import ProxyHeader
 from reactor.testing import ManualClock
 from tests.tracing import Interrupt, failures
 
@@ -85,6 +86,10 @@ class Peer:
             self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
         self.said = self.over = False
 
+    def name_itself(self):
+        """Send a PROXY header with its own addresses."""
+        self.sock.send(ProxyHeader.between(self.sock.getsockname(), self.sock.getpeername()).encode())
+
     def act(self):
         """Do what can be done now."""
         if self.over:
@@ -154,7 +159,7 @@ SCRIPT = [
 ]
 
 
-def scenario(tracer, server_context, client_context):
+def scenario(tracer, server_context, client_context, proxied=None):
     """Serve the peers of the script under the tracer, then one more, then drain; return what was done."""
     kept, errors, called, broken = [], [], [], set()
     before = len(os.listdir("/proc/self/fd"))
@@ -167,6 +172,7 @@ def scenario(tracer, server_context, client_context):
         timeouts=Timeouts(idle=60, close=5),
         tls=server_context,
         on_tls_error=lambda exc: None,
+        proxy_protocol=proxied,
     )
     address = listener.addresses[0].host, listener.addresses[0].port
     for number in range(40):
@@ -175,6 +181,8 @@ def scenario(tracer, server_context, client_context):
     peers = [Peer(address, *line, client_context) for line in SCRIPT]
 
     def serve(peers):
+        for peer in peers if proxied else ():
+            peer.name_itself()
         for number in range(ROUNDS):
             for peer in peers:
                 if not peer.over and peer.sock.getsockname()[1] in broken and number > ROUNDS // 2:
@@ -320,6 +328,21 @@ def test_interrupt_at_any_line_of_a_connector(certificates, secured):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
         failed = failures(lambda tracer: connecting(tracer, *contexts), folder="connecting")
+    assert not failed, f"{len(failed)} of them:\n" + "\n".join(failed[:40])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["listening/listener.py", "connection/pending_header.py"])
+def test_interrupt_at_any_line_before_the_proxy_header(module):
+    proxied = ProxyProtocol(trusted=["127.0.0.1"])
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
+            failed = failures(lambda tracer: scenario(tracer, None, None, proxied), folder=module)
+            gc.collect()
+    finally:
+        gc.enable()
     assert not failed, f"{len(failed)} of them:\n" + "\n".join(failed[:40])
 
 

@@ -1,11 +1,15 @@
 """Limits and timeouts: invalid values are refused by the constructor, by the field's name."""
 
+import ipaddress
+import math
+import re
+
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor import Limits, Timeouts
+from reactor import Limits, ProxyProtocol, Timeouts
 
 NOT_COUNTS = [0, -1, 1.5, True, "1", float("nan")]
 NOT_SIZES = [-1, 1.5, True, "1"]
@@ -80,3 +84,53 @@ def test_options_are_values(options):
     assert hash(options) == hash(type(options)())
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         options.close = 1
+
+
+@pytest.mark.parametrize(
+    ("trusted", "message"),
+    [
+        ([], "trusted must name the proxies"),
+        (
+            ["10.0.0.1/8"],
+            "trusted has '10.0.0.1/8', which is neither a network nor 'unix:': 10.0.0.1",
+        ),
+        (["example.org"], "trusted has 'example.org', which is neither a network nor 'unix:'"),
+        ([10], "trusted has 10, which is neither a network nor 'unix:'"),
+        (["unix:/run/s"], "trusted has 'unix:/run/s', which is neither a network nor 'unix:'"),
+    ],
+)
+def test_what_is_no_network_is_refused_in_one_line(trusted, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        ProxyProtocol(trusted=trusted)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("trusted", ["10.0.0.0/8", 5, None])
+def test_networks_must_be_a_sequence(trusted):
+    with pytest.raises(TypeError, match=r"^trusted must be a sequence of networks, not"):
+        ProxyProtocol(trusted=trusted)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan])
+def test_timeout_of_a_header_must_be_positive(timeout):
+    with pytest.raises(ValueError, match=r"^timeout must be (more than 0|a number of) seconds"):
+        ProxyProtocol(trusted=["unix:"], timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("sockaddr", "trusted"),
+    [
+        (("10.1.2.3", 5), True),
+        (("11.1.2.3", 5), False),
+        (("::ffff:10.1.2.3", 5, 0, 0), True),
+        (("2001:db8::7", 5, 0, 0), True),
+        (("2001:db8::8", 5, 0, 0), False),
+        (("fe80::1%lo", 5, 0, 1), True),
+        ("/run/s", False),
+        ("", False),
+    ],
+)
+def test_proxies_are_trusted_by_network(sockaddr, trusted):
+    proxies = ProxyProtocol(trusted=["10.0.0.0/8", ipaddress.ip_address("2001:db8::7"), "fe80::/10"])
+    assert proxies.trusts(sockaddr) is trusted
+    assert ProxyProtocol(trusted=["unix:"]).trusts(sockaddr) is isinstance(sockaddr, str)

@@ -10,6 +10,8 @@ ROOT = Path(__file__).parent.parent
 
 #: Test files that are not of one module: of several together, of a whole program, or of the project.
 ACROSS = {
+    "apps": {"test_chat_nodes"},
+    "backplane": {"test_machine", "test_redis_server"},
     "compat": {"test_asyncore_programs", "test_stdlib"},
     "connecting": {"test_connector_tls", "test_reconnect"},
     "connection": {
@@ -17,9 +19,13 @@ ACROSS = {
         "test_faults", "test_machine",
         "test_start_tls", "test_tls_certificates", "test_tls_closing", "test_tls_limits",
     },
-    "deploy": {"test_handover_processes", "test_killed", "test_live"},
+    "datagrams": {
+        "test_asyncio_protocol", "test_examples", "test_hosts", "test_interrupts", "test_machine",
+    },
+    "deploy": {"test_handover_processes", "test_haproxy", "test_killed", "test_live"},
     "http": {"test_browser"},
     "loop": {"test_fork"},
+    "status": {"test_browser"},
     "streams": {"test_together"},
     "": {
         "test_arguments", "test_conftest", "test_docstrings", "test_init", "test_interrupts",

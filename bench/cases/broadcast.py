@@ -18,7 +18,7 @@ from bench.harness.programs import PROGRAMS
 from bench.harness.rounds import serve_all
 from bench.results.schema import Metric, Result
 
-__all__ = ["add_options", "run"]
+__all__ = ["add_options", "run", "talk"]
 
 SIZE = 256  # bytes that each member gets for each line
 _WAIT = 10.0  # seconds that a server may take before it counts as broken
@@ -47,7 +47,7 @@ def _measure(members: int, seconds: float, server: Server) -> dict[Metric, float
         for member in room:
             member.setblocking(False)
         cpu, waited = server.cpu_seconds(), server.waited_seconds()
-        messages, took = _talk(room, b"x" * (SIZE - len(name) - 2) + b"\r\n", seconds)
+        messages, took = talk(room, b"x" * (SIZE - len(name) - 2) + b"\r\n", seconds)
         cpu, waited = server.cpu_seconds() - cpu, server.waited_seconds() - waited
     return {
         CPU: cpu / messages,
@@ -70,7 +70,11 @@ def _say(room: list[socket.socket], speaker: socket.socket) -> bytes:
     return heard.splitlines()[-1].removesuffix(b"hear")
 
 
-def _talk(room: list[socket.socket], line: bytes, seconds: float) -> tuple[int, float]:
+def talk(room: list[socket.socket], line: bytes, seconds: float) -> tuple[int, float]:
+    """Send `line` as the first member, again when all have received it, for `seconds`.
+
+    Returns how many were received, and the time.
+    """
     messages = 0
     nowhere = bytearray(65536)
     with select.epoll() as poller:

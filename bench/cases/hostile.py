@@ -46,6 +46,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="of the slow loris")
     parser.add_argument("--read-timeout", type=float, default=20.0, metavar="S", help="for those")
     parser.add_argument(
+        "--proxy-connections", type=int, default=2_000, metavar="N", help="whose PROXY header never ends"
+    )
+    parser.add_argument("--proxy-timeout", type=float, default=5.0, metavar="S", help="of that header")
+    parser.add_argument(
         "--idle-connections", type=int, default=15_000, metavar="N", help="that time out in one second"
     )
     parser.add_argument("--idle-timeout", type=float, default=5.0, metavar="S", help="of those")
@@ -100,6 +104,13 @@ ROWS = {
             "late": Metric("longest delay / timeout", "1", "lower"),
             **_INTERACTIVE,
         },
+        beside_peers=False,
+    ),
+    "proxy-loris": Row(
+        attacks.proxy_loris,
+        "{proxy_connections:,} PROXY headers that never end, a byte each quarter of {proxy_timeout:g} s"
+        " (asked: all ended by the deadline, p99 within 2 times)",
+        {"ended": Metric("timed out in time", "connections"), **_INTERACTIVE},
         beside_peers=False,
     ),
     "due": Row(

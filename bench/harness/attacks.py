@@ -13,7 +13,16 @@ from bench.harness.clients import BrokenServerError, open_connections
 from bench.harness.instrumented import Plan
 from bench.harness.measure import instrumented, loading
 
-__all__ = ["Attack", "due_at_once", "half_open", "loris", "never_reading", "paused", "starved"]
+__all__ = [
+    "Attack",
+    "due_at_once",
+    "half_open",
+    "loris",
+    "never_reading",
+    "paused",
+    "proxy_loris",
+    "starved",
+]
 
 PERIOD = 0.01  # seconds, of the server's timer
 WRITE_BUFFER = 16 << 20
@@ -23,6 +32,7 @@ TRYING = 100  # clients that compete for them
 RESET = 16  # connections
 SETTLE = 0.3  # seconds
 PATIENCE = 30.0  # seconds
+_IN_TIME = 1.1  # of a timeout: a deadline passes up to a sixteenth late
 
 Figures = dict[str, float]
 Attack = Callable[[str, argparse.Namespace], Figures]
@@ -47,6 +57,22 @@ def loris(kind: str, options: argparse.Namespace) -> Figures:
             during = interactive.ask("observed")
     late = (latest - timeout) / timeout
     return {"ended": ended, "late": late, "quiet": quiet["p99"], "p99": during["p99"]}
+
+
+def proxy_loris(kind: str, options: argparse.Namespace) -> Figures:
+    """Slow loris on the PROXY header, beside a client whose header is whole."""
+    timeout = options.proxy_timeout
+    plan = Plan(proxy_timeout=timeout, first=True)
+    number, interval = options.proxy_connections, int(timeout / 4 * 1000)
+    with instrumented(kind, plan) as server, loading(server, "interactive", 1) as interactive:
+        interactive.ask("observed")
+        time.sleep(options.watch_seconds)
+        quiet = interactive.ask("observed")
+        with loading(server, "loris", number, interval, 1):
+            time.sleep(timeout * _IN_TIME)
+            during = interactive.ask("observed")
+            ended = server.held()["ended"].get("ProxyHeaderTimeout", 0)
+    return {"ended": ended, "quiet": quiet["p99"], "p99": during["p99"]}
 
 
 def due_at_once(kind: str, options: argparse.Namespace) -> Figures:

@@ -42,11 +42,11 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
-def run_first() -> None:
-    """Make this process real-time (SCHED_FIFO) where that is allowed: other processes are not measured."""
+def run_first(pid: int = 0) -> None:
+    """Make a process, or this one, real-time (SCHED_FIFO) where allowed: other processes are not measured."""
     if hasattr(os, "sched_setscheduler"):
         with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+            os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
 
 
 def reset_at_close(connection: socket.socket) -> None:

@@ -40,6 +40,7 @@ class Plan:
     each tick, without its wait. collect: leave the garbage collector on. descriptors: the limit of
     open files. first: run before all other processes on the core, where that is allowed.
     backlog: as listen(2) has it. send_buffer: the kernel's, for each connection (ours only).
+    proxy_timeout: seconds in which a connection must send a PROXY header; None for none of them (ours only).
     """
 
     app: str = "echo"
@@ -52,11 +53,12 @@ class Plan:
     first: bool = False
     backlog: int = BACKLOG
     send_buffer: int | None = None
+    proxy_timeout: float | None = None
 
 
 def serve_reactor(plan: Plan, observations: Observations) -> None:
     """Serve with this project."""
-    from reactor import Connection, Limits, Reactor, Timeouts
+    from reactor import Connection, Limits, ProxyProtocol, Reactor, Timeouts
     from reactor.reactor import loop_of
 
     app = APPS[plan.app]
@@ -71,6 +73,9 @@ def serve_reactor(plan: Plan, observations: Observations) -> None:
             timeouts=Timeouts(**plan.timeouts),
             backlog=plan.backlog,
             options=_socket_options(plan),
+            proxy_protocol=None
+            if plan.proxy_timeout is None
+            else ProxyProtocol(trusted=["127.0.0.1"], timeout=plan.proxy_timeout),
         )
 
         def held() -> dict[str, Any]:

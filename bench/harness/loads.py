@@ -25,6 +25,8 @@ from bench.harness.clients import raise_descriptor_limit, reset_at_close, run_fi
 __all__ = ["LOADS"]
 
 _MESSAGE = b"x" * 64
+_HEADER = b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 443\r\n"
+_ENDLESS_HEADER = b"PROXY UNKNOWN "  # up to 107 bytes before its CR LF
 _PAUSES = (0.001, 0.005)  # seconds between two messages; evenly spread, so as not to march with a timer
 _PIECE = bytes(1 << 16)
 _CONNECTS = 10_000  # asked for in a second
@@ -43,14 +45,19 @@ class Load(Protocol):
 
 
 class Interactive:
-    """One small message in flight, one each few milliseconds: the round trips, and its own lateness."""
+    """One small message in flight, one each few milliseconds: the round trips, and its own lateness.
+
+    proxied: whether it begins with a PROXY header.
+    """
 
     message = _MESSAGE
     answer = len(_MESSAGE)  # bytes
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, proxied: int = 0) -> None:
         self._connection = socket.create_connection(("127.0.0.1", port), timeout=_WAIT)
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if proxied:
+            self._connection.sendall(_HEADER)
         self._trips: list[float] = []
         self._late: list[float] = []
         run_first()
@@ -101,6 +108,12 @@ class Page(Interactive):
         while len(body) < size:
             body += self._connection.recv(1 << 16)
         self.answer = len(head) + 4 + size
+
+
+class Probe(Page):
+    """The same with requests to a status page."""
+
+    message = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Talk:
@@ -162,13 +175,18 @@ class Connects:
 
 
 class Loris:
-    """Connections that send a byte each `interval` milliseconds, and never a whole message."""
+    """Connections that send a byte each `interval` milliseconds, and never a whole message.
 
-    def __init__(self, port: int, number: int, interval: int) -> None:
+    proxied: whether they begin with a PROXY header, which never ends.
+    """
+
+    def __init__(self, port: int, number: int, interval: int, proxied: int = 0) -> None:
         self._every = interval / 1000 / number
         self._open: list[socket.socket] = []
         for _ in range(number):
             self._open.append(socket.create_connection(("127.0.0.1", port), timeout=_WAIT))
+            if proxied:
+                self._open[-1].send(_ENDLESS_HEADER)
         self._next = 0
         self._due = time.perf_counter()
 
@@ -239,6 +257,7 @@ class Trying:
 LOADS: dict[str, Any] = {
     "interactive": Interactive,
     "page": Page,
+    "probe": Probe,
     "talk": Talk,
     "connects": Connects,
     "loris": Loris,

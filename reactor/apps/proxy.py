@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import attrs
+
 from reactor.address import AddressLike
 from reactor.connecting.connector import Connector
 from reactor.connection.connection import Connection
 from reactor.errors import ConnectError
+from reactor.framing.proxy_header import ProxyHeader
 from reactor.protocol import Protocol
 
 __all__ = ["Proxy"]
@@ -56,17 +61,34 @@ class _Side(Protocol):
             other.abort(exc)
 
 
+def _header_of(connection: Connection, send_proxy: Literal["v1", "v2"]) -> ProxyHeader:
+    """Return the PROXY header for what a client sends on `connection`.
+
+    What another proxy has said of the client is passed on, in version 2 with its TLVs.
+    """
+    version: Literal[1, 2] = 1 if send_proxy == "v1" else 2
+    received: ProxyHeader | None = connection.get_extra_info("proxy")
+    if received is not None and version == 2 and (received.source is not None or received.local):
+        return attrs.evolve(received, version=2)
+    if received is not None and received.source is not None:
+        return ProxyHeader.between(received.source, received.destination, version)
+    client, here = connection.get_extra_info("peername"), connection.get_extra_info("sockname")
+    return ProxyHeader.between(client, here, version)
+
+
 class Proxy(_Side):
     """The client's side, which is not read from until the target is connected.
 
-    target: the address to forward to.
+    target: the address to forward to. send_proxy: "v1" or "v2", to send the target a PROXY header with the
+        client's address first; None for none.
     """
 
-    __slots__ = ("_connector", "_target")
+    __slots__ = ("_connector", "_send_proxy", "_target")
 
-    def __init__(self, target: AddressLike) -> None:
+    def __init__(self, target: AddressLike, send_proxy: Literal["v1", "v2"] | None = None) -> None:
         super().__init__()
         self._target = target
+        self._send_proxy = send_proxy
         self._connector: Connector | None = None
 
     def connection_made(self, connection: Connection) -> None:
@@ -74,7 +96,10 @@ class Proxy(_Side):
         self.connection = connection
         connection.pause_reading()
         reactor = connection.reactor
-        self._connector = reactor.connect(self._target, lambda: _Target(self), on_failure=self._target_failed)
+        header = None if self._send_proxy is None else _header_of(connection, self._send_proxy)
+        self._connector = reactor.connect(
+            self._target, lambda: _Target(self), on_failure=self._target_failed, proxy_protocol=header
+        )
 
     def _target_failed(self, exc: ConnectError) -> None:
         self.connection.abort(exc)

@@ -26,6 +26,7 @@ from reactor.options import Reconnect
 from reactor.protocol import Factory
 
 if TYPE_CHECKING:
+    from reactor.framing.proxy_header import ProxyHeader
     from reactor.loop.workers import Workers
 
 __all__ = [
@@ -82,6 +83,8 @@ class Connector:
     _settings: Settings
     _connection_type: type[Connection]
     _on_open: Callable[[], object]  # for the reactor, which counts them
+    # The PROXY header that each begins with: for its two sockets, or the same for all.
+    _proxy_header: Callable[[Any, Any], ProxyHeader] | None = None
 
     # How often it tries.
     _timeout: float = attrs.field(init=False)  # of a round, seconds
@@ -231,7 +234,8 @@ class Connector:
             else:
                 self._handshaking = connection
                 self._move(Event.ANSWERED)
-            open_connection(connection)
+            header = None if self._proxy_header is None else self._proxy_header(sock.getsockname(), sockaddr)
+            open_connection(connection, b"" if header is None else header.encode())
         except OSError as exc:
             self._handshaking = self._connection = None
             reset(sock)

@@ -27,6 +27,7 @@ class Kind(Enum):
     LIMITED = "limited"
     SECURE = "secure"
     BLOCKING_HANDSHAKE = "blocking handshake"
+    PROXY_HEADER = "PROXY header"
 
     __hash__ = object.__hash__  # Enum's own is a Python function, and this one is asked for each connection
 
@@ -36,6 +37,7 @@ class Channel:
 
     buffered: the protocol is a `BufferedProtocol`. rate: the token bucket of `Limits.read_rate`, or None.
     throttled: reading is suspended, because the rate allows no more for now.
+    ended: the peer has left before the connection began, which is no error.
     """
 
     __slots__ = ()
@@ -44,6 +46,7 @@ class Channel:
     buffered: bool = False
     rate: TokenBucket | None = None
     throttled: bool = False
+    ended: bool = False
 
     def interest(self, events: int) -> int:
         """Return the selector events to wait for, where the connection itself asks for `events`."""

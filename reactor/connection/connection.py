@@ -57,12 +57,14 @@ from reactor.options import Timeouts, seconds
 if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     import ssl
 
+    from reactor.framing.proxy_header import ProxyHeader
     from reactor.tls.secure_socket import SecureSocket, Tls
 
 __all__ = [
-    "Connection", "activity", "awaits_first_bytes", "begin_blocking_handshake", "begin_handshake",
-    "check_deadlines", "connections_of", "detach", "fail", "flush_connections", "interrupted",
-    "lend_reading", "may_end", "note_activity", "open_connection", "prefix_of", "recover", "unnotified_of",
+    "Connection", "activity", "await_header", "awaits_first_bytes", "begin", "begin_blocking_handshake",
+    "begin_handshake", "check_deadlines", "connections_of", "detach", "fail", "flush_connections",
+    "identify", "interrupted", "lend_reading", "may_end", "note_activity", "open_connection", "prefix_of",
+    "recover", "unnotified_of",
 ]  # fmt: skip
 
 # Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`, `handover.freeze`.
@@ -497,20 +499,25 @@ class Connection:
             self._fail(exc)
             return None
 
-    def _on_blocking_handshake(self, events: int) -> None:
-        """Go on with the handshake of a `BlockingHandshake`. Called by the loop."""
+    def _on_opening(self, events: int) -> None:
+        """Go on with what comes before `connection_made`: a `PendingHeader` or `BlockingHandshake`."""
         channel: Any = self._channel
         try:
             if self._try(channel.step):
                 self._last_active = self._settings.loop.now
-                self._set_channel(self._clear_channel())
-                self._update_interest()
-                self._made()
+                channel.on_done(self, channel)
+            elif channel.ended:
+                self._close_now(None)
             elif self._state not in ENDED:
                 self._update_interest()
         except BaseException:
-            self.abort()  # an interrupt: the handshake can be neither continued nor repeated
+            self.abort()  # an interrupt: the step can be neither continued nor repeated
             raise
+
+    def _blocking_handshake_done(self, channel: Channel) -> None:
+        self._set_channel(self._clear_channel())
+        self._update_interest()
+        self._made()
 
     # Sending
 
@@ -809,7 +816,7 @@ class Connection:
             self._settings.loop.lifetime.check_process()
             return
         if self._state is State.OPENING:
-            reason = ConnectionAborted("closed during the TLS handshake") if reason is None else reason
+            reason = ConnectionAborted("closed before it had begun") if reason is None else reason
             if not self._channel.is_half_done():
                 self._fail(reason)
                 return
@@ -1228,7 +1235,8 @@ class Connection:
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return information about the connection, or `default` where it is not available.
 
-        "peername": the peer's socket address; always available, even after a reset.
+        "peername": the peer's socket address; always available, even after a reset. Behind a proxy with the
+        PROXY protocol it is the client's, and "proxy" is the `ProxyHeader` that the proxy has sent.
         "sockname": our own, while the socket is open. "socket": the socket, which must not be read,
         written or closed. "reactor" and "listener": the attributes. "origin": the listener or connector that
         made it, as text. Over TLS also "ssl_object", "sslcontext", "cipher", "alpn_protocol", "peercert" (see
@@ -1244,6 +1252,8 @@ class Connection:
                 fact = self._channel.bare(self._sock)
             case "reactor" | "listener" | "origin":
                 fact = getattr(self._settings, name)
+            case "proxy":
+                fact = _parse_header(self._settings.proxy_header)
             case _:
                 fact = self._channel.fact(name)
         return default if fact is None else fact
@@ -1254,8 +1264,18 @@ _EVENT_METHODS = {
     Kind.CLEAR: Connection._on_event,
     Kind.LIMITED: Connection._on_limited_event,
     Kind.SECURE: Connection._on_secure_event,
-    Kind.BLOCKING_HANDSHAKE: Connection._on_blocking_handshake,
+    Kind.BLOCKING_HANDSHAKE: Connection._on_opening,
+    Kind.PROXY_HEADER: Connection._on_opening,
 }
+
+
+def _parse_header(encoded: bytes | None) -> ProxyHeader | None:
+    if encoded is None:
+        return None
+    from reactor.framing.proxy_header import ProxyHeader  # noqa: PLC0415 - few programs need it
+
+    parsed = ProxyHeader.parse(encoded)
+    return None if parsed is None else parsed[0]
 
 
 # For the loop
@@ -1310,16 +1330,20 @@ def check_deadlines(member: Connection | Linger, now: float) -> None:
 # For listeners, connectors and the reactor
 
 
-def open_connection(connection: Connection) -> None:
+def open_connection(connection: Connection, first: bytes = b"") -> None:
     """Register the socket, which must be non-blocking; call `connection_made`, or begin the TLS handshake.
 
-    Raises OSError if the selector refuses the socket, which the caller must then close.
+    first: bytes to send before all others, in clear.
+    Raises OSError if they can't be sent, or if the selector refuses the socket: the caller is to close it.
     """
     settings, protocol = connection._settings, connection._protocol
     connection._channel = connection._clear_channel()
     try:
         on_event = connection._event_method()
+        rest = first and _send_first(connection, first)
         settings.loop.registry.register(connection._sock.fileno(), EVENT_READ, on_event, connection)
+        if rest:
+            connection._keep(rest, 0)
         if settings.tls is None:
             connection._made()
         else:
@@ -1329,6 +1353,50 @@ def open_connection(connection: Connection) -> None:
     except BaseException:
         connection._break_off()
         raise
+
+
+def _send_first(connection: Connection, data: bytes) -> bytes:
+    """Send `data`, and return what the kernel has not accepted: its buffer is empty, so that this is rare."""
+    try:
+        sent = connection._sock.send(data)
+    except (BlockingIOError, InterruptedError):
+        sent = 0
+    connection._settings.loop.bytes_sent += sent
+    return data[sent:]
+
+
+def await_header(connection: Connection) -> None:
+    """Register the socket, and wait for the PROXY header; the protocol is the `PendingHeader`.
+
+    Raises OSError as `open_connection` does.
+    """
+    settings = connection._settings
+    connection._channel = connection._protocol
+    try:
+        on_event = connection._event_method()
+        settings.loop.registry.register(connection._sock.fileno(), EVENT_READ, on_event, connection)
+        connection._watch_deadlines()
+    except Exception:
+        raise
+    except BaseException:
+        connection._break_off()
+        raise
+
+
+def identify(connection: Connection, settings: Settings, peer: bytes | str | None) -> None:
+    """Set what the PROXY header has shown: the settings that have it, and the client's packed address."""
+    connection._settings = settings
+    connection._peer = peer
+
+
+def begin(connection: Connection, protocol: Any) -> None:
+    """Set the protocol after the PROXY header; call `connection_made`, or begin the TLS handshake."""
+    connection._protocol = protocol
+    connection._set_channel(connection._clear_channel())
+    if connection._settings.tls is None:
+        connection._made()
+    else:
+        protocol.begin_tls(connection, connection._settings.tls, connection._made)
 
 
 def begin_handshake(
@@ -1342,10 +1410,11 @@ def begin_blocking_handshake(connection: Connection, sock: ssl.SSLSocket) -> Non
     """Begin the handshake of `sock`, a non-blocking duplicate; `connection_made` comes at its end."""
     from reactor.connection.secure_channel import BlockingHandshake  # noqa: PLC0415 - imports ssl
 
-    connection._set_channel(BlockingHandshake(sock, connection._last_active))
+    done = Connection._blocking_handshake_done
+    connection._set_channel(BlockingHandshake(sock, connection._last_active, done))
     connection._watch_deadlines()
     if not sock.server_side:
-        connection._on_blocking_handshake(EVENT_WRITE)
+        connection._on_opening(EVENT_WRITE)
 
 
 def fail(connection: Connection, exc: BaseException) -> None:
@@ -1356,7 +1425,8 @@ def fail(connection: Connection, exc: BaseException) -> None:
 def recover(connection: Connection) -> None:
     """Restore the connection's events and deadlines after an interrupt, wherever it came."""
     settings = connection._settings
-    if connection._state is State.OPENING and settings.tls is None:
+    headless = connection._channel.kind is Kind.PROXY_HEADER
+    if connection._state is State.OPENING and settings.tls is None and not headless:
         connection._break_off()
     if connection._state in ENDED:
         return
@@ -1418,7 +1488,7 @@ def awaits_first_bytes(connection: Connection, since: float) -> bool:
         return False
     sock = connection._sock
     if isinstance(sock, socket.socket) and isinstance(connection._peer, bytes):
-        return not bytes_received(sock)
+        return bytes_received(sock) <= len(connection._settings.proxy_header or b"")
     return True
 
 
@@ -1445,6 +1515,19 @@ def note_activity(connection: Connection, now: float) -> None:
 def connections_of(registry: Registry) -> list[Connection]:
     """Return the connections in the registry, in the order of their descriptors."""
     return [owner for owner in registry.owned() if isinstance(owner, Connection)]
+
+
+def queues_of(connections: Iterable[Connection]) -> tuple[int, int]:
+    """Return how many connections are between `pause_writing` and `resume_writing`, and all queued bytes."""
+    paused = queued = 0
+    for connection in connections:
+        queue = connection._queue
+        if queue is not None:
+            paused += queue.paused
+            queued += queue.size
+        elif connection._sending is _GATHERED:
+            queued += len(connection._piece)
+    return paused, queued
 
 
 def unnotified_of(loop: Loop) -> set[Connection]:

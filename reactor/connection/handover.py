@@ -54,6 +54,7 @@ class Snapshot:
     idle: seconds without a byte in either direction. stuck: seconds in which the peer took none of `output`.
     owed: the seconds that have passed of the read deadline, and its timeout; None without one.
     timeouts, limits: the settings that are not those of its listener.
+    proxy_header: the PROXY header that it began with; None without one.
     """
 
     state: str
@@ -67,6 +68,7 @@ class Snapshot:
     owed: tuple[float, float] | None
     timeouts: dict[str, Any]
     limits: dict[str, Any]
+    proxy_header: bytes | None = None
 
 
 @attrs.frozen(eq=False)
@@ -148,6 +150,7 @@ def take_snapshot(frozen: Frozen, common: Settings) -> Snapshot | None:
         owed=None if owed is None else (max(0.0, connection._reading_changed - owed[0]), owed[1]),
         timeouts=_differing(settings.timeouts, common.timeouts, _OWN_TIMEOUTS),
         limits=_differing(settings.limits, common.limits, _OWN_LIMITS),
+        proxy_header=settings.proxy_header,
     )
 
 
@@ -204,6 +207,8 @@ def own_settings(snapshot: Snapshot, common: Settings) -> Settings:
         settings = attrs.evolve(settings, timeouts=attrs.evolve(settings.timeouts, **snapshot.timeouts))
     if snapshot.limits:
         settings = attrs.evolve(settings, limits=attrs.evolve(settings.limits, **snapshot.limits))
+    if snapshot.proxy_header is not None:
+        settings = attrs.evolve(settings, proxy_header=snapshot.proxy_header)
     return settings
 
 

@@ -113,15 +113,17 @@ class BlockingHandshake(LimitedChannel):
     """The channel during the handshake of an `ssl.SSLSocket` on a duplicate of the connection's descriptor.
 
     sock: that socket, in non-blocking mode. since: the start of the handshake, in the clock's seconds.
+    on_done: called with the connection and this object when the handshake is complete.
     """
 
-    __slots__ = ("_events", "_since", "sock")
+    __slots__ = ("_events", "_since", "on_done", "sock")
 
     kind = Kind.BLOCKING_HANDSHAKE
 
-    def __init__(self, sock: ssl.SSLSocket, since: float) -> None:
+    def __init__(self, sock: ssl.SSLSocket, since: float, on_done: Callable[[Any, Any], None]) -> None:
         super().__init__(None, buffered=False)
         self.sock = sock
+        self.on_done = on_done
         self._since = since
         self._events = EVENT_READ
 

@@ -30,6 +30,7 @@ class Settings:
     make_tls: makes the `Tls` of a context, with its arguments but the memory BIOs, which the reactor's TLS
         connections share.
     tls: the TLS settings that they begin with; None for none.
+    proxy_header: the PROXY header of the one connection that has these settings; None without one.
     """
 
     loop: Loop
@@ -42,3 +43,4 @@ class Settings:
     on_gone: Callable[[bytes | None, BaseException | None], object]
     make_tls: Callable[..., Tls]
     tls: Tls | None = None
+    proxy_header: bytes | None = None

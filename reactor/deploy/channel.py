@@ -18,8 +18,9 @@ import attrs
 
 __all__ = ["Channel", "Message"]
 
-# The largest message is the address that a worker listens on, with socket options.
-_MESSAGE_SIZE = 64 * 1024
+# More than the kernel takes in one packet, so that none is cut off: its limit is the socket's send buffer,
+# 208 KiB by default. The largest message is a worker's snapshot.
+_MESSAGE_SIZE = 256 * 1024
 
 # As many descriptors as one packet takes: SCM_MAX_FD of the kernel.
 _BESIDE_SIZE = socket.CMSG_SPACE(253 * array("i").itemsize)

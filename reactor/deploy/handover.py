@@ -589,6 +589,8 @@ def _encode(snapshot: Snapshot) -> tuple[dict[str, Any], bytes]:
         del header[name]
     if isinstance(snapshot.peer, bytes):
         header["peer"] = {"packed": snapshot.peer.hex()}
+    if snapshot.proxy_header is not None:
+        header["proxy_header"] = snapshot.proxy_header.hex()
     header["sizes"] = [len(part) for part in parts]
     return header, b"".join(parts)
 
@@ -599,6 +601,7 @@ def _decode(header: dict[str, Any], body: bytes) -> Snapshot:
     if first + second + third != len(body):
         raise ValueError(f"the parts of {len(body)} bytes have {first}, {second} and {third}")
     peer, owed = header["peer"], header["owed"]
+    proxy_header = header.get("proxy_header")  # a process of before that has none
     return Snapshot(
         state=State(header["state"]).value,
         peer=bytes.fromhex(peer["packed"]) if isinstance(peer, dict) else peer,
@@ -611,4 +614,5 @@ def _decode(header: dict[str, Any], body: bytes) -> Snapshot:
         owed=None if owed is None else (owed[0], owed[1]),
         timeouts=header["timeouts"],
         limits=header["limits"],
+        proxy_header=None if proxy_header is None else bytes.fromhex(proxy_header),
     )

@@ -17,15 +17,19 @@ from enum import Enum
 
 import attrs
 
+from reactor.address import Address, AddressLike
 from reactor.deploy.channel import Channel, Message
+from reactor.deploy.monitor import Member, Monitor, State
 from reactor.deploy.process import Child, Role, take_role
 from reactor.deploy.sockets import Key, ListeningSockets
+from reactor.deploy.status_address import StatusAddress
 from reactor.deploy.systemd import ServiceManager
 from reactor.deploy.worker import Setup, run_worker
 from reactor.errors import AddressError, ListenError, SupervisorError
 from reactor.loop.timers import Handle
 from reactor.options import check_callable, check_type, seconds
 from reactor.reactor import Reactor
+from reactor.status.overview import Phase
 
 __all__ = ["Supervisor"]
 
@@ -59,8 +63,14 @@ class Supervisor:
     setup: called as `setup(reactor)` in each worker; it listens, as in a program without workers. Each worker
         is this same program, run anew until its call of `run`.
     workers: how many, 1 or more. SIGTTIN and SIGTTOU change it.
+    max_workers: the number up to which SIGTTIN does, as 1 where workers would have state of their own that
+        clients share; None: no limit.
     drain_timeout: seconds that a worker's connections have to end when it is replaced or stopped; finite.
-    Raises TypeError or ValueError for invalid arguments.
+    status: the address of the status page (`reactor.status.StatusPage`), of the loopback interface or of a
+        Unix socket; None: there is none. It shows all workers, and goes on when the supervisor is replaced.
+    status_open: serve it on any other interface too, to all who reach it.
+    name: of the program, for the page's title.
+    Raises TypeError or ValueError for invalid arguments, AddressError for an invalid address.
 
         from reactor import Protocol
         from reactor.deploy import Supervisor
@@ -69,29 +79,50 @@ class Supervisor:
         # supervisor.run() returns after SIGTERM
     """
 
-    def __init__(self, setup: Setup, *, workers: int = 1, drain_timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        workers: int = 1,
+        max_workers: int | None = None,
+        drain_timeout: float = 30.0,
+        status: AddressLike | None = None,
+        status_open: bool = False,
+        name: str = "reactor",
+    ) -> None:
         check_callable("setup", setup)
+        check_type("name", name, str)
         check_type("workers", workers, int)
         if workers < 1:
             raise ValueError(f"workers must be 1 or more, not {workers}")
         self._setup = setup
+        if max_workers is not None and max_workers < workers:
+            raise ValueError(f"max_workers must be {workers} or more, as workers is, not {max_workers}")
         self._workers = workers
+        self._max_workers = max_workers
         self._drain_timeout = seconds("drain_timeout", drain_timeout, zero=True)
         if math.isinf(self._drain_timeout):
             raise ValueError("drain_timeout must be finite: no old process may stay for ever")
+        self._status = None if status is None else Address.of(status)
+        self._status_open = status_open
+        self._name = name
 
     def run(self) -> None:
         """Supervise on the main thread until SIGINT or SIGTERM, or until a successor has taken over.
 
         In a worker it runs `setup` and serves, and raises SystemExit at the end: what follows the call is run
         by the supervisor alone. Raises SupervisorError if the first workers do not start, if one could not be
-        restarted, or if a second signal ended everything at once.
+        restarted, or if a second signal ended everything at once. For the status page: ListenError,
+        UsageError if others could reach it, ImportError without the extra `status`.
         """
         role = take_role()
         if role is not None and role.kind == "worker":
             run_worker(role, self._setup, self._drain_timeout)
         with Reactor() as reactor:
-            _Supervision(reactor, self._workers, self._drain_timeout).run(role)
+            status = StatusAddress(reactor, self._status, self._status_open)
+            _Supervision(
+                reactor, self._workers, self._max_workers, self._drain_timeout, status, self._name
+            ).run(role)
 
 
 class _Phase(Enum):
@@ -122,13 +153,25 @@ class _Supervision:
     outdated: indices whose workers are to be replaced. pauses: timers of workers to be started again.
     """
 
-    def __init__(self, reactor: Reactor, workers: int, drain_timeout: float) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        workers: int,
+        max_workers: int | None,
+        drain_timeout: float,
+        status: StatusAddress,
+        name: str,
+    ) -> None:
         self._reactor = reactor
         self._drain_timeout = drain_timeout
+        self._status_address = status
+        self._monitor = Monitor(reactor, self._members, self._state, name)
+        self._name = name
         self._manager = ServiceManager()
         self._sockets = ListeningSockets()
         self._phase = _Phase.STARTING
         self._target = workers
+        self._max_workers = max_workers
         self._starting: dict[int, _Worker] = {}
         self._serving: dict[int, _Worker] = {}
         self._draining: set[_Worker] = set()
@@ -164,6 +207,9 @@ class _Supervision:
         if self._manager.watchdog is not None:
             self._pat(self._manager.watchdog / 2)
         try:
+            self._status_address.bind()
+            if role is None:
+                self._status_address.serve(self._monitor.collect, self._name)
             self._reactor.call_soon(self._advance)
             self._reactor.run()
         finally:
@@ -172,6 +218,8 @@ class _Supervision:
                 worker.child.process.wait()
                 worker.child.channel.close()
             self._sockets.close(remove=self._owns_files())
+            self._status_address.close(remove=self._owns_files())
+            self._monitor.close()
             if self._predecessor is not None:
                 self._predecessor.close()
             if self._successor is not None:
@@ -183,6 +231,33 @@ class _Supervision:
         self._manager.notify("WATCHDOG=1")
         self._reactor.call_later(interval, self._pat, interval)
 
+    # What the status page asks for
+
+    def _members(self) -> list[Member]:
+        phases = (
+            ("starting", self._starting.values()),
+            ("serving", self._serving.values()),
+            ("draining", self._draining),
+        )
+        return [
+            Member(worker.index, worker.child.pid, phase, worker.child.channel)
+            for phase, workers in phases
+            for worker in workers
+        ]
+
+    def _state(self) -> State:
+        phase = {
+            _Phase.STARTING: Phase.STARTING,
+            _Phase.RUNNING: Phase.RUNNING,
+            _Phase.ENDING: Phase.DRAINING,
+        }[self._phase]
+        if phase is Phase.RUNNING and self._successor is not None:
+            phase = Phase.REPLACING
+        elif phase is Phase.RUNNING and self._restarting:
+            phase = Phase.RESTARTING
+        waiting = self._outdated | (self._starting.keys() & self._serving.keys())
+        return State(phase, self._target, self._target - len(waiting) if self._restarting else 0)
+
     def _all(self) -> list[_Worker]:
         return [*self._starting.values(), *self._serving.values(), *self._draining]
 
@@ -192,6 +267,7 @@ class _Supervision:
     # The one place that starts processes, and sees that something is complete
 
     def _advance(self) -> None:
+        self._status_address.refresh()
         if self._phase is _Phase.ENDING:
             if not self._all():
                 self._reactor.stop()
@@ -236,6 +312,7 @@ class _Supervision:
         except OSError as exc:
             self._not_ready(index, f"worker {index} can't be started: {exc}", None)
             return
+        self._monitor.count(index, "starts")
         timer = self._reactor.call_later(START_TIMEOUT, child.process.kill)
         worker = self._starting[index] = _Worker(child, index, timer)
         self._reactor.add_reader(child.channel, self._read, worker)
@@ -247,6 +324,8 @@ class _Supervision:
                     self._bind(worker, message)
                 elif message.kind == "ready":
                     self._ready(worker)
+                elif message.kind == "snapshot":
+                    self._monitor.answer(worker.index, worker.child.pid, message)
                 elif message.kind == "draining" and worker in self._draining and self._terminations < 2:
                     self._limit_drain(worker)
         except EOFError:
@@ -288,6 +367,7 @@ class _Supervision:
 
     def _not_ready(self, index: int, why: str, status: int | None) -> None:
         """Decide what follows from a worker that did not start."""
+        self._monitor.count(index, "failures")
         if self._phase is _Phase.ENDING:
             self._close_sockets_when_unused()
             return
@@ -337,6 +417,7 @@ class _Supervision:
         index = worker.index
         worker.timer.cancel()
         self._reactor.remove_reader(worker.child.channel)
+        self._read_last(worker)
         worker.child.channel.close()
         if worker in self._draining:
             self._draining.discard(worker)
@@ -346,12 +427,23 @@ class _Supervision:
             if index >= self._target or self._phase is _Phase.ENDING:
                 return
             log.error("%s %s: another is started", worker, how)
+            self._monitor.count(index, "failures")
             if self._reactor.time() - worker.ready_at < _SHORT_LIFE:
                 self._pause(index, _SHORT_LIFE_PAUSE)
         else:
             del self._starting[index]
             status = worker.child.process.returncode
             self._not_ready(index, f"{worker} {how} before it was ready", status if status > 0 else None)
+
+    def _read_last(self, worker: _Worker) -> None:
+        """Read what a worker has counted until its end; it asks for nothing more."""
+        try:
+            while (message := worker.child.channel.receive()) is not None:
+                if message.kind == "snapshot":
+                    self._monitor.answer(worker.index, worker.child.pid, message)
+        except EOFError:
+            pass  # that is the end
+        self._monitor.ended(worker.child.pid)
 
     def _drain(self, worker: _Worker, end: socket.socket | None = None) -> None:
         """Tell a worker to serve what is in its queue, and end. end: of the stream to the next worker."""
@@ -390,6 +482,9 @@ class _Supervision:
         """SIGTTIN: one worker more."""
         if self._phase is not _Phase.RUNNING:
             log.warning("SIGTTIN is ignored: the supervisor is %s", self._phase.value)
+            return
+        if self._target == self._max_workers:
+            log.warning("SIGTTIN is ignored: max_workers is %d", self._target)
             return
         self._steered = True
         self._sockets.steer(self._target)  # until the new one is ready
@@ -471,7 +566,9 @@ class _Supervision:
         log.info("process %d is to replace the supervisor", successor.pid)
         self._successor = successor
         self._successor_timer = self._reactor.call_later(START_TIMEOUT, successor.process.kill)
+        fields, descriptors = self._status_address.exported()
         sent = [successor.channel.send("queue", fds, **fields) for fields, fds in self._sockets.exported()]
+        sent.append(successor.channel.send("status address", descriptors, **fields))
         if not (all(sent) and successor.channel.send("begin", target=self._target, steered=self._steered)):
             successor.process.kill()  # it would lack a socket; `_reap` comes to it
         self._reactor.add_reader(successor.channel, self._read_successor, successor)
@@ -479,7 +576,10 @@ class _Supervision:
     def _read_successor(self, successor: Child) -> None:
         try:
             while (message := successor.channel.receive()) is not None:
-                self._replaced(successor, message)
+                if message.kind == "ready":
+                    self._replaced(successor, message)
+                elif message.kind == "status":
+                    self._monitor.report_to_successor()
         except EOFError:
             self._reactor.remove_reader(successor.channel)  # `_reap` comes to it
 
@@ -494,6 +594,8 @@ class _Supervision:
         self._phase = _Phase.ENDING
         log.info("process %d has replaced the supervisor: draining the workers", successor.pid)
         self._manager.notify(f"MAINPID={successor.pid}")
+        self._status_address.leave()
+        self._monitor.hand_over(successor.channel)
         successor.channel.send("go")
         ends = {
             index: socket.socket(fileno=fd)
@@ -534,20 +636,27 @@ class _Supervision:
                 self._target = message.fields["target"]
                 self._steered = message.fields["steered"]
                 return
+            if message.kind == "status address":
+                self._status_address.take(message.fields["address"], message.descriptors)
+                continue
             text, occurrence = message.fields["key"]
             self._sockets.take((text, occurrence), message.fields["spread"], message.descriptors)
 
     def _read_predecessor(self) -> None:
         """Go on alone: the supervisor of before has said so, or has gone."""
         assert self._predecessor is not None
+        predecessor = self._predecessor
         try:
-            if self._predecessor.receive() is None:
+            while (message := predecessor.receive()) is not None and message.kind != "go":
+                self._monitor.receive(message)
+            if message is None:
                 return
         except EOFError:
             log.info("the supervisor of before has gone")
-        self._reactor.remove_reader(self._predecessor)
-        self._predecessor.close()
+        self._reactor.remove_reader(predecessor)
         self._predecessor = None
+        self._monitor.follow(predecessor)
+        self._status_address.serve(self._monitor.collect, self._name)
         log.info("process %d is the supervisor now", os.getpid())
         if self._phase is _Phase.RUNNING:
             self._manager.ready(self._status())

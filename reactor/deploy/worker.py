@@ -1,6 +1,6 @@
 """The worker's side: a reactor that listens on the supervisor's sockets, and ends after a drain.
 
-    setup(reactor) -> "ready" -> serving -> "drain" -> [hand over] -> draining -> exit
+    setup(reactor) -> "ready" -> serving -> "drain" -> [hand over] -> draining -> "snapshot" -> exit
 
 A worker whose supervisor has gone drains as well: it reads the end of the channel.
 """
@@ -23,6 +23,7 @@ from reactor.errors import ListenError
 from reactor.listening.binding import SocketOption, UnixPath
 from reactor.loop.system import KERNEL
 from reactor.reactor import Reactor
+from reactor.status.snapshot import take_snapshot
 
 __all__ = ["Setup", "WorkerReactor", "run_worker"]
 
@@ -101,6 +102,7 @@ class _Worker:
         for message in self._reactor.unread:
             self._handle(message)
         self._reactor.run()
+        self.report()  # what it has counted until its end
 
     def _read(self) -> None:
         try:
@@ -120,8 +122,14 @@ class _Worker:
             self._hand_over(*ends)
         elif message.kind == "drain":
             self._drain()
+        elif message.kind == "status":
+            self.report()
         elif message.kind == "stop":
             self._reactor.stop()
+
+    def report(self) -> None:
+        """Send a snapshot to the supervisor."""
+        self._channel.send("snapshot", snapshot=take_snapshot(self._reactor).to_json())
 
     def _take_over(self, end: socket.socket) -> None:
         take_over(self._reactor, end)

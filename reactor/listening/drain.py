@@ -142,9 +142,12 @@ class Drain:
             self._next.cancel()
             self._next = self._loop.scheduler.call_soon(self.finish_if_empty)
             return
-        finished = self._clean - self._idle
-        report = Drained(idle=self._idle, finished=finished, failed=self._failed, aborted=self._aborted)
-        self._report(report)
+        self._report(self.so_far())
+
+    def so_far(self) -> Drained:
+        """Return how connections have ended until now."""
+        finished = max(0, self._clean - self._idle)  # an idle one is counted before its end is
+        return Drained(idle=self._idle, finished=finished, failed=self._failed, aborted=self._aborted)
 
     def _report(self, report: Drained) -> None:
         """Call `on_done`, if that was not done before."""

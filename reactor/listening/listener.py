@@ -16,7 +16,15 @@ import attrs
 
 from reactor.address import Address, client_prefix, pack_sockaddr
 from reactor.connection.closing import Linger, close_quietly, lingering_of, reset
-from reactor.connection.connection import Connection, connections_of, open_connection
+from reactor.connection.connection import (
+    Connection,
+    await_header,
+    begin,
+    connections_of,
+    fail,
+    identify,
+    open_connection,
+)
 from reactor.connection.handover import Snapshot, revive
 from reactor.connection.handshake import pending_handshake_of
 from reactor.connection.interface import make_protocol
@@ -25,6 +33,7 @@ from reactor.errors import (
     ACCEPT_AGAIN,
     ACCEPT_EXHAUSTED,
     ConnectionAborted,
+    ProxyHeaderError,
     TLSHandshakeError,
     UsageError,
 )
@@ -34,11 +43,13 @@ from reactor.loop.log import logger
 from reactor.loop.loop import Loop
 from reactor.loop.registry import EVENT_READ, EXCLUSIVE
 from reactor.loop.timers import Handle
-from reactor.options import check_callable, seconds
+from reactor.options import ProxyProtocol, check_callable, seconds
 from reactor.protocol import Factory
 
 if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     import ssl
+
+    from reactor.connection.pending_header import PendingHeader
 
 __all__ = [
     "AcceptErrorHandler", "Listener", "TLSErrorHandler", "admit_taken_over", "begin_draining",
@@ -103,6 +114,7 @@ class Listener:
     _backlog: int
     _on_accept_error: AcceptErrorHandler | None
     _on_tls_error: TLSErrorHandler | None
+    _proxy_protocol: ProxyProtocol | None = None
     _shared: bool = False  # other processes accept on these sockets too
     _interest: int = attrs.field(init=False)
 
@@ -262,20 +274,26 @@ class Listener:
                 self._close_socket(sock)
 
     def _admit(self, sock: socket.socket, sockaddr: Any) -> None:
-        limits = self._settings.limits
-        prefix = None if limits.max_per_ip is None else client_prefix(pack_sockaddr(sockaddr))
+        limits, proxy = self._settings.limits, self._proxy_protocol
+        by_ip = limits.max_per_ip is not None and proxy is None
+        prefix = client_prefix(pack_sockaddr(sockaddr)) if by_ip else None
         if limits.max_connections is not None and self.connections >= limits.max_connections:
             self._refuse(sock, "max_connections")
             return
         if prefix is not None and self._by_prefix[prefix] >= (limits.max_per_ip or 0):
             self._refuse(sock, "max_per_ip")
             return
+        if proxy is not None and not proxy.trusts(sockaddr):
+            self._refuse_untrusted(sock, sockaddr)
+            return
         try:
-            if self._settings.tls is None:
+            protocol: Any
+            if proxy is not None:
+                protocol = self._pending_header(sock, sockaddr, proxy)
+            elif self._settings.tls is None:
                 protocol = make_protocol(self._factory)
             else:
-                pending = pending_handshake_of(self._factory)
-                protocol = pending(self, self._factory, partial(self._tls_failed, sockaddr))
+                protocol = self._pending_handshake(sockaddr)
         except Exception as exc:
             reset(sock)
             self._loop.scheduler.report(exc, f"the protocol factory of {self}")
@@ -291,8 +309,12 @@ class Listener:
             sock.setblocking(False)
             if sys.platform != "linux":
                 set_no_delay(sock)  # inherited from the listening socket on Linux only
-            connection = self._connection_type(self._settings, sock, protocol, sockaddr)
-            open_connection(connection)
+            if proxy is None:
+                connection = self._connection_type(self._settings, sock, protocol, sockaddr)
+                open_connection(connection)
+            else:
+                connection = self._connection_type(self._settings, sock, protocol, None)
+                await_header(connection)
         except OSError as exc:
             reset(sock)
             self._gone(prefix, exc)
@@ -300,6 +322,10 @@ class Listener:
             return
         for drain in self._drains:
             drain.connection_admitted(connection)
+
+    def _pending_handshake(self, sockaddr: Any) -> Any:
+        pending = pending_handshake_of(self._factory)
+        return pending(self, self._factory, partial(self._tls_failed, sockaddr))
 
     def _tls_failed(self, sockaddr: Any, exc: BaseException) -> None:
         if isinstance(exc, ConnectionAborted):
@@ -312,6 +338,50 @@ class Listener:
             self._loop.scheduler.log.info((self, str(exc)), "%s", error)
         else:
             self._loop.scheduler.call(self._on_tls_error, error)
+
+    # The PROXY protocol
+
+    def _refuse_untrusted(self, sock: socket.socket, sockaddr: Any) -> None:
+        message = "%s: %s is refused: it is none of the trusted proxies"
+        self._loop.scheduler.log.warning((self, message), message, self, Address.from_sockaddr(sockaddr))
+        self._refuse(sock, "proxy_untrusted")
+
+    def _pending_header(self, sock: socket.socket, sockaddr: Any, proxy: ProxyProtocol) -> PendingHeader:
+        from reactor.connection.pending_header import PendingHeader  # noqa: PLC0415 - few programs need it
+
+        done, failed = partial(self._header_received, sockaddr), partial(self._header_failed, sockaddr)
+        return PendingHeader(self._loop, sock, proxy.timeout, done, failed)
+
+    def _header_received(self, sockaddr: Any, connection: Connection, pending: PendingHeader) -> None:
+        """Admit the client that the header of a connection names; without one, the proxy at `sockaddr`."""
+        assert pending.header is not None
+        client = sockaddr if pending.header.source is None else pending.header.source
+        peer, limit = pack_sockaddr(client), self._settings.limits.max_per_ip
+        prefix = None if limit is None else client_prefix(peer)
+        if prefix is not None:
+            if self._by_prefix[prefix] >= (limit or 0):
+                self._loop.counters.refused["max_per_ip"] += 1
+                fail(connection, ConnectionAborted("the client has max_per_ip connections"))
+                return
+            self._by_prefix[prefix] += 1
+        identify(connection, attrs.evolve(self._settings, proxy_header=pending.encoded), peer)
+        try:
+            tls = self._settings.tls
+            protocol = make_protocol(self._factory) if tls is None else self._pending_handshake(client)
+        except Exception as exc:
+            connection.abort(exc)
+            self._loop.scheduler.report(exc, f"the protocol factory of {self}")
+            return
+        for drain in self._drains:
+            drain.connection_admitted(connection)
+        begin(connection, protocol)
+
+    def _header_failed(self, sockaddr: Any, exc: BaseException) -> None:
+        if not isinstance(exc, ProxyHeaderError):
+            return  # ended by this side
+        self._loop.counters.refused["proxy_header"] += 1
+        message, peer = "%s: no PROXY header from %s: %s", Address.from_sockaddr(sockaddr)
+        self._loop.scheduler.log.warning((self, message), message, self, peer, exc)
 
     def _refuse(self, sock: socket.socket, reason: str) -> None:
         self._loop.counters.refused[reason] += 1
@@ -538,3 +608,11 @@ def admit_taken_over(listener: Listener, sock: socket.socket, snapshot: Snapshot
         close_quietly(sock)
         listener._gone(prefix, exc)
         raise
+
+
+# For the status page
+
+
+def holds_of(listener: Listener) -> list[str]:
+    """Return the reasons for which it accepts nothing, of `Hold`'s values; none: it accepts."""
+    return sorted(hold.value for hold in listener._holds)

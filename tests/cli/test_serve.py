@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -24,6 +25,7 @@ from tests.cli.programs import (
     usage_error,
 )
 from tests.helpers import DEADLINE
+from tests.status.clients import get, metrics
 
 
 def test_echo_is_the_default_app():
@@ -112,6 +114,36 @@ def test_max_per_ip_closes_the_second_client():
             assert second.recv(1) == b""
         first.sendall(b"2")
         assert first.recv(1) == b"2"
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_proxy_sends_its_client_s_address_to_a_server_behind_it(version):
+    words = ("--listen", "127.0.0.1:0", "--proxy-protocol", "--proxy-trust", "127.0.0.1", "--max-per-ip", "1")
+    with server("serve", "echo", *words) as (_, behind):
+        names = ("serve", "proxy", "--listen", "127.0.0.1:0", "--to", behind, "--send-proxy", version)
+        with server(*names) as (_, address), client_of(address) as first:
+            first.sendall(b"1")
+            assert first.recv(1) == b"1"
+            with client_of(address) as second:  # one more of its client
+                assert second.recv(1) == b""
+            with client_of(behind) as other:  # of another client, as it says
+                other.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n3")
+                assert other.recv(1) == b"3"
+
+
+def test_client_that_is_no_trusted_proxy_is_refused():
+    words = (
+        "--listen",
+        "127.0.0.1:0",
+        "--proxy-protocol",
+        "--proxy-trust",
+        "10.0.0.0/8",
+        "--proxy-trust",
+        "unix:",
+    )
+    with server(*words) as (process, address), client_of(address) as client:
+        assert client.recv(1) == b""
+        assert b"is refused: it is none of the trusted proxies" in process.stderr.readline()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -256,6 +288,17 @@ def test_classes_and_functions_may_be_factories(tmp_path):
         (["proxy", "--to", "127.0.0.1:1", "--root", "/"], "--root is for the app files"),
         (["files", "--root", "/no/such/place"], "'/no/such/place' is not a directory"),
         (["proxy", "--to", "nowhere"], "'nowhere' has no port"),
+        (["echo", "--send-proxy", "v1"], "--send-proxy is for the app proxy"),
+        (
+            ["proxy", "--to", "127.0.0.1:1", "--send-proxy", "v3"],
+            "argument --send-proxy: invalid choice: 'v3'",
+        ),
+        (["echo", "--proxy-protocol"], "--proxy-protocol needs --proxy-trust"),
+        (["echo", "--proxy-trust", "10.0.0.0/8"], "--proxy-trust needs --proxy-protocol"),
+        (
+            ["echo", "--proxy-protocol", "--proxy-trust", "10.0.0.1/8"],
+            "argument --proxy-trust: trusted has '10.0.0.1/8', which is neither a network nor 'unix:'",
+        ),
     ],
 )
 def test_option_of_an_app_is_required_by_it_and_refused_for_others(capfd, words, cause):
@@ -432,6 +475,17 @@ def test_certificate_is_reloaded_at_sighup(certificates, tmp_path):
         (["serve", "os:sep"], "'os:sep' is not a factory: it is a str, which can't be called"),
         (["serve", "--tls-key", "x"], "--tls-key needs --tls-cert"),
         (["serve", "--alpn", "x"], "--alpn needs --tls-cert"),
+        (
+            ["serve", "chat", "--workers", "2"],
+            "with --workers 2 each worker would have rooms and names of its own: join them with --backplane",
+        ),
+        (["serve", "echo", "--backplane", "redis://localhost"], "--backplane is for the app chat"),
+        (["serve", "os:getpid", "--web", ":0"], "--web is for the app chat"),
+        (["serve", "chat", "--web", "nowhere"], "argument --web: "),
+        (
+            ["serve", "chat", "--backplane", "http://localhost"],
+            "argument --backplane: the broker's URL is invalid: give redis://",
+        ),
     ],
 )
 def test_invalid_argument_is_one_line_with_the_cause(capfd, words, cause):
@@ -444,3 +498,176 @@ def test_certificate_that_cannot_be_used_is_one_line_and_status_1(certificates, 
     line = capfd.readouterr().err
     assert "does not belong to the certificate" in line
     assert line.count("\n") == 1
+
+
+def test_status_page_of_a_process_alone():
+    with command("serve", "echo", "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0") as process:
+        status = re.search(r"status page: http://(\S+)/\n", process.stderr.readline().decode())[1]
+        address = listening_on(process)
+        with client_of(address) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            assert metrics(status)["reactor_connections",] == 1
+        assert "<title>reactor serve echo</title>" in get(status, "/")[2]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        ("0.0.0.0:0", "argument --status: the status page would be open to all who reach 0.0.0.0:0: "),
+        ("nowhere", "argument --status: 'nowhere' has no port: "),
+    ],
+)
+def test_status_address_that_can_not_be_meant(capfd, workers, status, error):
+    line = usage_error(capfd, "serve", "echo", "--listen", "127.0.0.1:0", "--status", status, *workers)
+    assert error in line
+
+
+def test_status_open_is_about_an_address(capfd):
+    assert "--status-open needs --status" in usage_error(capfd, "serve", "--status-open")
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+def test_status_address_in_use(workers):
+    with listening_socket() as (_, address):
+        with command("serve", "echo", "--listen", "127.0.0.1:0", "--status", address, *workers) as process:
+            assert process.wait(DEADLINE) == 1
+            (line,) = process.stderr.read().decode().splitlines()
+            assert f"cannot listen on {address}" in line
+
+
+def test_status_page_that_is_open_is_warned_of():
+    words = ("serve", "echo", "--listen", "127.0.0.1:0", "--status", "0.0.0.0:0", "--status-open")
+    with command(*words) as process:
+        assert b"WARNING the status page on 0.0.0.0:" in process.stderr.readline()
+
+
+@pytest.mark.parametrize("package", ["h11", "prometheus_client"])
+@pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
+def test_status_page_without_the_extra_is_one_line(package, workers):
+    words = ["serve", "echo", "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0", *workers]
+    run = f"from reactor.cli.main import main; sys.exit(main({words!r}))"
+    program = f"import sys; sys.modules[{package!r}] = None; {run}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "needs" in line
+    assert "pip install 'selectors-reactor[" in line
+
+
+# Datagrams
+
+
+@pytest.mark.parametrize(
+    ("app", "answer"), [("echo", b"hello"), ("daytime", rb"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00\r\n")]
+)
+def test_app_answers_datagrams(app, answer):
+    with server("serve", app, "--udp", "--listen", "127.0.0.1:0") as (process, address):
+        assert address.startswith("udp:127.0.0.1:")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.connect(("127.0.0.1", int(address.rsplit(":", 1)[1])))
+            client.send(b"hello")
+            assert re.fullmatch(answer, client.recv(100))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+def test_unix_datagrams_are_served(tmp_path):
+    path = str(tmp_path / "socket")
+    with server("serve", "echo", "--udp", "--listen", f"unix:{path}") as (process, address):
+        assert address == f"udp:unix:{path}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.bind(str(tmp_path / "client"))
+            client.sendto(b"hello", path)
+            assert client.recv(100) == b"hello"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+    assert not os.path.exists(path)
+
+
+def test_factory_of_a_module_serves_datagrams(tmp_path):
+    (tmp_path / "loud.py").write_text(
+        "from reactor.datagrams import DatagramProtocol\n"
+        "class Loud(DatagramProtocol):\n"
+        "    def connection_made(self, endpoint): self.endpoint = endpoint\n"
+        "    def datagram_received(self, data, address, info=None):\n"
+        "        self.endpoint.send(data.upper(), address)\n"
+    )
+    words = ("serve", "loud:Loud", "--udp", "--listen", "127.0.0.1:0")
+    with server(*words, cwd=tmp_path) as (_, address):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.connect(("127.0.0.1", int(address.rsplit(":", 1)[1])))
+            client.send(b"hello")
+            assert client.recv(100) == b"HELLO"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("chat",), "--udp is for echo, daytime and module:factory: this app has connections only"),
+        (
+            ("echo", "--workers", "2"),
+            "--workers is for connections: one process serves datagrams, leave it out",
+        ),
+        (("echo", "--idle-timeout", "5"), "--idle-timeout is for connections, and --udp has none"),
+        (("echo", "--tls-cert", "file"), "--tls-cert is for connections, and --udp has none"),
+        (
+            ("reactor:Protocol",),
+            "it has no datagram_received; derive it from reactor.datagrams.DatagramProtocol",
+        ),
+        (("echo", "--listen", "unix:/no/such"), "cannot bind unix:/no/such"),
+    ],
+)
+def test_what_datagrams_have_no_use_for_is_refused_in_one_line(capfd, words, message):
+    if "cannot bind" in message:
+        assert main(["serve", *words, "--udp"]) == 1
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1
+    else:
+        error = usage_error(capfd, "serve", *words, "--udp")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("package", "words", "extra"),
+    [
+        ("hiredis", ["--backplane", "redis://localhost"], "redis"),
+        ("wsproto", ["--web", "127.0.0.1:0"], "web"),
+        ("h11", ["--web", "127.0.0.1:0"], "http"),
+    ],
+)
+def test_chat_without_an_extra_is_one_line(package, words, extra):
+    words = ["serve", "chat", "--listen", "127.0.0.1:0", *words]
+    run = f"from reactor.cli.main import main; sys.exit(main({words!r}))"
+    program = f"import sys; sys.modules[{package!r}] = None; {run}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"needs {package}: pip install 'selectors-reactor[{extra}]'" in line
+
+
+def test_chat_serves_while_its_broker_is_away_and_is_not_ready(tmp_path):
+    words = ["--backplane", f"unix://{tmp_path}/nothing", "--status", "127.0.0.1:0"]
+    with command("serve", "chat", "--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", *words) as process:
+        said = ""
+        addresses = []
+        while len(addresses) < 3 or "cannot connect" not in said:
+            said += process.stderr.readline().decode()
+            addresses = re.findall(r"(?:listening on |http://)(127\.0\.0\.1:\d+)", said)
+        status, lines, page = addresses
+        answer = get(status, "/ready")
+        assert answer[0] == 503
+        assert "other processes can't be reached" in str(answer)
+        assert get(page, "/")[0] == 200
+        with client_of(lines) as client:
+            heard = b""
+            while b"the others can't be reached" not in heard:
+                heard += client.recv(1000)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0

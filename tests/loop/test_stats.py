@@ -105,6 +105,23 @@ def test_ends_are_counted_by_reason(make_selector):
             client.close()
 
 
+def test_drain_is_counted_while_it_goes_on_and_afterwards(reactor):
+    _, idle = pair(reactor, Recorder())
+    busy, peer = pair(reactor, Recorder())
+    busy.write(bytes(4 << 20))
+    assert (reactor.stats().draining, reactor.stats().drained) == (False, {})
+    reactor.drain(30)
+    spin(reactor, lambda: len(reactor.connections()) == 1)
+    stats = reactor.stats()
+    assert (stats.draining, stats.open) == (True, 1)
+    assert stats.drained == {"idle": 1, "finished": 0, "failed": 0, "aborted": 0}
+    busy.abort()
+    spin(reactor, lambda: not reactor.stats().draining)
+    assert reactor.stats().drained == {"idle": 1, "finished": 0, "failed": 1, "aborted": 0}
+    idle.close()
+    peer.close()
+
+
 def test_exception_after_the_end_is_counted_and_is_not_the_reason(reactor, errors):
     class Broken(Recorder):
         def data_received(self, data):

@@ -1,0 +1,643 @@
+"""`RedisBackplane`: messages between processes and machines over Redis or Valkey, by two connections.
+
+One is for commands: it publishes, and reads the history. The other one receives what is published. What is
+published in a tick leaves in one write, because the connection gathers it. The parts that do no I/O are
+`Outbox`, for what is to be published, `Topic`, for what is received, and the broker's `scripts`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from reactor.backplane.interface import (
+    MAX_MESSAGE,
+    MAX_QUEUED,
+    PRESENCE_TTL,
+    Backplane,
+    BackplaneState,
+    Membership,
+    Subscription,
+    check_count,
+)
+from reactor.backplane.link import Link, Refusable, ReplyHandler
+from reactor.backplane.outbox import Outbox
+from reactor.backplane.scripts import (
+    FORGET,
+    GIVE,
+    HAND_OVER,
+    MEMBERS,
+    PUBLISH,
+    READ,
+    SCRIPTS,
+    TAKE,
+    digest,
+)
+from reactor.backplane.topic import Live, Read, Topic
+from reactor.backplane.url import BrokerURL
+from reactor.connecting.connector import Connector, keep_through_drain
+from reactor.errors import BrokerError, ConnectError
+from reactor.options import Limits, Reconnect, Timeouts, check_type, seconds
+from reactor.reactor import Reactor
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["RedisBackplane"]
+
+# Heartbeats in the time after which a node that does not hear them is deaf.
+_BEATS = 4
+
+# Messages that are read from the history at once, and topics in one SUBSCRIBE.
+_CHUNK = 64
+_TOPICS_AT_ONCE = 1000
+
+# The broker bounds what it queues for a connection itself; what it is sent is bounded by `max_queued`.
+_LIMITS = Limits(max_write_buffer=None, high_water=1024 * 1024, low_water=256 * 1024)
+
+# Seconds between two renewals of the topics, which the broker would forget else.
+_RENEW = FORGET / 8
+
+_OLDEST = (6, 2)
+
+_DIGESTS = {script: digest(script) for script in SCRIPTS}
+
+
+class RedisBackplane(Backplane):
+    """Messages between the processes and machines that use the same broker, Redis 6.2 or Valkey and newer.
+
+    reactor: on whose thread it is used.
+    url: redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], rediss:// over TLS, or unix:///PATH[?db=DATABASE].
+    tls: the context for rediss://; None: `reactor.tls.client_context()`.
+    prefix: of all keys and channels.
+    history, history_age: messages of a topic that the broker keeps, a few more at times, and the seconds for
+        which it keeps them. A subscriber that was cut off gets from there what it has missed.
+    max_message: bytes of the largest message.
+    max_queued: bytes of the messages that the broker has not acknowledged; `publish` refuses more.
+    deadline: seconds, after which a backplane that does not hear its own heartbeats is deaf.
+    presence_ttl: seconds after which the names of a process that has died, or that does not reach the broker,
+        are free. More than `deadline`.
+    reconnect: the delays after a lost connection.
+    Raises AddressError for an invalid URL, TypeError or ValueError, naming the parameter, for another invalid
+    argument, UsageError if the reactor is closed.
+
+    >>> from reactor.backplane import RedisBackplane
+    >>> from reactor.testing import MemoryReactor
+    >>> with MemoryReactor() as reactor:
+    ...     backplane = RedisBackplane(reactor, "redis://:secret@127.0.0.1/1")
+    ...     backplane.state.value, backplane.publish("news", b"sent when the broker is there")
+    ('connecting', True)
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        url: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        prefix: str = "reactor",
+        history: int = 1000,
+        history_age: float = 300.0,
+        max_message: int = MAX_MESSAGE,
+        max_queued: int = MAX_QUEUED,
+        deadline: float = 4.0,
+        presence_ttl: float = PRESENCE_TTL,
+        reconnect: Reconnect | None = None,
+    ) -> None:
+        super().__init__(reactor, max_message, max_queued)
+        check_type("url", url, str)
+        check_type("prefix", prefix, str)
+        check_type("reconnect", reconnect, Reconnect, optional=True)
+        self._url = BrokerURL.parse(url)
+        self._prefix = f"{prefix}:{self._url.database}:"
+        self._history = check_count("history", history)
+        self._history_age = int(seconds("history_age", history_age) * 1000)
+        self._deadline = seconds("deadline", deadline)
+        self._presence_ttl = seconds("presence_ttl", presence_ttl)
+        if self._presence_ttl <= self._deadline:
+            raise ValueError(f"presence_ttl ({presence_ttl:g}) must be above deadline ({deadline:g})")
+
+        self._name = token_hex(8)
+
+        # The links, while they are ready for use; `_open` has those that are signing in as well.
+        self._commands: Link | None = None
+        self._receiver: Link | None = None
+        self._open: set[Link] = set()
+
+        # The server, as it was when the commands' link was made.
+        self._run = ""  # its name, with "+" if it is durable
+        self._epochs = 0  # that it has proposed
+
+        self._outbox = Outbox()
+        self._topics: dict[bytes, Topic] = {}
+        self._confirming: Counter[bytes] = Counter()  # SUBSCRIBE commands without their confirmation
+
+        # Presence: the names of this process, and the key by which the broker knows that it lives.
+        self._held: dict[tuple[str, str], Membership] = {}
+        self._node = b""
+        self._looking_up: dict[object, partial[None]] = {}  # with None, if the connection is lost
+
+        # Heartbeats.
+        self._state = BackplaneState.CONNECTING
+        self._ear = self._key("b", self._name)
+        self._unheard = 0  # heartbeats in a row
+        self._heard_at: float | None = None
+        self._down_since = reactor.time()
+        self._problem = ""
+        self._begin()
+        self._timer = reactor.call_later(self._deadline / _BEATS, self._beat)
+        self._renewal = reactor.call_later(_RENEW, self._renew)
+        self._connectors = self._connect(reconnect or Reconnect(first=0.1, max_delay=1.0), tls)
+
+    def __repr__(self) -> str:
+        return f"<RedisBackplane {str(self._url)[1:-1]}>"
+
+    @property
+    def state(self) -> BackplaneState:
+        """Whether messages pass. UP: heartbeats have come back by way of the broker."""
+        return BackplaneState.CLOSED if self._closed else self._state
+
+    def _key(self, kind: str, name: str) -> bytes:
+        return f"{self._prefix}{kind}:{name}".encode()
+
+    # Connecting
+
+    def _connect(self, reconnect: Reconnect, tls: ssl.SSLContext | None) -> list[Connector]:
+        if self._url.secure and tls is None:
+            from reactor.tls import client_context  # noqa: PLC0415 - imports ssl
+
+            tls = client_context()
+        commands = partial(
+            Link, on_made=self._sign_in, on_lost=self._commands_lost, on_resumed=self._send_queued,
+            may_end=self._may_end,
+        )  # fmt: skip
+        receiver = partial(
+            Link, on_made=self._listen, on_lost=self._receiver_lost, on_push=self._on_push,
+            may_end=self._may_end,
+        )  # fmt: skip
+        made = []
+        for factory in (commands, receiver):
+            connector = self._reactor.connect(
+                self._url.address, factory, limits=_LIMITS,
+                timeouts=Timeouts(connect=self._deadline, write=None, close=self._deadline),
+                on_failure=self._failed, reconnect=reconnect, tls=tls if self._url.secure else None,
+            )  # fmt: skip
+            keep_through_drain(connector)
+            made.append(connector)
+        return made
+
+    def _authenticate(self, link: Link) -> None:
+        self._open.add(link)
+        if self._url.password is not None:
+            user = () if self._url.username is None else (self._url.username,)
+            link.send(_ignore, "AUTH", *user, self._url.password)
+        if self._url.database:
+            link.send(_ignore, "SELECT", self._url.database)
+        link.send(_check_pong, "PING")
+
+    def _sign_in(self, link: Link) -> None:
+        """Begin to use a new connection for commands: all that is to be known first, in one write."""
+        self._authenticate(link)
+        facts: dict[bytes, bytes] = {}
+        for section in ("server", "replication"):
+            link.send(partial(_add_info, facts), "INFO", section)
+        for option in ("appendonly", "appendfsync"):
+            link.send(Refusable(partial(_add_option, facts)), "CONFIG", "GET", option)
+        for script in SCRIPTS:
+            link.send(_ignore, "SCRIPT", "LOAD", script)
+        link.send(partial(self._signed_in, link, facts), "GET", self._key("p", self._outbox.publisher))
+
+    def _signed_in(self, link: Link, facts: dict[bytes, bytes], last: bytes | None) -> None:
+        """Go on where the connection before has ended."""
+        _check_version(facts)
+        self._run = facts.get(b"run_id", b"-").decode() + ("+" if _is_durable(facts) else "")
+        self._commands = link
+        self._counts.connected += 1
+        outbox = self._outbox
+        outbox.resume(None if last is None else int(last))
+        publisher = self._key("p", outbox.publisher)
+        self._command(None, "SET", publisher, outbox.acknowledged, "NX", "EX", FORGET)
+        self._claim_all()
+        self._send_beat()
+        for topic in self._topics.values():
+            if topic.wants_history():
+                self._read(topic)
+        self._send_queued()
+
+    def _listen(self, link: Link) -> None:
+        """Begin to use a new connection for receiving."""
+        self._authenticate(link)
+        self._receiver = link
+        self._confirming.clear()
+        link.send(None, "SUBSCRIBE", self._ear)
+        keys = list(self._topics)
+        for start in range(0, len(keys), _TOPICS_AT_ONCE):
+            self._subscribe(keys[start : start + _TOPICS_AT_ONCE])
+
+    def _commands_lost(self, link: Link, exc: BaseException | None) -> None:
+        self._open.discard(link)
+        if link is self._commands:
+            self._commands = None
+            for topic in self._topics.values():
+                topic.lost_history()
+            waiting, self._looking_up = self._looking_up, {}
+            for answer in waiting.values():
+                answer(None)
+        self._went_down(exc)
+
+    def _receiver_lost(self, link: Link, exc: BaseException | None) -> None:
+        self._open.discard(link)
+        if link is self._receiver:
+            self._receiver = None
+            for topic in self._topics.values():
+                topic.lost_live()
+        self._went_down(exc)
+
+    def _failed(self, error: ConnectError) -> None:
+        self._went_down(error)
+
+    def _may_end(self) -> bool:
+        """Return whether a drain has nothing left but backplanes, and close this one then."""
+        reactor = self._reactor
+        others = (each for each in reactor.connections() if not isinstance(each.get_protocol(), Link))
+        if reactor.listeners() or any(others):
+            return False
+        reactor.call_soon(self.close)
+        return False  # closing says good-bye
+
+    # Hearing oneself
+
+    def _beat(self) -> None:
+        self._timer = self._reactor.call_later(self._deadline / _BEATS, self._beat)
+        if self._unheard >= _BEATS - 1:
+            self._deafen()
+        self._unheard += 1
+        self._send_beat()
+
+    def _send_beat(self) -> None:
+        self._command(None, "PUBLISH", self._ear, "1")
+        if self._node:
+            handler = partial(self._renewed, self._node)
+            self._command(handler, "SET", self._node, "1", "XX", "PX", int(self._presence_ttl * 1000))
+
+    def _hear(self) -> None:
+        now = self._reactor.time()
+        self._unheard, self._heard_at = 0, now
+        if self._commands is not None and self._state is not BackplaneState.UP:
+            self._state = BackplaneState.UP
+            self._problem = ""
+            self._log.info(("up", self._ear), "%s: messages pass, after %.1f s", self, now - self._down_since)
+
+    def _deafen(self) -> None:
+        """Make the connections anew: nothing was heard within the deadline."""
+        self._unheard = 0
+        problem = BrokerError(f"deaf: no heartbeat has come back within {self._deadline:g} s")
+        if self._state is not BackplaneState.DEAF:
+            self._counts.deaf += 1
+            self._log.error(
+                ("deaf", self._ear), "%s is %s; %s", self, problem, self._problem or "it is silent"
+            )
+            self._state = BackplaneState.DEAF
+        for link in list(self._open):
+            link.connection.abort(problem)
+
+    def _went_down(self, exc: BaseException | None) -> None:
+        """Note that a connection has ended or was not made, and log why, once for each cause."""
+        if self._closed:
+            return
+        if self._state is BackplaneState.UP:
+            self._state = BackplaneState.CONNECTING
+            self._down_since = self._reactor.time()
+        problem = "the broker has closed the connection" if exc is None else str(exc)
+        if problem != self._problem:
+            self._problem = problem
+            self._log.warning(("down", self._ear), "%s: %s; it is connected again", self, problem)
+
+    # Commands
+
+    def _command(self, handler: ReplyHandler | None, *command: str | bytes | int) -> None:
+        """Send a command, if the broker is there. handler: called with the reply, unless it is None."""
+        if self._commands is not None:
+            self._commands.send(handler or _ignore, *command)
+
+    def _run_script(
+        self, handler: ReplyHandler | None, script: str, keys: tuple[bytes, ...], *args: str | bytes | int
+    ) -> None:
+        self._command(handler, "EVALSHA", _DIGESTS[script], len(keys), *keys, *args)
+
+    def _new_epoch(self) -> str:
+        self._epochs += 1
+        return f"{self._name}.{self._epochs}"
+
+    # Publishing
+
+    def _send(self, topic: str, data: bytes) -> None:
+        self._outbox.add(topic, data)
+        self._send_queued()
+
+    def _send_queued(self) -> None:
+        link = self._commands
+        while link is not None and link.writable:
+            message = self._outbox.next()
+            if message is None:
+                return
+            self._send_message(*message)
+
+    def _send_message(self, number: int, topic: str, data: bytes) -> None:
+        keys = self._key("t", topic), self._key("h", topic), self._key("p", self._outbox.publisher)
+        self._run_script(
+            self._acknowledged, PUBLISH, keys,
+            self._run, self._new_epoch(), FORGET, number, data, self._history, self._history_age,
+        )  # fmt: skip
+
+    def _acknowledged(self, _: int) -> None:
+        self._outbox.acknowledge()
+        self._counts.acknowledged += 1
+
+    def _queued_bytes(self) -> int:
+        return self._outbox.size
+
+    # Subscribing
+
+    def _add(self, subscription: Subscription) -> None:
+        key = self._key("t", subscription.topic)
+        topic = self._topics.get(key)
+        if topic is not None:
+            topic.subscribers = (*topic.subscribers, subscription)
+            return
+        self._topics[key] = topic = Topic(subscription.topic, key, (subscription,))
+        self._read(topic)
+        self._subscribe([key])
+
+    def unsubscribed(self, subscription: Subscription) -> None:
+        """Remove a subscription. Called by `Subscription.cancel`."""
+        topic = self._topics[self._key("t", subscription.topic)]
+        topic.subscribers = tuple(each for each in topic.subscribers if each is not subscription)
+        if not topic.subscribers:
+            del self._topics[topic.key]
+            if self._receiver is not None:
+                self._receiver.send(None, "UNSUBSCRIBE", topic.key)
+
+    def _subscribe(self, keys: list[bytes]) -> None:
+        if self._receiver is not None:
+            self._confirming.update(keys)
+            self._receiver.send(None, "SUBSCRIBE", *keys)
+
+    def _on_push(self, push: list[Any]) -> None:
+        kind, key = push[:2]
+        topic = self._topics.get(key)
+        if kind == b"message":
+            if topic is not None:
+                self._on_message(topic, push[2])
+            elif key == self._ear:
+                self._hear()
+        elif kind == b"subscribe":
+            self._on_subscribed(topic, key)
+
+    def _on_subscribed(self, topic: Topic | None, key: bytes) -> None:
+        """Read the history from the last message on: live ones come from now on."""
+        if key == self._ear:
+            self._counts.connected += 1
+            self._send_beat()
+            return
+        self._confirming[key] -= 1
+        if self._confirming[key]:
+            return  # it was cancelled and subscribed again
+        del self._confirming[key]
+        if topic is not None:
+            topic.subscribed = True
+            if topic.reading:
+                topic.again = True
+            else:
+                self._read(topic)
+
+    def _on_message(self, topic: Topic, payload: bytes) -> None:
+        try:
+            epoch, ident, data = payload.split(b" ", 2)
+            outcome = topic.receive(epoch, ident, data)
+        except ValueError:
+            message = "%s: somebody else has published on the channel of topic %s; it is ignored"
+            self._log.warning(("foreign", topic.name), message, self, topic.name)
+            return
+        if outcome is Live.DELIVER:
+            self._deliver(topic.subscribers, data)
+        elif outcome is Live.DUPLICATE:
+            self._counts.duplicates += 1
+        elif outcome is Live.READ:
+            self._read(topic)
+
+    # The history
+
+    def _read(self, topic: Topic) -> None:
+        if self._commands is not None:
+            topic.reading = True
+            keys = topic.key, self._key("h", topic.name)
+            self._run_script(
+                partial(self._on_read, topic), READ, keys,
+                self._run, self._new_epoch(), FORGET, topic.epoch or "", topic.last, _CHUNK,
+            )  # fmt: skip
+
+    def _on_read(self, topic: Topic, reply: Any) -> None:
+        again, topic.reading, topic.again = topic.again, False, False
+        if self._topics.get(topic.key) is not topic:
+            return  # cancelled meanwhile
+        epoch, head, before, base, entries = reply
+        read = Read(epoch, head, before, base, [(ident, fields[1]) for ident, fields in entries])
+        complete = len(entries) < _CHUNK
+        if topic.epoch is None:
+            topic.start(read)
+        else:
+            topic.catch_up(
+                read, complete=complete,
+                on_message=partial(self._recovered, topic), on_gap=partial(self._missed, topic),
+            )  # fmt: skip
+        if not topic.subscribed:
+            return  # it is read again when that is confirmed
+        if again or not complete:
+            self._read(topic)
+        else:
+            self._follow(topic)
+
+    def _recovered(self, topic: Topic, data: bytes) -> None:
+        self._counts.recovered += 1
+        self._deliver(topic.subscribers, data)
+
+    def _missed(self, topic: Topic, missed: int | None) -> None:
+        self._report_gap(topic.subscribers, missed)
+
+    def _read_last(self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]) -> None:
+        query = self._ask("on_messages", on_messages)
+        if query is not None:
+            handler = partial(self._read_back, query)
+            self._command(handler, "XREVRANGE", self._key("h", topic), "+", "-", "COUNT", count)
+
+    def _read_back(self, query: object, entries: list[Any]) -> None:
+        self._looking_up.pop(query)([fields[1] for _, fields in reversed(entries)])
+
+    def _follow(self, topic: Topic) -> None:
+        """Pass on the live messages that were kept meanwhile, and follow those that come."""
+        for epoch, ident, data in topic.go_live():
+            outcome = topic.receive(epoch, ident, data)
+            if outcome is Live.DELIVER:
+                self._deliver(topic.subscribers, data)
+            elif outcome is Live.READ:
+                topic.fall_behind()
+                self._read(topic)
+                return
+
+    def _renew(self) -> None:
+        """Keep the broker from forgetting the topics and groups that are in use."""
+        self._renewal = self._reactor.call_later(_RENEW, self._renew)
+        groups = {self._key("g", group) for group, _ in self._held}
+        for key in (self._key("p", self._outbox.publisher), *self._topics, *groups):
+            self._command(None, "EXPIRE", key, FORGET)
+
+    # Presence
+
+    def _claim_all(self) -> None:
+        """Take all names under a new key, so that those given back meanwhile are free with the old one."""
+        old, self._node = self._node, self._key("n", token_hex(8))
+        self._command(None, "SET", self._node, "1", "PX", int(self._presence_ttl * 1000))
+        for membership in self._held.values():
+            self._claim(membership, old)
+        if old:
+            self._command(None, "DEL", old)
+
+    def _renewed(self, node: bytes, reply: str | None) -> None:
+        """Take all names again if the key had expired: this process was held up, and counted as dead."""
+        if reply is None and node == self._node:
+            self._claim_all()
+
+    def _claim(self, membership: Membership, old: bytes) -> None:
+        self._run_script(
+            partial(self._claimed, membership, self._node), TAKE, (self._key("g", membership.group),),
+            membership.name, self._node, membership.token, FORGET, old,
+        )  # fmt: skip
+
+    def _claimed(self, membership: Membership, node: bytes, taken: int) -> None:
+        where = membership.group, membership.name
+        if taken < 0:
+            self._renewed(node, None)
+        elif self._held.get(where) is membership:
+            if not taken:
+                del self._held[where]
+            self._call("on_result or on_lost of take", membership.answered, bool(taken))
+
+    def _take(self, membership: Membership) -> None:
+        where = membership.group, membership.name
+        known = self._held.get(where)
+        if known is not None and known.token != membership.token:
+            self._reactor.call_soon(self._call, "on_result of take", membership.answered, False)
+            return
+        self._held[where] = membership
+        self._claim(membership, b"")
+
+    def gave_back(self, membership: Membership, *, hand_over: bool) -> None:
+        """Free a name, or reserve it for `presence_ttl` seconds. Called by the membership."""
+        where = membership.group, membership.name
+        if self._held.get(where) is not membership:
+            return
+        del self._held[where]
+        keys = (self._key("g", membership.group),)
+        if hand_over:
+            reserved = int(self._presence_ttl * 1000)
+            self._run_script(None, HAND_OVER, keys, membership.name, self._node, membership.token, reserved)
+        else:
+            self._run_script(None, GIVE, keys, membership.name, self._node, membership.token)
+
+    def _look_up(self, group: str, on_members: Callable[[list[str] | None], object]) -> None:
+        query = self._ask("on_members", on_members)
+        if query is not None:
+            self._run_script(partial(self._looked_up, query), MEMBERS, (self._key("g", group),))
+
+    def _ask(self, name: str, callback: Callable[[Any], object]) -> object | None:
+        """Return a new query, that `callback` is called for; None if the broker is away: it is called so."""
+        if self._commands is None:
+            self._reactor.call_soon(self._call, name, callback, None)
+            return None
+        query = object()
+        self._looking_up[query] = partial(self._call, name, callback)
+        return query
+
+    def _looked_up(self, query: object, names: list[bytes]) -> None:
+        self._looking_up.pop(query)(sorted(name.decode() for name in names))
+
+    # State and end
+
+    def _sizes(self) -> dict[str, Any]:
+        heard = None if self._heard_at is None else self._reactor.time() - self._heard_at
+        return {
+            "topics": len(self._topics),
+            "subscriptions": sum(len(topic.subscribers) for topic in self._topics.values()),
+            "names": sum(membership.held is True for membership in self._held.values()),
+            "queued": len(self._outbox),
+            "queued_bytes": self._outbox.size,
+            "heard": heard,
+        }
+
+    def _close(self) -> None:
+        self._timer.cancel()
+        self._renewal.cancel()
+        for connector in self._connectors:
+            connector.cancel()
+        self._send_rest()
+        for topic in list(self._topics.values()):
+            for subscription in topic.subscribers:
+                subscription.cancel()
+        self._held.clear()
+        for link in list(self._open):
+            link.connection.close()
+
+    def _send_rest(self) -> None:
+        """Send what is queued, and free all names; without a broker, say what is dropped."""
+        if self._commands is None:
+            self._counts.unsent += (dropped := self._outbox.clear())
+            if dropped:
+                message = "%s: closed while the broker is away; %d messages that wait for it are dropped"
+                self._log.error(("dropped", self._ear), message, self, dropped)
+            return
+        while (message_due := self._outbox.next()) is not None:
+            self._send_message(*message_due)
+        self._command(None, "DEL", self._node)
+
+
+def _ignore(_: object) -> None:
+    """Do nothing with a reply."""
+
+
+def _check_pong(reply: object) -> None:
+    """Raise BrokerError unless the peer has answered to PING as a broker does."""
+    if reply != b"PONG":
+        raise BrokerError("the peer does not answer as Redis does")
+
+
+def _add_info(facts: dict[bytes, bytes], reply: bytes) -> None:
+    for line in reply.splitlines():
+        name, found, value = line.partition(b":")
+        if found:
+            facts[name] = value
+
+
+def _add_option(facts: dict[bytes, bytes], reply: list[bytes] | None) -> None:
+    if reply:  # None: the broker does not allow to ask
+        facts[reply[0]] = reply[1]
+
+
+def _is_durable(facts: dict[bytes, bytes]) -> bool:
+    """Return whether the server, started anew, has all that it had acknowledged or published before.
+
+    That is so if it waits for its disk before each answer, and has not replaced another server.
+    """
+    replaced = facts.get(b"master_replid2", b"").strip(b"0")
+    return facts.get(b"appendonly") == b"yes" and facts.get(b"appendfsync") == b"always" and not replaced
+
+
+def _check_version(facts: dict[bytes, bytes]) -> None:
+    """Raise BrokerError if the broker is too old. Valkey gives the version of Redis that it is like."""
+    version = facts.get(b"redis_version", b"").decode()
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers and numbers < _OLDEST:
+        raise BrokerError(f"the broker is Redis {version}; it must be 6.2 or newer, or Valkey")

@@ -1,0 +1,153 @@
+"""The scripts that run on the broker, the keys that they use, and the text of a message.
+
+All that must happen at once is in one script, so that there is no time between its steps at which a process
+could die. The keys, behind a prefix with the number of the database, are:
+
+    t:TOPIC  hash      e: the epoch, o: the offset of the last message, t: its time (ms), r: the run of the
+                       server in which the epoch began, p: the epoch before, b: the last message of that
+    h:TOPIC  stream    the history: messages with the IDs TIME-OFFSET
+    p:ID     string    the number of the last message of a publisher
+    n:ID     string    exists as long as the process lives
+    g:GROUP  hash      each name, with the process that has it and its token
+
+A message is published on the channel t:TOPIC as "EPOCH ID DATA". An epoch begins with a topic, and whenever
+the server was started anew: it may have lost what it had not written to its disk. Then the offsets count on
+from what it has, and `p` and `b` say where the epoch before has ended. The name of a run ends in "+" if the
+server writes all to its disk before it answers: from one such run to the next the epoch goes on.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+__all__ = ["FORGET", "GIVE", "HAND_OVER", "MEMBERS", "PUBLISH", "READ", "SCRIPTS", "TAKE", "digest"]
+
+#: Seconds after which an unused topic and the number of a silent publisher are forgotten.
+FORGET = 24 * 3600
+
+# The head of a topic: begin an epoch where there is none that goes on in this run of the server.
+_HEAD = """
+local known = redis.call('HMGET', KEYS[1], 'e', 'o', 't', 'r', 'p', 'b')
+local epoch, offset, time = known[1], tonumber(known[2] or 0), tonumber(known[3] or 0)
+local before, base = known[5] or '', known[6] or '0-0'
+local run = known[4] or ''
+if epoch and string.sub(run, -1) == '+' and string.sub(ARGV[1], -1) == '+' then
+  if run ~= ARGV[1] then redis.call('HSET', KEYS[1], 'r', ARGV[1]) end
+elseif not epoch or run ~= ARGV[1] then
+  before, base = epoch or '', string.format('%.0f-%.0f', time, offset)
+  epoch = ARGV[2]
+  redis.call('HSET', KEYS[1], 'e', epoch, 'r', ARGV[1], 'p', before, 'b', base)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+"""
+
+#: KEYS: topic, history, publisher. ARGV: run, a new epoch, FORGET, the message's number, its data, the
+#: history's length, its age in ms. Returns 1, or 0 if the message was published before.
+PUBLISH = (
+    """
+local last, number = tonumber(redis.call('GET', KEYS[3]) or nil), tonumber(ARGV[4])
+if last and number <= last then return 0 end
+if number ~= (last or -1) + 1 then
+  return redis.error_reply('ORDER the message before this one is missing')
+end
+"""
+    + _HEAD
+    + """
+local now = redis.call('TIME')
+time = math.max(time, now[1] * 1000 + math.floor(now[2] / 1000))
+offset = offset + 1
+local id = string.format('%.0f-%.0f', time, offset)
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6], id, 'd', ARGV[5])
+redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%.0f', time - ARGV[7]))
+redis.call('PEXPIRE', KEYS[2], ARGV[7])
+redis.call('HSET', KEYS[1], 'o', string.format('%.0f', offset), 't', string.format('%.0f', time))
+redis.call('SET', KEYS[3], ARGV[4], 'EX', ARGV[3])
+redis.call('PUBLISH', KEYS[1], epoch .. ' ' .. id .. ' ' .. ARGV[5])
+return 1
+"""
+)
+
+#: KEYS: topic, history. ARGV: run, a new epoch, FORGET, the reader's epoch or '', the ID of its last
+#: message, how many to read. Returns the epoch, the ID of the last message, the epoch before, the last ID of
+#: that, and the messages after the reader's, or after the last one of the epoch before if that is not it.
+READ = (
+    _HEAD
+    + """
+local head = string.format('%.0f-%.0f', time, offset)
+if ARGV[4] == '' then return {epoch, head, before, base, {}} end
+local from = base
+if ARGV[4] == epoch then
+  from = ARGV[5]
+elseif ARGV[4] == before then
+  local function number(id) return tonumber(string.match(id, '-(%d+)$')) end
+  if number(ARGV[5]) < number(base) then from = ARGV[5] end
+end
+return {epoch, head, before, base, redis.call('XRANGE', KEYS[2], '(' .. from, '+', 'COUNT', ARGV[6])}
+"""
+)
+
+# Whether the owner of a name is alive: a process, or a reservation until a time, as "@MS".
+_ALIVE = """
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+local function alive(owner)
+  if string.sub(owner, 1, 1) == '@' then return tonumber(string.sub(owner, 2)) > now end
+  return redis.call('EXISTS', owner) == 1
+end
+"""
+
+#: KEYS: group. ARGV: name, the process's key, token, FORGET, the key that the process had before. Returns 1
+#: if it was taken, 0 if it is another's, -1 if the process's key has expired: then it owns nothing.
+TAKE = (
+    _ALIVE
+    + """
+if not alive(ARGV[2]) then return -1 end
+local taken = redis.call('HGET', KEYS[1], ARGV[1])
+if taken then
+  local owner, token = string.match(taken, '^(%S+) (.*)$')
+  if token ~= ARGV[3] and owner ~= ARGV[5] and alive(owner) then return 0 end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+return 1
+"""
+)
+
+#: KEYS: group. ARGV: name, the process's key, token. Returns whether it was its own, and is free now.
+GIVE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] .. ' ' .. ARGV[3] then
+  return redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 0
+"""
+
+#: KEYS: group. ARGV: name, the process's key, token, ms. Returns whether it was its own, and is reserved now.
+HAND_OVER = (
+    _ALIVE
+    + """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] .. ' ' .. ARGV[3] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('@%.0f ', now + ARGV[4]) .. ARGV[3])
+return 1
+"""
+)
+
+#: KEYS: group. Returns the names that are taken; forgets those of processes that have died.
+MEMBERS = (
+    _ALIVE
+    + """
+local known, names, all = {}, {}, redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local owner = string.match(all[i + 1], '^%S+')
+  if known[owner] == nil then known[owner] = alive(owner) end
+  if known[owner] then names[#names + 1] = all[i] else redis.call('HDEL', KEYS[1], all[i]) end
+end
+return names
+"""
+)
+
+SCRIPTS = (PUBLISH, READ, TAKE, GIVE, HAND_OVER, MEMBERS)
+
+
+def digest(script: str) -> str:
+    """Return the name by which the broker knows a script that was loaded: its SHA-1, in hexadecimal."""
+    return sha1(script.encode(), usedforsecurity=False).hexdigest()

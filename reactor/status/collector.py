@@ -1,0 +1,54 @@
+"""`Collector`: one overview for all that ask at about the same time, and the one before it, for rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reactor.status.overview import Overview
+from reactor.status.page import Rates
+
+__all__ = ["FRESH", "Collect", "Collector"]
+
+#: Calls its argument with an overview, now or soon.
+Collect = Callable[[Callable[[Overview], object]], object]
+
+#: Seconds for which an overview is not made anew: the workers are asked ten times a second at most.
+FRESH = 0.1
+
+# Seconds that two overviews are apart for a rate, at least.
+_APART = 0.5
+
+
+class Collector:
+    """Collects overviews as they are asked for.
+
+    collect: makes one. time: the clock, seconds.
+    """
+
+    def __init__(self, collect: Collect, time: Callable[[], float]) -> None:
+        self._collect = collect
+        self._time = time
+        self._known: list[Overview] = []  # the latest last; the first is what rates count from
+        self._waiting: list[Callable[[Overview, Rates], object]] = []
+
+    def ask(self, on_done: Callable[[Overview, Rates], object]) -> None:
+        """Call `on_done` with an overview that is `FRESH`, and the rates since one before."""
+        if self._known and self._time() - self._known[-1].at < FRESH:
+            on_done(*self._answer())
+            return
+        self._waiting.append(on_done)
+        if len(self._waiting) == 1:
+            self._collect(self._done)
+
+    def _done(self, overview: Overview) -> None:
+        known = [*self._known, overview]
+        while len(known) > 2 and overview.at - known[1].at >= _APART:
+            del known[0]
+        self._known = known
+        waiting, self._waiting = self._waiting, []
+        for on_done in waiting:
+            on_done(*self._answer())
+
+    def _answer(self) -> tuple[Overview, Rates]:
+        first, latest = self._known[0], self._known[-1]
+        return latest, Rates(latest, None if first is latest else first)

@@ -1,0 +1,712 @@
+"""`RedisBackplane` and its broker: several nodes, lost connections, restarts, deafness, dead nodes."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from reactor import AddressError, Reactor, Reconnect
+from reactor.backplane import BackplaneState, RedisBackplane
+from reactor.testing import MemoryNetwork
+from tests.backplane.broker import Broker, Error
+from tests.backplane.test_interface import members, subscribed, take
+
+QUICK = Reconnect(first=0.01, max_delay=0.02)
+
+
+def up(*nodes):
+    return all(node.state is BackplaneState.UP for node in nodes)
+
+
+def settled(*nodes):
+    """Whether nothing is on its way: all is acknowledged, and every topic is followed live."""
+    topics = [topic for node in nodes for topic in node._topics.values()]
+    return up(*nodes) and not any(len(node._outbox) for node in nodes) and all(t.live for t in topics)
+
+
+# On both brokers
+
+
+def test_nodes_get_each_others_messages_in_the_same_order(world):
+    nodes = [world.node() for _ in range(3)]
+    heard = [subscribed(node) for node in nodes]
+    world.spin(lambda: settled(*nodes))
+    for number in range(50):
+        for index, node in enumerate(nodes):
+            node.publish("topic", b"%d.%d" % (index, number))
+    world.spin(lambda: all(len(each.events) == 150 for each in heard))
+    assert heard[0].events == heard[1].events == heard[2].events
+    for index in range(3):
+        mine = [event for event in heard[0].events if event.startswith(b"%d." % index)]
+        assert mine == [b"%d.%d" % (index, number) for number in range(50)]
+
+
+def test_worlds_with_other_prefixes_and_databases_hear_nothing(world):
+    node, heard = world.node(), []
+    other = RedisBackplane(world.reactor, world.url + "?db=1", prefix=world.prefix)
+    world.nodes.append(other)
+    other.subscribe("topic", lambda topic, data: heard.append(data))
+    world.spin(lambda: settled(node, other))
+    node.publish("topic", b"not there")
+    other.publish("topic", b"there")
+    world.spin(lambda: heard)
+    assert heard == [b"there"]
+
+
+def test_what_is_missed_while_cut_off_is_read_from_the_history(world):
+    node, other = world.node(), world.node(reconnect=QUICK)
+    heard = subscribed(other)
+    world.spin(lambda: settled(node, other))
+    other._receiver.connection.abort()
+    sent = [b"%d" % number for number in range(200)]
+    for data in sent:
+        node.publish("topic", data)
+    world.spin(lambda: len(heard.events) == 200)
+    assert heard.events == sent
+    world.spin(lambda: settled(node, other))
+    assert other.stats().recovered > 0
+    assert other.stats().missed == other.stats().unknown_gaps == 0
+
+
+def test_what_the_history_has_lost_is_reported_by_its_number(world):
+    node, other = world.node(history=1), world.node(reconnect=Reconnect(first=0.2, max_delay=0.2))
+    heard = subscribed(other)
+    world.spin(lambda: settled(node, other))
+    node.publish("topic", b"first")
+    world.spin(lambda: heard.events)
+    other._receiver.connection.abort()
+    for number in range(1000):
+        node.publish("topic", b"%d" % number)
+    world.spin(lambda: len(heard.events) > 1 and settled(node, other))
+    first, gap, *rest = heard.events
+    assert first == b"first"
+    assert gap >= 800  # the server trims by blocks
+    assert rest == [b"%d" % number for number in range(gap, 1000)]
+    assert other.stats().missed == gap
+
+
+def test_history_is_bounded_by_age(world):
+    node = world.node(history_age=0.1)
+    other = world.node(reconnect=Reconnect(first=0.4, max_delay=0.4, random=lambda: 1.0))
+    heard = subscribed(other)
+    world.spin(lambda: settled(node, other))
+    other._receiver.connection.abort()
+    node.publish("topic", b"lost")
+    world.spin(lambda: heard.events)
+    assert heard.events == [1]
+
+
+def test_a_gap_without_a_handler_is_logged(world, caplog):
+    node = world.node(history_age=0.1)
+    other = world.node(reconnect=Reconnect(first=0.4, max_delay=0.4, random=lambda: 1.0))
+    other.subscribe("topic", print)
+    world.spin(lambda: settled(node, other))
+    other._receiver.connection.abort()
+    node.publish("topic", b"lost")
+    world.spin(lambda: other.stats().missed)
+    assert "1 messages of topic topic are missing" in caplog.text
+
+
+def test_publishing_is_queued_while_the_broker_is_away_then_refused(world):
+    node = world.node(max_queued=30, reconnect=QUICK)
+    heard = subscribed(node)
+    world.spin(lambda: settled(node))
+    for link in list(node._open):
+        link.connection.abort()
+    world.spin(lambda: not node._open)
+    assert node.state is BackplaneState.CONNECTING
+    assert [node.publish("topic", b"%010d" % number) for number in range(4)] == [True, True, True, False]
+    world.spin(lambda: len(heard.events) == 3)
+    assert heard.events == [b"%010d" % number for number in range(3)]
+    assert node.stats().refused == {"queue full": 1}
+
+
+def test_names_are_unique_among_nodes_and_shown_on_all(world):
+    one, two = world.node(), world.node()
+    first = take(world, one, "ann")
+    assert first.held
+    assert not take(world, two, "ann").held
+    assert take(world, two, "bob").held
+    assert members(world, one) == members(world, two) == ["ann", "bob"]
+    first.give_back()
+    world.spin(lambda: members(world, two) == ["bob"])
+    assert take(world, two, "ann").held
+
+
+def test_closing_a_node_frees_its_names_at_once(world):
+    one, two = world.node(), world.node()
+    take(world, one, "ann")
+    one.close()
+    world.spin(lambda: members(world, two) == [])
+    assert take(world, two, "ann").held
+
+
+def test_a_name_is_handed_over_to_another_process(world):
+    one, two = world.node(), world.node()
+    token = take(world, one, "ann").hand_over()
+    one.close()
+    world.spin(lambda: one.state is BackplaneState.CLOSED and not one._open)
+    assert members(world, two) == ["ann"]
+    assert not take(world, two, "ann").held
+    assert take(world, two, "ann", token=token).held
+    assert members(world, two) == ["ann"]
+
+
+def test_names_outlast_a_lost_connection_and_those_given_back_meanwhile_are_free(world):
+    one, two = world.node(reconnect=QUICK), world.node()
+    kept, left = take(world, one, "kept"), take(world, one, "left")
+    one._commands.connection.abort()
+    world.spin(lambda: one._commands is None)
+    left.give_back()
+    lost = []
+    one.members("group", lost.append)
+    world.spin(lambda: lost and up(one))
+    assert lost == [None]
+    world.spin(lambda: members(world, two) == ["kept"])
+    assert kept.held
+    assert not take(world, two, "kept").held
+
+
+def test_names_of_a_node_that_was_held_up_are_freed_and_their_loss_is_reported(world):
+    one, two = world.node(deadline=0.2, presence_ttl=0.3), world.node()
+    lost = []
+    membership = take(world, one, "ann", on_lost=lambda: lost.append("ann"))
+    take(world, one, "bob", on_lost=lambda: lost.append("bob"))
+    one._timer.cancel()  # a process that is stopped sends no heartbeats
+    world.spin(lambda: members(world, two) == [])
+    assert take(world, two, "ann").held
+    one._beat()
+    world.spin(lambda: lost)
+    assert lost == ["ann"]
+    assert membership.held is False
+    world.spin(lambda: members(world, two) == ["ann", "bob"])
+
+
+def test_a_topic_of_many_is_unsubscribed_when_nobody_wants_it(world):
+    node = world.node()
+    subscriptions = [node.subscribe(f"topic {number}", print) for number in range(20) for _ in range(3)]
+    world.spin(lambda: settled(node))
+    assert node.stats().topics == 20
+    assert node.stats().subscriptions == 60
+    for subscription in subscriptions:
+        subscription.cancel()
+    assert node.stats().topics == 0
+    heard = subscribed(node)
+    node.publish("topic", b"1")
+    world.spin(lambda: heard.events)
+    if world.broker is not None:
+        assert [key for key, who in world.broker.channels.items() if who and b":t:" in key] == [
+            f"{world.prefix}:0:t:topic".encode()
+        ]
+
+
+def test_what_others_publish_on_a_channel_is_ignored_and_logged(world, caplog):
+    node = world.node()
+    heard = subscribed(node)
+    world.spin(lambda: settled(node))
+    node._command(None, "PUBLISH", f"{world.prefix}:0:t:topic", "garbage")
+    node._command(None, "PUBLISH", f"{world.prefix}:0:t:topic", "epoch no-number data")
+    node.publish("topic", b"1")
+    world.spin(lambda: heard.events)
+    assert heard.events == [b"1"]
+    assert "somebody else" in caplog.text
+
+
+def test_publishes_of_a_tick_leave_in_one_write(world):
+    node = world.node()
+    world.spin(lambda: settled(node))
+    writes = []
+    sock = node._commands.connection.get_extra_info("socket")
+    before = world.reactor.stats().bytes_sent
+
+    def burst():
+        for number in range(10):
+            node.publish("topic", b"%d" % number)
+        writes.append(world.reactor.stats().bytes_sent - before)
+
+    world.reactor.call_soon(burst)
+    world.spin(lambda: not len(node._outbox) and writes)
+    assert writes == [0]  # nothing left before the end of the tick
+    assert sock is node._commands.connection.get_extra_info("socket")
+
+
+# Faults that only the broker in Python has on command
+
+
+@pytest.fixture
+def scripted(reactor, tmp_path):
+    broker = Broker(reactor, f"unix:{tmp_path}/broker.sock")
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def make_node(reactor, scripted, tmp_path):
+    made = []
+
+    def make(**options):
+        node = RedisBackplane(reactor, f"unix://{tmp_path}/broker.sock", **{"reconnect": QUICK, **options})
+        made.append(node)
+        return node
+
+    yield make
+    for node in made:
+        node.close()
+
+
+def once(command, action):
+    """A fault that does `action(session, command)` for the first command of that name."""
+    left = [command]
+
+    def fault(session, given):
+        if left and given[0] == command:
+            left.clear()
+            return action(session, given)
+        return None
+
+    return fault
+
+
+def spin(reactor, until):
+    from tests.helpers import spin  # noqa: PLC0415
+
+    spin(reactor, until, wait=0.01)
+
+
+def test_a_message_whose_acknowledgement_was_lost_is_not_doubled(reactor, scripted, make_node):
+    node = make_node()
+    heard = subscribed(node)
+    spin(reactor, lambda: settled(node))
+
+    def execute_and_cut(session, command):
+        scripted.fault = lambda session, command: None
+        scripted.do_evalsha(session, *command[1:])
+        session.connection.abort()
+
+    scripted.fault = once(b"EVALSHA", execute_and_cut)
+    sent = [b"%d" % number for number in range(10)]
+    for data in sent:
+        node.publish("topic", data)
+    spin(reactor, lambda: len(heard.events) == 10 and settled(node))
+    assert heard.events == sent
+    assert node.stats().acknowledged == 10
+
+
+def test_half_a_reply_is_no_reply(reactor, scripted, make_node):
+    node = make_node()
+    heard = subscribed(node)
+    spin(reactor, lambda: settled(node))
+
+    def half(session, command):
+        session.connection.write(b"*5\r\n$3\r\nab")
+        session.connection.close()
+        return b"nil"
+
+    scripted.fault = once(b"EVALSHA", half)
+    node.publish("topic", b"1")
+    spin(reactor, lambda: heard.events and settled(node))
+    assert heard.events == [b"1"]
+
+
+@pytest.mark.parametrize("error", ["OOM command not allowed", "READONLY it is a replica", "MISCONF disk"])
+def test_an_error_of_the_broker_delays_messages_and_keeps_their_order(
+    reactor, scripted, make_node, caplog, error
+):
+    node = make_node()
+    heard = subscribed(node)
+    spin(reactor, lambda: settled(node))
+    refused = []
+
+    def refuse(session, command):
+        if command[0] == b"EVALSHA" and len(refused) < 3:
+            refused.append(command)
+            return Error(error)
+        return None
+
+    scripted.fault = refuse
+    for number in range(10):
+        node.publish("topic", b"%d" % number)
+    spin(reactor, lambda: len(heard.events) == 10)
+    assert heard.events == [b"%d" % number for number in range(10)]
+    assert error in caplog.text
+
+
+def test_scripts_that_were_flushed_are_loaded_again(reactor, scripted, make_node):
+    node = make_node()
+    heard = subscribed(node)
+    spin(reactor, lambda: settled(node))
+    scripted.loaded.clear()
+    node.publish("topic", b"1")
+    spin(reactor, lambda: heard.events)
+    assert heard.events == [b"1"]
+
+
+def test_a_durable_broker_that_is_killed_loses_nothing(reactor, scripted, make_node):
+    node, other = make_node(), make_node()
+    heard = subscribed(other)
+    spin(reactor, lambda: settled(node, other))
+    node.publish("topic", b"before")
+    spin(reactor, lambda: heard.events)
+    scripted.restart()
+    node.publish("topic", b"after")
+    spin(reactor, lambda: len(heard.events) == 2 and settled(node, other))
+    assert heard.events == [b"before", b"after"]
+    assert other.stats().unknown_gaps == 0
+
+
+def test_a_broker_that_may_have_lost_something_is_a_gap_in_its_place(reactor, scripted, make_node):
+    scripted.options["appendfsync"] = "everysec"
+    node, other = make_node(), make_node()
+    heard = subscribed(other)
+    spin(reactor, lambda: settled(node, other))
+    node.publish("topic", b"before")
+    spin(reactor, lambda: heard.events)
+    scripted.restart()
+    node.publish("topic", b"after")
+    spin(reactor, lambda: len(heard.events) == 3 and settled(node, other))
+    assert heard.events == [b"before", None, b"after"]
+
+
+def test_a_broker_that_has_lost_what_was_received_is_a_gap(reactor, scripted, make_node):
+    scripted.options["config"] = "denied"  # it does not say how durable it is
+    node, other = make_node(), make_node()
+    heard = subscribed(other)
+    spin(reactor, lambda: settled(node, other))
+    saved = scripted.save()
+    for number in range(3):
+        node.publish("topic", b"%d" % number)
+    spin(reactor, lambda: len(heard.events) == 3 and settled(node, other))
+    scripted.restart(saved)
+    node.publish("topic", b"after")
+    spin(reactor, lambda: len(heard.events) == 5 and settled(node, other))
+    assert heard.events == [b"0", b"1", b"2", None, b"after"]
+
+
+@pytest.mark.parametrize("durable", ["always", "no"])
+def test_a_broker_without_its_data_is_an_unknown_gap_and_nothing_after_it_is_missing(
+    reactor, scripted, make_node, durable
+):
+    scripted.options["appendfsync"] = durable
+    node, other = make_node(), make_node()
+    heard = subscribed(other)
+    spin(reactor, lambda: settled(node, other))
+    node.publish("topic", b"before")
+    spin(reactor, lambda: heard.events)
+    scripted.stop()
+    scripted.flush()
+    spin(reactor, lambda: not node._open)
+    node.publish("topic", b"1")
+    scripted.start()
+    node.publish("topic", b"2")
+    spin(reactor, lambda: len(heard.events) == 4 and settled(node, other))
+    assert heard.events == [b"before", None, b"1", b"2"]
+
+
+def test_data_that_is_flushed_under_a_live_connection_is_noticed_with_the_next_message(
+    reactor, scripted, make_node
+):
+    node = make_node()
+    heard = subscribed(node)
+    spin(reactor, lambda: settled(node))
+    node.publish("topic", b"before")
+    spin(reactor, lambda: heard.events)
+    scripted.flush()
+    node.publish("topic", b"1")
+    node.publish("topic", b"2")
+    spin(reactor, lambda: len(heard.events) == 4)
+    assert heard.events == [b"before", None, b"1", b"2"]
+
+
+def test_a_message_that_never_arrives_live_is_read_when_the_next_one_comes(reactor, scripted, make_node):
+    node = make_node()
+    heard = subscribed(node)
+    spin(reactor, lambda: settled(node))
+    post, scripted.post = scripted.post, lambda channel, payload: 0
+    node.publish("topic", b"1")
+    spin(reactor, lambda: settled(node))
+    scripted.post = post
+    node.publish("topic", b"2")
+    spin(reactor, lambda: len(heard.events) == 2)
+    assert heard.events == [b"1", b"2"]
+    assert node.stats().recovered == 2
+
+
+def test_a_broker_that_lies_about_offsets_is_found_out(reactor, scripted, make_node):
+    node = make_node()
+    heard = subscribed(node)
+    spin(reactor, lambda: settled(node))
+    (topic,) = scripted.data.topics.values()
+    topic["offset"] += 5  # messages that were never there
+    node.publish("topic", b"1")
+    spin(reactor, lambda: len(heard.events) == 2)
+    assert heard.events == [5, b"1"]
+    topic["offset"] -= 3
+    node._receiver.connection.abort()
+    spin(reactor, lambda: len(heard.events) == 3 and settled(node))
+    node.publish("topic", b"2")
+    spin(reactor, lambda: len(heard.events) == 4)
+    assert heard.events[2:] == [None, b"2"]
+
+
+def test_live_messages_come_twice_and_are_passed_on_once(reactor, scripted, make_node):
+    node = make_node()
+    heard = subscribed(node)
+    spin(reactor, lambda: settled(node))
+    post = scripted.post
+    scripted.post = lambda channel, payload: post(channel, payload) + post(channel, payload)
+    for number in range(3):
+        node.publish("topic", b"%d" % number)
+    spin(reactor, lambda: len(heard.events) == 3 and node.stats().duplicates == 3)
+    assert heard.events == [b"0", b"1", b"2"]
+
+
+def test_more_live_messages_than_are_kept_are_read_from_the_history(
+    reactor, scripted, make_node, monkeypatch
+):
+    monkeypatch.setattr("reactor.backplane.topic.KEPT", 3)
+    node, other = make_node(), make_node()
+    heard = subscribed(other)
+    spin(reactor, lambda: settled(node, other))
+    held = []
+
+    def hold(session, command):
+        held.append((session, command))
+        return "hold"
+
+    post = scripted.post
+    scripted.post = lambda channel, payload: 0  # one is lost, so that the history is read
+    node.publish("topic", b"0")
+    spin(reactor, lambda: settled(node))
+    scripted.post = post
+    other._commands.connection.pause_reading()  # so that the answer comes late
+    for number in range(1, 10):
+        node.publish("topic", b"%d" % number)
+    spin(reactor, lambda: other._topics and next(iter(other._topics.values())).again)
+    other._commands.connection.resume_reading()
+    spin(reactor, lambda: len(heard.events) == 10 and settled(node, other))
+    assert heard.events == [b"%d" % number for number in range(10)]
+
+
+# Deafness, in simulated time
+
+
+@pytest.fixture
+def network():
+    with MemoryNetwork(seed=1, latency=(0.001, 0.01)) as network:
+        yield network
+
+
+@pytest.fixture
+def far(network):
+    """A broker in memory, and a function that makes a node on a host of its own."""
+    broker = Broker(network.reactor("10.0.0.1"), "10.0.0.1:6379")
+    numbers = iter(range(2, 250))
+
+    def make(**options):
+        reactor = network.reactor(f"10.0.0.{next(numbers)}")
+        return RedisBackplane(reactor, "redis://10.0.0.1", **options)
+
+    return broker, make
+
+
+def seconds_until(network, condition, limit=60.0):
+    start = network.clock()
+    while not condition():
+        network.advance(0.01)
+        assert network.clock() - start < limit
+    return network.clock() - start
+
+
+@pytest.mark.parametrize("fault", ["hang", "partition", "no heartbeats"])
+def test_a_deaf_node_is_known_within_five_seconds_and_hears_again_within_two(network, far, caplog, fault):
+    caplog.set_level(logging.INFO)
+    broker, make = far
+    node = make()
+    heard = subscribed(node)
+    network.advance(10.3)
+    assert up(node)
+    assert node.stats().heard <= 1.1
+    post = broker.post
+    if fault == "hang":
+        broker.hang()
+    elif fault == "partition":
+        network.partition("10.0.0.1", "10.0.0.2")
+    else:
+        broker.post = lambda channel, payload: 0
+    assert seconds_until(network, lambda: node.state is BackplaneState.DEAF) <= 5
+    assert "deaf: no heartbeat has come back within 4 s" in caplog.text
+    assert node.stats().deaf == 1
+    assert node.publish("topic", b"queued")
+    network.advance(60)
+    assert node.state is BackplaneState.DEAF
+    assert node.stats().deaf == 1
+    broker.post = post
+    broker.resume()
+    network.heal()
+    assert seconds_until(network, lambda: up(node)) <= 2
+    network.advance(1)
+    assert "messages pass" in caplog.text
+    assert heard.events == [b"queued"]
+    node.close()
+    network.advance(1)
+    network.check()
+
+
+def test_a_node_without_a_broker_is_deaf_after_the_deadline(network, caplog):
+    reactor = network.reactor("10.0.0.9")
+    node = RedisBackplane(reactor, "redis://10.0.0.1")
+    network.advance(3.5)
+    assert node.state is BackplaneState.CONNECTING
+    network.advance(2)
+    assert node.state is BackplaneState.DEAF
+    assert node.publish("topic", b"1")
+    answers = []
+    node.members("group", answers.append)
+    network.advance(1)
+    assert answers == [None]
+    node.close()
+    assert node.stats().unsent == 1
+    assert "1 messages that wait for it are dropped" in caplog.text
+
+
+def test_names_of_a_dead_node_are_free_within_the_deadline(network, far):
+    _, make = far
+    one, two = make(), make()
+    answers = []
+    one.take("group", "ann", answers.append)
+    network.advance(3)
+    network.partition("10.0.0.1", "10.0.0.2")
+    two.take("group", "ann", answers.append)
+    network.advance(5)
+    assert answers == [True, False]
+
+    def taken():
+        two.take("group", "ann", answers.append)
+        network.advance(0.1)
+        return answers[-1]
+
+    assert seconds_until(network, taken) <= 6
+
+
+def test_a_wrong_password_is_logged_without_the_password(network, caplog):
+    broker = Broker(network.reactor("10.0.0.1"), "10.0.0.1:6379", password="secret")
+    wrong = RedisBackplane(network.reactor("10.0.0.2"), "redis://:guess@10.0.0.1")
+    none = RedisBackplane(network.reactor("10.0.0.3"), "redis://10.0.0.1")
+    right = RedisBackplane(network.reactor("10.0.0.4"), "redis://user:secret@10.0.0.1/3")
+    network.advance(10)
+    assert [node.state for node in (wrong, none, right)] == [
+        BackplaneState.DEAF, BackplaneState.DEAF, BackplaneState.UP,
+    ]  # fmt: skip
+    assert "WRONGPASS" in caplog.text
+    assert "NOAUTH" in caplog.text
+    assert "guess" not in caplog.text
+    assert "guess" not in repr(wrong)
+    assert b"SELECT" in broker.commands
+
+
+def test_an_old_broker_is_refused(network, caplog):
+    Broker(network.reactor("10.0.0.1"), "10.0.0.1:6379", version="6.0.16")
+    node = RedisBackplane(network.reactor("10.0.0.2"), "redis://10.0.0.1")
+    network.advance(10)
+    assert node.state is BackplaneState.DEAF
+    assert "Redis 6.0.16; it must be 6.2 or newer" in caplog.text
+
+
+def test_what_is_no_broker_is_not_believed(network, caplog):
+    from reactor.apps.echo import Echo  # noqa: PLC0415
+
+    network.reactor("10.0.0.1").listen("10.0.0.1:6379", Echo)
+    node = RedisBackplane(network.reactor("10.0.0.2"), "redis://10.0.0.1")
+    network.advance(10)
+    assert node.state is BackplaneState.DEAF
+
+
+def test_topics_are_renewed_so_that_the_broker_does_not_forget_them(network, far):
+    broker, make = far
+    node, silent = make(deadline=2000, presence_ttl=3000), []
+    heard = subscribed(node)
+    node.take("group", "ann", silent.append)
+    network.advance(1)
+    for _ in range(30):
+        broker.commands.clear()
+        network.advance(3 * 3600 + 10)
+    network.advance(1)
+    node.publish("topic", b"1")
+    network.advance(1)
+    assert heard.events == [b"1"]
+    assert silent == [True]
+
+
+def test_a_drain_keeps_the_connections_until_the_others_are_gone(network, far):
+    from reactor.testing import Recorder  # noqa: PLC0415
+
+    _, make = far
+    node = make()
+    reactor = node._reactor
+
+    class Busy(Recorder):
+        def draining(self):
+            return True
+
+    reactor.listen("10.0.0.2:80", Busy)
+    client = network.reactor("10.0.0.200")
+    client.connect("10.0.0.2:80", Recorder)
+    network.advance(3)
+    done = []
+    reactor.drain(60, done.append)
+    network.advance(5)
+    assert up(node)
+    (busy,) = [each for each in reactor.connections() if isinstance(each.get_protocol(), Busy)]
+    busy.close()
+    network.advance(5)
+    assert node.state is BackplaneState.CLOSED
+    (report,) = done
+    assert report.aborted == 0
+
+
+# Invalid arguments, and what is not installed
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"url": "http://127.0.0.1"}, AddressError),
+        ({"url": 5}, TypeError),
+        ({"prefix": b"x"}, TypeError),
+        ({"history": 0}, ValueError),
+        ({"history_age": -1}, ValueError),
+        ({"deadline": 10}, ValueError),
+        ({"reconnect": 1}, TypeError),
+    ],
+)
+def test_invalid_options_are_refused(options, error):
+    with Reactor() as reactor, pytest.raises(error):
+        RedisBackplane(reactor, **{"url": "redis://127.0.0.1", **options})
+
+
+def test_missing_extra_is_named():
+    program = (
+        "import sys; sys.modules['hiredis'] = None\n"
+        "import reactor.backplane\n"
+        "assert not hasattr(reactor.backplane, 'Nothing')\n"
+        "try: reactor.backplane.RedisBackplane\n"
+        "except ImportError as exc: print(exc)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("RedisBackplane needs hiredis: pip install 'selectors-reactor[redis]'")
+
+
+def test_import_of_the_package_does_not_import_hiredis():
+    program = "import sys, reactor.backplane; print('hiredis' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_reading_the_last_messages_is_answered_with_none_while_the_broker_is_away(reactor, tmp_path):
+    answers = []
+    with RedisBackplane(reactor, f"unix://{tmp_path}/nothing.sock") as backplane:
+        backplane.read_last("topic", 3, answers.append)
+        assert answers == []
+        spin(reactor, lambda: answers)
+    assert answers == [None]
