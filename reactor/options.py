@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
 __all__ = [
-    "Limits", "ProxyProtocol", "Reconnect", "Timeouts", "check_callable", "check_type", "number", "seconds",
+    "Limits", "ProxyProtocol", "Reconnect", "Timeouts", "check_callable", "check_count", "check_size",
+    "check_type", "number", "seconds",
 ]  # fmt: skip
 
 
@@ -61,12 +62,14 @@ def seconds(name: str, value: object, *, zero: bool = False) -> float:
     return duration
 
 
-def _count(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+def check_count(instance: Any, attribute: Any, value: object) -> None:
+    """Raise ValueError, naming the attrs field, if `value` is no whole number of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{attribute.name} must be a whole number of 1 or more, not {value!r}")
 
 
-def _size(instance: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+def check_size(instance: Any, attribute: Any, value: object) -> None:
+    """Raise ValueError, naming the attrs field, if `value` is no whole number of 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{attribute.name} must be a whole number of bytes, 0 or more, not {value!r}")
 
@@ -114,15 +117,15 @@ class Limits:
     ValueError: low_water (20) must not be above high_water (10)
     """
 
-    max_connections: int | None = _optional(_count)
-    max_per_ip: int | None = _optional(_count)
+    max_connections: int | None = _optional(check_count)
+    max_per_ip: int | None = _optional(check_count)
     when_full: Literal["hold", "refuse"] = attrs.field(default="hold", validator=_choice("hold", "refuse"))
-    accept_batch: int = attrs.field(default=64, validator=_count)
-    high_water: int = attrs.field(default=64 * 1024, validator=_size)
-    low_water: int = attrs.field(default=16 * 1024, validator=_size)
-    max_write_buffer: int | None = _optional(_size, default=64 * 1024 * 1024)
-    read_rate: int | None = _optional(_count)
-    write_rate: int | None = _optional(_count)
+    accept_batch: int = attrs.field(default=64, validator=check_count)
+    high_water: int = attrs.field(default=64 * 1024, validator=check_size)
+    low_water: int = attrs.field(default=16 * 1024, validator=check_size)
+    max_write_buffer: int | None = _optional(check_size, default=64 * 1024 * 1024)
+    read_rate: int | None = _optional(check_count)
+    write_rate: int | None = _optional(check_count)
 
     def __attrs_post_init__(self) -> None:
         if self.low_water > self.high_water:
@@ -204,7 +207,7 @@ class Reconnect:
 
     first: float = _seconds("first", 0.5)
     max_delay: float = _seconds("max_delay", 60.0)
-    attempts: int | None = _optional(_count)
+    attempts: int | None = _optional(check_count)
     random: Callable[[], float] = attrs.field(factory=_random)
 
     def __attrs_post_init__(self) -> None:

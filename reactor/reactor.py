@@ -1,4 +1,4 @@
-"""`Reactor`: an event loop for TCP and Unix sockets. It has a loop, listeners and connectors."""
+"""`Reactor`: an event loop for TCP, UDP and Unix sockets. It has a loop, listeners, connectors, endpoints."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from reactor.connection.debug import DebugConnection
 from reactor.connection.handshake import pending_handshake_of
 from reactor.connection.interface import make_protocol
 from reactor.connection.settings import Settings
-from reactor.errors import AddressError, ConnectionAborted, UsageError
+from reactor.errors import AddressError, ConnectionAborted, DrainTimeout, UsageError
 from reactor.listening.binding import SocketOption, UnixPath, adopt_listening_socket, bind
 from reactor.listening.drain import Drain, Drained
 from reactor.listening.listener import (
@@ -75,6 +75,10 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     import ssl
     from concurrent.futures import Executor
 
+    from reactor.datagrams.endpoint import Endpoint
+    from reactor.datagrams.endpoint import FailureHandler as DatagramFailureHandler
+    from reactor.datagrams.limits import DatagramLimits
+    from reactor.datagrams.protocol import DatagramFactory
     from reactor.framing.proxy_header import ProxyHeader
     from reactor.loop.futures import AwaitableFuture
     from reactor.loop.workers import Workers
@@ -94,7 +98,7 @@ _RESOLVER_THREADS = 4
 
 
 class Reactor(ContextExit):
-    """An event loop for TCP and Unix sockets that the host program drives; any number in a process.
+    """An event loop for TCP, UDP and Unix sockets that the host program drives; any number in a process.
 
     selector: where descriptors are registered; None takes the platform's `DefaultSelector`. It is
         closed with the reactor.
@@ -153,6 +157,8 @@ class Reactor(ContextExit):
         self._debug = debug
         self._listeners: list[Listener] = []
         self._connectors: list[Connector] = []
+        self._endpoints: list[Endpoint] = []  # until their `connection_lost` was called
+        self._datagram_buffer: bytearray | None = None  # of all endpoints that need one
         self._connection_type = self._connection_types[debug]
         self._monitor = DeadlineMonitor(self._loop, check_deadlines)
         self._bios: Bios | None = None
@@ -546,12 +552,10 @@ class Reactor(ContextExit):
                 raise UsageError(f"TLS to {where} needs server_hostname: whose certificate is expected?")
         secured = None if tls is None else self._make_tls(tls, False, server_hostname, tls_session)
         settings = self._make_settings(limits, timeouts, f"connected to {where}", secured)
-        if self._resolver is None:
-            self._resolver = self._loop.system.workers(_RESOLVER_THREADS, "reactor-resolver")
         connector = Connector(
             address=where,
             local_address=source,
-            resolver=self._resolver,
+            resolver=self._resolver_threads(),
             factory=factory,
             settings=settings,
             connection_type=self._connection_type,
@@ -564,6 +568,11 @@ class Reactor(ContextExit):
         self._connectors.append(connector)
         begin_connecting(connector)
         return connector
+
+    def _resolver_threads(self) -> Workers:
+        if self._resolver is None:
+            self._resolver = self._loop.system.workers(_RESOLVER_THREADS, "reactor-resolver")
+        return self._resolver
 
     def adopt(
         self,
@@ -642,6 +651,145 @@ class Reactor(ContextExit):
             tls=tls,
         )
 
+    # Datagrams
+
+    def bind_datagram(
+        self,
+        address: AddressLike | socket.socket,
+        factory: DatagramFactory,
+        *,
+        limits: DatagramLimits | None = None,
+        reuse_port: bool = False,
+        broadcast: bool = False,
+        ttl: int | None = None,
+        info: bool = False,
+        gro: bool = False,
+        gso: bool = False,
+        options: Iterable[SocketOption] = (),
+    ) -> Endpoint:
+        """Receive and send datagrams on `address`, with the protocol that `factory()` makes.
+
+        `connection_made` is called before this returns.
+        address: as for `listen`; "unix:/path" is a Unix datagram socket, whose file is removed with it. A
+            name is looked up at once and may block; its first address that can be bound is taken. Or a
+            datagram socket, which the reactor then owns.
+        limits: of the queue, and by client prefix; None for the defaults.
+        reuse_port: let other sockets bind the same port beside this one: for each datagram the kernel takes
+            one of them by its sender, and for a group all.
+        broadcast: allow sending to broadcast addresses.
+        ttl: time to live, or hop limit, of what is sent: 1 to 255; None for the system's.
+        info: call `datagram_received` with a `DatagramInfo` as third argument.
+        gro: have the kernel hand over several datagrams of one sender at once. gso: send those that go to one
+            address within a tick, and have one size, by one call at its end. Both are Linux's, and for UDP.
+        options: (level, option, value) for setsockopt(2), before bind(2).
+        Raises AddressError for an invalid address, ListenError if it can't be bound, UsageError for an option
+        that this platform or kind of socket does not have, TypeError or ValueError, naming the argument, for
+        an invalid one, and what the factory raises. A failure closes the socket, but for one that was given.
+        """
+        from reactor.datagrams.endpoint import open_endpoint  # noqa: PLC0415 - few programs use datagrams
+        from reactor.datagrams.opening import (  # noqa: PLC0415
+            SocketSettings,
+            adopt_datagram_socket,
+            bind_first,
+        )
+
+        settings = SocketSettings(
+            reuse_port=reuse_port,
+            broadcast=broadcast,
+            ttl=ttl,
+            info=info,
+            gro=gro,
+            gso=gso,
+            options=tuple(options),
+        )
+        endpoint = self._make_endpoint(factory, limits, settings, None)
+        self._loop.system.check(address)
+        if isinstance(address, (Address, str, tuple)):
+            opened = bind_first(Address.of(address), settings, self._loop.system)
+        else:
+            opened = adopt_datagram_socket(address, settings)
+        self._endpoints.append(endpoint)
+        open_endpoint(endpoint, opened)
+        return endpoint
+
+    def connect_datagram(
+        self,
+        address: AddressLike,
+        factory: DatagramFactory,
+        *,
+        limits: DatagramLimits | None = None,
+        local_address: AddressLike | None = None,
+        on_failure: DatagramFailureHandler | None = None,
+        broadcast: bool = False,
+        ttl: int | None = None,
+        info: bool = False,
+        gro: bool = False,
+        gso: bool = False,
+        options: Iterable[SocketOption] = (),
+    ) -> Endpoint:
+        """Exchange datagrams with `address` alone, with the protocol that `factory()` makes.
+
+        For a numeric address or a path, `connection_made` is called before this returns. A name is looked up
+        without blocking: `connection_made` is called when that is done, and what is sent before is queued.
+        The first of its addresses that there is a route to is taken. Nothing is sent to the peer in order to
+        connect: whether it is there shows in `error_received`.
+        local_address: what to send from; numeric, or the path of a Unix socket, which a peer needs to answer.
+        on_failure: called once, with a `ConnectError`, if the name can't be resolved or there is no route;
+            `connection_made` is not called then. None: it is raised, or for a name handed to `on_error`.
+        The others are those of `bind_datagram`. Raises AddressError for an invalid address, and as that one.
+        """
+        from reactor.datagrams.endpoint import look_up  # noqa: PLC0415 - few programs use datagrams
+        from reactor.datagrams.opening import SocketSettings  # noqa: PLC0415
+
+        settings = SocketSettings(
+            broadcast=broadcast, ttl=ttl, info=info, gro=gro, gso=gso, options=tuple(options)
+        )
+        check_callable("on_failure", on_failure, optional=True)
+        where = Address.of(address)
+        source = None if local_address is None else Address.of(local_address)
+        for each in (where, source):
+            if each is not None and each.fd is not None:
+                raise AddressError(f"{each} can't be connected: give HOST:PORT or unix:/path, or bind it")
+        endpoint = self._make_endpoint(factory, limits, settings, where)
+        self._endpoints.append(endpoint)
+        look_up(endpoint, self._resolver_threads(), source, on_failure)
+        return endpoint
+
+    def _make_endpoint(
+        self, factory: DatagramFactory, limits: DatagramLimits | None, settings: Any, target: Address | None
+    ) -> Endpoint:
+        from reactor.datagrams.debug import DebugEndpoint  # noqa: PLC0415 - see above
+        from reactor.datagrams.endpoint import Endpoint  # noqa: PLC0415
+        from reactor.datagrams.limits import DatagramLimits  # noqa: PLC0415
+
+        self._loop.lifetime.check_lasting()
+        check_callable("factory", factory)
+        check_type("limits", limits, DatagramLimits, optional=True)
+        return (DebugEndpoint if self._debug else Endpoint)(
+            loop=self._loop,
+            reactor=self,
+            limits=limits or DatagramLimits(),
+            settings=settings,
+            factory=factory,
+            shared_buffer=self._shared_datagram_buffer,
+            on_end=self._endpoint_ended,
+            target=target,
+        )
+
+    def _shared_datagram_buffer(self) -> bytearray:
+        if self._datagram_buffer is None:
+            from reactor.datagrams.endpoint import SHARED_BUFFER  # noqa: PLC0415 - see above
+
+            self._datagram_buffer = bytearray(SHARED_BUFFER)
+        return self._datagram_buffer
+
+    def _endpoint_ended(self, endpoint: Endpoint) -> None:
+        if endpoint in self._endpoints:
+            self._endpoints.remove(endpoint)
+            self._loop.counters.datagrams += endpoint.stats()
+        if self._drain_on is not None:
+            self._drain_on.finish_if_empty()
+
     # What there is
 
     def listeners(self) -> list[Listener]:
@@ -651,6 +799,10 @@ class Reactor(ContextExit):
     def connections(self) -> list[Connection]:
         """Return the open connections, closing ones included."""
         return connections_of(self._loop.registry)
+
+    def endpoints(self) -> list[Endpoint]:
+        """Return the open datagram endpoints, closing ones included."""
+        return [endpoint for endpoint in self._endpoints if endpoint.state.value not in {"closed", "lost"}]
 
     def stats(self) -> Stats:
         """Return what was counted since the reactor was made, and what it holds now.
@@ -682,6 +834,7 @@ class Reactor(ContextExit):
             paused=paused,
             lingering=len(lingering_of(loop.registry)),
             queued_bytes=queued,
+            datagrams=sum((endpoint.stats() for endpoint in self._endpoints), counters.datagrams),
         )
 
     def _open_sockets(self) -> Iterator[tuple[Listener | None, bytes | None]]:
@@ -704,17 +857,27 @@ class Reactor(ContextExit):
             connections=self.connections,
             lingering=lambda: lingering_of(self._loop.registry),
             count_connections=lambda: sum(1 for _ in self._open_sockets()),
-            is_listening=lambda: bool(self.listeners()),
+            is_listening=lambda: bool(self.listeners() or self._endpoints),
             stop_listening=self._stop_listening,
             on_done=on_done or _log_drained,
             on_end=self._drained,
         )
         for listener in self.listeners():
             begin_draining(listener, self._drain_on)
+        self._drain_endpoints()
+
+    def _drain_endpoints(self) -> None:
+        if self._endpoints:
+            from reactor.datagrams.endpoint import drain_endpoint  # noqa: PLC0415 - see above
+
+            for endpoint in list(self._endpoints):
+                drain_endpoint(endpoint)
 
     def _stop_listening(self) -> None:
         for listener in self.listeners():
             listener.close()
+        for endpoint in list(self._endpoints):
+            endpoint.abort(DrainTimeout("still open at the end of the drain"))
 
     def _drained(self) -> None:
         drain, self._drain_on = self._drain_on, None
@@ -739,8 +902,12 @@ class Reactor(ContextExit):
             connector.cancel()
         if self._debug:
             self._warn_of(self.connections())
+            for endpoint in self.endpoints():
+                logger().warning("still open at close: %s", endpoint)
         for connection in self.connections():
             connection.abort(ConnectionAborted("the reactor was closed"))
+        for endpoint in list(self._endpoints):
+            endpoint.abort(ConnectionAborted("the reactor was closed"))
         for lingering in lingering_of(self._loop.registry):
             lingering.close()
         if self._resolver is not None:
@@ -766,7 +933,13 @@ class Reactor(ContextExit):
             for listener in self.listeners():
                 begin_draining(listener, self._drain_on)
             self._drain_on.recover()
+            self._drain_endpoints()
         self._monitor.recover()
+        if self._endpoints:
+            from reactor.datagrams.endpoint import recover_endpoint  # noqa: PLC0415 - see above
+
+            for endpoint in list(self._endpoints):
+                recover_endpoint(endpoint)
 
     def _detach_all(self) -> None:
         sockets = [sock for connector in self._connectors for sock in detach_connector(connector)]
@@ -774,6 +947,11 @@ class Reactor(ContextExit):
         sockets += [lingering.detach() for lingering in lingering_of(self._loop.registry)]
         for listener in self.listeners():
             sockets += detach_listener(listener)
+        if self._endpoints:
+            from reactor.datagrams.endpoint import detach_endpoint  # noqa: PLC0415 - see above
+
+            for endpoint in self._endpoints:
+                sockets += detach_endpoint(endpoint)
         self._inherited = sockets
 
 

@@ -26,7 +26,8 @@ PACKAGE = ROOT / "reactor"
 MODULES = [
     "reactor", "reactor.backplane",
     "reactor.compat.asynchat", "reactor.compat.asyncore", "reactor.compat.socketserver",
-    "reactor.deploy", "reactor.framed", "reactor.framing", "reactor.http", "reactor.pool",
+    "reactor.datagrams", "reactor.deploy", "reactor.framed", "reactor.framing", "reactor.http",
+    "reactor.pool",
     "reactor.streams", "reactor.testing", "reactor.testing.plugin", "reactor.tls",
 ]  # fmt: skip
 

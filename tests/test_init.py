@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import reactor
+from reactor.datagrams import Endpoint
 
 ALL = "from reactor import *"
 
@@ -78,9 +79,10 @@ def public(cls):
 
 def test_classes_show_what_users_call_and_nothing_else():
     assert public(reactor.Reactor) == {
-        "add_reader", "add_signal_handler", "add_writer", "adopt", "attach_host", "background", "call_at",
-        "call_at_close", "call_each_tick", "call_later", "call_soon", "call_soon_threadsafe", "close",
-        "connect", "connections", "detach_host", "drain", "fileno", "is_closed", "listen", "listeners",
+        "add_reader", "add_signal_handler", "add_writer", "adopt", "attach_host", "background",
+        "bind_datagram", "call_at", "call_at_close", "call_each_tick", "call_later", "call_soon",
+        "call_soon_threadsafe", "close", "connect", "connect_datagram", "connections", "detach_host", "drain",
+        "endpoints", "fileno", "is_closed", "listen", "listeners",
         "next_timeout", "remove_reader", "remove_signal_handler", "remove_writer", "report", "run",
         "run_in_executor", "run_once", "stats", "stop", "submit", "time", "timers_in_fileno",
     }  # fmt: skip
@@ -94,6 +96,11 @@ def test_classes_show_what_users_call_and_nothing_else():
         "is_reading", "listener", "pause_reading", "reactor", "resume_reading", "sendfile", "set_protocol",
         "set_timeouts", "set_write_buffer_limits", "start_tls", "wants_input", "write", "write_eof",
         "writelines",
+    }  # fmt: skip
+    assert public(Endpoint) == {
+        "abort", "address", "close", "get_extra_info", "get_protocol", "get_write_buffer_limits",
+        "get_write_buffer_size", "is_closing", "join", "leave", "reactor", "send", "sendto", "set_multicast",
+        "set_protocol", "set_write_buffer_limits", "state", "stats",
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 #: Test files that are not of one module: of several together, of a whole program, or of the project.
 ACROSS = {
+    "apps": {"test_chat_nodes"},
     "backplane": {"test_machine", "test_redis_server"},
     "compat": {"test_asyncore_programs", "test_stdlib"},
     "connecting": {"test_connector_tls", "test_reconnect"},
@@ -17,6 +18,9 @@ ACROSS = {
         "test_asyncio_protocol", "test_callbacks_that_end", "test_chunks", "test_deadline_monitor",
         "test_faults", "test_machine",
         "test_start_tls", "test_tls_certificates", "test_tls_closing", "test_tls_limits",
+    },
+    "datagrams": {
+        "test_asyncio_protocol", "test_examples", "test_hosts", "test_interrupts", "test_machine",
     },
     "deploy": {"test_handover_processes", "test_haproxy", "test_killed", "test_live"},
     "http": {"test_browser"},

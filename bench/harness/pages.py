@@ -214,8 +214,9 @@ def _wrk(server: Server, connections: int, seconds: int, script: str) -> tuple[i
         done = subprocess.run(words, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise BrokenServerError("wrk is not installed: apt-get install wrk") from None
+    failed = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+)", done.stdout)
     counted = re.search(r"(\d+) requests in ([\d.]+)(m?s)", done.stdout)
-    if counted is None or "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
+    if counted is None or "Non-2xx" in done.stdout or (failed and any(map(int, failed.groups()))):
         raise BrokenServerError(f"wrk says: {done.stdout}{done.stderr}")
     return int(counted[1]), float(counted[2]) * (0.001 if counted[3] == "ms" else 1)
 

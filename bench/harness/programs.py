@@ -6,9 +6,10 @@ line to all, under the name of guest1), threads (echo by a thread for each conne
 loop of the host that KIND says), frames (echo in steps; WORD is the budget of each, "none", or "clock",
 which times a busy wait before each), wakes (called by another thread), timers (set, cancelled and run),
 bulk and tls (echo; a first byte S asks for bytes without end, D for input to be dropped; WORD is the folder
-of the certificate), drain (closes all connections when a line of input comes), http (a page; WORD is the
-seconds in which a head must be complete), events (an event a second to each client). The port is printed
-as a line, and the process ends when its standard input does.
+of the certificate), datagrams (of `bench.harness.datagrams`, which has the WORDs), drain (closes all
+connections when a line of input comes), http (a page; WORD is the seconds in which a head must be complete),
+events (an event a second to each client). The port is printed as a line, and the process ends when its
+standard input does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 from bench.harness import echoes
 from bench.harness.clients import run_first
+from bench.harness.datagrams import DATAGRAM_SERVERS
 from bench.harness.echoes import (
     fast_create,
     on_asyncio,
@@ -441,6 +443,7 @@ PROGRAMS: dict[str, dict[str, Callable[..., None]]] = {
         "asyncio": on_asyncio(_asyncio_chat),
     },
     "bulk": _BULK,
+    "datagrams": DATAGRAM_SERVERS,
     "tls": _BULK,
     "embed": {
         "reactor": echoes.ECHOES["reactor"],

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from reactor.protocol import AnyProtocol
+
+if TYPE_CHECKING:
+    from reactor.datagrams import DatagramFactory
 
 __all__ = ["APPS", "App"]
 
@@ -23,14 +26,19 @@ class App:
         `option` if there is one, and with those of `settings` that are given, by name.
     option: the name of the command line's option that it needs, or None.
     settings: the names of further options that it takes.
-    own: what each process that serves it has of its own, where clients of several would miss it; or None.
+    datagrams: returns the factory of the protocol for `serve --udp`; None for an app without one.
+    shared: what its processes have in common by a backplane, with which `start` is called, or with None
+        where there is one process; None: its processes have nothing in common.
+    page: returns the factory of the protocols that serve its page, from that of `start`; or None.
     """
 
     summary: str
     start: Callable[..., Callable[[], AnyProtocol]]
     option: str | None = None
     settings: tuple[str, ...] = ()
-    own: str | None = None
+    datagrams: Callable[[], DatagramFactory] | None = None
+    shared: str | None = None
+    page: Callable[[Any], Callable[[], AnyProtocol]] | None = None
 
 
 def _load(module: str, name: str) -> Any:
@@ -40,15 +48,24 @@ def _load(module: str, name: str) -> Any:
 
 #: The apps by their name on the command line.
 APPS: dict[str, App] = {
-    "echo": App("sends back what it receives", lambda: _load("echo", "Echo")),
+    "echo": App(
+        "sends back what it receives",
+        lambda: _load("echo", "Echo"),
+        datagrams=lambda: _load("echo", "DatagramEcho"),
+    ),
     "discard": App("throws away what it receives", lambda: _load("discard", "Discard")),
     "greet": App("sends one line", lambda: _load("greet", "Greet")),
-    "daytime": App("sends the date and the time", lambda: _load("daytime", "Daytime")),
+    "daytime": App(
+        "sends the date and the time",
+        lambda: _load("daytime", "Daytime"),
+        datagrams=lambda: _load("daytime", "DatagramDaytime"),
+    ),
     "lines": App("sends back each line in upper case", lambda: _load("lines", "Upper")),
     "chat": App(
         "chat rooms with nicknames",
-        lambda: _load("chat", "Hall")(),  # noqa: PLW0108 - imported when it is called
-        own="rooms and names",
+        lambda backplane: _load("chat", "Hall")(backplane),  # noqa: PLW0108 - imported when it is called
+        shared="rooms and names",
+        page=lambda hall: _load("chat_web", "chat_page")(hall),  # noqa: PLW0108 - the same
     ),
     "proxy": App(
         "forwards to --to ADDRESS",

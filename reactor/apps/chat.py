@@ -1,28 +1,43 @@
-"""Chat: each line is sent to all members of a room, under nicknames."""
+"""Chat: each line is sent to all members of a room, under nicknames, in one process or in many.
+
+What joins the processes is a backplane: a room is a topic of it, and a nickname is a name that is taken
+there. `chat_room` has the rooms, `chat_message` what is published, `chat_web` the page for browsers; here are
+the members with their commands, and the clients that speak lines, as telnet does.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count, islice
-from typing import ClassVar
+from secrets import choice, token_hex
+from typing import Any, ClassVar
 
 import attrs
 
+from reactor.apps.chat_message import JOINED, LEFT, RENAMED, SAID, Message
+from reactor.apps.chat_room import KEPT, Client, Position, Room
+from reactor.backplane import Backplane, BackplaneState, LocalBackplane, Membership
 from reactor.connection.connection import Connection
 from reactor.errors import HandedOver
 from reactor.framed import FramedProtocol
 from reactor.framing import Lines
+from reactor.loop.timers import Handle
+from reactor.reactor import Reactor
 
-__all__ = ["Hall", "Member"]
+__all__ = ["HISTORY_AGE", "Hall", "Member"]
+
+log = logging.getLogger("reactor")
 
 #: The limits of a line in bytes, and of a nickname or a room's name in characters.
 LINE_LIMIT = 1024
 NAME_LIMIT = 20
 
-#: The limit of members up to which joins and leaves are announced, and of names that /who lists. The notices
-#: of a larger room would grow with the square of its members.
+#: The limit of members, in this process, up to which joins and leaves are announced, and of names that /who
+#: lists. The notices of a larger room would grow with the square of its members.
 ROOM_LIMIT = 100
 
 #: The write timeout: seconds in which a member must receive some of its queued lines, or be disconnected.
@@ -32,193 +47,628 @@ WRITE_TIMEOUT = 30.0
 #: slows the sender down, so that members that read receive every line, and no member can stop a room.
 SLOWDOWN = 0.1
 
-LOBBY = "lobby"
+#: Seconds after that in which each line of the sender waits until the one before is shown.
+CARE = 1.0
 
-# A name that was given, not chosen.
-_GUEST = re.compile(r"guest\d+")
+#: Lines of a member that are handled in one tick: each is written to the whole room.
+LINES_PER_TICK = 10
+
+#: Seconds that a member's further lines wait for a nickname to be taken.
+ANSWER_TIMEOUT = 5.0
+
+#: Seconds in which a member of another process must find its place in the room's messages.
+PLACE_TIMEOUT = 2.0
+
+#: Seconds for which the last lines of a room are kept.
+HISTORY_AGE = 24 * 3600.0
+
+# Seconds between looks at the backplane's state; twice not up is what members are informed of.
+_LOOK = 0.5
+
+LOBBY = "lobby"
+_NAMES = "chat:names"
+
+# A name that was given, in a hall that shares its rooms: nobody can choose one of this form.
+_GIVEN = re.compile(r"guest\d+-[a-z0-9]{4}")
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 HELP = "/nick NAME, /join ROOM, /who, /quit; everything else is said to the room"
 
+_APART = "the others can't be reached: what you say is shown here, and to them when they can be again"
+_JOINED_AGAIN = "the others can be reached again"
+_UNSENT = "not sent: too much waits for the others, who can't be reached"
 
-@attrs.define(eq=False)
+
+@attrs.define(eq=False, repr=False)
 class Hall:
-    """The rooms and members of a server. It is the factory of the connections' protocols.
+    """The rooms and members of a server. It is the factory of the protocols of connections that speak lines.
 
-    rooms: the members of each, in the order in which they joined. names: the members by nickname, casefolded.
+    backplane: joins the halls of several processes; None: this one has its rooms to itself.
+
+    rooms: those with members here. names: the members here by nickname, casefolded. node: the name of this
+    hall among others, "" without them. apart: whether the others can't be reached.
     """
 
-    rooms: dict[str, dict[Member, None]] = attrs.field(factory=dict)
-    names: dict[str, Member] = attrs.field(factory=dict)
-    _numbers: count[int] = attrs.field(factory=lambda: count(1))
+    _backplane: Backplane | None = None
+    rooms: dict[str, Room] = attrs.field(factory=dict, init=False)
+    names: dict[str, Member] = attrs.field(factory=dict, init=False)
+    node: str = attrs.field(init=False)
+    apart: bool = attrs.field(default=False, init=False)
+    _guests: Iterator[int] = attrs.field(factory=lambda: count(1), init=False)
+    _numbers: Iterator[int] = attrs.field(factory=lambda: count(1), init=False)
+    _posts: Iterator[int] = attrs.field(factory=lambda: count(1), init=False)
+    _members: dict[int, Member] = attrs.field(factory=dict, init=False)
+    _slowed: set[tuple[str, int]] = attrs.field(factory=set, init=False)
+    _unheard: int = attrs.field(default=0, init=False)  # looks in a row that found the backplane not up
+    _watch: Handle | None = attrs.field(default=None, init=False)
 
-    def __call__(self) -> Member:
+    def __attrs_post_init__(self) -> None:
+        self.node = "" if self._backplane is None else "".join(choice(_LETTERS) for _ in range(16))
+
+    def __repr__(self) -> str:
+        return f"<Hall of {len(self._members)} members>"
+
+    def __call__(self) -> LineProtocol:
         """Return the protocol of a new connection."""
-        member = Member(self)
-        self._name_guest(member)
+        return LineProtocol(self)
+
+    @property
+    def backplane(self) -> Backplane:
+        """The backplane that joins the processes, or one in memory for this process alone."""
+        assert self._backplane is not None, "no member has come yet"
+        return self._backplane
+
+    # Members
+
+    def admit(self, connection: Connection, write: Callable[[bytes], bool], client: Client) -> Member:
+        """Return a new member, without a name and in no room yet."""
+        if self._backplane is None:
+            self._backplane = LocalBackplane(connection.reactor, history=KEPT, history_age=HISTORY_AGE)
+        elif self.node and self._watch is None:
+            self._begin(self._backplane, connection.reactor)
+        connection.set_timeouts(write=WRITE_TIMEOUT)
+        member = Member(self, connection, write, client, next(self._numbers))
+        self._members[member.number] = member
         return member
 
-    def set_name(self, member: Member, name: str) -> bool:
-        """Set the nickname of `member` if it is free, compared without case; return whether it was."""
-        if self.names.setdefault(name.casefold(), member) is not member:
-            return False
-        if member.name.casefold() != name.casefold():
-            self.names.pop(member.name.casefold(), None)
-        member.name = name
-        return True
+    def greet(self, member: Member, room: str = LOBBY) -> None:
+        """Give a new member a name, and take it to a room."""
+        self.name_guest(member)
+        member.reply(f"you are {member.name}; {HELP}")
+        if self.apart:
+            member.reply(_APART)
+        self.enter(member, room)
 
-    def take_over(self, connection: Connection, state: bytes) -> Member:
+    def remove(self, member: Member, why: str | None) -> None:
+        """Remove a member whose connection has ended; `why`: as `leave` takes it."""
+        del self._members[member.number]
+        member.give_names_back(hand_over=why is None)
+        self.leave(member, why)
+
+    def take_over(self, connection: Connection, state: bytes) -> LineProtocol:
         """Go on with a member of another process, in its room and under its name.
 
         If somebody here has that name, the one who has not chosen it is given a new one, else the one who
         comes.
         """
         known = json.loads(state)
-        member = Member(self)
-        member.connection = connection
-        member.room = known["room"]
-        name = known["name"]
+        protocol = LineProtocol(self)
+        member = protocol.begin(connection)
+        member.token = known.get("token", member.token)
+        name, chosen = known["name"], known.get("chosen", False)
         holder = self.names.get(name.casefold())
-        if holder is not None and _GUEST.fullmatch(name):
-            self._rename(holder, name)
-        if not self.set_name(member, name):
-            self._rename(member, name)
-        self.rooms.setdefault(member.room, {})[member] = None
-        return member
-
-    def _rename(self, member: Member, taken: str) -> None:
-        self._name_guest(member)
-        member.reply(f"* {taken} is taken: you are {member.name}")
-
-    def _name_guest(self, member: Member) -> None:
-        while not self.set_name(member, f"guest{next(self._numbers)}"):
-            pass  # a member has chosen this name
-
-    def enter(self, member: Member, room: str) -> None:
-        """Add `member` to `room`, and announce it there."""
-        member.room = room
-        members = self.rooms.setdefault(room, {})
-        members[member] = None
-        notice = f"* {member.name} has joined {room}"
-        if len(members) <= ROOM_LIMIT:
-            self.broadcast(room, notice, member)
+        if holder is not None and not chosen:
+            self.replace_name(holder, name)
+        if self.names.setdefault(name.casefold(), member) is member:
+            member.name = name
+            if chosen:
+                member.keep_name()
         else:
-            member.reply(notice)
+            self.replace_name(member, name)
+        again = known.get("again", "")
+        if known.get("arriving"):
+            self.enter(member, known["room"], again)
+        else:
+            self._go_on(member, known["room"], known.get("position"), again)
+        return protocol
+
+    def replace_name(self, member: Member, taken: str) -> None:
+        """Give `member` another name: somebody else has this one."""
+        self.name_guest(member)
+        member.reply(f"{taken} is taken: you are {member.name}")
+
+    def name_guest(self, member: Member) -> None:
+        """Give `member` a name that nobody has, here or elsewhere."""
+        suffix = f"-{self.node[:4]}" if self.node else ""
+        while True:
+            name = f"guest{next(self._guests)}{suffix}"
+            if name not in self.names:
+                break
+        if self.names.get(member.name.casefold()) is member:
+            del self.names[member.name.casefold()]
+        self.names[name] = member
+        member.name = name
+
+    # Rooms
+
+    def enter(self, member: Member, room: str, again: str = "") -> None:
+        """Take `member` to `room`, show it the last lines, and announce it; then run the command `again`."""
+        member.room = room
+        member.hold()
+        member.inform()
+        made = self._room(room, member.connection.reactor)
+        made.when_loaded(member, partial(self._entered, member, made, again))
+
+    def _entered(self, member: Member, room: Room, again: str) -> None:
+        lines = room.last_lines()
+        if lines:
+            member.write(member.client.encode_past(lines))
+        room.add(member)
+        member.take_place()
+        if len(room) > ROOM_LIMIT:
+            member.reply(f"{member.name} has joined {room.name}")
+        else:
+            member.post(JOINED)
+        member.go_on(again)
+
+    def _go_on(self, member: Member, name: str, position: list[Any] | None, again: str) -> None:
+        """Go on in a room with a member of another process, behind the last message that it was shown."""
+        member.room = name
+        member.hold()
+        room = self._room(name, member.connection.reactor)
+
+        def loaded() -> None:
+            place: Position | None = None if position is None else (position[0], position[1])
+            room.go_on(member, place)
+            member.connection.reactor.call_later(PLACE_TIMEOUT, room.stop_waiting, member)
+            member.take_place()
+            member.go_on(again)
+
+        room.when_loaded(member, loaded)
 
     def leave(self, member: Member, why: str | None = "has left") -> None:
         """Remove `member` from its room, and announce it there; None for `why`: in silence."""
-        members = self.rooms[member.room]
-        del members[member]
-        if not members:
-            del self.rooms[member.room]
-        elif why is not None and len(members) < ROOM_LIMIT:
-            self.broadcast(member.room, f"* {member.name} {why}", member)
+        room = self.rooms[member.room]
+        here = room.remove(member)
+        member.give_place_back(hand_over=why is None)
+        if here and why is not None and len(room) < ROOM_LIMIT:
+            room.post(LEFT, member.name, why, member.number)
+        if room.is_empty():
+            room.close()
+            del self.rooms[room.name]
 
-    def remove(self, member: Member, why: str | None) -> None:
-        """Remove a member whose connection has ended; `why`: as `leave` takes it."""
-        self.leave(member, why)
-        del self.names[member.name.casefold()]
+    def _room(self, name: str, reactor: Reactor) -> Room:
+        room = self.rooms.get(name)
+        if room is None:
+            room = Room(
+                name, self.backplane, self.node, self._posts, reactor.call_later, self._slow,
+                apart=self.apart,
+            )  # fmt: skip
+            self.rooms[name] = room
+        return room
 
-    def broadcast(self, room: str, line: str, speaker: Member) -> None:
-        """Send `line` to all members of `room`; slow `speaker` down if one of them does not keep up."""
-        data = f"{line}\r\n".encode()
-        slow = False
-        for member in self.rooms.get(room, ()):
-            if not member.connection.write(data) and not member.connection.is_closing():
-                slow = True
-        if slow:
-            speaker.slow_down()
+    # Other processes
+
+    def _begin(self, backplane: Backplane, reactor: Reactor) -> None:
+        """Listen to the other processes, and look after the backplane's state."""
+        self.apart = backplane.state is BackplaneState.DEAF
+        backplane.subscribe(_node_topic(self.node), self._on_slow)
+        self._watch = reactor.call_later(_LOOK, self._look, backplane, reactor)
+
+    def _look(self, backplane: Backplane, reactor: Reactor) -> None:
+        if backplane.state is BackplaneState.CLOSED:
+            return
+        self._watch = reactor.call_later(_LOOK, self._look, backplane, reactor)
+        up = backplane.state is BackplaneState.UP
+        self._unheard = 0 if up else self._unheard + 1
+        if self.apart is not (apart := self._unheard >= 2 or (self.apart and not up)):
+            self.apart = apart
+            log.warning("chat: %s", "the others can't be reached" if apart else _JOINED_AGAIN)
+            for room in self.rooms.values():
+                room.notify(_APART if apart else _JOINED_AGAIN)
+                room.set_apart(apart)
+
+    def _slow(self, message: Message) -> None:
+        """Slow down the speaker of `message`, here or in another process."""
+        if message.node == self.node:
+            self._slow_down(message.speaker)
+        elif (message.node, message.speaker) not in self._slowed:
+            if not self._slowed:
+                reactor = next(iter(self._members.values())).connection.reactor
+                reactor.call_later(SLOWDOWN / 2, self._slowed.clear)
+            self._slowed.add((message.node, message.speaker))
+            self.backplane.publish(_node_topic(message.node), b"%d" % message.speaker)
+
+    def _on_slow(self, topic: str, data: bytes) -> None:
+        self._slow_down(int(data))
+
+    def _slow_down(self, number: int) -> None:
+        member = self._members.get(number)
+        if member is not None:
+            member.slow_down()
 
 
-class Member(FramedProtocol):
-    """The protocol of a client, which is disconnected when it receives nothing for `WRITE_TIMEOUT` seconds.
+def _node_topic(node: str) -> str:
+    return f"chat:node:{node}"
 
-    hall: its server's. name: its nickname, set by the hall. room: the name of its room.
+
+@attrs.define(eq=False, repr=False)
+class Member:
+    """A member, whatever its client is.
+
+    hall: its server's. connection: of its client. write: sends what `client.encode` has returned. number: its
+    own in this process. name: its nickname. room: the name of its room. token: with which another process may
+    take its names.
     """
 
-    __slots__ = ("hall", "name", "room")
+    hall: Hall
+    connection: Connection
+    write: Callable[[bytes], bool]
+    client: Client
+    number: int
+    name: str = ""
+    room: str = LOBBY
+    token: str = attrs.field(factory=partial(token_hex, 8))
+    _nick: Membership | None = None  # of a name that was chosen
+    _claim: Membership | None = None  # of the name that it is about to get
+    _place: Membership | None = None  # in its room
+    _asked: str = ""  # the command whose answer is awaited
+    _timer: Handle | None = None
+    _holds: int = 0  # reasons not to read from it
+    _slowed: bool = False
+    _careful_until: float = 0.0  # until then it says one line at a time
+    _awaits: Handle | None = None  # the deadline of a line that is to be shown first
+    _frozen: bool = False  # it is being handed over
 
-    frames_per_tick = 10  # each is written to the whole room
+    def __repr__(self) -> str:
+        return f"<Member {self.name!r} in {self.room!r}, {self.connection}>"
 
-    def __init__(self, hall: Hall) -> None:
-        super().__init__(Lines(LINE_LIMIT, ending=b"\r\n"))
-        self.hall = hall
-        self.name = ""
-        self.room = LOBBY
+    @property
+    def has_chosen(self) -> bool:
+        """Whether it has chosen its name, which was given to it otherwise."""
+        return self._nick is not None
 
-    def connection_made(self, connection: Connection) -> None:
-        """Greet the member, and enter the lobby."""
-        super().connection_made(connection)
-        connection.set_timeouts(write=WRITE_TIMEOUT)
-        self.reply(f"* you are {self.name}; {HELP}")
-        self.hall.enter(self, LOBBY)
+    # What it says
 
-    def frame_received(self, frame: bytes) -> None:
+    def handle(self, text: str) -> None:
         """Run a command, or send the line to the room."""
-        text = "".join(filter(str.isprintable, frame.decode("utf-8", "replace"))).strip()
+        text = "".join(filter(str.isprintable, text)).strip()
         word, _, rest = text.partition(" ")
         command = self.COMMANDS.get(word)
         if command is not None:
             command(self, rest.strip())
         elif text.startswith("/"):
-            self.reply(f"* there is no {word}: {HELP}")
+            self.reply(f"there is no {word}: {HELP}")
         elif text:
-            self.hall.broadcast(self.room, f"{self.name}: {text}", self)
+            self._say(text)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Remove the member, and announce it, unless another process goes on with it."""
-        if isinstance(exc, HandedOver):
-            self.hall.remove(self, None)
+    def _say(self, text: str) -> None:
+        """Say it to the room; wait until it is shown if others could not keep up a moment ago."""
+        reactor = self.connection.reactor
+        if reactor.time() < self._careful_until and not self._awaits:
+            self._awaits = reactor.call_later(ANSWER_TIMEOUT, self._stop_awaiting)
+            self.hold()
+        self.post(SAID, text, self._stop_awaiting if self._awaits else None)
+
+    def _stop_awaiting(self) -> None:
+        if self._awaits is not None:
+            self._awaits.cancel()
+            self._awaits = None
+            self.release()
+
+    def post(self, kind: str, text: str = "", on_shown: Callable[[], object] | None = None) -> None:
+        """Publish a message to its room."""
+        if not self.hall.rooms[self.room].post(kind, self.name, text, self.number, on_shown):
+            self.reply(_UNSENT)
+            self.slow_down()
+            self._stop_awaiting()
+
+    def reply(self, text: str) -> None:
+        """Send a notice to this member alone."""
+        self.write(self.client.encode(text))
+
+    def _join(self, room: str) -> None:
+        if not is_name(room):
+            self.reply(f"a room's name has 1 to {NAME_LIMIT} letters, digits, - or _")
+        elif room != self.room:
+            self._ask(f"/join {room}")
+            self.hall.rooms[self.room].when_shown(partial(self._go_to, room))
+
+    def _go_to(self, room: str) -> None:
+        if self._asked:  # it has not left meanwhile
+            self.hall.leave(self, f"went to {room}")
+            self.hall.enter(self, room)
+            self.go_on()
+
+    def _who(self, _: str) -> None:
+        self._ask("/who")
+        self.hall.backplane.members(_place(self.room), self._on_members)
+
+    def _on_members(self, found: list[str] | None) -> None:
+        if not self._asked:
+            return  # it has left
+        names = sorted(member.name for member in self.hall.rooms[self.room]) if found is None else found
+        listed = ", ".join(islice(names, ROOM_LIMIT))
+        more = f" and {len(names) - ROOM_LIMIT} more" if len(names) > ROOM_LIMIT else ""
+        partly = "; others can't be reached" if found is None else ""
+        self.reply(f"in {self.room}: {listed}{more}{partly}")
+        self.go_on()
+
+    def _quit(self, _: str) -> None:
+        self.reply("bye")
+        self.connection.close()
+
+    # Its name
+
+    def _nick_command(self, name: str) -> None:
+        folded = name.casefold()
+        if not is_name(name):
+            self.reply(f"a nickname has 1 to {NAME_LIMIT} letters, digits, - or _")
+        elif _GIVEN.fullmatch(folded):
+            self.reply(f"{name} is a guest's name: choose another one")
+        elif folded == self.name.casefold():
+            self._rename(name)
+        elif folded in self.hall.names:
+            self.reply(f"{name} is taken")
         else:
-            self.hall.remove(self, "has left" if exc is None else "was disconnected")
+            self._ask(f"/nick {name}")
+            self._take(name)
 
-    def hand_over(self) -> bytes:
-        """Return its name and room."""
-        return json.dumps({"name": self.name, "room": self.room}).encode()
+    def _take(self, name: str) -> None:
+        """Take a name; while the other processes can't be reached, use it until they say otherwise."""
+        self.hall.names[name.casefold()] = self
+        self._claim = self.hall.backplane.take(
+            _NAMES, name.casefold(), partial(self._on_taken, name),
+            on_lost=partial(self._on_name_lost, name), token=self.token,
+        )  # fmt: skip
+        if self.hall.apart:
+            self._use_claim(name)
+        else:
+            reactor = self.connection.reactor
+            self._timer = reactor.call_later(ANSWER_TIMEOUT, self._refuse_claim, name, "there is no answer")
+
+    def _on_taken(self, name: str, taken: bool) -> None:
+        if self._claim is None:
+            if not taken:
+                self._on_name_lost(name)
+        elif taken:
+            self._use_claim(name)
+        else:
+            self._refuse_claim(name, f"{name} is taken")
+
+    def _use_claim(self, name: str) -> None:
+        self._end_timer()
+        before, self._nick, self._claim = self._nick, self._claim, None
+        if before is not None:
+            before.give_back()
+        del self.hall.names[self.name.casefold()]
+        self._rename(name)
+        self.go_on()
+
+    def _refuse_claim(self, name: str, why: str) -> None:
+        self._end_timer()
+        if self._claim is not None:
+            self._claim.give_back()
+            self._claim = None
+        del self.hall.names[name.casefold()]
+        self.reply(f"{why}: you are still {self.name}" if why != f"{name} is taken" else why)
+        self.go_on()
+
+    def _rename(self, name: str) -> None:
+        self.post(RENAMED, name)
+        self.name = name
+        self.take_place()
+        self.inform()
+
+    def _on_name_lost(self, name: str) -> None:
+        """Give the name up, that another process has given to somebody else."""
+        self._nick = None
+        before = self.name
+        self.hall.replace_name(self, name)
+        self.name, after = before, self.name
+        self._rename(after)
+
+    def keep_name(self) -> None:
+        """Take the name that it had in another process."""
+        self._nick = self.hall.backplane.take(
+            _NAMES, self.name.casefold(), partial(self._on_taken, self.name),
+            on_lost=partial(self._on_name_lost, self.name), token=self.token,
+        )  # fmt: skip
+
+    def take_place(self) -> None:
+        """Be listed in its room."""
+        before, name = self._place, self.name
+        self._place = self.hall.backplane.take(_place(self.room), name, _ignore, token=self.token)
+        if before is not None and (before.group, before.name) != (self._place.group, name):
+            before.give_back()
+
+    def give_place_back(self, *, hand_over: bool) -> None:
+        """Be listed no more; hand_over: another process goes on with it."""
+        place, self._place = self._place, None
+        _give_back(place, hand_over=hand_over)
+
+    def give_names_back(self, *, hand_over: bool) -> None:
+        """Free its names; hand_over: another process goes on with them."""
+        self._end_timer()
+        self._asked, asked = "", self._asked.removeprefix("/nick ")
+        for membership in (self._nick, self._claim):
+            _give_back(membership, hand_over=hand_over)
+        names = self.hall.names
+        for name in {self.name.casefold(), asked.casefold()}:
+            if names.get(name) is self:
+                del names[name]
+
+    def inform(self) -> None:
+        """Send a client that shows them its name and room."""
+        if self.client.state is not None:
+            self.write(self.client.state(self))
+
+    # Flow control
+
+    def _ask(self, command: str) -> None:
+        """Keep further lines waiting until `go_on`: the answer to this one comes later."""
+        self._asked = command
+        self.hold()
+
+    def go_on(self, again: str = "") -> None:
+        """Handle the lines that wait. again: a command to be run before them."""
+        self._asked = ""
+        self.release()
+        if again:
+            self.handle(again)
+
+    def _end_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def hold(self) -> None:
+        """Read nothing from this member until `release`."""
+        self._holds += 1
+        if self._holds == 1:
+            self.connection.pause_reading()
+
+    def release(self) -> None:
+        """Read from this member again, if nothing else is against it."""
+        self._holds -= 1
+        if not (self._holds or self._frozen or self.connection.is_closing()):
+            self.connection.resume_reading()
 
     def slow_down(self) -> None:
         """Read nothing from this member for `SLOWDOWN` seconds."""
-        connection = self.connection
-        if not connection.is_closing():
-            connection.pause_reading()
-            connection.reactor.call_later(SLOWDOWN, connection.resume_reading)
+        reactor = self.connection.reactor
+        self._careful_until = reactor.time() + CARE
+        if not self._slowed and not self.connection.is_closing():
+            self._slowed = True
+            self.hold()
+            reactor.call_later(SLOWDOWN, self._speed_up)
 
-    def reply(self, text: str) -> None:
-        """Send `text` to this member alone."""
-        self.send(text.encode())
+    def _speed_up(self) -> None:
+        self._slowed = False
+        self.release()
 
-    def _nick(self, name: str) -> None:
-        before = self.name
-        if not _is_name(name):
-            self.reply(f"* a nickname has 1 to {NAME_LIMIT} letters, digits, - or _")
-        elif not self.hall.set_name(self, name):
-            self.reply(f"* {name} is taken")
-        else:
-            self.hall.broadcast(self.room, f"* {before} is now {name}", self)
+    def is_slow(self) -> bool:
+        """Return whether it does not keep up, after `write` has returned False."""
+        return not self.connection.is_closing()
 
-    def _join(self, room: str) -> None:
-        if not _is_name(room):
-            self.reply(f"* a room's name has 1 to {NAME_LIMIT} letters, digits, - or _")
-        elif room != self.room:
-            self.hall.leave(self, f"went to {room}")
-            self.hall.enter(self, room)
+    # Handing over
 
-    def _who(self, _: str) -> None:
-        members = self.hall.rooms[self.room]
-        names = ", ".join(member.name for member in islice(members, ROOM_LIMIT))
-        more = f" and {len(members) - ROOM_LIMIT} more" if len(members) > ROOM_LIMIT else ""
-        self.reply(f"* in {self.room}: {names}{more}")
+    def freeze(self) -> bytes:
+        """Return its name, its place and the command in progress, and show it nothing more."""
+        room = self.hall.rooms[self.room]
+        state = {
+            "name": self.name,
+            "chosen": self.has_chosen,
+            "token": self.token,
+            "room": self.room,
+            "arriving": self not in room,
+            "position": room.position(),
+            "again": self._asked,
+        }
+        room.freeze(self)
+        self._frozen = True
+        return json.dumps(state).encode()
 
-    def _quit(self, _: str) -> None:
-        self.reply("* bye")
-        self.connection.close()
+    def thaw(self) -> None:
+        """Go on here: the transfer has failed."""
+        if self._frozen:
+            self._frozen = False
+            self.hall.rooms[self.room].thaw(self)
+            if not self._holds:
+                self.connection.resume_reading()
 
     COMMANDS: ClassVar[dict[str, Callable[[Member, str], None]]] = {
-        "/nick": _nick,
+        "/nick": _nick_command,
         "/join": _join,
         "/who": _who,
         "/quit": _quit,
     }
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
+    """Return whether it can be the name of a member or a room."""
     return 0 < len(text) <= NAME_LIMIT and text.replace("-", "").replace("_", "").isalnum()
+
+
+def _place(room: str) -> str:
+    return f"chat:room:{room}"
+
+
+def _give_back(membership: Membership | None, *, hand_over: bool) -> None:
+    if membership is not None:
+        if hand_over:
+            membership.hand_over()
+        else:
+            membership.give_back()
+
+
+def _ignore(_: bool) -> None:
+    """Do nothing: a name that is unique is unique in a room."""
+
+
+def _encode_line(what: Message | str) -> bytes:
+    line = f"* {what}" if isinstance(what, str) else what.line
+    return f"{line}\r\n".encode()
+
+
+def _encode_past(messages: list[Message]) -> bytes:
+    header = f"the last {len(messages)} lines:" if len(messages) > 1 else "the last line:"
+    return _encode_line(header) + b"".join(map(_encode_line, messages))
+
+
+_LINES = Client(_encode_line, _encode_past)
+
+
+class LineProtocol(FramedProtocol):
+    """The protocol of a client that speaks lines, as telnet and nc do.
+
+    It is disconnected when it receives nothing for `WRITE_TIMEOUT` seconds. hall: its server's. member: what
+    it is in it; None before it is connected.
+    """
+
+    __slots__ = ("hall", "member")
+
+    frames_per_tick = LINES_PER_TICK
+
+    def __init__(self, hall: Hall) -> None:
+        super().__init__(Lines(LINE_LIMIT, ending=b"\r\n"))
+        self.hall = hall
+        self.member: Member | None = None
+
+    def begin(self, connection: Connection) -> Member:
+        """Make a member of the connection."""
+        super().connection_made(connection)
+        self.member = self.hall.admit(connection, connection.write, _LINES)
+        return self.member
+
+    def connection_made(self, connection: Connection) -> None:
+        """Greet the member, and enter the lobby."""
+        self.hall.greet(self.begin(connection))
+
+    def frame_received(self, frame: bytes) -> None:
+        """Handle a line."""
+        assert self.member is not None
+        self.member.handle(frame.decode("utf-8", "replace"))
+
+    def reading_resumed(self) -> None:
+        """Go on after a transfer that has failed, and with the lines that wait."""
+        if self.member is not None:
+            self.member.thaw()
+        super().reading_resumed()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Remove the member, and announce it, unless another process goes on with it."""
+        if self.member is not None:
+            self.hall.remove(self.member, reason_of(exc))
+
+    def hand_over(self) -> bytes:
+        """Return the member's state."""
+        assert self.member is not None
+        return self.member.freeze()
+
+
+def reason_of(exc: BaseException | None) -> str | None:
+    """Return what is announced of a connection that has ended; None: it goes on in another process."""
+    if isinstance(exc, HandedOver):
+        return None
+    return "has left" if exc is None else "was disconnected"

@@ -1,13 +1,15 @@
-"""Daytime, RFC 867: sends the date and the time, and closes the connection."""
+"""Daytime, RFC 867: sends the date and the time, and closes the connection, or answers a datagram."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from reactor.connection.connection import Connection
+from reactor.datagrams import DatagramInfo, DatagramProtocol, Endpoint
 from reactor.protocol import Protocol
 
-__all__ = ["Daytime"]
+__all__ = ["DatagramDaytime", "Daytime"]
 
 
 class Daytime(Protocol):
@@ -17,5 +19,24 @@ class Daytime(Protocol):
 
     def connection_made(self, connection: Connection) -> None:
         """Send the time, and close."""
-        connection.write(f"{datetime.now(UTC).isoformat(timespec='seconds')}\r\n".encode())
+        connection.write(_line())
         connection.close()
+
+
+class DatagramDaytime(DatagramProtocol):
+    """Answers each datagram, whatever is in it, with the time."""
+
+    __slots__ = ("_endpoint",)
+
+    def connection_made(self, endpoint: Endpoint) -> None:
+        """Keep the endpoint."""
+        self._endpoint = endpoint
+
+    def datagram_received(self, data: bytes, address: Any, info: DatagramInfo | None = None) -> None:
+        """Send the time, unless a Unix socket without a name has asked."""
+        if address is not None:
+            self._endpoint.send(_line(), address)
+
+
+def _line() -> bytes:
+    return f"{datetime.now(UTC).isoformat(timespec='seconds')}\r\n".encode()

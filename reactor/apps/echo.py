@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from reactor.connection.connection import Connection
+from reactor.datagrams import DatagramInfo, DatagramProtocol, Endpoint
 from reactor.protocol import Protocol
 
-__all__ = ["Echo"]
+__all__ = ["DatagramEcho", "Echo"]
 
 
 class Echo(Protocol):
@@ -41,3 +42,18 @@ class Echo(Protocol):
     def resume_writing(self) -> None:
         """Read again."""
         self._connection.resume_reading()
+
+
+class DatagramEcho(DatagramProtocol):
+    """Sends each datagram back to its sender; those that it has no room for are lost, as on the network."""
+
+    __slots__ = ("_endpoint",)
+
+    def connection_made(self, endpoint: Endpoint) -> None:
+        """Keep the endpoint."""
+        self._endpoint = endpoint
+
+    def datagram_received(self, data: bytes, address: Any, info: DatagramInfo | None = None) -> None:
+        """Send `data` back, unless a Unix socket without a name has sent it."""
+        if address is not None:
+            self._endpoint.send(data, address)

@@ -313,6 +313,20 @@ class Backplane(ContextExit, ABC):
             return "queue full"
         return None
 
+    def read_last(self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]) -> None:
+        """Read the last messages of `topic` from the history, whether or not it is subscribed to.
+
+        count: of messages, at most. on_messages: called with a list of them, the oldest first, or with None
+            if the broker is away. Messages that subscribers here have not received yet may be among them.
+        Raises UsageError if the backplane is closed, ValueError for an empty topic or a count below 1,
+        TypeError for an argument of the wrong type.
+        """
+        _check_name("topic", topic)
+        check_count("count", count)
+        check_callable("on_messages", on_messages)
+        self._check_open()
+        self._read_last(topic, count, on_messages)
+
     # Presence
 
     def take(
@@ -402,6 +416,11 @@ class Backplane(ContextExit, ABC):
 
     @abstractmethod
     def _send(self, topic: str, data: bytes) -> None: ...
+
+    @abstractmethod
+    def _read_last(
+        self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]
+    ) -> None: ...
 
     @abstractmethod
     def _queued_bytes(self) -> int: ...

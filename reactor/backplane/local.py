@@ -16,6 +16,7 @@ from reactor.backplane.interface import (
     BackplaneState,
     Membership,
     Subscription,
+    check_count,
 )
 from reactor.loop.timers import Handle
 from reactor.options import seconds
@@ -37,6 +38,8 @@ class LocalBackplane(Backplane):
     """A backplane in memory, for the subscribers of one process and for tests. No message is ever missing.
 
     reactor: on whose thread it is used.
+    history, history_age: messages of a topic that are kept for `read_last`, and the seconds for which they
+        are kept. By default none: no subscriber needs it.
     max_message: bytes of the largest message. max_queued: bytes of the messages that one tick may publish.
     presence_ttl: seconds for which a name is reserved after `Membership.hand_over`.
     Raises TypeError or ValueError, naming the parameter, for an invalid argument.
@@ -54,17 +57,23 @@ class LocalBackplane(Backplane):
         self,
         reactor: Reactor,
         *,
+        history: int = 0,
+        history_age: float = 300.0,
         max_message: int = MAX_MESSAGE,
         max_queued: int = MAX_QUEUED,
         presence_ttl: float = PRESENCE_TTL,
     ) -> None:
         super().__init__(reactor, max_message, max_queued)
+        self._history = history and check_count("history", history)
+        self._history_age = seconds("history_age", history_age)
         self._presence_ttl = seconds("presence_ttl", presence_ttl)
         self._topics: dict[str, tuple[Subscription, ...]] = {}
         self._due: deque[tuple[tuple[Subscription, ...], bytes]] = (
             deque()
         )  # as they were when it was published
         self._due_bytes = 0
+        # The messages of each topic with their times; topics in the order of their last message.
+        self._histories: dict[str, deque[tuple[float, bytes]]] = {}
         self._groups: dict[str, dict[str, _Taken]] = {}
         self._begin()
 
@@ -92,6 +101,8 @@ class LocalBackplane(Backplane):
     def _send(self, topic: str, data: bytes) -> None:
         self._due.append((self._topics.get(topic, ()), data))
         self._due_bytes += len(data)
+        if self._history:
+            self._keep(topic, data)
         self._reactor.call_soon(self._pass_on)
 
     def _pass_on(self) -> None:
@@ -105,6 +116,29 @@ class LocalBackplane(Backplane):
 
     def _queued_bytes(self) -> int:
         return self._due_bytes
+
+    # The history
+
+    def _keep(self, topic: str, data: bytes) -> None:
+        """Add a message to the history; forget the topics whose last message is too old."""
+        now = self._reactor.time()
+        kept = self._histories.pop(topic, None) or deque(maxlen=self._history)
+        kept.append((now, data))
+        self._histories[topic] = kept
+        oldest = next(iter(self._histories))
+        while self._histories[oldest][-1][0] < now - self._history_age:
+            del self._histories[oldest]
+            oldest = next(iter(self._histories))
+
+    def _read_last(self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]) -> None:
+        self._reactor.call_soon(self._answer_last, topic, count, on_messages)
+
+    def _answer_last(
+        self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]
+    ) -> None:
+        oldest = self._reactor.time() - self._history_age
+        kept = [data for when, data in self._histories.get(topic, ()) if when >= oldest]
+        self._call("on_messages", on_messages, kept[-count:])
 
     # Presence
 
@@ -165,3 +199,4 @@ class LocalBackplane(Backplane):
                 if taken.release is not None:
                     taken.release.cancel()
         self._groups.clear()
+        self._histories.clear()

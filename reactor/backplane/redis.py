@@ -138,7 +138,7 @@ class RedisBackplane(Backplane):
         # Presence: the names of this process, and the key by which the broker knows that it lives.
         self._held: dict[tuple[str, str], Membership] = {}
         self._node = b""
-        self._looking_up: dict[object, Callable[[list[str] | None], object]] = {}
+        self._looking_up: dict[object, partial[None]] = {}  # with None, if the connection is lost
 
         # Heartbeats.
         self._state = BackplaneState.CONNECTING
@@ -244,8 +244,8 @@ class RedisBackplane(Backplane):
             for topic in self._topics.values():
                 topic.lost_history()
             waiting, self._looking_up = self._looking_up, {}
-            for on_members in waiting.values():
-                self._call("on_members", on_members, None)
+            for answer in waiting.values():
+                answer(None)
         self._went_down(exc)
 
     def _receiver_lost(self, link: Link, exc: BaseException | None) -> None:
@@ -468,6 +468,15 @@ class RedisBackplane(Backplane):
     def _missed(self, topic: Topic, missed: int | None) -> None:
         self._report_gap(topic.subscribers, missed)
 
+    def _read_last(self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]) -> None:
+        query = self._ask("on_messages", on_messages)
+        if query is not None:
+            handler = partial(self._read_back, query)
+            self._command(handler, "XREVRANGE", self._key("h", topic), "+", "-", "COUNT", count)
+
+    def _read_back(self, query: object, entries: list[Any]) -> None:
+        self._looking_up.pop(query)([fields[1] for _, fields in reversed(entries)])
+
     def _follow(self, topic: Topic) -> None:
         """Pass on the live messages that were kept meanwhile, and follow those that come."""
         for epoch, ident, data in topic.go_live():
@@ -540,15 +549,21 @@ class RedisBackplane(Backplane):
             self._run_script(None, GIVE, keys, membership.name, self._node, membership.token)
 
     def _look_up(self, group: str, on_members: Callable[[list[str] | None], object]) -> None:
+        query = self._ask("on_members", on_members)
+        if query is not None:
+            self._run_script(partial(self._looked_up, query), MEMBERS, (self._key("g", group),))
+
+    def _ask(self, name: str, callback: Callable[[Any], object]) -> object | None:
+        """Return a new query, that `callback` is called for; None if the broker is away: it is called so."""
         if self._commands is None:
-            self._reactor.call_soon(self._call, "on_members", on_members, None)
-            return
+            self._reactor.call_soon(self._call, name, callback, None)
+            return None
         query = object()
-        self._looking_up[query] = on_members
-        self._run_script(partial(self._looked_up, query), MEMBERS, (self._key("g", group),))
+        self._looking_up[query] = partial(self._call, name, callback)
+        return query
 
     def _looked_up(self, query: object, names: list[bytes]) -> None:
-        self._call("on_members", self._looking_up.pop(query), sorted(name.decode() for name in names))
+        self._looking_up.pop(query)(sorted(name.decode() for name in names))
 
     # State and end
 

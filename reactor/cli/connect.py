@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import select
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from reactor.address import encode_host
+from reactor.address import Address, encode_host
 from reactor.cli.arguments import CommandFailed, add_alpn, add_log_level, parse_address, parse_seconds
+from reactor.cli.datagrams import DatagramPeer, exchange
+from reactor.cli.terminal import InputReader, write_output
 from reactor.connection.connection import Connection
 from reactor.errors import AddressError, ConnectError, TLSContextError, UsageError
 from reactor.options import Timeouts
@@ -26,18 +25,15 @@ __all__ = ["add_arguments", "run"]
 
 log = logging.getLogger("reactor")
 
-_STDIN = 0
-_STDOUT = 1
-
-#: Bytes of one read from standard input. The next read waits until they have been written to the peer.
-_CHUNK = 64 * 1024
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `connect` to its parser."""
     parser.set_defaults(command=run)
     parser.add_argument(
-        "address", type=parse_address, metavar="ADDRESS", help="HOST:PORT, [IPV6]:PORT or unix:/path"
+        "address",
+        type=_peer,
+        metavar="ADDRESS",
+        help="HOST:PORT, [IPV6]:PORT or unix:/path; udp: before it sends each line as a datagram",
     )
     parser.add_argument(
         "--timeout",
@@ -45,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10.0,
         metavar="S",
         help="seconds that connecting may take (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=parse_seconds,
+        metavar="S",
+        help="with udp: end when the input has ended and nothing has come for S seconds (default: 1)",
     )
     parser.add_argument("--tls", action="store_true", help="speak TLS, and check the server's certificate")
     parser.add_argument("--ca", metavar="FILE", help="the authorities to trust instead of the system's (PEM)")
@@ -66,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_log_level(parser)
 
 
+def _peer(text: str) -> Address | DatagramPeer:
+    kind, separator, address = text.partition(":")
+    if separator and kind == "udp":
+        return DatagramPeer(parse_address(address))
+    return parse_address(text)
+
+
 def _server_name(text: str) -> str:
     try:
         encode_host(text)
@@ -81,6 +90,11 @@ def run(options: argparse.Namespace) -> None:
     """
     if sys.stdout is None:
         raise CommandFailed("standard output is closed, and what the peer sends would go there")
+    if isinstance(options.address, DatagramPeer):
+        _exchange_datagrams(options)
+        return
+    if options.wait is not None:
+        options.error("--wait is for udp: a connection ends when its peer ends it")
     try:
         tls = _client_context(options)
     except TLSContextError as exc:
@@ -116,6 +130,16 @@ def run(options: argparse.Namespace) -> None:
         raise CommandFailed(f"lost the connection to {options.address}: {cause}") from reason
 
 
+def _exchange_datagrams(options: argparse.Namespace) -> None:
+    for option in ("tls", "ca", "insecure", "server_name", "alpn", "verbose"):
+        if getattr(options, option):
+            options.error(f"--{option.replace('_', '-')} is for connections, and udp has none")
+    try:
+        exchange(options.address, 1.0 if options.wait is None else options.wait)
+    except AddressError as exc:
+        options.error(str(exc))
+
+
 def _client_context(options: argparse.Namespace) -> ssl.SSLContext | None:
     if not options.tls:
         for option in ("ca", "insecure", "server_name", "alpn"):
@@ -130,8 +154,7 @@ def _client_context(options: argparse.Namespace) -> ssl.SSLContext | None:
 class _Terminal(Protocol):
     """Standard input to the peer, the peer to standard output.
 
-    Standard input may be a file, which no selector accepts, so a thread reads it: one chunk at a time,
-    the next when the last has been written and writing is not paused.
+    A chunk of the input is read when the last one has been written and writing is not paused.
 
     on_end: called with the reason when the connection has ended; None for a clean end.
     """
@@ -139,10 +162,9 @@ class _Terminal(Protocol):
     def __init__(
         self, loop: Reactor, on_end: Callable[[BaseException | None], None], *, verbose: bool
     ) -> None:
-        self._loop = loop
         self._on_end = on_end
         self._verbose = verbose
-        self._may_read = threading.Event()
+        self._input = InputReader(loop, self._send, self._fail)
         self._paused = False
 
     def connection_made(self, connection: Connection) -> None:
@@ -150,40 +172,26 @@ class _Terminal(Protocol):
         if self._verbose:
             for line in _describe_tls(connection):
                 log.info("%s", line)
-        self._may_read.set()
-        threading.Thread(target=self._read_input, daemon=True).start()
+        self._input.start()
+
+    def _fail(self, exc: CommandFailed) -> None:
+        self._connection.abort(exc)
 
     def data_received(self, data: bytes) -> None:
         try:
-            _write_all(_STDOUT, data)
-        except OSError as exc:
-            self._connection.abort(CommandFailed(f"cannot write to standard output: {exc.strerror}"))
+            write_output(data)
+        except CommandFailed as exc:
+            self._connection.abort(exc)
 
     def pause_writing(self) -> None:
         self._paused = True
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._may_read.set()
+        self._input.go_on()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._on_end(exc)
-
-    def _read_input(self) -> None:
-        try:
-            data = b"."
-            while data:
-                self._may_read.wait()
-                self._may_read.clear()
-                try:
-                    data = _read(_STDIN)
-                except OSError as exc:
-                    problem = CommandFailed(f"cannot read standard input: {exc.strerror}")
-                    self._loop.call_soon_threadsafe(self._connection.abort, problem)
-                    return
-                self._loop.call_soon_threadsafe(self._send, data)
-        except UsageError:
-            pass  # the connection has ended and the reactor is closed
 
     def _send(self, data: bytes) -> None:
         if data:
@@ -193,24 +201,7 @@ class _Terminal(Protocol):
         else:
             self._connection.close()
         if not self._paused:
-            self._may_read.set()
-
-
-def _read(fd: int) -> bytes:
-    while True:
-        try:
-            return os.read(fd, _CHUNK)
-        except BlockingIOError:  # O_NONBLOCK, set by another process that shares the terminal or pipe
-            select.select([fd], [], [])
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(fd, rest) :]
-        except BlockingIOError:  # as above
-            select.select([], [fd], [])
+            self._input.go_on()
 
 
 def _describe_tls(connection: Connection) -> Iterator[str]:

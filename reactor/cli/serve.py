@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -26,7 +26,6 @@ from reactor.cli.arguments import (
     parse_seconds,
 )
 from reactor.deploy import Supervisor
-from reactor.deploy.process import is_child
 from reactor.deploy.systemd import ServiceManager, inherited
 from reactor.errors import AddressError, ListenError, SupervisorError, TLSContextError, UsageError
 from reactor.listening.listener import Listener
@@ -37,11 +36,33 @@ from reactor.reactor import Reactor
 if TYPE_CHECKING:
     import ssl
 
+    from reactor.backplane import Backplane
+    from reactor.datagrams import Endpoint
+
 __all__ = ["add_arguments", "run"]
 
 log = logging.getLogger("reactor")
 
 DEFAULT_ADDRESS = "127.0.0.1:9092"
+
+#: Seconds for which a broker keeps messages, for those who were away.
+HISTORY_AGE = 24 * 3600.0
+
+# Options that are of some apps alone.
+_OPTIONS = {
+    "to": ["proxy"],
+    "send_proxy": ["proxy"],
+    "root": ["files"],
+    "backplane": [name for name, app in APPS.items() if app.shared is not None],
+    "web": [name for name, app in APPS.items() if app.page is not None],
+}
+
+# Options that --udp refuses, and the methods of a protocol that it needs.
+_OF_CONNECTIONS = (
+    *_OPTIONS, "proxy_protocol", "idle_timeout", "max_connections", "max_per_ip", "tls_cert", "tls_key",
+    "tls_client_ca", "alpn",
+)  # fmt: skip
+_DATAGRAMS_NEED = ("connection_made", "datagram_received", "connection_lost")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,12 +97,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default: {DEFAULT_ADDRESS})",
     )
     parser.add_argument(
+        "--udp",
+        action="store_true",
+        help="serve datagrams, by UDP or on Unix datagram sockets: "
+        f"{', '.join(name for name, app in APPS.items() if app.datagrams)}, or module:factory",
+    )
+    parser.add_argument(
         "--workers",
         type=parse_count,
         metavar="N",
         help="serve in N processes below a supervisor, which restarts them without losing a connection: "
         "SIGHUP one by one, SIGUSR2 with itself; SIGTTIN and SIGTTOU start and end one "
         "(default: one process alone)",
+    )
+    parser.add_argument(
+        "--backplane",
+        type=_broker_url,
+        metavar="URL",
+        help="join all processes of chat that use the same broker, on any number of machines: redis://HOST, "
+        "rediss://USER:PASSWORD@HOST:PORT/DATABASE over TLS, or unix:///PATH",
+    )
+    parser.add_argument(
+        "--web",
+        action="append",
+        type=_listen_address,
+        metavar="ADDRESS",
+        help="serve the page of chat there, for browsers; as --listen; may be repeated",
     )
     parser.add_argument(
         "--status",
@@ -156,18 +197,24 @@ def run(options: argparse.Namespace) -> None:
     Raises CommandFailed for an address or file that failed and for a drain cut short by a second signal,
     SystemExit for invalid arguments and at the end of a worker.
     """
+    if options.status_open and options.status is None:
+        options.error("--status-open needs --status")
+    if options.udp:
+        _check_udp(options)
+    else:
+        _check_app(options)
     if options.workers is None:
         _serve_alone(options)
         return
     supervisor = Supervisor(
         partial(_listen, options),
         workers=options.workers,
+        max_workers=1 if _is_alone(options) else None,
         drain_timeout=options.drain_timeout,
         status=options.status,
         status_open=options.status_open,
         name=_title(options),
     )
-    _warn_of_workers(options)
     try:
         with _status_errors(options):
             supervisor.run()
@@ -177,10 +224,32 @@ def run(options: argparse.Namespace) -> None:
         raise CommandFailed(str(exc)) from exc
 
 
-def _warn_of_workers(options: argparse.Namespace) -> None:
+def _check_udp(options: argparse.Namespace) -> None:
+    """Refuse the options that datagrams have no use for."""
+    if options.workers is not None:
+        options.error("--workers is for connections: one process serves datagrams, leave it out with --udp")
+    for option in _OF_CONNECTIONS:
+        if getattr(options, option) not in {None, False}:
+            options.error(f"--{option.replace('_', '-')} is for connections, and --udp has none")
+
+
+def _check_app(options: argparse.Namespace) -> None:
+    """Refuse options that are for another app, and workers that would have nothing in common."""
     app = options.app
-    if isinstance(app, App) and app.own is not None and options.workers > 1 and not is_child():
-        log.warning("with more than one worker, %s are each worker's own", app.own)
+    for option, owners in _OPTIONS.items():
+        if getattr(options, option) is not None and not (isinstance(app, App) and _name_of(app) in owners):
+            options.error(f"--{option.replace('_', '-')} is for the app {', '.join(owners)}")
+    if _is_alone(options) and (options.workers or 1) > 1:
+        options.error(
+            f"with --workers {options.workers} each worker would have {app.shared} of its own: "
+            "join them with --backplane redis://HOST"
+        )
+
+
+def _is_alone(options: argparse.Namespace) -> bool:
+    """Return whether one process must serve all clients."""
+    app = options.app
+    return isinstance(app, App) and app.shared is not None and options.backplane is None
 
 
 def _serve_alone(options: argparse.Namespace) -> None:
@@ -188,9 +257,13 @@ def _serve_alone(options: argparse.Namespace) -> None:
     with Reactor() as loop:
         with _status_errors(options):
             _serve_status(options, loop)
-        for listener in _listen(options, loop):
-            for bound in listener.addresses:
-                log.info("listening on %s", bound)
+        if options.udp:
+            for endpoint in _bind_datagrams(options, loop):
+                log.info("listening on udp:%s", endpoint.address)
+        else:
+            for listener in _listen(options, loop):
+                for bound in listener.addresses:
+                    log.info("listening on %s", bound)
         if options.tls_cert is not None and hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, _reload_tls, loop, options)
         loop.call_soon(manager.ready, "serving")
@@ -225,30 +298,52 @@ def _status_errors(options: argparse.Namespace) -> Iterator[None]:
 
 def _title(options: argparse.Namespace) -> str:
     app = options.app
-    name = app if isinstance(app, str) else next(name for name, known in APPS.items() if known is app)
-    return f"reactor serve {name}"
+    return f"reactor serve {app if isinstance(app, str) else _name_of(app)}"
 
 
 def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
     """Listen on all addresses. In a worker this is all that it does itself."""
-    factory = _factory(options, _app(options))
     limits = Limits(max_connections=options.max_connections, max_per_ip=options.max_per_ip)
     timeouts = Timeouts(idle=options.idle_timeout)
     proxies = _proxy_protocol(options)
-    addresses = chain(*options.listen or [[Address.parse(DEFAULT_ADDRESS)]])
     refuse: Callable[[str], NoReturn] = options.error
     try:
+        app = _app(options)
+        factory = _factory(options, app, loop)
+        served = [(address, factory) for address in _addresses(options)]
+        if options.web is not None and app.page is not None:
+            page = app.page(factory)
+            served += [(address, page) for address in chain(*options.web)]
         tls = _server_context(options)
-        listen = partial(
-            loop.listen, factory=factory, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies
-        )
-        return [listen(address) for address in addresses]
+        listen = partial(loop.listen, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies)
+        return [listen(address, serving) for address, serving in served]
+    except ImportError as exc:
+        raise CommandFailed(str(exc)) from exc
     except TLSContextError as exc:
         raise CommandFailed(str(exc)) from exc
     except AddressError as exc:
         refuse(str(exc))
     except ListenError as exc:
         raise CommandFailed(exc.strerror) from exc
+
+
+def _bind_datagrams(options: argparse.Namespace, loop: Reactor) -> list[Endpoint]:
+    app = _app(options)
+    refuse: Callable[[str], NoReturn] = options.error
+    if app.datagrams is None:
+        able = ", ".join(name for name, known in APPS.items() if known.datagrams)
+        refuse(f"--udp is for {able} and module:factory: this app has connections only")
+    factory = app.datagrams()
+    try:
+        return [loop.bind_datagram(address, factory) for address in _addresses(options)]
+    except AddressError as exc:
+        refuse(str(exc))
+    except ListenError as exc:
+        raise CommandFailed(exc.strerror) from exc
+
+
+def _addresses(options: argparse.Namespace) -> Iterable[Address]:
+    return chain(*options.listen or [[Address.parse(DEFAULT_ADDRESS)]])
 
 
 def _proxy_protocol(options: argparse.Namespace) -> ProxyProtocol | None:
@@ -309,6 +404,10 @@ def _directory(text: str) -> str:
     return text
 
 
+def _name_of(app: App) -> str:
+    return next(name for name, known in APPS.items() if known is app)
+
+
 def _app_name(name: str) -> App | str:
     """Return the app of that name, or the name of a factory, which is imported where it serves."""
     known = APPS.get(name)
@@ -330,10 +429,12 @@ def _app(options: argparse.Namespace) -> App:
     if isinstance(name, App):
         return name
     factory = _import(options, name)
-    problem = _problem_of_factory(factory)
+    problem = _problem_of_factory(factory, _DATAGRAMS_NEED if options.udp else ())
     if problem is not None:
         options.error(f"argument APP: {name!r} {problem}")
     summary = f"serves the protocols of {name}"
+    if options.udp:
+        return App(summary, lambda: factory, datagrams=lambda: factory)
     if isinstance(factory, type):
         return App(summary, lambda: factory)
     return App(summary, lambda: _checking(name, factory))
@@ -359,8 +460,11 @@ def _import(options: argparse.Namespace, name: str) -> Any:
     return found
 
 
-def _problem_of_factory(factory: Any) -> str | None:
-    """Return why `factory` can't return a protocol; None if nothing shows that without calling it."""
+def _problem_of_factory(factory: Any, needed: Iterable[str]) -> str | None:
+    """Return why `factory` can't return a protocol; None if nothing shows that without calling it.
+
+    needed: the methods of a protocol; none: those of a connection's.
+    """
     if not callable(factory):
         return f"is not a factory: it is a {type(factory).__name__}, which can't be called"
     if inspect.iscoroutinefunction(factory):
@@ -372,16 +476,17 @@ def _problem_of_factory(factory: Any) -> str | None:
     except ValueError:
         pass  # written in C, without a signature
     if isinstance(factory, type) and not hasattr(factory, "__getattr__"):
-        missing = _missing_callback(factory)
+        missing = _missing_callback(factory, needed)
         if missing is not None:
-            return f"is not a protocol class: it has no {missing}; derive it from reactor.Protocol"
+            base = "reactor.datagrams.DatagramProtocol" if needed else "reactor.Protocol"
+            return f"is not a protocol class: it has no {missing}; derive it from {base}"
     return None
 
 
-def _missing_callback(protocol: object) -> str | None:
-    """Return the name of a callback that a connection needs and `protocol` lacks."""
+def _missing_callback(protocol: object, needed: Iterable[str] = ()) -> str | None:
+    """Return the name of a callback in `needed` that `protocol` lacks; none: those of a connection."""
     receive = "get_buffer" if hasattr(protocol, "buffer_updated") else "data_received"
-    needed = ("connection_made", receive, "eof_received", "connection_lost")
+    needed = needed or ("connection_made", receive, "eof_received", "connection_lost")
     return next((name for name in needed if not hasattr(protocol, name)), None)
 
 
@@ -401,11 +506,10 @@ def _checking(name: str, factory: Factory) -> Factory:
     return make
 
 
-def _factory(options: argparse.Namespace, app: App) -> Factory:
+def _factory(options: argparse.Namespace, app: App, loop: Reactor) -> Factory:
+    if app.shared is not None:
+        return app.start(_backplane(options, loop))
     needed = app.option
-    for option, owner in {"to": "proxy", "send_proxy": "proxy", "root": "files"}.items():
-        if getattr(options, option) is not None and option not in {needed, *app.settings}:
-            options.error(f"--{option.replace('_', '-')} is for the app {owner}")
     if needed is None:
         return app.start()
     value = getattr(options, needed)
@@ -413,3 +517,35 @@ def _factory(options: argparse.Namespace, app: App) -> Factory:
         options.error(f"this app needs --{needed}: it {app.summary}")
     settings = {name: getattr(options, name) for name in app.settings}
     return app.start(value, **{name: setting for name, setting in settings.items() if setting is not None})
+
+
+# The backplane
+
+
+def _broker_url(text: str) -> str:
+    from reactor.backplane.url import BrokerURL  # noqa: PLC0415 - needed with this option alone
+
+    try:
+        BrokerURL.parse(text)
+    except AddressError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+    return text
+
+
+def _backplane(options: argparse.Namespace, loop: Reactor) -> Backplane | None:
+    """Return the backplane, which connects by and by; the process is not ready while it does not."""
+    if options.backplane is None:
+        return None
+    from reactor.backplane import RedisBackplane  # noqa: PLC0415 - needs the extra `redis`
+
+    backplane = RedisBackplane(loop, options.backplane, history_age=HISTORY_AGE)
+    if options.status is not None:
+        from reactor.status import add_check  # noqa: PLC0415 - needs the extra `status`
+
+        add_check(loop, "backplane", partial(_check_backplane, backplane))
+    return backplane
+
+
+def _check_backplane(backplane: Backplane) -> str | None:
+    state = backplane.state.value
+    return None if state == "up" else f"{backplane} is {state}: other processes can't be reached"

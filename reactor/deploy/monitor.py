@@ -178,12 +178,15 @@ class Monitor:
         """Send what was counted since the last time, by worker."""
         if self._successor is None:
             return
-        sums = self._ledger.by_worker()
-        for index, counters in sums.items():
+        for index, counters in self._ledger.by_worker().items():
             known = self._reported.get(index, {})
-            more = {name: count - known.get(name, 0) for name, count in counters.items()}
-            self._successor.send("counters", index=index, counters=more)
-        self._reported = sums
+            more = {
+                name: count - known.get(name, 0)
+                for name, count in counters.items()
+                if count != known.get(name, 0)
+            }
+            if more and self._successor.send("counters", index=index, counters=more):
+                self._reported[index] = counters
 
     # From the supervisor of before
 
@@ -222,4 +225,10 @@ class Monitor:
 
 def _worker(fields: dict[str, Any]) -> Worker:
     snapshot = fields["snapshot"]
-    return Worker(**{**fields, "snapshot": None if snapshot is None else Snapshot.from_json(snapshot)})
+    return Worker(
+        index=fields["index"],
+        pid=fields["pid"],
+        phase=fields["phase"],
+        answers=fields["answers"],
+        snapshot=None if snapshot is None else Snapshot.from_json(snapshot),
+    )

@@ -42,8 +42,10 @@ class StatusAddress:
             return
         from reactor.status.server import check_open  # noqa: PLC0415 - needs the extra `status`
 
-        check_open(self._address, self._is_open)
+        for sock in self._sockets:
+            check_open(sock, self._is_open)
         if not self._sockets:
+            check_open(self._address, self._is_open)
             self._sockets = bind(self._address, backlog=_BACKLOG, reuse_port=False, options=())
         self._path = None if self._address.path is None else UnixPath(self._address.path)
 

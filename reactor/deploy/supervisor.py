@@ -63,6 +63,8 @@ class Supervisor:
     setup: called as `setup(reactor)` in each worker; it listens, as in a program without workers. Each worker
         is this same program, run anew until its call of `run`.
     workers: how many, 1 or more. SIGTTIN and SIGTTOU change it.
+    max_workers: the number up to which SIGTTIN does, as 1 where workers would have state of their own that
+        clients share; None: no limit.
     drain_timeout: seconds that a worker's connections have to end when it is replaced or stopped; finite.
     status: the address of the status page (`reactor.status.StatusPage`), of the loopback interface or of a
         Unix socket; None: there is none. It shows all workers, and goes on when the supervisor is replaced.
@@ -82,6 +84,7 @@ class Supervisor:
         setup: Setup,
         *,
         workers: int = 1,
+        max_workers: int | None = None,
         drain_timeout: float = 30.0,
         status: AddressLike | None = None,
         status_open: bool = False,
@@ -93,7 +96,10 @@ class Supervisor:
         if workers < 1:
             raise ValueError(f"workers must be 1 or more, not {workers}")
         self._setup = setup
+        if max_workers is not None and max_workers < workers:
+            raise ValueError(f"max_workers must be {workers} or more, as workers is, not {max_workers}")
         self._workers = workers
+        self._max_workers = max_workers
         self._drain_timeout = seconds("drain_timeout", drain_timeout, zero=True)
         if math.isinf(self._drain_timeout):
             raise ValueError("drain_timeout must be finite: no old process may stay for ever")
@@ -114,7 +120,9 @@ class Supervisor:
             run_worker(role, self._setup, self._drain_timeout)
         with Reactor() as reactor:
             status = StatusAddress(reactor, self._status, self._status_open)
-            _Supervision(reactor, self._workers, self._drain_timeout, status, self._name).run(role)
+            _Supervision(
+                reactor, self._workers, self._max_workers, self._drain_timeout, status, self._name
+            ).run(role)
 
 
 class _Phase(Enum):
@@ -146,7 +154,13 @@ class _Supervision:
     """
 
     def __init__(
-        self, reactor: Reactor, workers: int, drain_timeout: float, status: StatusAddress, name: str
+        self,
+        reactor: Reactor,
+        workers: int,
+        max_workers: int | None,
+        drain_timeout: float,
+        status: StatusAddress,
+        name: str,
     ) -> None:
         self._reactor = reactor
         self._drain_timeout = drain_timeout
@@ -157,6 +171,7 @@ class _Supervision:
         self._sockets = ListeningSockets()
         self._phase = _Phase.STARTING
         self._target = workers
+        self._max_workers = max_workers
         self._starting: dict[int, _Worker] = {}
         self._serving: dict[int, _Worker] = {}
         self._draining: set[_Worker] = set()
@@ -467,6 +482,9 @@ class _Supervision:
         """SIGTTIN: one worker more."""
         if self._phase is not _Phase.RUNNING:
             log.warning("SIGTTIN is ignored: the supervisor is %s", self._phase.value)
+            return
+        if self._target == self._max_workers:
+            log.warning("SIGTTIN is ignored: max_workers is %d", self._target)
             return
         self._steered = True
         self._sockets.steer(self._target)  # until the new one is ready

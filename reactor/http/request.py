@@ -282,6 +282,8 @@ class Upload(Request):
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yield the pieces of the body. In a coroutine that handles the request, while `on_piece` is None."""
+        if self.on_piece is not None:
+            raise UsageError("the pieces go to on_piece: pieces is for an upload without it")
         while True:
             while self._pieces:
                 piece = self._pieces.popleft()

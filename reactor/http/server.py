@@ -265,8 +265,10 @@ class HTTPProtocol(Protocol):
             stream.lose(exc)
 
     def draining(self) -> bool:
-        """Return whether a request is under way; from now on answers end the connection."""
+        """Return whether a request is under way. From now on answers are the last; streams of events end."""
         self._is_draining = True
+        if isinstance(self._stream, EventStream):
+            self.connection.close()  # the browser connects again, to whoever listens then
         if self._state is _HEAD and not self._reader.buffered():
             self.connection.set_timeouts(read=None)
             return False
@@ -457,19 +459,21 @@ class HTTPProtocol(Protocol):
         def end(result: object, exc: BaseException | None) -> None:
             if self.scope is scope:
                 self.scope = None
-            if self._switched is not None:
+            if exc is not None and not isinstance(exc, Exception):
+                self.connection.abort(exc)  # an interrupt
+            elif self._switched is not None:
                 self._switched_ended(handler, self._switched, exc)
             elif exc is None:
                 self._returned(handler, request, result)
-            elif isinstance(exc, Exception):
+            else:
                 self._failed(request, exc, handler)
 
         self.scope = scope = Scope(self.connection, end)
         scope.start(coroutine)
 
-    def _switched_ended(self, handler: Handler, protocol: WebSocket, exc: BaseException | None) -> None:
+    def _switched_ended(self, handler: Handler, protocol: WebSocket, exc: Exception | None) -> None:
         """End the WebSocket of a coroutine that has returned or raised."""
-        if isinstance(exc, Exception) and not isinstance(exc, StreamClosed):
+        if exc is not None and not isinstance(exc, StreamClosed):
             self._report(exc, handler)
         protocol.close(1000 if exc is None else 1011)
 

@@ -15,7 +15,7 @@ from reactor.address import Address
 from reactor.errors import ListenError
 from reactor.loop.system import KERNEL, System
 
-__all__ = ["SocketOption", "UnixPath", "adopt_listening_socket", "bind", "cannot_listen"]
+__all__ = ["SocketOption", "UnixPath", "adopt_listening_socket", "bind", "cannot_listen", "clear_stale"]
 
 #: The level, the option and its value, as for setsockopt(2).
 SocketOption = tuple[int, int, int | bytes]
@@ -87,7 +87,7 @@ def _bind_all(
                 _listening(system.new_listening_socket(family), address, reuse_port, options)
             )
             if address.path is not None and system.has_files:
-                _clear_stale(address.path)
+                clear_stale(address.path)
             sock.bind(sockaddr)
             sock.listen(backlog)
             sockets.append(sock)
@@ -173,8 +173,11 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _clear_stale(path: str) -> None:
-    """Remove the socket file that a dead process left. A live one, or another kind of file, is an error."""
+def clear_stale(path: str, kind: int = socket.SOCK_STREAM) -> None:
+    """Remove the socket file that a dead process left. A live one, or another kind of file, is an error.
+
+    kind: the type of the socket that is to be bound there. Raises OSError.
+    """
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -183,13 +186,13 @@ def _clear_stale(path: str) -> None:
         raise OSError(errno.EISDIR, "a directory is there: name a socket in it, as unix:/directory/name")
     if not stat.S_ISSOCK(mode):
         raise OSError(errno.EEXIST, "a file that is no socket is there: move it away")
-    if _is_live(path):
+    if _is_live(path, kind):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     os.unlink(path)
 
 
-def _is_live(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+def _is_live(path: str, kind: int) -> bool:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
@@ -197,4 +200,8 @@ def _is_live(path: str) -> bool:
             return False
         except BlockingIOError:
             return True  # its accept queue is full: a process has it
+        except OSError as exc:
+            if exc.errno != errno.EPROTOTYPE:
+                raise
+            return True  # a socket of another type
     return True

@@ -74,8 +74,8 @@ class Loop:
         "__weakref__", "_alarm", "_alarm_due", "_at_close", "_close_asked", "_driver", "_each_tick", "_ended",
         "_flush", "_host", "_host_at_close", "_hosted", "_on_close", "_on_fork", "_on_recover", "_signals",
         "_slow_callback", "_stop_asked", "_wakeup", "bytes_received", "bytes_sent", "counters", "events",
-        "lifetime", "now", "outbox", "registry", "scheduler", "system", "tick_times", "ticks", "time",
-        "unsure",
+        "lifetime", "now", "outbox", "registry", "scheduler", "slice_end", "system", "tick_times", "ticks",
+        "time", "unsure",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +110,8 @@ class Loop:
         self.tick_times = TickTimes()
         #: Within a tick, what is to be handed to `flush` at its end; None outside of ticks.
         self.outbox: list[Any] | None = None
+        #: Where a budget is given, the clock's time at which the tick is to end; else infinity.
+        self.slice_end = _NEVER
         #: An interrupt may have left things half done: they are repaired before the next tick.
         self.unsure = False
 
@@ -365,6 +367,7 @@ class Loop:
         limit = EVENTS_PER_TICK if budget is None else EVENTS_PER_SLICE
         timed = budget is not None or self._slow_callback is not None
         end = None
+        self.slice_end = _NEVER
         while True:
             due = scheduler.timers.due
             if registry.leftover:
@@ -379,7 +382,8 @@ class Loop:
             self.now = now = clock()
             if timed:
                 scheduler.lap = now
-                end = None if budget is None else now + budget
+                if budget is not None:
+                    end = self.slice_end = now + budget
 
             handled = len(events)
             for fd, ready in events:

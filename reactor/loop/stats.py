@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from itertools import accumulate
+from typing import Any
 
 import attrs
 
-__all__ = ["LAG_BOUNDS", "Counters", "Histogram", "Stats"]
+__all__ = ["LAG_BOUNDS", "Counters", "DatagramStats", "Histogram", "Stats"]
 
 #: Upper bounds of the lag's buckets, seconds. The ticks of a healthy loop stay below the first.
 LAG_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -49,6 +50,47 @@ class Histogram:
 
 
 @attrs.frozen(kw_only=True)
+class DatagramStats:
+    """The datagrams of one endpoint, or of all that a reactor had; its gauges are of the open ones.
+
+    received, sent: datagrams from and to the kernel, without the dropped and refused ones.
+    bytes_received, bytes_sent: their bytes.
+    dropped: datagrams lost on this host, by reason: "kernel" (the receive buffer was full), "truncated"
+        (larger than the buffer), "queue_timeout", "closed" (queued at `abort`), or the error of a `send`, as
+        "EMSGSIZE".
+    refused: by reason: "queue_full", "closing" (`send` after `close`), "prefix" (of a client prefix over its
+        limit).
+    errors: what `error_received` was called with, or would have been where there were too many.
+    open, queued, queued_bytes: endpoints that are open, and what they have queued.
+
+    >>> from reactor import Reactor
+    >>> with Reactor() as reactor:
+    ...     datagrams = reactor.stats().datagrams
+    >>> datagrams.received, dict(datagrams.dropped)
+    (0, {})
+    """
+
+    received: int = 0
+    sent: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    dropped: Mapping[str, int] = attrs.field(factory=dict)
+    refused: Mapping[str, int] = attrs.field(factory=dict)
+    errors: int = 0
+    open: int = 0
+    queued: int = 0
+    queued_bytes: int = 0
+
+    def __add__(self, other: DatagramStats) -> DatagramStats:
+        """Return the sums of both."""
+        sums: dict[str, Any] = {}
+        for name in attrs.fields_dict(DatagramStats):
+            mine, its = getattr(self, name), getattr(other, name)
+            sums[name] = dict(Counter(mine) + Counter(its)) if isinstance(mine, Mapping) else mine + its
+        return DatagramStats(**sums)
+
+
+@attrs.frozen(kw_only=True)
 class Stats:
     """A snapshot of a reactor's counters since its creation, and of its gauges. Made by `Reactor.stats`.
 
@@ -68,6 +110,7 @@ class Stats:
     open, paused, lingering: connections that are open, those between `pause_writing` and `resume_writing`,
         and sockets of closed connections that wait for the peer's end of file.
     queued_bytes: bytes that were written and not accepted by the kernel.
+    datagrams: those of datagram endpoints, which are in none of the others.
 
     >>> from reactor import Reactor
     >>> with Reactor() as reactor:
@@ -94,6 +137,7 @@ class Stats:
     paused: int
     lingering: int
     queued_bytes: int
+    datagrams: DatagramStats = attrs.field(factory=DatagramStats)
 
 
 @attrs.define(eq=False, repr=False)
@@ -108,6 +152,7 @@ class Counters:
     drained: Counter[str] = attrs.field(factory=Counter)  # in drains that are done
     dropped_writes: int = 0
     handler_errors: int = 0
+    datagrams: DatagramStats = attrs.field(factory=DatagramStats)  # of endpoints that have ended
     # Ticks by duration. Those below the first bound are the rest, so that counting them costs nothing.
     slow_ticks: list[int] = attrs.field(factory=lambda: [0] * (len(LAG_BOUNDS) + 1))
 

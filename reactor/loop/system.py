@@ -50,6 +50,10 @@ class System:
         """Return the listening socket that has the descriptor `fd`, and owns it from now on."""
         return _ListeningSocket(fileno=fd)
 
+    def new_datagram_socket(self, family: int) -> socket.socket:
+        """Return a new datagram socket."""
+        return socket.socket(family, socket.SOCK_DGRAM)
+
     def socketpair(self) -> tuple[socket.socket, socket.socket]:
         """Return two stream sockets that are connected to each other, for a wake-up."""
         return socket.socketpair()

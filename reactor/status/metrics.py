@@ -34,6 +34,9 @@ _COUNTERS = (
     ("received_bytes", "bytes_received", "Bytes from the kernel."),
     ("sent_bytes", "bytes_sent", "Bytes that the kernel accepted."),
     ("dropped_writes", "dropped_writes", "Writes after the end of their connection."),
+    ("datagrams_received", "datagrams_received", "Datagrams from the kernel, without those refused."),
+    ("datagrams_sent", "datagrams_sent", "Datagrams that the kernel accepted."),
+    ("datagrams_errors", "datagrams_errors", "Datagrams that did not arrive or could not be sent."),
     ("handler_errors", "handler_errors", "Exceptions that callbacks raised."),
     ("ticks", "ticks", "Ticks of the event loop."),
     ("events", "events", "Events, timers and callbacks that ticks handled."),
@@ -42,10 +45,19 @@ _COUNTERS = (
 # The same, and the label with the values that are there from the start: a rate needs a zero to begin with.
 _LABELLED = (
     (
-        "connections_refused", "refused", "reason", ("max_connections", "max_per_ip", "descriptors"),
+        "connections_refused", "refused", "reason",
+        ("max_connections", "max_per_ip", "descriptors", "proxy_untrusted", "proxy_header"),
         "Connections that were accepted and closed at once.",
     ),
     ("connections_closed", "closed", "reason", ("clean",), "Connections that ended."),
+    (
+        "datagrams_dropped", "datagrams_dropped", "reason", ("kernel", "queue_timeout"),
+        "Datagrams that were lost on this host.",
+    ),
+    (
+        "datagrams_refused", "datagrams_refused", "reason", ("queue_full", "prefix"),
+        "Datagrams over a limit.",
+    ),
     (
         "connections_drained", "drained", "outcome", ("idle", "finished", "failed", "aborted"),
         "Connections that ended in drains.",

@@ -157,7 +157,7 @@ class StatusPage:
 
         def guarded(handler: Callable[[Request], Response | None]) -> Callable[[Request], Response | None]:
             def handle(request: Request) -> Response | None:
-                if only_local_names:
+                if only_local_names and isinstance(request.peername, tuple):  # no site gets to a Unix socket
                     _check_host(request.host)
                 return handler(request)
 

@@ -33,6 +33,8 @@ _NUMBERS = (
     "ticks", "events",
 )  # fmt: skip
 _BY_LABEL = ("refused", "closed", "drained")
+_OF_DATAGRAMS = ("received", "sent", "errors")
+_DATAGRAMS_BY_LABEL = ("dropped", "refused")
 _GAUGES = ("open", "paused", "lingering", "queued_bytes")
 
 _BORN = time.time()
@@ -54,8 +56,9 @@ class ListenerState:
 class Snapshot:
     """Counters and gauges of one process at one moment.
 
-    pid: its number. started: the Unix time of its start. counters: of `Stats`, "cpu_seconds", and the ticks
-        in each bucket of the lag, as "lag:0". gauges: "open", "paused", "lingering" and "queued_bytes".
+    pid: its number. started: the Unix time of its start. counters: of `Stats`, those of its `datagrams` as
+        "datagrams_received" and so on, "cpu_seconds", and the ticks in each bucket of the lag, as "lag:0".
+    gauges: "open", "paused", "lingering" and "queued_bytes".
     draining: whether the reactor is being drained. listeners: the open ones, 50 at most.
     problems: why it is not ready, by the check's name.
     checks: the names of all checks, 20 at most.
@@ -66,13 +69,13 @@ class Snapshot:
     """
 
     pid: int
-    started: float
-    counters: Counters
-    gauges: dict[str, int]
-    draining: bool
-    listeners: list[ListenerState]
-    checks: list[str]
-    problems: dict[str, str]
+    started: float = 0.0
+    counters: Counters = attrs.field(factory=dict)
+    gauges: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(_GAUGES, 0))
+    draining: bool = False
+    listeners: list[ListenerState] = attrs.field(factory=list)
+    checks: list[str] = attrs.field(factory=list)
+    problems: dict[str, str] = attrs.field(factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a mapping for json.dumps."""
@@ -80,8 +83,18 @@ class Snapshot:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Snapshot:
-        """Return the snapshot that `to_json` has made a mapping of."""
-        return cls(**{**fields, "listeners": [ListenerState(**one) for one in fields["listeners"]]})
+        """Return the snapshot that `to_json` has made a mapping of.
+
+        A worker may be of another version than its supervisor: what is not known is left out, what is missing
+        has its default.
+        """
+        known = {field.name: fields[field.name] for field in attrs.fields(cls) if field.name in fields}
+        known["gauges"] = {**dict.fromkeys(_GAUGES, 0), **known.get("gauges", {})}
+        known["listeners"] = [
+            ListenerState(one["address"], one["connections"], one["holds"])
+            for one in known.get("listeners", [])
+        ]
+        return cls(**known)
 
 
 def take_snapshot(reactor: Reactor) -> Snapshot:
@@ -110,8 +123,12 @@ def take_snapshot(reactor: Reactor) -> Snapshot:
 def _counters(stats: Stats) -> Counters:
     counters: Counters = {name: getattr(stats, name) for name in _NUMBERS}
     counters["cpu_seconds"] = time.process_time()
-    for name in _BY_LABEL:
-        for label, count in _limited(getattr(stats, name)).items():
+    for name in _OF_DATAGRAMS:
+        counters[f"datagrams_{name}"] = getattr(stats.datagrams, name)
+    labels = {name: getattr(stats, name) for name in _BY_LABEL}
+    labels |= {f"datagrams_{name}": getattr(stats.datagrams, name) for name in _DATAGRAMS_BY_LABEL}
+    for name, counts in labels.items():
+        for label, count in _limited(counts).items():
             counters[f"{name}:{label}"] = count
     for bucket, count in enumerate(stats.lag.counts):
         counters[f"lag:{bucket}"] = count

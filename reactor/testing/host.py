@@ -10,43 +10,50 @@ from typing import Any
 
 from reactor.errors import UsageError
 
-__all__ = ["Host", "numeric", "socket_address"]
+__all__ = ["ANY", "Host", "numeric", "socket_address"]
 
 #: Source addresses of a host without addresses of its own.
 _DEFAULTS = ("10.0.0.1", "fd00::1")
 
-_ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104
+#: The addresses that stand for every interface.
+ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
 
 class Host:
-    """A machine on the network: its addresses and its listening endpoints.
+    """A machine on the network: its addresses, its listening endpoints, and its bound datagram sockets.
 
     addresses: its own, beside loopback. If empty, it has every address that no other host has.
+    datagrams: the kernel's sides of the datagram sockets that are bound.
     """
 
     def __init__(self, network: Any, addresses: tuple[str, ...]) -> None:
         self.addresses = addresses
         self._network = network
         self._listening: list[Any] = []
+        self.datagrams: list[Any] = []
 
     # Listening
 
-    def bind(self, family: int, where: Any, *, shared: bool, both: bool) -> Any:
+    def bind(
+        self, family: int, where: Any, *, shared: bool, both: bool, ends: list[Any] | None = None
+    ) -> Any:
         """Return the socket address of a socket bound to `where`: a path, or a host and port.
 
-        shared: SO_REUSEPORT. both: an IPv6 socket that accepts IPv4 too. Raises OSError as bind(2) does.
+        shared: SO_REUSEPORT. both: an IPv6 socket that accepts IPv4 too. ends: the sockets that may have
+        taken it; None for those that listen. Raises OSError as bind(2) does.
         """
+        ends = self._listening if ends is None else ends
         if isinstance(where, str):
-            if self.find(where) is not None:
+            if any(known.sockname == where for known in ends if not known.closed):
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             return where
         address = numeric(where[0] or "0.0.0.0")  # noqa: S104
         if (":" in address) is not (family == socket.AF_INET6):
             raise socket.gaierror(socket.EAI_FAMILY, "Address family for hostname not supported")
-        if address not in _ANY and not self._has(address):
+        if address not in ANY and not self._has(address):
             raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         port = where[1]
-        while not port or self._is_taken(address, port, shared=shared, both=both):
+        while not port or _is_taken(ends, address, port, shared=shared, both=both):
             if where[1]:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             port = self._network.next_port()
@@ -60,16 +67,6 @@ class Host:
     def _has(self, address: str) -> bool:
         return ip_address(address).is_loopback or self._network.host_at(address) is self
 
-    def _is_taken(self, address: str, port: int, *, shared: bool, both: bool) -> bool:
-        for other in self._listening:
-            if other.closed or isinstance(other.sockname, str) or other.sockname[1] != port:
-                continue
-            one_family = (":" in address) is (":" in other.sockname[0])
-            overlap = one_family and (address == other.sockname[0] or {address, other.sockname[0]} & _ANY)
-            if (overlap or (not one_family and (both or other.both))) and not (shared and other.shared):
-                return True
-        return False
-
     # Connecting
 
     def connect(self, end: Any, where: Any) -> int:
@@ -79,7 +76,7 @@ class Host:
         target = numeric(where[0])
         loopback = ip_address(target).is_loopback
         bound, port = end.sockname[:2]
-        source = self._source(target) if bound in _ANY else bound
+        source = self.source(target) if bound in ANY else bound
         if source is None:
             return errno.ENETUNREACH
         end.sockname = socket_address(source, port or self._network.next_port())
@@ -103,8 +100,8 @@ class Host:
         listening.backlog.append(end.meet(listening))
         return 0
 
-    def _source(self, target: str) -> str | None:
-        """Return the source address for a connection to `target`; None if there is none of its family."""
+    def source(self, target: str) -> str | None:
+        """Return the source address for what is sent to `target`; None if there is none of its family."""
         if ip_address(target).is_loopback or target in self.addresses:
             return target
         return next((own for own in self.addresses or _DEFAULTS if (":" in own) is (":" in target)), None)
@@ -119,13 +116,42 @@ class Host:
         exact = [known for known in found if known.sockname[0] == where] or found
         return self._network.random.choice(exact) if len(exact) > 1 else next(iter(exact), None)
 
+    # Datagrams
+
+    def find_datagrams(self, where: Any, port: int | None = None, sender: Any = None) -> Any:
+        """Return the datagram socket that gets what `sender` sends to a path, or an address and port.
+
+        One that is connected to the sender comes first, then one bound to this very address.
+        """
+        if port is None:
+            return next((known for known in self.datagrams if known.sockname == where), None)
+        found = [
+            known
+            for known in self.datagrams
+            if _takes(known, where, port) and (known.peer is None or known.peer[:2] == sender)
+        ]
+        connected = [known for known in found if known.peer is not None]
+        exact = connected or [known for known in found if known.sockname[0] == where] or found
+        return self._network.random.choice(exact) if len(exact) > 1 else next(iter(exact), None)
+
+
+def _is_taken(ends: list[Any], address: str, port: int, *, shared: bool, both: bool) -> bool:
+    for other in ends:
+        if other.closed or isinstance(other.sockname, str) or other.sockname[1] != port:
+            continue
+        one_family = (":" in address) is (":" in other.sockname[0])
+        overlap = one_family and (address == other.sockname[0] or {address, other.sockname[0]} & ANY)
+        if (overlap or (not one_family and (both or other.both))) and not (shared and other.shared):
+            return True
+    return False
+
 
 def _takes(listening: Any, address: str, port: int) -> bool:
     name = listening.sockname
     if isinstance(name, str) or name[1] != port:
         return False
     one_family = (":" in address) is (":" in name[0])
-    return (one_family and (address == name[0] or name[0] in _ANY)) or (not one_family and listening.both)
+    return (one_family and (address == name[0] or name[0] in ANY)) or (not one_family and listening.both)
 
 
 def numeric(address: str) -> str:

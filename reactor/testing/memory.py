@@ -96,6 +96,8 @@ class MemoryNetwork(ContextExit, Network):
     latency: minimum and maximum seconds that a segment is in transit.
     choppy: from 0 to 1, the probability that a call or a segment takes fewer bytes than it could.
     buffers: bytes of each socket's send and receive buffer.
+    loss, duplication, reordering: from 0 to 1, the probability that a datagram does not arrive, arrives
+        twice, or is overtaken by later ones. Connections are reliable.
     fault: called as `fault(name, index)` for each system call that can fail ("recv", "accept", …); an
         errno that it returns is raised.
 
@@ -116,9 +118,13 @@ class MemoryNetwork(ContextExit, Network):
         latency: tuple[float, float] = (0.0, 0.0),
         choppy: float = 0.0,
         buffers: tuple[int, int] = (65536, 65536),
+        loss: float = 0.0,
+        duplication: float = 0.0,
+        reordering: float = 0.0,
         fault: Callable[[str, int], int | None] = lambda name, index: None,
     ) -> None:
         options: dict[str, Any] = {"latency": latency, "choppy": choppy, "buffers": buffers, "fault": fault}
+        options.update(loss=loss, duplication=duplication, reordering=reordering)
         super().__init__(ManualClock(), Random(seed), **options)
 
     def __enter__(self) -> Self:
@@ -208,7 +214,8 @@ class MemoryReactor(Reactor):
     Name resolution and `run_in_executor(None, …)`, which use a thread otherwise, run at once, within the
     call. Kernel descriptors, signals, executors and `background` raise UsageError.
 
-    seed, latency, choppy, buffers: of a network of its own, as for `MemoryNetwork`.
+    seed, latency, choppy, buffers, loss, duplication, reordering: of a network of its own, as for
+        `MemoryNetwork`.
     on_error, debug: as for `Reactor`.
     network, addresses: an existing network, and the addresses of its host there, as for
         `MemoryNetwork.reactor`.
@@ -228,13 +235,26 @@ class MemoryReactor(Reactor):
         latency: tuple[float, float] = (0.0, 0.0),
         choppy: float = 0.0,
         buffers: tuple[int, int] = (65536, 65536),
+        loss: float = 0.0,
+        duplication: float = 0.0,
+        reordering: float = 0.0,
         on_error: ErrorHandler | None = None,
         debug: bool = False,
     ) -> None:
         if network is None:
-            network = MemoryNetwork(seed=seed, latency=latency, choppy=choppy, buffers=buffers)
+            network = MemoryNetwork(
+                seed=seed,
+                latency=latency,
+                choppy=choppy,
+                buffers=buffers,
+                loss=loss,
+                duplication=duplication,
+                reordering=reordering,
+            )
         elif (seed, latency, choppy, buffers) != (0, (0.0, 0.0), 0.0, (65536, 65536)):
             raise UsageError("seed, latency, choppy and buffers are the network's: give them to it")
+        elif loss or duplication or reordering:
+            raise UsageError("loss, duplication and reordering are the network's: give them to it")
         self.network = network
         self.clock = network.clock
         host = network.host_with(tuple(addresses))

@@ -59,6 +59,8 @@ class Network:
     latency: minimum and maximum seconds that a segment is in transit.
     choppy: from 0 to 1, the probability that a call or a segment takes fewer bytes than it could.
     buffers: bytes of each socket's send and receive buffer.
+    loss, duplication, reordering: from 0 to 1, the probability that a datagram does not arrive, arrives
+        twice, or is overtaken by later ones. Connections are reliable.
     fault: called for each system call, with its name and index; an errno that it returns is raised.
 
     calls: the names of all system calls, in order. complaints: messages about calls that are never valid.
@@ -75,8 +77,14 @@ class Network:
         latency: tuple[float, float] = (0.0, 0.0),
         choppy: float = 0.0,
         buffers: tuple[int, int] = (65536, 65536),
+        loss: float = 0.0,
+        duplication: float = 0.0,
+        reordering: float = 0.0,
         fault: Callable[[str, int], int | None] = lambda name, index: None,
     ) -> None:
+        self.loss = loss
+        self.duplication = duplication
+        self.reordering = reordering
         self.clock = clock
         self.random = random
         self.latency = latency

@@ -1,14 +1,17 @@
-"""`FaultyPeer`: a peer that misbehaves, for the other end of a connection under test."""
+"""`FaultyPeer` and `FaultyDatagramPeer`: peers that misbehave, for the other end of what is under test."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from random import Random
+from typing import Any, Literal
 
 from reactor.connection.connection import Connection
+from reactor.datagrams import Endpoint
 from reactor.errors import UsageError
-from reactor.testing.records import Recorder
+from reactor.testing.records import DatagramRecorder, Recorder
 
-__all__ = ["FaultyPeer"]
+__all__ = ["FaultyDatagramPeer", "FaultyPeer"]
 
 Ending = Literal["stay", "half-close", "close", "reset"]
 
@@ -89,3 +92,67 @@ class FaultyPeer(Recorder):
             self.connection.close()
         elif self._ending == "reset":
             self.connection.abort()
+
+
+class FaultyDatagramPeer(DatagramRecorder):
+    """A datagram protocol of a misbehaving peer: sends late, twice, cut off, in another order, or too much.
+
+    outgoing: the datagrams that it sends. address: where to; None: where its endpoint is connected to.
+    delay: seconds before each. copies: how often each is sent. cut: bytes left of each; None for all.
+    seed: of the random order in which they are sent; None for the one given.
+    closes: it closes when everything is sent, so that answers find nobody.
+
+    It is a `DatagramRecorder`, on any reactor. What a network does on the way, `MemoryNetwork` has as `loss`,
+    `duplication` and `reordering`. Raises UsageError for fewer than one copy or a negative `cut`.
+
+    >>> from reactor.testing import MemoryReactor
+    >>> with MemoryReactor() as reactor:
+    ...     server = reactor.bind_datagram("10.0.0.1:53", DatagramRecorder)
+    ...     peer = FaultyDatagramPeer([b"query"], copies=2, cut=2)
+    ...     _ = reactor.connect_datagram("10.0.0.1:53", lambda: peer)
+    ...     reactor.run_out()
+    ...     server.get_protocol().received
+    [b'qu', b'qu']
+    """
+
+    def __init__(
+        self,
+        outgoing: Iterable[bytes] = (),
+        *,
+        address: Any = None,
+        delay: float = 0.0,
+        copies: int = 1,
+        cut: int | None = None,
+        seed: int | None = None,
+        closes: bool = False,
+    ) -> None:
+        super().__init__()
+        if copies < 1:
+            raise UsageError(f"a datagram is sent once or more, not {copies} times")
+        if cut is not None and cut < 0:
+            raise UsageError(f"what is left of a datagram has 0 bytes or more, not {cut}")
+        self._outgoing = [data[:cut] for data in outgoing for _ in range(copies)]
+        if seed is not None:
+            Random(seed).shuffle(self._outgoing)
+        self._outgoing.reverse()
+        self._address = address
+        self._delay = delay
+        self._closes = closes
+
+    def connection_made(self, endpoint: Endpoint) -> None:
+        """Start sending."""
+        super().connection_made(endpoint)
+        self._wait()
+
+    def _wait(self) -> None:
+        reactor = self.endpoint.reactor
+        reactor.call_later(self._delay, reactor.call_soon, self._go_on)
+
+    def _go_on(self) -> None:
+        if self.endpoint.is_closing():
+            return
+        if self._outgoing:
+            self.endpoint.send(self._outgoing.pop(), self._address)
+            self._wait()
+        elif self._closes:
+            self.endpoint.close()

@@ -12,12 +12,15 @@ import attrs
 import pytest
 
 from reactor.address import Address
+from reactor.datagrams import Endpoint
 from reactor.reactor import Reactor
 from reactor.testing.memory import MemoryNetwork, MemoryReactor
 from reactor.testing.records import Errors
 
 __all__ = [
+    "RunningEndpoint",
     "RunningServer",
+    "datagram_server",
     "memory_network",
     "memory_reactor",
     "reactor",
@@ -120,6 +123,62 @@ def reactor_server() -> Iterator[Callable[..., RunningServer]]:
             servers.enter_context(reactor.background(drain_timeout=drain_timeout))
             listener = reactor.submit(lambda: reactor.listen(address, factory, **options)).result()
             return RunningServer(reactor, listener.addresses[0], errors)
+
+        yield start
+
+
+@attrs.frozen
+class RunningEndpoint:
+    """A datagram endpoint on a thread of its own; the result of the fixture `datagram_server`.
+
+    reactor: the reactor that runs it; call its methods by `submit`. endpoint: likewise. address: the one that
+    it is bound to. errors: its `on_error`.
+
+        from reactor.apps.echo import DatagramEcho
+
+        def test_echo(datagram_server):
+            with datagram_server(DatagramEcho).connect() as client:
+                client.send(b"hello")
+                assert client.recv(100) == b"hello"
+    """
+
+    reactor: Reactor
+    endpoint: Endpoint
+    address: Address
+    errors: Errors
+
+    def connect(self, timeout: float = 10.0) -> socket.socket:
+        """Return a blocking datagram socket connected to the endpoint. timeout: of each call, in s."""
+        family, sockaddr = self.address.resolve()[0]
+        client = socket.socket(family, socket.SOCK_DGRAM)
+        client.settimeout(timeout)
+        client.connect(sockaddr)
+        return client
+
+
+@pytest.fixture
+def datagram_server() -> Iterator[Callable[..., RunningEndpoint]]:
+    """Start an endpoint: `datagram_server(factory, address="127.0.0.1:0", drain_timeout=5.0, **options)`.
+
+    It is bound when the call returns, and runs on a thread of its own until the test is over, when it is
+    drained. The test fails if an error of a callback is left in its `errors`. options: those of
+    `Reactor.bind_datagram`.
+    """
+    with ExitStack() as servers:
+
+        def start(
+            factory: Callable[[], Any],
+            address: Any = "127.0.0.1:0",
+            *,
+            drain_timeout: float = 5.0,
+            **options: Any,
+        ) -> RunningEndpoint:
+            errors = Errors()
+            reactor = servers.enter_context(Reactor(on_error=errors))
+            servers.callback(_fail_of, errors)
+            servers.enter_context(reactor.background(drain_timeout=drain_timeout))
+            endpoint = reactor.submit(lambda: reactor.bind_datagram(address, factory, **options)).result()
+            return RunningEndpoint(reactor, endpoint, endpoint.address, errors)
 
         yield start
 

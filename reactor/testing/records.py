@@ -1,13 +1,14 @@
-"""`Errors` and `Recorder`: an `on_error` and a protocol that record their calls for a test."""
+"""`Errors`, `Recorder`, `DatagramRecorder`: an `on_error` and protocols that record calls for a test."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from reactor.connection.connection import Connection
+from reactor.datagrams import DatagramInfo, DatagramProtocol, Endpoint
 from reactor.protocol import Protocol
 
-__all__ = ["Errors", "Recorder"]
+__all__ = ["DatagramRecorder", "Errors", "Recorder"]
 
 
 class Errors:
@@ -95,6 +96,77 @@ class Recorder(Protocol):
         """Record the call."""
         self.calls.append(("eof_received",))
         return self.keep_open
+
+    def pause_writing(self) -> None:
+        """Record the call."""
+        self.calls.append(("pause_writing",))
+
+    def resume_writing(self) -> None:
+        """Record the call."""
+        self.calls.append(("resume_writing",))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Record the call."""
+        self.calls.append(("connection_lost", exc))
+
+
+class DatagramRecorder(DatagramProtocol):
+    """A datagram protocol that records its calls in `calls`, each as a tuple of name and arguments.
+
+    >>> from reactor.testing import MemoryReactor
+    >>> with MemoryReactor() as reactor:
+    ...     server = reactor.bind_datagram("10.0.0.1:53", DatagramRecorder)
+    ...     client = reactor.bind_datagram("10.0.0.1:54", DatagramRecorder)
+    ...     _ = client.send(b"hello", server.address)
+    ...     reactor.run_out()
+    ...     server.get_protocol().calls[1:]
+    [('datagram_received', b'hello', ('10.0.0.1', 54))]
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.endpoint: Endpoint
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the calls, in order."""
+        return [call[0] for call in self.calls]
+
+    @property
+    def received(self) -> list[bytes]:
+        """All datagrams received so far."""
+        return [call[1] for call in self.calls if call[0] == "datagram_received"]
+
+    @property
+    def errors(self) -> list[tuple[OSError, Any]]:
+        """The arguments of each `error_received`."""
+        return [(call[1], call[2]) for call in self.calls if call[0] == "error_received"]
+
+    @property
+    def lost(self) -> bool:
+        """Whether `connection_lost` was called."""
+        return "connection_lost" in self.names
+
+    @property
+    def reason(self) -> BaseException | None:
+        """The argument of `connection_lost`. Raises AssertionError unless that was called once, and last."""
+        assert self.names.count("connection_lost") == 1, self.names
+        assert self.names[-1] == "connection_lost", self.names
+        reason: BaseException | None = self.calls[-1][1]
+        return reason
+
+    def connection_made(self, endpoint: Endpoint) -> None:
+        """Record the call."""
+        self.endpoint = endpoint
+        self.calls.append(("connection_made", endpoint))
+
+    def datagram_received(self, data: bytes, address: Any, info: DatagramInfo | None = None) -> None:
+        """Record the call; `info` only if there is one."""
+        self.calls.append(("datagram_received", data, address, *([] if info is None else [info])))
+
+    def error_received(self, exc: OSError, address: Any) -> None:
+        """Record the call."""
+        self.calls.append(("error_received", exc, address))
 
     def pause_writing(self) -> None:
         """Record the call."""

@@ -17,13 +17,15 @@ Result = BaseException | type[BaseException] | int | None
 #: The methods that pass bytes on, and can be limited to a number of them.
 _OF_BYTES = frozenset({"recv", "recv_into", "send", "sendmsg"})
 
-_SCRIPTABLE = _OF_BYTES | {"accept", "close", "getpeername", "getsockopt", "setsockopt", "shutdown"}
+_SCRIPTABLE = _OF_BYTES | {
+    "accept", "close", "getpeername", "getsockopt", "recvfrom", "recvmsg", "sendto", "setsockopt", "shutdown",
+}  # fmt: skip
 
 
 class ScriptedSocket:
     """A socket whose next calls have scripted results: partial sends and receives, EAGAIN, errors.
 
-    It wraps a real socket, or one in memory, for `Reactor.adopt` and `Reactor.listen`:
+    It wraps a real socket, or one in memory, for `Reactor.adopt`, `listen` and `bind_datagram`:
 
         import socket
         from reactor import Protocol, Reactor
@@ -45,9 +47,9 @@ class ScriptedSocket:
         the limit of bytes that this call passes on; None, the real call. When they are used up, calls are
         real.
 
-    Methods with a script: accept, close, getpeername, getsockopt, recv, recv_into, send, sendmsg, setsockopt,
-    shutdown. `calls` keeps the names of those that were called, in order. All else is the real socket's;
-    `os.sendfile`, which takes its descriptor, goes past the script.
+    Methods with a script: accept, close, getpeername, getsockopt, recv, recv_into, recvfrom, recvmsg, send,
+    sendmsg, sendto, setsockopt, shutdown. `calls` keeps the names of those that were called, in order. All
+    else is the real socket's; `os.sendfile`, which takes its descriptor, goes past the script.
 
     Raises UsageError for a script of another method, and in the call for a number where no bytes pass.
     """
@@ -95,10 +97,28 @@ class ScriptedSocket:
         sent: int = self.sock.send(memoryview(data)[:limit], *flags)
         return sent
 
-    def sendmsg(self, pieces: Iterable[Any]) -> int:
+    def sendmsg(self, pieces: Iterable[Any], *more: Any) -> int:
         limit = self.next_result("sendmsg")
-        sent: int = self.sock.sendmsg(pieces) if limit is None else self.sock.send(b"".join(pieces)[:limit])
+        if limit is None:
+            sent: int = self.sock.sendmsg(pieces, *more)
+        else:
+            sent = self.sock.send(b"".join(pieces)[:limit])
         return sent
+
+    def sendto(self, data: Any, address: Any) -> int:
+        self.next_result("sendto")
+        sent: int = self.sock.sendto(data, address)
+        return sent
+
+    def recvfrom(self, size: int) -> tuple[bytes, Any]:
+        self.next_result("recvfrom")
+        received: tuple[bytes, Any] = self.sock.recvfrom(size)
+        return received
+
+    def recvmsg(self, *args: int) -> tuple[bytes, list[Any], int, Any]:
+        self.next_result("recvmsg")
+        received: tuple[bytes, list[Any], int, Any] = self.sock.recvmsg(*args)
+        return received
 
     def recv(self, size: int, *flags: int) -> bytes:
         limit = self.next_result("recv")

@@ -14,6 +14,7 @@ from reactor.errors import UsageError
 from reactor.loop.system import System
 from reactor.loop.workers import Workers
 from reactor.options import Reconnect
+from reactor.testing.datagrams import MemoryDatagramSocket
 from reactor.testing.host import Host
 from reactor.testing.network import Network
 from reactor.testing.sockets import MemorySocket, new_socket
@@ -37,6 +38,10 @@ class MemorySystem(System):
     def new_listening_socket(self, family: int) -> Any:
         """Return a new socket of the simulated network that is going to listen."""
         return self.new_socket(family)
+
+    def new_datagram_socket(self, family: int) -> Any:
+        """Return a `MemoryDatagramSocket`."""
+        return MemoryDatagramSocket(self._network, self._host, family)
 
     def socketpair(self) -> tuple[Any, Any]:
         """Return both ends of a wake-up's socket pair, which are the same object."""
@@ -63,7 +68,7 @@ class MemorySystem(System):
 
     def check(self, given: object) -> None:
         """Raise UsageError if `given` is a kernel socket or descriptor, or one of another network."""
-        if isinstance(given, MemorySocket):
+        if isinstance(given, (MemorySocket, MemoryDatagramSocket)):
             if given.network is not self._network:
                 raise UsageError(f"{given!r} is of another network: make both reactors on one MemoryNetwork")
         elif self._is_real(given):

@@ -229,6 +229,13 @@ class Broker:
         self.channels.get(channel, {}).pop(session, None)
         session.reply([b"unsubscribe", channel, 0])
 
+    def do_xrevrange(
+        self, session: Session, key: bytes, plus: bytes, minus: bytes, word: bytes, count: bytes
+    ) -> list[Any]:
+        self.sweep()
+        messages = self.data.histories.get(key, [])[-int(count) :]
+        return [[ident, [b"d", data]] for ident, data in reversed(messages)]
+
     # Keys
 
     def expire(self, key: bytes, seconds: float) -> None:

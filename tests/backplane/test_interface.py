@@ -339,3 +339,20 @@ def test_giving_back_before_the_answer_is_allowed(anywhere):
     backplane.take("group", "name", answers.append).give_back()
     assert take(anywhere, backplane).held
     assert answers == []
+
+
+def test_the_last_messages_can_be_read_without_a_subscription(anywhere):
+    options = {"history": 50} if anywhere.kind == "local" else {}
+    writer = anywhere.node(**options)
+    reader = writer if anywhere.kind == "local" else anywhere.node()
+    answers = []
+    reader.read_last("topic", 3, answers.append)
+    assert answers == []  # never from within a call
+    anywhere.spin(lambda: answers)
+    for number in range(10):
+        writer.publish("topic", b"%d" % number)
+    anywhere.spin(lambda: not writer.stats().queued)
+    for count in (3, 100):
+        reader.read_last("topic", count, answers.append)
+    anywhere.spin(lambda: len(answers) == 3)
+    assert answers == [[], [b"7", b"8", b"9"], [b"%d" % number for number in range(10)]]

@@ -34,3 +34,24 @@ def test_messages_of_a_tick_that_is_not_followed_by_another_are_counted_as_unsen
         reactor.settle()
         assert backplane.stats().unsent == 1
         assert backplane.stats().acknowledged == backplane.stats().queued_bytes == 0
+
+
+def test_the_history_is_bounded_by_messages_and_age_also_of_topics_that_nobody_uses():
+    with MemoryReactor() as reactor, LocalBackplane(reactor, history=2, history_age=10) as backplane:
+        answers = []
+
+        def last(topic):
+            backplane.read_last(topic, 5, answers.append)
+            reactor.settle()
+            return answers.pop()
+
+        for data in (b"1", b"2", b"3"):
+            backplane.publish("old", data)
+        assert last("old") == [b"2", b"3"]
+        reactor.advance(6)
+        backplane.publish("new", b"4")
+        assert last("old") == [b"2", b"3"]
+        reactor.advance(6)
+        assert (last("old"), last("new")) == ([], [b"4"])
+        backplane.publish("new", b"5")
+        assert list(backplane._histories) == ["new"]

@@ -701,3 +701,12 @@ def test_import_of_the_package_does_not_import_hiredis():
     program = "import sys, reactor.backplane; print('hiredis' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_reading_the_last_messages_is_answered_with_none_while_the_broker_is_away(reactor, tmp_path):
+    answers = []
+    with RedisBackplane(reactor, f"unix://{tmp_path}/nothing.sock") as backplane:
+        backplane.read_last("topic", 3, answers.append)
+        assert answers == []
+        spin(reactor, lambda: answers)
+    assert answers == [None]

@@ -475,6 +475,17 @@ def test_certificate_is_reloaded_at_sighup(certificates, tmp_path):
         (["serve", "os:sep"], "'os:sep' is not a factory: it is a str, which can't be called"),
         (["serve", "--tls-key", "x"], "--tls-key needs --tls-cert"),
         (["serve", "--alpn", "x"], "--alpn needs --tls-cert"),
+        (
+            ["serve", "chat", "--workers", "2"],
+            "with --workers 2 each worker would have rooms and names of its own: join them with --backplane",
+        ),
+        (["serve", "echo", "--backplane", "redis://localhost"], "--backplane is for the app chat"),
+        (["serve", "os:getpid", "--web", ":0"], "--web is for the app chat"),
+        (["serve", "chat", "--web", "nowhere"], "argument --web: "),
+        (
+            ["serve", "chat", "--backplane", "http://localhost"],
+            "argument --backplane: the broker's URL is invalid: give redis://",
+        ),
     ],
 )
 def test_invalid_argument_is_one_line_with_the_cause(capfd, words, cause):
@@ -515,6 +526,10 @@ def test_status_address_that_can_not_be_meant(capfd, workers, status, error):
     assert error in line
 
 
+def test_status_open_is_about_an_address(capfd):
+    assert "--status-open needs --status" in usage_error(capfd, "serve", "--status-open")
+
+
 @pytest.mark.parametrize("workers", [(), ("--workers", "1")])
 def test_status_address_in_use(workers):
     with listening_socket() as (_, address):
@@ -541,3 +556,118 @@ def test_status_page_without_the_extra_is_one_line(package, workers):
     (line,) = done.stderr.splitlines()
     assert "needs" in line
     assert "pip install 'selectors-reactor[" in line
+
+
+# Datagrams
+
+
+@pytest.mark.parametrize(
+    ("app", "answer"), [("echo", b"hello"), ("daytime", rb"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00\r\n")]
+)
+def test_app_answers_datagrams(app, answer):
+    with server("serve", app, "--udp", "--listen", "127.0.0.1:0") as (process, address):
+        assert address.startswith("udp:127.0.0.1:")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.connect(("127.0.0.1", int(address.rsplit(":", 1)[1])))
+            client.send(b"hello")
+            assert re.fullmatch(answer, client.recv(100))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+
+
+def test_unix_datagrams_are_served(tmp_path):
+    path = str(tmp_path / "socket")
+    with server("serve", "echo", "--udp", "--listen", f"unix:{path}") as (process, address):
+        assert address == f"udp:unix:{path}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.bind(str(tmp_path / "client"))
+            client.sendto(b"hello", path)
+            assert client.recv(100) == b"hello"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+    assert not os.path.exists(path)
+
+
+def test_factory_of_a_module_serves_datagrams(tmp_path):
+    (tmp_path / "loud.py").write_text(
+        "from reactor.datagrams import DatagramProtocol\n"
+        "class Loud(DatagramProtocol):\n"
+        "    def connection_made(self, endpoint): self.endpoint = endpoint\n"
+        "    def datagram_received(self, data, address, info=None):\n"
+        "        self.endpoint.send(data.upper(), address)\n"
+    )
+    words = ("serve", "loud:Loud", "--udp", "--listen", "127.0.0.1:0")
+    with server(*words, cwd=tmp_path) as (_, address):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(DEADLINE)
+            client.connect(("127.0.0.1", int(address.rsplit(":", 1)[1])))
+            client.send(b"hello")
+            assert client.recv(100) == b"HELLO"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("chat",), "--udp is for echo, daytime and module:factory: this app has connections only"),
+        (
+            ("echo", "--workers", "2"),
+            "--workers is for connections: one process serves datagrams, leave it out",
+        ),
+        (("echo", "--idle-timeout", "5"), "--idle-timeout is for connections, and --udp has none"),
+        (("echo", "--tls-cert", "file"), "--tls-cert is for connections, and --udp has none"),
+        (
+            ("reactor:Protocol",),
+            "it has no datagram_received; derive it from reactor.datagrams.DatagramProtocol",
+        ),
+        (("echo", "--listen", "unix:/no/such"), "cannot bind unix:/no/such"),
+    ],
+)
+def test_what_datagrams_have_no_use_for_is_refused_in_one_line(capfd, words, message):
+    if "cannot bind" in message:
+        assert main(["serve", *words, "--udp"]) == 1
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1
+    else:
+        error = usage_error(capfd, "serve", *words, "--udp")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("package", "words", "extra"),
+    [
+        ("hiredis", ["--backplane", "redis://localhost"], "redis"),
+        ("wsproto", ["--web", "127.0.0.1:0"], "web"),
+        ("h11", ["--web", "127.0.0.1:0"], "http"),
+    ],
+)
+def test_chat_without_an_extra_is_one_line(package, words, extra):
+    words = ["serve", "chat", "--listen", "127.0.0.1:0", *words]
+    run = f"from reactor.cli.main import main; sys.exit(main({words!r}))"
+    program = f"import sys; sys.modules[{package!r}] = None; {run}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"needs {package}: pip install 'selectors-reactor[{extra}]'" in line
+
+
+def test_chat_serves_while_its_broker_is_away_and_is_not_ready(tmp_path):
+    words = ["--backplane", f"unix://{tmp_path}/nothing", "--status", "127.0.0.1:0"]
+    with command("serve", "chat", "--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", *words) as process:
+        said = ""
+        addresses = []
+        while len(addresses) < 3 or "cannot connect" not in said:
+            said += process.stderr.readline().decode()
+            addresses = re.findall(r"(?:listening on |http://)(127\.0\.0\.1:\d+)", said)
+        status, lines, page = addresses
+        answer = get(status, "/ready")
+        assert answer[0] == 503
+        assert "other processes can't be reached" in str(answer)
+        assert get(page, "/")[0] == 200
+        with client_of(lines) as client:
+            heard = b""
+            while b"the others can't be reached" not in heard:
+                heard += client.recv(1000)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0

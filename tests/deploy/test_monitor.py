@@ -168,6 +168,21 @@ def test_successor_goes_on_with_the_sums_and_sees_what_is_left_of_the_old_worker
     new.close()
 
 
+def test_sums_that_the_successor_has_no_room_for_come_later(workers):
+    to_new, to_old = workers.pair()
+    workers.monitor.count(0, "starts")
+    while to_new.send("filler", text="x" * 10_000):
+        pass
+    workers.monitor.hand_over(to_new)
+    while to_old.receive() is not None:
+        pass
+    workers.monitor.count(0, "starts")
+    workers.monitor.ended(99)
+    assert to_old.receive().fields == {"index": 0, "counters": {"starts": 2}}
+    workers.monitor.ended(99)
+    assert to_old.receive() is None  # nothing is counted twice
+
+
 # Real processes
 
 
@@ -190,8 +205,9 @@ def exchange(address, times):
 
 
 def test_counters_go_on_through_restarts_replacements_and_kills(tmp_path):
-    with serving(tmp_path, "--status", "127.0.0.1:0", app="echo", workers=2) as deployment:
-        status = status_of(deployment)
+    path = tmp_path / "status"
+    with serving(tmp_path, "--status", f"unix:{path}", app="echo", workers=2) as deployment:
+        status = deployment.wait_for(r"status page: (unix:\S+)")[1]
         deployment.workers(2)
         address = deployment.started(2)
         exchange(address, 5)
@@ -220,6 +236,7 @@ def test_counters_go_on_through_restarts_replacements_and_kills(tmp_path):
         assert found["reactor_worker_starts_total", "0"] == 4
         assert found["reactor_worker_starts_total", "1"] == 3
         assert deployment.stop() == 0
+        assert not path.exists()
 
 
 def test_worker_that_hangs_is_shown_as_such(tmp_path):

@@ -1,6 +1,7 @@
 """The status page's sockets: bound, served, given to the next supervisor, and closed."""
 
 import os
+import socket
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_next_supervisor_goes_on_with_the_same_sockets(reactor, descriptors):
     assert ready(reactor, bound).endswith(b"ready\n")
     second.close(remove=True)
     first.close(remove=False)
+
+
+def test_inherited_descriptor_is_given_on_though_its_number_is_another(reactor, descriptors):
+    inherited = socket.create_server(("127.0.0.1", 0)).detach()
+    first = StatusAddress(reactor, Address.parse(f"fd:{inherited}"), False)
+    first.bind()
+    fields, sockets = first.exported()
+    kept = [os.dup(fd) for fd in sockets]
+    first.close(remove=True)
+    second = StatusAddress(reactor, Address.parse(fields["address"]), False)
+    second.take(fields["address"], kept)
+    serve(second, reactor)
+    second.close(remove=True)
 
 
 def test_sockets_of_another_address_are_not_taken(reactor, descriptors):

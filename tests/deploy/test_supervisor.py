@@ -354,13 +354,12 @@ def test_crash_of_a_worker_again_and_again_is_no_busy_loop_and_no_end(folder):
         assert deployment.stop() == 0
 
 
-def test_rooms_of_several_workers_are_warned_of_once(folder):
-    with serving(folder, app="chat", workers=2) as deployment:
-        deployment.started(2)
+def test_a_second_worker_without_a_backplane_is_refused_where_it_would_have_rooms_of_its_own(folder):
+    with serving(folder, app="chat", workers=1) as deployment:
+        deployment.started(1)
+        deployment.signal(signal.SIGTTIN)
+        deployment.wait_for("SIGTTIN is ignored: max_workers is 1")
         assert deployment.stop() == 0
-        warnings = [line for line in deployment.lines if "WARNING" in line]
-        assert len(warnings) == 1
-        assert warnings[0].endswith("with more than one worker, rooms and names are each worker's own")
 
 
 def test_program_of_ones_own(tmp_path):
@@ -392,6 +391,7 @@ def test_program_of_ones_own(tmp_path):
     [
         ({"workers": 0}, ValueError, "workers must be 1 or more"),
         ({"workers": "2"}, TypeError, "workers"),
+        ({"workers": 2, "max_workers": 1}, ValueError, "max_workers must be 2 or more, as workers is, not 1"),
         ({"drain_timeout": float("inf")}, ValueError, "finite"),
         ({"drain_timeout": -1}, ValueError, "drain_timeout"),
     ],

@@ -75,6 +75,18 @@ def test_upload_by_callback_is_paused():
         assert answers(client.received, ended=False)[0].body == b"onetwo"
 
 
+def test_pieces_are_for_an_upload_without_callback():
+    @streamed
+    async def both(request):
+        request.on_piece = print
+        async for _ in request.pieces():
+            pass
+
+    errors = Errors()
+    assert answer(both, post(b"x"), on_error=errors, end=False).status == 500
+    assert "the pieces go to on_piece" in str(errors.take()[0])
+
+
 def test_upload_that_is_not_taken_is_not_received():
     @streamed
     async def slow(request):

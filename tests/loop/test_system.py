@@ -18,6 +18,7 @@ ELSEWHERE = {
     "address": {"getaddrinfo"},
     "asyncore": {"socket"},  # a dispatcher makes its own
     "binding": {"socket"},  # for an inherited descriptor, and to probe a Unix socket
+    "opening": {"socket"},  # for an inherited descriptor
     "channel": {"socket", "socketpair"},  # between the processes of a deployment, as the next three
     "supervisor": {"socket", "socketpair"},
     "systemd": {"socket"},

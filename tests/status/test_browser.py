@@ -35,7 +35,8 @@ def deployment(tmp_path):
         deployment.processes = deployment.workers(2)
         deployment.address = deployment.started(2)
         yield deployment
-        assert deployment.stop() == 0
+        if deployment.process.poll() is None:
+            assert deployment.stop() == 0
 
 
 @pytest.fixture
@@ -99,6 +100,7 @@ def test_figures_change_through_restarts_and_replacements(deployment, open_page)
         expect(figure(page, "Received")).to_contain_text("2.0 kB in all")
 
 
+@pytest.mark.slow
 def test_keyboard_is_enough(deployment, open_page):
     page = open_page()
     page.keyboard.press("Tab")
@@ -121,6 +123,23 @@ def test_keyboard_is_enough(deployment, open_page):
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     expect(page.locator("main")).to_be_focused()
+
+
+@pytest.mark.slow
+def test_page_says_that_its_figures_are_old_and_goes_on_when_the_server_is_back(
+    deployment, open_page, tmp_path
+):
+    page = open_page()
+    expect(page.locator("#connection")).to_contain_text("Figures of")
+    expect(figure(page, "New")).to_contain_text("/s")
+    deployment.stop()
+    expect(page.locator("#connection")).to_have_text("No connection: trying again")
+    address = deployment.page.removeprefix("http://").removesuffix("/")
+    with serving(tmp_path, "--status", address, app="echo", workers=1) as another:
+        (pid,) = another.workers(1).values()
+        expect(page.locator("#workers")).to_contain_text(f"process {pid}")
+        expect(page.locator("#connection")).to_contain_text("Figures of")
+        assert another.stop() == 0
 
 
 @pytest.mark.slow

@@ -10,16 +10,7 @@ from reactor.status.snapshot import Snapshot
 
 
 def snapshot(pid, **counters):
-    return Snapshot(
-        pid=pid,
-        started=0.0,
-        counters=counters,
-        gauges={},
-        draining=False,
-        listeners=[],
-        checks=[],
-        problems={},
-    )
+    return Snapshot(pid=pid, counters=counters)
 
 
 class Deployment(RuleBasedStateMachine):

@@ -43,7 +43,7 @@ def two_workers():
         workers=[with_gauges(10, 0), with_gauges(11, 0, "draining"), with_gauges(12, 1, answers=False)],
         target=2,
         by_worker={
-            0: {"accepted": 5, "starts": 2, **LAG},
+            0: {"accepted": 5, "starts": 2, "datagrams_sent": 3, "datagrams_dropped:kernel": 4, **LAG},
             1: {"accepted": 7, "refused:max_per_ip": 2, **LAG},
         },
     )
@@ -56,6 +56,9 @@ def test_sums_and_each_worker():
     assert found["reactor_worker_connections_accepted_total", "1"] == 7
     assert found["reactor_connections_refused_total", "max_per_ip"] == 2
     assert found["reactor_connections_refused_total", "max_connections"] == 0
+    assert found["reactor_datagrams_sent_total",] == 3
+    assert found["reactor_datagrams_dropped_total", "kernel"] == 4
+    assert found["reactor_datagrams_refused_total", "prefix"] == 0
     assert found["reactor_connections",] == found["reactor_worker_connections", "0"] == 6
     assert ("reactor_worker_connections", "1") not in found  # it does not answer
     assert found["reactor_worker_starts_total", "0"] == 2

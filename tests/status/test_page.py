@@ -3,10 +3,12 @@
 import re
 from html.parser import HTMLParser
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor.loop.stats import LAG_BOUNDS
+from reactor.status import page
 from reactor.status.overview import Overview, Phase, Worker
 from reactor.status.page import POLICY, Rates, render_page, render_sections
 from reactor.status.snapshot import ListenerState
@@ -119,6 +121,29 @@ def test_figures_and_rates():
     unknown = sections(at(2.0, 5000))
     assert "New – 5,000 in all" in unknown["now"].text  # noqa: RUF001 - the dash of the page
     assert "New – 5,000" in sections(at(20.0, 5000), before=at(0.0, 0))["now"].text  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min"), (3660, "1 h 1 min"), (90_000, "1 d 1 h")],
+)
+def test_durations(seconds, text):
+    assert page._duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (123_456, "123 kB"),
+        (5e9, "5.0 GB"),
+        (2.5e15, "2,500.0 TB"),
+    ],
+)
+def test_sizes(size, text):
+    assert page._bytes(size) == text
 
 
 def test_lag_has_a_row_for_each_bucket_up_to_the_longest_tick():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,7 @@ def test_unix_socket_and_its_file(served, tmp_path):
     path = tmp_path / "status"
     listener = served.listen(f"unix:{path}")
     assert get(listener.addresses[0], "/live")[0] == 200
+    assert get(listener.addresses[0], "/live", Host="status.example")[0] == 200  # of a proxy in front of it
     served.call(served.page.close)
     assert not path.exists()
 
@@ -148,6 +150,36 @@ def test_open_page_gets_what_has_changed(served):
                 assert "state" not in event
     with page_of(served.address) as next_event:
         assert set(next_event()) == set(first)
+
+
+def test_all_open_pages_get_the_same_event(served, monkeypatch):
+    monkeypatch.setattr(server, "_BATCH", 2)
+    with ExitStack() as opened:
+        first, *others = [opened.enter_context(page_of(served.address)) for _ in range(5)]
+        whole = first()
+        latest = first()["now"]
+        for other in others:
+            assert set(other()) == set(whole)
+            while other().get("now") != latest:
+                pass
+
+
+def test_page_that_comes_later_gets_all_figures_at_once(served, monkeypatch):
+    monkeypatch.setattr(server, "_INTERVAL", 1000.0)
+    with page_of(served.address) as first, page_of(served.address) as second:
+        assert first() == second()
+
+
+def test_refresh_shows_at_once_what_has_happened(served, monkeypatch):
+    served.call(served.page.refresh)  # nobody looks
+    monkeypatch.setattr(server, "_INTERVAL", 1000.0)
+    with page_of(served.address) as next_event:
+        next_event()
+        type(served).disk = "full"
+        served.call(served.page.refresh)
+        served.call(served.page.refresh)
+        assert "disk: full" in next_event()["state"]
+    type(served).disk = None
 
 
 def test_pages_that_are_gone_ask_for_nothing_more(served):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import Limits, Protocol
+from reactor.datagrams import DatagramProtocol
 from reactor.deploy.channel import Channel
 from reactor.status import add_check
 from reactor.status.snapshot import Snapshot, add_counters, labelled, take_snapshot
@@ -30,6 +31,19 @@ def test_snapshot_has_what_stats_have(reactor):
     assert [(state.address, state.connections, state.holds) for state in found.listeners] == [
         (str(listener.addresses[0]), 1, [])
     ]
+
+
+def test_snapshot_has_the_counters_of_datagrams(reactor):
+    endpoint = reactor.bind_datagram("127.0.0.1:0", DatagramProtocol)
+    assert endpoint.send(b"x", endpoint.address)
+    assert not endpoint.send(bytes(70_000), endpoint.address)
+    spin(reactor, lambda: endpoint.stats().received)
+    endpoint.close()
+    assert not endpoint.send(b"late", endpoint.address)
+    counters = take_snapshot(reactor).counters
+    assert [counters[f"datagrams_{name}"] for name in ("received", "sent", "errors")] == [1, 1, 1]
+    assert labelled(counters, "datagrams_dropped") == {"EMSGSIZE": 1}
+    assert labelled(counters, "datagrams_refused") == {"closing": 1}
 
 
 def test_why_a_listener_accepts_nothing(reactor):
@@ -57,6 +71,13 @@ def test_it_is_the_same_after_json(reactor):
     add_check(reactor, "disk", lambda: "full")
     found = take_snapshot(reactor)
     assert Snapshot.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_process_of_another_version_is_understood():
+    found = Snapshot.from_json({"pid": 7, "gauges": {"open": 2, "new": 1}, "unknown": [1]})
+    assert found == Snapshot(
+        pid=7, gauges={"open": 2, "new": 1, "paused": 0, "lingering": 0, "queued_bytes": 0}
+    )
 
 
 def test_largest_snapshot_fits_in_a_message(reactor, tmp_path, monkeypatch):

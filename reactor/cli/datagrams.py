@@ -1,0 +1,100 @@
+"""`connect udp:ADDRESS`: each line of standard input as a datagram, the peer's to standard output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from reactor.address import Address
+from reactor.cli.arguments import CommandFailed
+from reactor.cli.terminal import InputReader, write_output
+from reactor.datagrams import DatagramInfo, DatagramProtocol, Endpoint
+from reactor.errors import ConnectError
+from reactor.loop.timers import Handle
+from reactor.reactor import Reactor
+
+__all__ = ["DatagramPeer", "exchange"]
+
+
+@attrs.frozen
+class DatagramPeer:
+    """The ADDRESS of `connect udp:ADDRESS`."""
+
+    address: Address
+
+    def __str__(self) -> str:
+        return f"udp:{self.address}"
+
+
+def exchange(peer: DatagramPeer, wait: float) -> None:
+    """Exchange datagrams until standard input has ended, and for `wait` seconds nothing has come.
+
+    Raises CommandFailed for a peer that can't be reached, and for standard input or output that fails,
+    AddressError for an address that can't be sent to.
+    """
+    with Reactor() as loop:
+        terminal = _Terminal(loop, peer, wait)
+        loop.connect_datagram(peer.address, lambda: terminal, on_failure=terminal.end)
+        loop.run()
+    if isinstance(terminal.problem, CommandFailed):
+        raise terminal.problem
+    if terminal.problem is not None:
+        raise CommandFailed(str(terminal.problem)) from terminal.problem
+
+
+class _Terminal(DatagramProtocol):
+    """Standard input to the peer, line by line, and the peer's datagrams to standard output."""
+
+    def __init__(self, loop: Reactor, peer: DatagramPeer, wait: float) -> None:
+        self.problem: CommandFailed | ConnectError | None = None
+        self._loop = loop
+        self._peer = peer
+        self._wait = wait
+        self._input = InputReader(loop, self._send_lines, self.end)
+        self._begun = b""  # a line that has not ended yet
+        self._paused = False
+        self._timer: Handle | None = None  # from the end of the input on
+
+    def end(self, problem: CommandFailed | ConnectError | None = None) -> None:
+        """End the command, for this reason; None: it is done."""
+        self.problem = self.problem or problem
+        self._loop.stop()
+
+    def connection_made(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._input.start()
+
+    def datagram_received(self, data: bytes, address: Any, info: DatagramInfo | None = None) -> None:
+        try:
+            write_output(data)
+        except CommandFailed as exc:
+            self.end(exc)
+        if self._timer is not None:
+            self._wait_for_more()
+
+    def error_received(self, exc: OSError, address: Any) -> None:
+        self.end(CommandFailed(f"cannot reach {self._peer}: {exc.strerror}"))
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._input.go_on()
+
+    def _send_lines(self, data: bytes) -> None:
+        *lines, self._begun = (self._begun + data).split(b"\n")
+        for line in lines:
+            self._endpoint.send(line + b"\n")
+        if not data:
+            if self._begun:
+                self._endpoint.send(self._begun)
+            self._wait_for_more()
+        elif not self._paused:
+            self._input.go_on()
+
+    def _wait_for_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(self._wait, self.end)

@@ -1,0 +1,140 @@
+"""Control messages of datagram sockets: what came with a datagram, and the kernel's segmentation (GSO, GRO).
+
+The numbers are those of Linux, from linux/in.h, linux/in6.h and linux/udp.h: the socket module of Python 3.11
+lacks most of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from reactor.errors import UsageError
+
+__all__ = [
+    "ANCILLARY_SIZE", "DatagramInfo", "ask_for_info", "enable_gro", "enable_gso", "info_of",
+    "segment_size_of", "segmented",
+]  # fmt: skip
+
+_IP_TOS, _IP_TTL, _IP_PKTINFO, _IP_RECVTTL, _IP_RECVTOS = 1, 2, 8, 12, 13
+_IPV6_RECVPKTINFO, _IPV6_PKTINFO, _IPV6_RECVHOPLIMIT, _IPV6_HOPLIMIT = 49, 50, 51, 52
+_IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
+_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+
+_IPV4_INFO = (_IP_PKTINFO, _IP_RECVTTL, _IP_RECVTOS)
+_IPV6_INFO = (_IPV6_RECVPKTINFO, _IPV6_RECVHOPLIMIT, _IPV6_RECVTCLASS)
+
+_IN_PKTINFO = struct.Struct("@i4s4s")  # interface, local address, address in the header: ip(7)
+_IN6_PKTINFO = struct.Struct("@16si")  # ipv6(7)
+_INT = struct.Struct("@i")
+_SEGMENT = struct.Struct("@H")
+
+#: Bytes for the control messages of one call.
+ANCILLARY_SIZE = 256
+
+_ECN = 3  # the two lower bits of the traffic class: RFC 3168, 5
+
+
+@attrs.frozen
+class DatagramInfo:
+    """The control messages of a datagram; a field is None where the kernel did not say.
+
+    destination: the address that it was sent to: one of this host's, or a group. interface: the index of the
+    interface that it came in on, for `socket.if_indextoname`. ecn: the congestion mark, 0 to 3 (RFC 3168).
+    ttl: what was left of the time to live, or hop limit.
+
+    >>> DatagramInfo(destination="224.0.0.251", interface=1, ecn=0, ttl=255).destination
+    '224.0.0.251'
+    """
+
+    destination: str | None = None
+    interface: int | None = None
+    ecn: int | None = None
+    ttl: int | None = None
+
+
+def ask_for_info(sock: socket.socket) -> None:
+    """Ask for the `DatagramInfo` of each datagram. Raises UsageError where that is not supported."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        raise UsageError("info=True is for UDP: Unix datagrams have no destination, interface or TTL")
+    options = [(socket.IPPROTO_IP, option) for option in _IPV4_INFO]
+    if sock.family == socket.AF_INET6:  # an IPv4 datagram has the others, and IPv6's destination
+        options += [(socket.IPPROTO_IPV6, option) for option in _IPV6_INFO]
+    for level, option in options:
+        _set(sock, level, option, 1, "info")
+
+
+def enable_gro(sock: socket.socket) -> None:
+    """Receive datagrams of one sender joined, as many as the kernel has (UDP_GRO, udp(7)).
+
+    Raises UsageError where that is not supported.
+    """
+    _set(sock, _SOL_UDP, _UDP_GRO, 1, "gro")
+
+
+def enable_gso(sock: socket.socket) -> None:
+    """Check that one call can send several datagrams (UDP_SEGMENT, udp(7)).
+
+    Raises UsageError where that is not supported.
+    """
+    _set(sock, _SOL_UDP, _UDP_SEGMENT, 0, "gso")  # each call has a size of its own
+
+
+def _set(sock: socket.socket, level: int, option: int, value: int, name: str) -> None:
+    try:
+        if sys.platform != "linux":
+            raise OSError(errno.ENOPROTOOPT, "it is there on Linux only")
+        sock.setsockopt(level, option, value)
+    except OSError as exc:
+        raise UsageError(f"{name} is not supported here: leave it out ({exc.strerror})") from exc
+
+
+def segmented(size: int) -> list[tuple[int, int, bytes]]:
+    """Return the control messages for sendmsg(2) that cut its bytes into datagrams of `size` bytes."""
+    return [(_SOL_UDP, _UDP_SEGMENT, _SEGMENT.pack(size))]
+
+
+def segment_size_of(messages: Iterable[tuple[int, int, bytes]], size: int) -> int:
+    """Return the bytes of each datagram, the last one apart, in `size` bytes that came with `messages`."""
+    for level, kind, data in messages:
+        if level == _SOL_UDP and kind == _UDP_GRO:
+            found: int = _INT.unpack(data[: _INT.size])[0]
+            return found
+    return size
+
+
+def info_of(messages: Iterable[tuple[int, int, bytes]]) -> DatagramInfo:
+    """Return what the control messages `messages` say of a datagram."""
+    found: dict[str, Any] = {}
+    for level, kind, data in messages:
+        if level == socket.IPPROTO_IP:
+            _add_ipv4(found, kind, data)
+        elif level == socket.IPPROTO_IPV6:
+            _add_ipv6(found, kind, data)
+    return DatagramInfo(**found)
+
+
+def _add_ipv4(found: dict[str, Any], kind: int, data: bytes) -> None:
+    if kind == _IP_PKTINFO:
+        found["interface"], _, packed = _IN_PKTINFO.unpack(data)
+        found["destination"] = socket.inet_ntop(socket.AF_INET, packed)
+    elif kind == _IP_TTL:
+        found["ttl"] = _INT.unpack(data)[0]
+    elif kind == _IP_TOS:
+        found["ecn"] = data[0] & _ECN
+
+
+def _add_ipv6(found: dict[str, Any], kind: int, data: bytes) -> None:
+    if kind == _IPV6_PKTINFO:
+        packed, found["interface"] = _IN6_PKTINFO.unpack(data)
+        found["destination"] = socket.inet_ntop(socket.AF_INET6, packed)
+    elif kind == _IPV6_HOPLIMIT:
+        found["ttl"] = _INT.unpack(data)[0]
+    elif kind == _IPV6_TCLASS:
+        found["ecn"] = _INT.unpack(data)[0] & _ECN

@@ -1,0 +1,64 @@
+"""Multicast: membership in groups, and how datagrams to groups are sent."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+
+from reactor.errors import AddressError
+
+__all__ = ["change_membership", "interface_index", "set_sending"]
+
+_GROUP4 = struct.Struct("@4s4si")  # struct ip_mreqn: ip(7)
+_GROUP6 = struct.Struct("@16sI")  # struct ipv6_mreq: ipv6(7)
+_ANY = bytes(4)
+
+
+def interface_index(interface: str | int | None) -> int:
+    """Return the index of an interface, given by name or index; 0, the kernel's choice, for None.
+
+    Raises OSError for a name that there is none of.
+    """
+    if interface is None:
+        return 0
+    if isinstance(interface, bool) or not isinstance(interface, (str, int)):
+        raise TypeError(f"interface must be a name, an index or None, not {interface!r}")
+    return socket.if_nametoindex(interface) if isinstance(interface, str) else interface
+
+
+def change_membership(sock: Any, group: str, interface: str | int | None, *, join: bool) -> None:
+    """Join or leave `group` on `interface`. Raises AddressError for no multicast address, OSError else."""
+    try:
+        address = ip_address(group)
+    except ValueError:
+        raise AddressError(
+            f"{group!r} is no IP address: a group is one, as 224.0.0.251 or ff02::fb"
+        ) from None
+    if not address.is_multicast:
+        raise AddressError(f"{group} is no multicast address: 224.0.0.0/4 and ff00::/8 are")
+    index = interface_index(interface)
+    if isinstance(address, IPv6Address):
+        if sock.family != socket.AF_INET6:
+            raise AddressError(f"{group} is an IPv6 group, and the endpoint is bound to an IPv4 address")
+        option = socket.IPV6_JOIN_GROUP if join else socket.IPV6_LEAVE_GROUP
+        sock.setsockopt(socket.IPPROTO_IPV6, option, _GROUP6.pack(address.packed, index))
+    else:
+        option = socket.IP_ADD_MEMBERSHIP if join else socket.IP_DROP_MEMBERSHIP
+        sock.setsockopt(socket.IPPROTO_IP, option, _GROUP4.pack(address.packed, _ANY, index))
+
+
+def set_sending(sock: Any, interface: str | int | None, loopback: bool | None) -> None:
+    """Send to groups on `interface`, and to this host's own members if `loopback`; None changes nothing."""
+    if interface is not None:
+        index = interface_index(interface)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _GROUP4.pack(_ANY, _ANY, index))
+    if loopback is not None:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, int(loopback))
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, int(loopback))

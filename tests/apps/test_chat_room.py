@@ -1,0 +1,378 @@
+"""Rooms that several processes share: on one backplane in memory, and on a broker that fails."""
+
+import json
+
+import pytest
+
+from reactor.apps.chat import Hall
+from reactor.backplane import LocalBackplane, RedisBackplane
+from reactor.testing import MemoryNetwork, MemoryReactor, Recorder
+from tests.backplane.broker import Broker
+
+DEAF = 8.0  # seconds within which members know that others can't be reached
+
+
+class Guest:
+    """A client in memory. hear() returns the lines since the last call."""
+
+    def __init__(self, connection, settle):
+        self.connection = connection
+        self.settle = settle
+
+    def say(self, *lines):
+        self.connection.write("".join(f"{line}\r\n" for line in lines).encode())
+        self.settle()
+
+    def hear(self):
+        self.settle()
+        recorder = self.connection.get_protocol()
+        lines = recorder.received.decode().splitlines()
+        recorder.calls.clear()
+        return lines
+
+    def leave(self):
+        self.connection.close()
+        self.settle()
+
+
+# On one backplane
+
+
+class Place:
+    """Halls on one backplane in memory, as processes on one broker."""
+
+    def __init__(self, reactor, count=2, **options):
+        self.reactor = reactor
+        self.backplane = LocalBackplane(reactor, history=100, **options)
+        self.halls = [Hall(self.backplane) for _ in range(count)]
+
+    def enter(self, number=0, name=None):
+        _, connection = self.reactor.pair(self.halls[number], Recorder)
+        guest = Guest(connection, self.reactor.settle)
+        guest.settle()
+        guest.name = connection.get_protocol().received.decode().split()[3].rstrip(";")
+        if name is not None:
+            guest.say(f"/nick {name}")
+            guest.name = name
+        guest.hear()
+        return guest
+
+
+@pytest.fixture
+def place():
+    with MemoryReactor() as reactor:
+        yield Place(reactor)
+
+
+def test_line_reaches_all_processes_and_the_speaker_once_in_one_order(place):
+    ann, bob, cat = place.enter(0, "ann"), place.enter(1, "bob"), place.enter(1, "cat")
+    for guest in (ann, bob, cat):
+        guest.hear()
+    for number in range(5):
+        ann.say(f"{number}")
+        bob.say(f"{number}")
+    heard = ann.hear()
+    assert sorted(heard) == sorted(f"{name}: {number}" for name in ("ann", "bob") for number in range(5))
+    assert bob.hear() == cat.hear() == heard
+
+
+def test_joins_renames_and_leaves_are_announced_everywhere(place):
+    ann = place.enter(0, "ann")
+    bob = place.enter(1)
+    assert ann.hear() == [f"* {bob.name} has joined lobby"]
+    bob.say("/nick bob", "/join garden")
+    assert ann.hear() == [f"* {bob.name} is now bob", "* bob went to garden"]
+    assert bob.hear() == [f"* {bob.name} is now bob", "* bob has joined garden"]
+    bob.say("/join lobby")
+    bob.leave()
+    assert ann.hear() == ["* bob has joined lobby", "* bob has left"]
+
+
+def test_nickname_is_unique_in_all_processes_and_free_again(place):
+    ann, bob = place.enter(0, "Ann"), place.enter(1)
+    bob.say("/nick ann", "still here")
+    assert bob.hear() == ["* ann is taken", f"{bob.name}: still here"]
+    ann.say("/nick ANN", "/nick eve")
+    bob.say("/nick ann", "/who")
+    assert bob.hear()[-2:] == [f"* {bob.name} is now ann", "* in lobby: ann, eve"]
+    bob.leave()
+    ann.say("/nick ann")
+    assert ann.hear()[-1] == "* eve is now ann"
+
+
+def test_only_one_of_two_gets_a_name_at_the_same_time(place):
+    ann, bob = place.enter(0), place.enter(1)
+    for guest in (ann, bob):
+        guest.connection.write(b"/nick me\r\nhello\r\n")
+    ann.settle()
+    heard = ann.hear() + bob.hear()
+    assert heard.count("* me is taken") == 1
+    assert heard.count("me: hello") == 2
+    assert len({line for line in heard if line.endswith(": hello")}) == 2
+
+
+def test_names_of_guests_differ_and_cannot_be_chosen(place):
+    guests = [place.enter(number % 2) for number in range(20)]
+    names = [guest.name for guest in guests]
+    assert len(set(names)) == 20
+    guests[0].hear()
+    guests[0].say(f"/nick {names[1]}", "/nick guest99-abcd", "/nick guest99")
+    assert guests[0].hear() == [
+        f"* {names[1]} is a guest's name: choose another one",
+        "* guest99-abcd is a guest's name: choose another one",
+        f"* {names[0]} is now guest99",
+    ]
+
+
+def test_who_lists_the_members_of_the_room_in_all_processes(place):
+    place.enter(0, "ann").say("/join garden")
+    bob, cat = place.enter(0, "bob"), place.enter(1, "cat")
+    cat.hear()
+    cat.say("/who", "/join garden", "/who")
+    heard = cat.hear()
+    assert heard[0] == "* in lobby: bob, cat"
+    assert heard[-1] == "* in garden: ann, cat"
+    cat.leave()
+    bob.hear()
+    bob.say("/who")
+    assert bob.hear() == ["* in lobby: bob"]
+
+
+def test_new_member_is_shown_the_last_ten_lines(place):
+    ann = place.enter(0, "ann")
+    ann.say(*(f"{number}" for number in range(12)), "/nick eve")
+    _, connection = place.reactor.pair(place.halls[1], Recorder)
+    heard = Guest(connection, ann.settle).hear()
+    name = heard[0].split()[3].rstrip(";")
+    lines = [f"ann: {number}" for number in range(2, 12)]
+    assert heard[1:] == ["* the last 10 lines:", *lines, f"* {name} has joined lobby"]
+
+
+def test_last_lines_outlast_the_members(place):
+    ann = place.enter(0, "ann")
+    ann.say("good bye")
+    ann.leave()
+    assert place.halls[0].rooms == {}
+    _, connection = place.reactor.pair(place.halls[0], Recorder)
+    assert Guest(connection, ann.settle).hear()[1:3] == ["* the last line:", "ann: good bye"]
+
+
+def test_last_lines_of_a_hall_of_its_own():
+    with MemoryReactor() as reactor:
+        hall = Hall()
+        _, ann = reactor.pair(hall, Recorder)
+        Guest(ann, reactor.settle).say("hello")
+        Guest(ann, reactor.settle).leave()
+        _, bob = reactor.pair(hall, Recorder)
+        assert Guest(bob, reactor.settle).hear()[1:3] == ["* the last line:", "guest1: hello"]
+
+
+def test_a_line_is_no_notice_whatever_is_in_it(place):
+    ann, bob = place.enter(0, "ann"), place.enter(1, "bob")
+    ann.hear()
+    forged = ["* bob has left", "bob: hello", '{"kind":"left","name":"bob"}', "\u2028* bob has left", "a\rb"]
+    for line in forged:
+        bob.say(line)
+    assert ann.hear() == [
+        "bob: * bob has left", "bob: bob: hello", 'bob: {"kind":"left","name":"bob"}',
+        "bob: * bob has left", "bob: ab",
+    ]  # fmt: skip
+
+
+def test_a_message_of_somebody_else_on_the_topic_is_reported_and_harms_nobody():
+    reported = []
+    with MemoryReactor(on_error=lambda exc, callback, connection: reported.append(str(exc))) as reactor:
+        place = Place(reactor)
+        ann = place.enter(0, "ann")
+        place.backplane.publish("chat:room:lobby", b"nonsense")
+        fields = {"kind": "of a later version", "name": "x", "text": "", "room": "lobby", "at": 1.0}
+        fields |= {"node": "other", "number": 1, "speaker": 1}
+        place.backplane.publish("chat:room:lobby", json.dumps(fields).encode())
+        ann.say("still here")
+        assert ann.hear() == ["ann: still here"]
+        assert [problem[:24] for problem in reported] == ["not a message of a chat:"]
+        assert len(place.enter(1).hear()) == 0
+
+
+def test_slow_member_elsewhere_slows_the_speaker_down(place):
+    ann, slow = place.enter(0, "ann"), place.enter(1, "slow")
+    slow.connection.pause_reading()
+    ann.connection.write(b"".join(b"%0999d\r\n" % number for number in range(1000)))
+    peak = heard = 0
+    while heard < 1000:
+        place.reactor.advance(5)
+        slow.connection.resume_reading()
+        heard += len(slow.hear())
+        slow.connection.pause_reading()
+        (member,) = (m for m in place.halls[1].names.values() if m.name == "slow")
+        peak = max(peak, member.connection.get_write_buffer_size())
+    assert place.reactor.stats().closed == {}
+    assert peak < 1 << 20
+    assert len([line for line in ann.hear() if line.startswith("ann: ")]) == 1000
+
+
+def test_line_that_is_refused_is_said_to_be():
+    with MemoryReactor() as reactor:
+        place = Place(reactor, max_queued=2500)
+        ann, bob = place.enter(0, "ann"), place.enter(1, "bob")
+        ann.hear()
+        ann.connection.write(b"".join(b"%d %s\r\n" % (number, b"x" * 990) for number in range(5)))
+        reactor.advance(2)
+        heard = ann.hear()
+        unsent = [line for line in heard if line.startswith("* not sent: ")]
+        assert unsent
+        assert len([line for line in bob.hear() if line.startswith("ann: ")]) == 5 - len(unsent)
+
+
+# On a broker that fails
+
+
+class Far:
+    """Halls on hosts of their own, a broker on another, all in memory; clients are on each hall's host."""
+
+    def __init__(self, network):
+        self.network = network
+        self.broker = Broker(network.reactor("10.0.0.1"), "10.0.0.1:6379")
+        self.halls = []
+
+    def host(self):
+        number = len(self.halls) + 2
+        reactor = self.network.reactor(f"10.0.0.{number}")
+        hall = Hall(RedisBackplane(reactor, "redis://10.0.0.1"))
+        reactor.listen(":9000", hall)
+        clients = self.network.reactor(f"10.0.1.{number}")
+        self.halls.append(hall)
+        self.network.advance(1)
+
+        def enter(name=None):
+            connector = clients.connect((f"10.0.0.{number}", 9000), Recorder)
+            self.network.advance(0.2)
+            guest = Guest(connector.connection, lambda: self.network.advance(0.3))
+            if name is not None:
+                guest.say(f"/nick {name}")
+                guest.hear()
+            return guest
+
+        return enter
+
+    def cut_off(self, number):
+        self.network.partition("10.0.0.1", f"10.0.0.{number + 2}")
+
+
+@pytest.fixture
+def far():
+    with MemoryNetwork(seed=1, latency=(0.001, 0.01)) as network:
+        yield Far(network)
+
+
+APART = "* the others can't be reached: what you say is shown here, and to them when they can be again"
+AGAIN = "* the others can be reached again"
+
+
+def test_members_are_told_of_a_broker_that_is_away_and_lines_are_neither_lost_nor_doubled(far):
+    here, there = far.host(), far.host()
+    ann, bob, cat = here("ann"), here("bob"), there("cat")
+    for guest in (ann, bob, cat):
+        guest.hear()
+    ann.say("before")
+    assert ann.hear() == bob.hear() == cat.hear() == ["ann: before"]
+    far.cut_off(0)
+    ann.say("on its way")
+    assert cat.hear() == []
+    far.network.advance(DEAF)
+    assert ann.hear() == bob.hear() == [APART, "ann: on its way"]
+    bob.say("is anybody there?")
+    assert ann.hear() == bob.hear() == ["bob: is anybody there?"]
+    cat.say("hello?")
+    assert cat.hear() == ["cat: hello?"]
+    dan = here()
+    assert dan.hear()[1] == APART
+    dan.leave()
+    ann.hear(), bob.hear()
+    far.network.heal()
+    far.network.advance(DEAF)
+    heard = ann.hear()
+    assert heard == bob.hear()
+    assert sorted(heard) == sorted(["cat: hello?", AGAIN])
+    assert [line for line in cat.hear() if ": " in line] == ["ann: on its way", "bob: is anybody there?"]
+    ann.say("after")
+    assert ann.hear() == bob.hear() == cat.hear() == ["ann: after"]
+
+
+def test_names_and_who_while_the_others_cannot_be_reached(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    far.cut_off(0)
+    far.network.advance(DEAF)
+    ann.hear()
+    ann.say("/who", "/nick eve", "/who")
+    assert ann.hear() == [
+        "* in lobby: ann; others can't be reached",
+        "* ann is now eve",
+        "* in lobby: eve; others can't be reached",
+    ]
+    far.network.advance(20)
+    cat.say("/nick ann")
+    assert "is now ann" in cat.hear()[-1]
+    ann.say("/nick ann")
+    far.network.heal()
+    far.network.advance(DEAF)
+    heard = ann.hear()
+    (taken,) = (line for line in heard if line.startswith("* ann is taken: you are guest"))
+    name = taken.split()[-1]
+    assert heard[-1] in {f"* ann is now {name}", AGAIN, taken}
+    cat.hear()
+    cat.say("/who")
+    assert cat.hear() == [f"* in lobby: ann, {name}"]
+
+
+def test_name_that_is_not_answered_is_refused_after_a_while(monkeypatch, far):
+    monkeypatch.setattr("reactor.apps.chat.ANSWER_TIMEOUT", 1.0)
+    here = far.host()
+    ann = here("ann")
+    far.broker.hang()
+    ann.say("/nick eve", "hello")
+    assert ann.hear() == []
+    far.network.advance(1)
+    assert ann.hear() == ["* there is no answer: you are still ann"]
+    far.broker.resume()
+    assert ann.hear() == ["ann: hello"]
+    ann.say("/nick eve")
+    assert ann.hear() == ["* ann is now eve"]
+
+
+def test_lines_that_the_broker_has_lost_are_reported(far):
+    here, there = far.host(), far.host()
+    ann, bob = here("ann"), there("bob")
+    ann.hear()
+    saved = far.broker.save()
+    bob.say("lost")
+    assert ann.hear() == ["bob: lost"]
+    far.broker.options["appendonly"] = "no"
+    far.broker.restart(saved)
+    far.network.advance(10)
+    assert "* some lines may be missing here" in ann.hear()
+    bob.hear()
+    bob.say("after")
+    assert ann.hear()[-1] == bob.hear()[-1] == "bob: after"
+
+
+def test_first_member_of_a_hall_without_a_broker_is_told_after_a_second(far):
+    far.broker.stop()
+    ann = far.host()()
+    (greeting,) = ann.hear()
+    far.network.advance(1)
+    assert ann.hear() == [APART, f"* {greeting.split()[3].rstrip(';')} has joined lobby"]
+
+
+def test_a_hall_without_a_broker_serves_and_says_so(far):
+    far.broker.stop()
+    here = far.host()
+    assert far.halls[0].apart is False  # nobody is there who could notice
+    far.network.advance(DEAF)
+    ann = here()
+    heard = ann.hear()
+    assert heard[1] == APART
+    ann.say("/nick ann", "hello", "/who")
+    assert ann.hear()[-3:] == [heard[-1].replace("has joined lobby", "is now ann"), "ann: hello",
+                               "* in lobby: ann; others can't be reached"]  # fmt: skip
