@@ -65,7 +65,7 @@ APPS: dict[str, App] = {
         "chat rooms with nicknames",
         lambda backplane=None: _load("chat", "Hall")(backplane),
         shared="rooms and names",
-        page=lambda hall: _load("chat_web", "chat_page")(hall),  # noqa: PLW0108 - the same
+        page=lambda hall: _load("chat_web", "chat_page")(hall),  # noqa: PLW0108 - imported when it is called
     ),
     "proxy": App(
         "forwards to --to ADDRESS",
