@@ -20,7 +20,7 @@ import attrs
 from rich.progress import Progress
 
 from bench.cases.broadcast import talk
-from bench.harness.clients import open_connections
+from bench.harness.clients import open_connections, run_first
 from bench.harness.measure import put_on_core
 from bench.harness.metrics import CPU, P50, P99
 from bench.harness.options import add_rounds, add_seconds
@@ -73,6 +73,12 @@ class Broker:
     def url(self) -> str:
         """Where it is."""
         return f"unix://{self.folder}/redis.sock"
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self.process is not None
+        return self.process.pid
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -239,6 +245,8 @@ def _latency(broker: Broker, seconds: float, kind: str) -> dict[Metric, float]:
     with _process("receive", kind, broker.url) as receiver:
         receiver.answer()
         with _process("send", kind, broker.url, str(RATE), str(seconds)) as sender:
+            for pid in (broker.pid, receiver.pid, sender.pid):
+                run_first(pid)
             sent = sender.answer()["sent"]
         time.sleep(0.2)
         receiver.send(b"stop\n")

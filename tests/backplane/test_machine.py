@@ -46,12 +46,13 @@ class Reader:
 
 @attrs.define(eq=False)
 class Node:
-    """A process with a backplane. accepted: what it has published, by topic."""
+    """A process with a backplane. accepted: what it has published, by topic. names: its memberships."""
 
     backplane: RedisBackplane
     address: str
     accepted: dict = attrs.field(factory=lambda: {topic: [] for topic in TOPICS})
     readers: list = attrs.field(factory=list)
+    names: list = attrs.field(factory=list)
 
 
 class World:
@@ -107,6 +108,7 @@ class World:
 
     def heal(self, seconds=20.0):
         self.network.heal()
+        self.broker.fault = lambda session, command: None
         self.broker.resume()
         self.network.advance(seconds)
 
@@ -256,6 +258,47 @@ def test_nothing_is_missing_unless_it_is_told(seed, given_steps):
 @given(st.integers(0, 10_000), steps({**STEPS, **LOSSES}, min_size=20, max_size=60))
 def test_nothing_is_missing_unless_it_is_told_though_the_broker_loses_data(seed, given_steps):
     run(seed, given_steps, appendfsync="everysec")
+
+
+NAMES = {
+    "take": 20, "give back": 10, "hand over": 6, "advance 0.05": 15, "advance 0.5": 10, "advance 7": 2,
+    "reset": 6, "partition": 3, "heal": 5, "hang": 1, "resume": 4, "kill clients": 2, "drop a reply": 4,
+    "restart": 1, "lose": 1, "remember": 1, "flush": 1,
+}  # fmt: skip
+
+
+def do_with_name(world, step, node, name):
+    """Take a name, give one back or hand one over, or do a step as above."""
+    held = [each for each in node.names if each.held]
+    if step == "take":
+        node.names.append(node.backplane.take("group", name, lambda taken: None))
+    elif step == "give back" and held:
+        held[0].give_back()
+    elif step == "hand over" and held:
+        token = held[0].hand_over()
+        other = world.nodes[(world.nodes.index(node) + 1) % len(world.nodes)]
+        other.names.append(other.backplane.take("group", held[0].name, lambda taken: None, token=token))
+    else:
+        do(world, step, node, "a")
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10_000), steps(NAMES, min_size=20, max_size=60))
+def test_a_name_is_of_one_node_and_all_know_it(seed, given_steps):
+    world, answers = World(3, seed), []
+    try:
+        for step, index, name in given_steps:
+            do_with_name(world, step, world.nodes[index], name)
+        world.heal(30)  # longer than the names of the dead are kept
+        held = [each for node in world.nodes for each in node.names if each.held]
+        assert all(each.held is not None for node in world.nodes for each in node.names)
+        for node in world.nodes:
+            node.backplane.members("group", answers.append)
+        world.network.advance(2)
+        assert answers == [sorted(each.name for each in held)] * 3
+        assert len({each.name for each in held}) == len(held)
+    finally:
+        world.close()
 
 
 def random_steps(random, chances, number):

@@ -685,6 +685,12 @@ def test_invalid_options_are_refused(options, error):
         RedisBackplane(reactor, **{"url": "redis://127.0.0.1", **options})
 
 
+def test_tls_has_a_context_by_default():
+    with Reactor() as reactor, RedisBackplane(reactor, "rediss://127.0.0.1:1/2") as node:
+        assert repr(node) == "<RedisBackplane 127.0.0.1:1/2>"
+        assert node.state is BackplaneState.CONNECTING
+
+
 def test_missing_extra_is_named():
     program = (
         "import sys; sys.modules['hiredis'] = None\n"
