@@ -27,8 +27,8 @@ class App:
     option: the name of the command line's option that it needs, or None.
     settings: the names of further options that it takes.
     datagrams: returns the factory of the protocol for `serve --udp`; None for an app without one.
-    shared: what its processes have in common by a backplane, with which `start` is called, or with None
-        where there is one process; None: its processes have nothing in common.
+    shared: what its processes have in common by a backplane, with which `start` is called if there are
+        several; None: its processes have nothing in common.
     page: returns the factory of the protocols that serve its page, from that of `start`; or None.
     """
 
@@ -63,9 +63,9 @@ APPS: dict[str, App] = {
     "lines": App("sends back each line in upper case", lambda: _load("lines", "Upper")),
     "chat": App(
         "chat rooms with nicknames",
-        lambda backplane: _load("chat", "Hall")(backplane),  # noqa: PLW0108 - imported when it is called
+        lambda backplane=None: _load("chat", "Hall")(backplane),
         shared="rooms and names",
-        page=lambda hall: _load("chat_web", "chat_page")(hall),  # noqa: PLW0108 - the same
+        page=lambda hall: _load("chat_web", "chat_page")(hall),  # noqa: PLW0108 - imported when it is called
     ),
     "proxy": App(
         "forwards to --to ADDRESS",

@@ -56,9 +56,6 @@ LINES_PER_TICK = 10
 #: Seconds that a member's further lines wait for a nickname to be taken.
 ANSWER_TIMEOUT = 5.0
 
-#: Seconds in which a member of another process must find its place in the room's messages.
-PLACE_TIMEOUT = 2.0
-
 #: Seconds for which the last lines of a room are kept.
 HISTORY_AGE = 24 * 3600.0
 
@@ -152,10 +149,10 @@ class Hall:
         comes.
         """
         known = json.loads(state)
+        name, room, chosen = known["name"], known["room"], known.get("chosen", False)
         protocol = LineProtocol(self)
         member = protocol.begin(connection)
         member.token = known.get("token", member.token)
-        name, chosen = known["name"], known.get("chosen", False)
         holder = self.names.get(name.casefold())
         if holder is not None and not chosen:
             self.replace_name(holder, name)
@@ -167,9 +164,9 @@ class Hall:
             self.replace_name(member, name)
         again = known.get("again", "")
         if known.get("arriving"):
-            self.enter(member, known["room"], again)
+            self.enter(member, room, again)
         else:
-            self._go_on(member, known["room"], known.get("position"), again)
+            self._go_on(member, room, known.get("position"), again)
         return protocol
 
     def replace_name(self, member: Member, taken: str) -> None:
@@ -220,7 +217,6 @@ class Hall:
         def loaded() -> None:
             place: Position | None = None if position is None else (position[0], position[1])
             room.go_on(member, place)
-            member.connection.reactor.call_later(PLACE_TIMEOUT, room.stop_waiting, member)
             member.take_place()
             member.go_on(again)
 
@@ -375,7 +371,7 @@ class Member:
             self.hall.rooms[self.room].when_shown(partial(self._go_to, room))
 
     def _go_to(self, room: str) -> None:
-        if self._asked:  # it has not left meanwhile
+        if self._is_asking():
             self.hall.leave(self, f"went to {room}")
             self.hall.enter(self, room)
             self.go_on()
@@ -385,8 +381,8 @@ class Member:
         self.hall.backplane.members(_place(self.room), self._on_members)
 
     def _on_members(self, found: list[str] | None) -> None:
-        if not self._asked:
-            return  # it has left
+        if not self._is_asking():
+            return
         names = sorted(member.name for member in self.hall.rooms[self.room]) if found is None else found
         listed = ", ".join(islice(names, ROOM_LIMIT))
         more = f" and {len(names) - ROOM_LIMIT} more" if len(names) > ROOM_LIMIT else ""
@@ -428,13 +424,18 @@ class Member:
             self._timer = reactor.call_later(ANSWER_TIMEOUT, self._refuse_claim, name, "there is no answer")
 
     def _on_taken(self, name: str, taken: bool) -> None:
-        if self._claim is None:
-            if not taken:
-                self._on_name_lost(name)
+        if self._frozen:
+            return
+        if self._claim is None:  # it is used already
+            self._on_kept(name, taken)
         elif taken:
             self._use_claim(name)
         else:
             self._refuse_claim(name, f"{name} is taken")
+
+    def _on_kept(self, name: str, taken: bool) -> None:
+        if not taken:
+            self._on_name_lost(name)
 
     def _use_claim(self, name: str) -> None:
         self._end_timer()
@@ -446,13 +447,18 @@ class Member:
         self.go_on()
 
     def _refuse_claim(self, name: str, why: str) -> None:
+        if self._frozen:
+            return
+        self._drop_claim(name)
+        self.reply(f"{why}: you are still {self.name}" if why != f"{name} is taken" else why)
+        self.go_on()
+
+    def _drop_claim(self, name: str) -> None:
         self._end_timer()
         if self._claim is not None:
             self._claim.give_back()
             self._claim = None
         del self.hall.names[name.casefold()]
-        self.reply(f"{why}: you are still {self.name}" if why != f"{name} is taken" else why)
-        self.go_on()
 
     def _rename(self, name: str) -> None:
         self.post(RENAMED, name)
@@ -462,6 +468,8 @@ class Member:
 
     def _on_name_lost(self, name: str) -> None:
         """Give the name up, that another process has given to somebody else."""
+        if self._frozen:
+            return
         self._nick = None
         before = self.name
         self.hall.replace_name(self, name)
@@ -471,7 +479,7 @@ class Member:
     def keep_name(self) -> None:
         """Take the name that it had in another process."""
         self._nick = self.hall.backplane.take(
-            _NAMES, self.name.casefold(), partial(self._on_taken, self.name),
+            _NAMES, self.name.casefold(), partial(self._on_kept, self.name),
             on_lost=partial(self._on_name_lost, self.name), token=self.token,
         )  # fmt: skip
 
@@ -509,6 +517,10 @@ class Member:
         """Keep further lines waiting until `go_on`: the answer to this one comes later."""
         self._asked = command
         self.hold()
+
+    def _is_asking(self) -> bool:
+        """Return whether an answer is for this process: it has not left, and is not being handed over."""
+        return bool(self._asked) and not self._frozen
 
     def go_on(self, again: str = "") -> None:
         """Handle the lines that wait. again: a command to be run before them."""
@@ -571,11 +583,18 @@ class Member:
 
     def thaw(self) -> None:
         """Go on here: the transfer has failed."""
-        if self._frozen:
-            self._frozen = False
-            self.hall.rooms[self.room].thaw(self)
-            if not self._holds:
-                self.connection.resume_reading()
+        if not self._frozen:
+            return
+        self._frozen = False
+        self.hall.rooms[self.room].thaw(self)
+        if self._nick is not None and self._nick.held is False:
+            self._on_name_lost(self.name)
+        if self._claim is not None:
+            self._drop_claim(self._claim.name)
+        if self._asked:
+            self.go_on(self._asked)
+        elif not self._holds:
+            self.connection.resume_reading()
 
     COMMANDS: ClassVar[dict[str, Callable[[Member, str], None]]] = {
         "/nick": _nick_command,

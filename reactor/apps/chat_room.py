@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from typing import Protocol as Interface
@@ -29,6 +29,9 @@ SEARCHED = 1000
 
 #: Lines that a new member is shown.
 LAST = 10
+
+#: Seconds in which it must be found.
+PLACE_TIMEOUT = 2.0
 
 # Seconds between attempts to read the history.
 _PAUSE = 0.05
@@ -174,8 +177,7 @@ class Room:
 
     def position(self) -> Position | None:
         """Return the last message that was shown; None without any, or if there is no other process."""
-        last = self.recent[-1] if self.recent and self._node else None
-        return None if last is None else (last.node, last.number)
+        return _place(self.recent[-1]) if self.recent and self._node else None
 
     def freeze(self, member: Occupant) -> None:
         """Keep what `member` would be shown, if another process may show it the same."""
@@ -191,33 +193,34 @@ class Room:
 
     def go_on(self, member: Occupant, position: Position | None) -> None:
         """Show `member`, that was in another process, what comes after `position`."""
-        places = [(message.node, message.number) for message in self.recent]
         if position is None or not self._node:
             self.add(member)
-        elif position in places:
-            for message in list(self.recent)[places.index(position) + 1 :]:
-                member.write(member.client.encode(message))
-            self.add(member)
+            return
+        later = _after(position, self.recent)
+        self._missed[member] = later or []
+        if later is not None:
+            self._catch_up(member)
         else:
             self._behind[member] = position  # it is to come, or longer ago
-            self._missed[member] = []
             self._backplane.read_last(self.topic, SEARCHED, partial(self._search, member))
+            self._call_later(PLACE_TIMEOUT, self._stop_waiting, member)
 
     def _search(self, member: Occupant, history: list[bytes] | None) -> None:
         """Show `member` what the history has behind its position, if it has that."""
         if member not in self._behind:
             return
-        messages = _decoded(history)
-        places = [(message.node, message.number) for message in messages]
-        if self._behind[member] in places:
-            later = messages[places.index(self._behind[member]) + 1 :]
-            known = {(message.node, message.number) for message in later}
-            missed = self._missed[member]
-            later += [message for message in missed if (message.node, message.number) not in known]
-            self._missed[member] = later
-            self._catch_up(member)
+        later = _after(self._behind[member], _decoded(history))
+        if later is None:
+            return
+        last = self.position()
+        while later and _place(later[-1]) != last:
+            later.pop()  # it is to come
+        known = set(map(_place, later))
+        later += [message for message in self._missed[member] if _place(message) not in known]
+        self._missed[member] = later
+        self._catch_up(member)
 
-    def stop_waiting(self, member: Occupant) -> None:
+    def _stop_waiting(self, member: Occupant) -> None:
         """Show `member` what comes, if its position has not come."""
         if member in self._behind:
             member.write(member.client.encode("some lines may be missing here"))
@@ -312,8 +315,8 @@ class Room:
         if history is None and not (self.apart or self.loaded):
             self._retry = self._call_later(_PAUSE, self._read)
             return
-        known = {(message.node, message.number) for message in self.recent}
-        older = [message for message in _decoded(history) if (message.node, message.number) not in known]
+        known = set(map(_place, self.recent))
+        older = [message for message in _decoded(history) if _place(message) not in known]
         self.recent = deque([*older, *self.recent], KEPT)
         for message in older:
             self._note(message)
@@ -353,10 +356,23 @@ class Room:
         """Keep a message for those who are not shown it now; those who are behind may have seen it."""
         for missed in self._missed.values():
             missed.append(message)
-        position = message.node, message.number
-        for member in [member for member, last in self._behind.items() if last == position]:
+        for member in [member for member, last in self._behind.items() if last == _place(message)]:
             self.remove(member)
             self.add(member)
+
+
+def _place(message: Message) -> Position:
+    return message.node, message.number
+
+
+def _after(position: Position, messages: Sequence[Message]) -> list[Message] | None:
+    """Return the messages after a position; None if it is not among them."""
+    later: list[Message] = []
+    for message in reversed(messages):
+        if _place(message) == position:
+            return later[::-1]
+        later.append(message)
+    return None
 
 
 def _decoded(history: list[bytes] | None) -> list[Message]:

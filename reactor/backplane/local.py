@@ -25,6 +25,10 @@ from reactor.reactor import Reactor
 __all__ = ["LocalBackplane"]
 
 
+# Topics whose history is kept: those with the last messages.
+_TOPICS = 256
+
+
 @attrs.define(eq=False)
 class _Taken:
     """A name in use. membership: whose it is; None while it is reserved. release: the end of that."""
@@ -39,7 +43,7 @@ class LocalBackplane(Backplane):
 
     reactor: on whose thread it is used.
     history, history_age: messages of a topic that are kept for `read_last`, and the seconds for which they
-        are kept. By default none: no subscriber needs it.
+        are kept, of 256 topics at most. By default none: no subscriber needs it.
     max_message: bytes of the largest message. max_queued: bytes of the messages that one tick may publish.
     presence_ttl: seconds for which a name is reserved after `Membership.hand_over`.
     Raises TypeError or ValueError, naming the parameter, for an invalid argument.
@@ -120,13 +124,13 @@ class LocalBackplane(Backplane):
     # The history
 
     def _keep(self, topic: str, data: bytes) -> None:
-        """Add a message to the history; forget the topics whose last message is too old."""
+        """Add a message to the history; forget the topics whose last message is too old, or of too many."""
         now = self._reactor.time()
         kept = self._histories.pop(topic, None) or deque(maxlen=self._history)
         kept.append((now, data))
         self._histories[topic] = kept
         oldest = next(iter(self._histories))
-        while self._histories[oldest][-1][0] < now - self._history_age:
+        while self._histories[oldest][-1][0] < now - self._history_age or len(self._histories) > _TOPICS:
             del self._histories[oldest]
             oldest = next(iter(self._histories))
 

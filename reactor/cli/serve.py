@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
 import logging
 import os
 import signal
@@ -13,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from reactor.address import Address
 from reactor.apps import APPS, App
+from reactor.cli.app import chosen_app, name_of, parse_app
 from reactor.cli.arguments import (
     CommandFailed,
     add_alpn,
@@ -57,12 +56,11 @@ _OPTIONS = {
     "web": [name for name, app in APPS.items() if app.page is not None],
 }
 
-# Options that --udp refuses, and the methods of a protocol that it needs.
+# Options that --udp refuses.
 _OF_CONNECTIONS = (
     *_OPTIONS, "proxy_protocol", "idle_timeout", "max_connections", "max_per_ip", "tls_cert", "tls_key",
     "tls_client_ca", "alpn",
 )  # fmt: skip
-_DATAGRAMS_NEED = ("connection_made", "datagram_received", "connection_lost")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "app",
         nargs="?",
-        type=_app_name,
+        type=parse_app,
         default="echo",
         metavar="APP",
         help="; ".join(f"{name}: {app.summary}" for name, app in APPS.items())
@@ -237,7 +235,7 @@ def _check_app(options: argparse.Namespace) -> None:
     """Refuse options that are for another app, and workers that would have nothing in common."""
     app = options.app
     for option, owners in _OPTIONS.items():
-        if getattr(options, option) is not None and not (isinstance(app, App) and _name_of(app) in owners):
+        if getattr(options, option) is not None and not (isinstance(app, App) and name_of(app) in owners):
             options.error(f"--{option.replace('_', '-')} is for the app {', '.join(owners)}")
     if _is_alone(options) and (options.workers or 1) > 1:
         options.error(
@@ -298,7 +296,7 @@ def _status_errors(options: argparse.Namespace) -> Iterator[None]:
 
 def _title(options: argparse.Namespace) -> str:
     app = options.app
-    return f"reactor serve {app if isinstance(app, str) else _name_of(app)}"
+    return f"reactor serve {app if isinstance(app, str) else name_of(app)}"
 
 
 def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
@@ -308,7 +306,7 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
     proxies = _proxy_protocol(options)
     refuse: Callable[[str], NoReturn] = options.error
     try:
-        app = _app(options)
+        app = chosen_app(options)
         factory = _factory(options, app, loop)
         served = [(address, factory) for address in _addresses(options)]
         if options.web is not None and app.page is not None:
@@ -328,7 +326,7 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
 
 
 def _bind_datagrams(options: argparse.Namespace, loop: Reactor) -> list[Endpoint]:
-    app = _app(options)
+    app = chosen_app(options)
     refuse: Callable[[str], NoReturn] = options.error
     if app.datagrams is None:
         able = ", ".join(name for name, known in APPS.items() if known.datagrams)
@@ -395,115 +393,13 @@ def _listen_address(text: str) -> list[Address]:
         raise argparse.ArgumentTypeError(str(exc)) from exc
 
 
-# Apps
-
-
 def _directory(text: str) -> str:
     if not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a directory")
     return text
 
 
-def _name_of(app: App) -> str:
-    return next(name for name, known in APPS.items() if known is app)
-
-
-def _app_name(name: str) -> App | str:
-    """Return the app of that name, or the name of a factory, which is imported where it serves."""
-    known = APPS.get(name)
-    if known is not None:
-        return known
-    module_name, separator, path = name.partition(":")
-    if module_name.endswith(".py") or module_name.startswith(".") or os.sep in module_name:
-        raise argparse.ArgumentTypeError(_not_a_module(name, module_name, path))
-    if not (separator and module_name and path):
-        raise argparse.ArgumentTypeError(
-            f"there is no app {name!r}: choose {', '.join(APPS)}, or give module:factory"
-        )
-    return name
-
-
-def _app(options: argparse.Namespace) -> App:
-    """Return the app; a factory is imported, and checked as far as that is possible without calling it."""
-    name: App | str = options.app
-    if isinstance(name, App):
-        return name
-    factory = _import(options, name)
-    problem = _problem_of_factory(factory, _DATAGRAMS_NEED if options.udp else ())
-    if problem is not None:
-        options.error(f"argument APP: {name!r} {problem}")
-    summary = f"serves the protocols of {name}"
-    if options.udp:
-        return App(summary, lambda: factory, datagrams=lambda: factory)
-    if isinstance(factory, type):
-        return App(summary, lambda: factory)
-    return App(summary, lambda: _checking(name, factory))
-
-
-def _not_a_module(name: str, file: str, path: str) -> str:
-    module = os.path.normpath(file).removesuffix(".py").replace(os.sep, ".")
-    importable = all(map(str.isidentifier, module.split(".")))
-    mend = f"{module}:{path or 'FACTORY'}" if importable else "module:factory"
-    return f"{name!r} names a file: name the module as Python imports it, {mend}"
-
-
-def _import(options: argparse.Namespace, name: str) -> Any:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the installed command finds modules where `python -m` does
-    module_name, _, path = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (Exception, SystemExit) as exc:  # whatever the module raises is its author's to fix
-        options.error(f"argument APP: cannot import {name!r}: {type(exc).__name__}: {exc}")
-    return found
-
-
-def _problem_of_factory(factory: Any, needed: Iterable[str]) -> str | None:
-    """Return why `factory` can't return a protocol; None if nothing shows that without calling it.
-
-    needed: the methods of a protocol; none: those of a connection's.
-    """
-    if not callable(factory):
-        return f"is not a factory: it is a {type(factory).__name__}, which can't be called"
-    if inspect.iscoroutinefunction(factory):
-        return "is a coroutine function: a factory is a plain function or class"
-    try:
-        inspect.signature(factory).bind()
-    except TypeError as exc:
-        return f"can't be called without arguments: {exc}"
-    except ValueError:
-        pass  # written in C, without a signature
-    if isinstance(factory, type) and not hasattr(factory, "__getattr__"):
-        missing = _missing_callback(factory, needed)
-        if missing is not None:
-            base = "reactor.datagrams.DatagramProtocol" if needed else "reactor.Protocol"
-            return f"is not a protocol class: it has no {missing}; derive it from {base}"
-    return None
-
-
-def _missing_callback(protocol: object, needed: Iterable[str] = ()) -> str | None:
-    """Return the name of a callback in `needed` that `protocol` lacks; none: those of a connection."""
-    receive = "get_buffer" if hasattr(protocol, "buffer_updated") else "data_received"
-    needed = needed or ("connection_made", receive, "eof_received", "connection_lost")
-    return next((name for name in needed if not hasattr(protocol, name)), None)
-
-
-def _checking(name: str, factory: Factory) -> Factory:
-    """Return a factory that raises TypeError if `factory` returns no protocol."""
-
-    def make() -> Any:
-        protocol = factory()
-        missing = _missing_callback(protocol)
-        if missing is not None:
-            kind = type(protocol).__name__
-            raise TypeError(f"{name} must return a protocol: it returned a {kind}, without {missing}")
-        return protocol
-
-    if hasattr(factory, "take_over"):
-        make.take_over = factory.take_over  # type: ignore[attr-defined]
-    return make
+# Apps
 
 
 def _factory(options: argparse.Namespace, app: App, loop: Reactor) -> Factory:

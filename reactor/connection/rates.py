@@ -9,6 +9,9 @@ __all__ = ["TokenBucket"]
 # Seconds of tokens to wait for, so that a slow rate does not cause a wake-up for each byte.
 _SLICE = 0.1
 
+# The least wait, seconds: what the rounding of sums of seconds leaves is too little for a clock to show.
+_LEAST = 0.001
+
 
 class TokenBucket:
     """A token bucket: fills with `rate` bytes per second, up to one second's worth, and starts full.
@@ -35,5 +38,5 @@ class TokenBucket:
 
     def wait(self) -> float:
         """Return the seconds until a tenth of a second's worth of tokens, at least 1 byte, is available."""
-        worth = max(1.0, self.rate * _SLICE)
-        return max(0.0, worth - self._tokens) / self.rate
+        missing = max(1.0, self.rate * _SLICE) - self._tokens
+        return max(_LEAST, missing / self.rate) if missing > 0 else 0.0

@@ -209,7 +209,7 @@ class HTTPProtocol(Protocol):
         self._peer_ended = False  # its end of file was received
         self._request: Request | None = None  # that is not answered yet
         self._handler: Handler | None = None
-        self._body: list[bytes] = []
+        self._body = bytearray()
         self._upload: Upload | None = None  # the request, while its body is received beside its handler
         self._left: float = 0  # bytes that its body may have
         self._stream: ResponseStream | None = None
@@ -429,7 +429,7 @@ class HTTPProtocol(Protocol):
 
     def _take_piece(self, piece: bytes) -> None:
         if piece:
-            self._body.append(piece)
+            self._body += piece
             self._left -= len(piece)
             if self._left < 0:
                 raise HTTPError(413)
@@ -437,7 +437,7 @@ class HTTPProtocol(Protocol):
         request, handler = self._request, self._handler
         assert request is not None
         assert handler is not None
-        request.body, self._body, self._handler = b"".join(self._body), [], None
+        request.body, self._body, self._handler = bytes(self._body), bytearray(), None
         self._is_timed = False
         self._handle(handler, request)
 
@@ -649,6 +649,6 @@ class HTTPProtocol(Protocol):
     def _close(self, linger: float | None = None) -> None:
         """Close the connection after what was written; it lingers, so that the client can read that."""
         self._state = _OVER
-        self._body = []
+        self._body = bytearray()
         is_behind = self.connection.get_write_buffer_size() > self._http.max_head
         self.connection.close(None if is_behind else linger)

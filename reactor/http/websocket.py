@@ -40,6 +40,9 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 #: Messages of one connection in a tick, so that none starves the others.
 MESSAGES_PER_TICK = 256
 
+#: Parts of a message after which they are joined: small ones take many times their size.
+PARTS = 1000
+
 #: Messages that wait for `receive`; then reading is stopped.
 WAITING = 32
 
@@ -355,10 +358,11 @@ class WebSocket(Outflow, Protocol):
             return
         if event.data or not self._parts:
             self._parts.append(event.data)
+        if event.message_finished or len(self._parts) > PARTS:
+            self._parts = [self._parts[0][:0].join(self._parts)]
         if not event.message_finished:
             return
-        parts, self._parts, self._size = self._parts, [], 0
-        message = parts[0] if len(parts) == 1 else parts[0][:0].join(parts)
+        (message,), self._parts, self._size = self._parts, [], 0
         if self._state is not _State.OPEN:
             return
         if self.on_message is not None:

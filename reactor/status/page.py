@@ -270,7 +270,7 @@ def _lag(totals: Counters) -> str:
         [_bound(at), _bar(count, longest), f"{count:,}", _part(count, total)]
         for at, count in enumerate(shown)
     ]
-    columns = [("Tick", False), ("Histogram", True), ("Ticks", False), ("Share", False)]
+    columns = [("Tick", False), ("Bars", True), ("Ticks", False), ("Share", False)]
     caption = (
         f"How long other events waited for a tick, since the start: p50 {_quantile(lag, 0.5)}, "
         f"p99 {_quantile(lag, 0.99)}, longest {_quantile(lag, 1)}. Bars are logarithmic."

@@ -1,9 +1,11 @@
 """Rooms that several processes share: on one backplane in memory, and on a broker that fails."""
 
+import itertools
 import json
 
 import pytest
 
+from reactor import HandedOver
 from reactor.apps.chat import Hall
 from reactor.backplane import LocalBackplane, RedisBackplane
 from reactor.testing import MemoryNetwork, MemoryReactor, Recorder
@@ -43,7 +45,7 @@ class Place:
 
     def __init__(self, reactor, count=2, **options):
         self.reactor = reactor
-        self.backplane = LocalBackplane(reactor, history=100, **options)
+        self.backplane = LocalBackplane(reactor, **{"history": 100, **options})
         self.halls = [Hall(self.backplane) for _ in range(count)]
 
     def enter(self, number=0, name=None):
@@ -222,6 +224,141 @@ def test_line_that_is_refused_is_said_to_be():
         unsent = [line for line in heard if line.startswith("* not sent: ")]
         assert unsent
         assert len([line for line in bob.hear() if line.startswith("ann: ")]) == 5 - len(unsent)
+
+
+# Handing members over
+
+
+def freeze(place, name, hall=0):
+    """Return the protocol of a member, and its state, as at the beginning of a transfer."""
+    protocol = place.halls[hall].names[name].connection.get_protocol()
+    return protocol, protocol.hand_over()
+
+
+def take_over(place, state, hall=1):
+    """Return a client whose connection another process goes on with."""
+    connection, client = place.reactor.pair(Recorder, Recorder)
+    place.reactor.settle()
+    connection.set_protocol(place.halls[hall].take_over(connection, state))
+    return Guest(client, place.reactor.settle)
+
+
+def leave(place, protocol):
+    protocol.connection.abort(HandedOver("it goes on elsewhere"))
+    place.reactor.settle()
+
+
+def test_member_goes_on_in_another_process_and_is_shown_each_line_once(place):
+    ann, bob = place.enter(0, "ann"), place.enter(1, "bob")
+    ann.say("/join room")
+    bob.say("/join room")
+    protocol, state = freeze(place, "ann")
+    bob.say("1", "2")
+    moved = take_over(place, state)
+    bob.say("3")
+    leave(place, protocol)
+    bob.say("4", "/nick ann", "/who")
+    assert moved.hear() == ["bob: 1", "bob: 2", "bob: 3", "bob: 4"]
+    heard = bob.hear()
+    assert "* ann is taken" in heard
+    assert heard[-1] == "* in room: ann, bob"
+    assert "ann" not in place.halls[0].names
+    moved.say("here", "/nick eve", "/join lobby", "/who")
+    assert moved.hear()[-1] == "* in lobby: eve"
+    bob.say("/nick ann")
+    assert bob.hear()[-1] == "* bob is now ann"
+
+
+def test_member_that_was_arriving_arrives_in_the_other_process(place):
+    place.reactor.pair(place.halls[0], Recorder)
+    while not place.halls[0].names:
+        place.reactor.run_once(0)
+    (name,) = place.halls[0].names
+    protocol, state = freeze(place, name)
+    leave(place, protocol)
+    bob = place.enter(1, "bob")
+    assert take_over(place, state).hear() == [f"* {name} has joined lobby"]
+    assert bob.hear() == [f"* {name} has joined lobby"]
+
+
+def test_place_is_found_behind_more_lines_than_a_room_keeps():
+    with MemoryReactor() as reactor:
+        place = Place(reactor, history=1000)
+        place.enter(0, "ann")
+        bob = place.enter(1, "bob")
+        protocol, state = freeze(place, "ann")
+        bob.say(*(f"{number}" for number in range(300)))
+        reactor.advance(5)
+        moved = take_over(place, state)
+        bob.say("last")
+        leave(place, protocol)
+        assert moved.hear() == [*(f"bob: {number}" for number in range(300)), "bob: last"]
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_place_may_be_a_line_that_is_still_to_come(place, comes):
+    place.enter(0, "ann")
+    bob = place.enter(1, "bob")
+    protocol, state = freeze(place, "ann")
+    node, number = json.loads(state)["position"]
+    known = json.dumps({**json.loads(state), "position": [place.halls[1].node, number + 1000]})
+    moved = take_over(place, known.encode())
+    leave(place, protocol)
+    if comes:
+        place.halls[1]._posts = itertools.count(number + 1000)
+        place.halls[1].rooms["lobby"]._numbers = place.halls[1]._posts
+    bob.say("seen before", "new")
+    assert node == place.halls[1].node
+    assert moved.hear() == (["bob: new"] if comes else [])
+    place.reactor.advance(3)
+    expected = [] if comes else ["* some lines may be missing here", "bob: seen before", "bob: new"]
+    assert moved.hear() == expected
+
+
+def test_member_whose_transfer_fails_is_shown_what_it_has_missed(place):
+    ann, bob = place.enter(0, "ann"), place.enter(1, "bob")
+    ann.hear()
+    protocol, _ = freeze(place, "ann")
+    bob.say("1", "2", "/who")
+    assert ann.hear() == []
+    assert bob.hear()[-1] == "* in lobby: ann, bob"
+    protocol.reading_resumed()
+    bob.say("3")
+    assert ann.hear() == ["bob: 1", "bob: 2", "bob: 3"]
+    ann.say("4")
+    assert ann.hear() == ["ann: 4"]
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("/nick eve", "* ann is now eve"),
+        ("/nick bob", "* bob is taken"),
+        ("/join garden", "* ann has joined garden"),
+        ("/who", "* in lobby: ann, bob"),
+    ],
+)
+@pytest.mark.parametrize("fails", [True, False])
+def test_command_that_waits_for_its_answer_is_run_again(place, command, answer, fails):
+    ann, bob = place.enter(0, "ann"), place.enter(1, "bob")
+    member = place.halls[0].names["ann"]
+    bob.hear()
+    if command == "/join garden":
+        member.handle("hello")  # which is to be shown first
+    member.handle(command)
+    protocol, state = freeze(place, "ann")
+    place.reactor.settle()
+    ann.hear()
+    if fails:
+        protocol.reading_resumed()
+        moved = ann
+    else:
+        moved = take_over(place, state)
+        leave(place, protocol)
+    assert moved.hear()[-1] == answer
+    moved.say("/who")
+    assert moved.hear()[-1].count("ann") + moved.hear().count("eve") <= 1
+    assert bob.hear().count("* ann went to garden") == (command == "/join garden")
 
 
 # On a broker that fails

@@ -55,3 +55,14 @@ def test_the_history_is_bounded_by_messages_and_age_also_of_topics_that_nobody_u
         assert (last("old"), last("new")) == ([], [b"4"])
         backplane.publish("new", b"5")
         assert list(backplane._histories) == ["new"]
+
+
+def test_the_history_is_bounded_by_topics():
+    with MemoryReactor() as reactor, LocalBackplane(reactor, history=2) as backplane:
+        for number in range(300):
+            backplane.publish(f"{number}", b"x")
+        answers = []
+        for topic in ("43", "44", "299"):
+            backplane.read_last(topic, 1, answers.append)
+        reactor.settle()
+        assert answers == [[], [b"x"], [b"x"]]

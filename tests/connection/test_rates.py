@@ -39,4 +39,15 @@ def test_overdraft_is_subtracted_from_later_allowances(rate, too_many):
     assert bucket.wait() == 0
     bucket.take(rate + too_many)
     assert bucket.available(0.0) == 0
-    assert bucket.wait() * rate == pytest.approx(too_many + max(1, rate / 10))
+    assert bucket.wait() * rate == pytest.approx(max(rate / 1000, too_many + max(1, rate / 10)))
+
+
+@given(rate=st.integers(1, 1000), start=st.floats(0, 10**6))
+def test_waits_come_to_an_end_however_the_clock_rounds(rate, start):
+    now, bucket = start, TokenBucket(rate, start)
+    for _ in range(20):
+        bucket.take(bucket.available(now))
+        now += bucket.wait()
+        if not bucket.available(now):
+            now += bucket.wait()
+        assert bucket.available(now)

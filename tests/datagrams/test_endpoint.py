@@ -832,8 +832,11 @@ def test_asyncio_s_base_methods_exist_on_the_base_class():
 # GSO and GRO
 
 
-def test_runs_arrive_whole_with_gso_and_gro(ends):
-    server, client = ends.bind(gro=True), ends.bind(gso=True)
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
+@pytest.mark.parametrize("connected", [False, True])
+def test_runs_arrive_whole_with_gso_and_gro(ends, address, connected):
+    server = ends.bind(address, gro=True)
+    client = ends.connect(server.endpoint.address, gso=True) if connected else ends.bind(address, gso=True)
     sent = [bytes([number]) * 1000 for number in range(100)] + [b"short", b"", b"x" * 40_000, b"end"]
     for data in sent:
         assert client.endpoint.send(data, server.endpoint.address)

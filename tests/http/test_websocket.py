@@ -15,6 +15,7 @@ from wsproto.extensions import PerMessageDeflate
 
 from reactor import ReadTimeout, StreamClosed, UsageError
 from reactor.http import HTTP, Response, WebSocket, encode_message
+from reactor.http.websocket import PARTS
 from reactor.testing import Errors, MemoryReactor, Recorder
 from tests.helpers import examples
 from tests.http.exchange import answer, client_of, get, hello
@@ -184,6 +185,21 @@ def test_fragments_and_pieces_make_the_same_messages(messages, data):
         for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True):
             browser.raw(sent[start:end])
     assert received == messages
+
+
+def test_many_fragments_are_joined():
+    received = []
+
+    def take(request):
+        request.websocket().on_message = received.append
+
+    with browser_of(take) as browser:
+        client = Frames(ConnectionType.CLIENT)
+        for _ in range(5):
+            parts = [client.send(BytesMessage(b"xy", message_finished=False)) for _ in range(PARTS // 2)]
+            browser.raw(b"".join(map(bytes, parts)))
+        browser.raw(bytes(client.send(BytesMessage(b"", message_finished=True))))
+        assert received == [b"xy" * (PARTS // 2 * 5)]
 
 
 def test_long_message_is_closed_with_1009():

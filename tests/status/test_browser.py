@@ -18,6 +18,12 @@ RECORD = """
 """
 
 
+#: The sections whose contents are wider than they are.
+OVERFLOWING = """
+    [...document.querySelectorAll("section")].filter(one => one.scrollWidth > one.clientWidth).map(one => one.id)
+"""
+
+
 @pytest.fixture(scope="module")
 def browser():
     program = shutil.which("chromium")
@@ -155,6 +161,7 @@ def test_readers_find_headings_tables_and_the_state(open_page):
         assert workers.get_by_role("row").count() == 3
         assert workers.get_by_role("rowheader").count() == 2
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(OVERFLOWING) == []
 
 
 @pytest.mark.slow
