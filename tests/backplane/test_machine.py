@@ -248,13 +248,13 @@ def run(seed, given_steps, **options):
         world.close()
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), steps(STEPS, min_size=20, max_size=60))
 def test_nothing_is_missing_unless_it_is_told(seed, given_steps):
     run(seed, given_steps)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), steps({**STEPS, **LOSSES}, min_size=20, max_size=60))
 def test_nothing_is_missing_unless_it_is_told_though_the_broker_loses_data(seed, given_steps):
     run(seed, given_steps, appendfsync="everysec")
@@ -282,9 +282,13 @@ def do_with_name(world, step, node, name):
         do(world, step, node, "a")
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), steps(NAMES, min_size=20, max_size=60))
 def test_a_name_is_of_one_node_and_all_know_it(seed, given_steps):
+    run_with_names(seed, given_steps)
+
+
+def run_with_names(seed, given_steps):
     world, answers = World(3, seed), []
     try:
         for step, index, name in given_steps:
@@ -312,6 +316,7 @@ def test_long_runs(seed):
     random = Random(seed)
     run(seed, random_steps(random, STEPS, 500))
     run(seed, random_steps(random, {**STEPS, **LOSSES}, 500), appendfsync="everysec")
+    run_with_names(seed, random_steps(random, NAMES, 300))
 
 
 @pytest.mark.slow
