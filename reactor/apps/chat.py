@@ -385,7 +385,7 @@ class Member:
     def _on_members(self, found: list[str] | None) -> None:
         if not self._is_asking():
             return
-        names = [member.name for member in self.hall.rooms[self.room]] if found is None else found
+        names = sorted(member.name for member in self.hall.rooms[self.room]) if found is None else found
         listed = ", ".join(islice(names, ROOM_LIMIT))
         more = f" and {len(names) - ROOM_LIMIT} more" if len(names) > ROOM_LIMIT else ""
         partly = "; others can't be reached" if found is None and self.hall.node else ""
