@@ -6,7 +6,8 @@ import json
 import pytest
 
 from reactor import HandedOver
-from reactor.apps.chat import Hall
+from reactor.apps.chat import SLOWDOWN, Hall
+from reactor.apps.chat_message import SAID, Message
 from reactor.backplane import LocalBackplane, RedisBackplane
 from reactor.testing import MemoryNetwork, MemoryReactor, Recorder
 from tests.backplane.broker import Broker
@@ -179,6 +180,15 @@ def test_a_line_is_no_notice_whatever_is_in_it(place):
         "bob: * bob has left", "bob: bob: hello", 'bob: {"kind":"left","name":"bob"}',
         "bob: * bob has left", "bob: ab",
     ]  # fmt: skip
+
+
+def test_message_that_comes_twice_is_shown_once(place):
+    ann, bob = place.enter(0, "ann"), place.enter(1, "bob")
+    ann.hear()
+    message = Message(SAID, "zoe", "hello", "lobby", 1.0, "elsewhere", 7, 1).encode()
+    for _ in range(2):
+        place.backplane.publish("chat:room:lobby", message)
+    assert ann.hear() == bob.hear() == ["zoe: hello"]
 
 
 def test_a_message_of_somebody_else_on_the_topic_is_reported_and_harms_nobody():
@@ -372,10 +382,10 @@ class Far:
         self.broker = Broker(network.reactor("10.0.0.1"), "10.0.0.1:6379")
         self.halls = []
 
-    def host(self):
+    def host(self, **options):
         number = len(self.halls) + 2
         reactor = self.network.reactor(f"10.0.0.{number}")
-        hall = Hall(RedisBackplane(reactor, "redis://10.0.0.1"))
+        hall = Hall(RedisBackplane(reactor, "redis://10.0.0.1", **options))
         reactor.listen(":9000", hall)
         clients = self.network.reactor(f"10.0.1.{number}")
         self.halls.append(hall)
@@ -492,6 +502,35 @@ def test_lines_that_the_broker_has_lost_are_reported(far):
     bob.hear()
     bob.say("after")
     assert ann.hear()[-1] == bob.hear()[-1] == "bob: after"
+
+
+@pytest.mark.parametrize(("said", "notice"), [(6, "* 1 line was lost here"), (9, "* 4 lines were lost here")])
+def test_number_of_lines_that_the_history_has_no_more_is_reported(far, said, notice):
+    here, there = far.host(), far.host(history=5)
+    ann, bob = here("ann"), there("bob")
+    far.cut_off(0)
+    far.network.advance(DEAF)
+    for number in range(said):
+        bob.say(f"{number}")
+    ann.hear()
+    far.network.heal()
+    far.network.advance(DEAF)
+    heard = [line for line in ann.hear() if line != AGAIN]
+    assert heard == [notice, *(f"bob: {number}" for number in range(said - 5, said))]
+
+
+def test_lines_of_one_member_that_is_slow_are_not_asked_to_be_slow_too_often(far):
+    here, there = far.host(), far.host()
+    ann, bob = here("ann"), there("bob")
+    bob.connection.pause_reading()
+    published = far.halls[1].backplane.stats().published
+    ann.connection.write(b"".join(b"%0999d\r\n" % number for number in range(300)))
+    far.network.advance(20)
+    asked = far.halls[1].backplane.stats().published - published
+    assert 0 < asked <= 20 / SLOWDOWN * 2
+    bob.connection.resume_reading()
+    far.network.advance(20)
+    assert len([line for line in bob.hear() if line.startswith("ann: ")]) == 300
 
 
 def test_first_member_of_a_hall_without_a_broker_is_told_after_a_second(far):
