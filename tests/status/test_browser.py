@@ -20,7 +20,8 @@ RECORD = """
 
 #: The sections whose contents are wider than they are.
 OVERFLOWING = """
-    [...document.querySelectorAll("section")].filter(one => one.scrollWidth > one.clientWidth).map(one => one.id)
+    [...document.querySelectorAll("section")]
+        .filter(section => section.scrollWidth > section.clientWidth).map(section => section.id)
 """
 
 
