@@ -18,9 +18,10 @@ from reactor.protocol import Protocol
 try:
     import hiredis
 except ImportError as exc:
+    extra = "redis"
     raise ImportError(
-        "RedisBackplane needs hiredis: pip install 'selectors-reactor[redis]', "
-        "or in a checkout pip install -e '.[redis]'"
+        f"RedisBackplane needs hiredis: pip install 'selectors-reactor[{extra}]', "
+        f"or in a checkout pip install -e '.[{extra}]'"
     ) from exc
 
 __all__ = ["Link", "Refusable", "ReplyHandler"]

@@ -197,6 +197,7 @@ class Broker:
         return self.loaded[name](*rest)
 
     def do_get(self, session: Session, key: bytes) -> bytes:
+        self.sweep()
         return self.data.strings.get(key, b"nil")
 
     def do_set(self, session: Session, key: bytes, value: bytes, *options: bytes) -> Any:

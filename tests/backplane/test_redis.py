@@ -108,6 +108,25 @@ def test_a_gap_without_a_handler_is_logged(world, caplog):
     assert "1 messages of topic topic are missing" in caplog.text
 
 
+def test_what_a_gap_handler_raises_is_reported(world, errors):
+    node = world.node(history_age=0.1)
+    other = world.node(reconnect=Reconnect(first=0.4, max_delay=0.4, random=lambda: 1.0))
+    heard = subscribed(other)
+
+    def fail(topic, missed):
+        raise RuntimeError("a bug")
+
+    other.subscribe("topic", print, fail)
+    world.spin(lambda: settled(node, other))
+    other._receiver.connection.abort()
+    node.publish("topic", b"lost")
+    world.spin(lambda: heard.events)
+    assert heard.events == [1]
+    world.spin(lambda: errors.seen)
+    exc, callback, _ = errors.take()
+    assert (str(exc), callback) == ("a bug", "on_gap of topic 'topic'")
+
+
 def test_publishing_is_queued_while_the_broker_is_away_then_refused(world):
     node = world.node(max_queued=30, reconnect=QUICK)
     heard = subscribed(node)
@@ -140,6 +159,19 @@ def test_closing_a_node_frees_its_names_at_once(world):
     one.close()
     world.spin(lambda: members(world, two) == [])
     assert take(world, two, "ann").held
+
+
+def test_what_an_answer_raises_is_reported_and_the_name_is_taken(world, errors):
+    node = world.node()
+
+    def fail(taken):
+        raise RuntimeError("a bug")
+
+    node.take("group", "ann", fail)
+    world.spin(lambda: errors.seen)
+    exc, callback, _ = errors.take()
+    assert (str(exc), callback) == ("a bug", "on_result or on_lost of take")
+    assert members(world, node) == ["ann"]
 
 
 def test_a_name_is_handed_over_to_another_process(world):
@@ -459,6 +491,40 @@ def test_live_messages_come_twice_and_are_passed_on_once(reactor, scripted, make
         node.publish("topic", b"%d" % number)
     spin(reactor, lambda: len(heard.events) == 3 and node.stats().duplicates == 3)
     assert heard.events == [b"0", b"1", b"2"]
+
+
+def test_a_second_loss_while_the_history_is_read_is_read_too(reactor, scripted, make_node):
+    node, other = make_node(), make_node()
+    heard = subscribed(other)
+    spin(reactor, lambda: settled(node, other))
+    post, lost = scripted.post, [b"0", b"5"]
+
+    def lose(channel, payload):
+        return 0 if payload.rpartition(b" ")[2] in lost else post(channel, payload)
+
+    scripted.post = lose
+    other._commands.connection.pause_reading()  # so that the answer is of the time before the second loss
+    for number in range(5):
+        node.publish("topic", b"%d" % number)
+    spin(reactor, lambda: settled(node) and next(iter(other._topics.values())).reading)
+    reads = scripted.commands.count(b"EVALSHA")
+    spin(reactor, lambda: scripted.commands.count(b"EVALSHA") == reads)
+    for number in range(5, 10):
+        node.publish("topic", b"%d" % number)
+    spin(reactor, lambda: settled(node))
+    other._commands.connection.resume_reading()
+    spin(reactor, lambda: len(heard.events) == 10 and settled(node, other))
+    assert heard.events == [b"%d" % number for number in range(10)]
+
+
+def test_a_name_that_is_taken_while_the_process_counts_as_dead_is_taken_when_it_is_back(world):
+    node = world.node(deadline=0.2, presence_ttl=0.3)
+    node._timer.cancel()  # a process that is stopped sends no heartbeats
+    key = node._node.decode()
+    gone = []
+    world.spin(lambda: node._command(gone.append, "GET", key) or None in gone)
+    assert take(world, node, "ann").held
+    assert node._node.decode() != key
 
 
 def test_more_live_messages_than_are_kept_are_read_from_the_history(
