@@ -334,6 +334,21 @@ def test_page_says_when_it_is_disconnected_and_comes_back_as_it_was(tmp_path, op
         page.close()
 
 
+def test_page_asks_for_its_name_again_while_the_server_thinks_that_it_is_still_there(tmp_path, open_page):
+    with chat(tmp_path) as deployment, telnet(deployment.address) as typed:
+        typed("/nick ann", until="is now ann")
+        page = open_page(deployment.page)
+        page.evaluate("sessionStorage.setItem('name', 'ann')")
+        page.clock.install()
+        page.reload()
+        expect(last(page)).to_contain_text("ann is taken")
+        typed("/nick eve", until="is now eve")
+        expect(last(page)).to_contain_text("ann is now eve")
+        page.clock.fast_forward(20_000)
+        expect(page.locator("#me")).to_have_text("You are ann")
+        page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_is_readable_on_a_phone(tmp_path, open_page, scheme):
     with chat(tmp_path) as deployment:
