@@ -377,10 +377,15 @@ class Member:
 
     def _who(self, _: str) -> None:
         self._ask("/who")
+        self.hall.rooms[self.room].when_shown(self._look_up_members)
+
+    def _look_up_members(self) -> None:
+        if not self._is_asking():
+            return
         if self.hall.node:
             self.hall.backplane.members(_place(self.room), self._on_members)
         else:
-            self.hall.rooms[self.room].when_shown(partial(self._on_members, None))
+            self._on_members(None)
 
     def _on_members(self, found: list[str] | None) -> None:
         if not self._is_asking():
@@ -393,8 +398,13 @@ class Member:
         self.go_on()
 
     def _quit(self, _: str) -> None:
-        self.reply("bye")
-        self.connection.close()
+        self._ask("/quit")
+        self.hall.rooms[self.room].when_shown(self._leave)
+
+    def _leave(self) -> None:
+        if self._is_asking():
+            self.reply("bye")
+            self.connection.close()
 
     # Its name
 
