@@ -36,8 +36,8 @@ log = logging.getLogger("reactor")
 LINE_LIMIT = 1024
 NAME_LIMIT = 20
 
-#: The limit of members, in this process, up to which joins and leaves are announced, and of names that /who
-#: lists. The notices of a larger room would grow with the square of its members.
+#: The limit of members, in this process, up to which joins, leaves and new names are announced, and of names
+#: that /who lists. The notices of a larger room would grow with the square of its members.
 ROOM_LIMIT = 100
 
 #: The write timeout: seconds in which a member must receive some of its queued lines, or be disconnected.
@@ -473,7 +473,10 @@ class Member:
         del self.hall.names[name.casefold()]
 
     def _rename(self, name: str) -> None:
-        self.post(RENAMED, name)
+        if len(self.hall.rooms[self.room]) > ROOM_LIMIT:
+            self.reply(f"{self.name} is now {name}")
+        else:
+            self.post(RENAMED, name)
         self.name = name
         self.take_place()
         self.inform()
