@@ -32,7 +32,6 @@ class _Server(Interface):
     """The side of a connection's protocol that its request uses."""
 
     connection: Connection
-    scope: Scope | None
 
     def respond(self, request: Request, response: Response) -> bool: ...
 
@@ -68,7 +67,7 @@ class Request:
             reactor.run()
     """
 
-    __slots__ = ("_query", "_server", "body", "head")
+    __slots__ = ("_query", "_server", "body", "head", "scope", "switched")
 
     def __init__(self, server: _Server, head: Head, body: bytes = b"") -> None:
         self._server = server
@@ -76,6 +75,8 @@ class Request:
         self.head = head
         #: The body; b"" if it has none.
         self.body = body
+        self.scope: Scope | None = None  # of the coroutine that handles it
+        self.switched: WebSocket | None = None  # the protocol that its connection was switched to
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.head.target}>"
@@ -241,9 +242,9 @@ class Request:
         return self._scope().timeout(seconds)
 
     def _scope(self) -> Scope:
-        if self._server.scope is None:
+        if self.scope is None:
             raise UsageError("only a handler that is a coroutine can wait")
-        return self._server.scope
+        return self.scope
 
 
 class Upload(Request):

@@ -190,8 +190,7 @@ class HTTPProtocol(Protocol):
 
     __slots__ = (
         "_advancing", "_body", "_handler", "_http", "_is_draining", "_is_held", "_is_timed", "_left",
-        "_peer_ended", "_reader", "_request", "_state", "_stream", "_switched", "_upload", "connection",
-        "scope",
+        "_peer_ended", "_reader", "_request", "_scopes", "_state", "_stream", "_upload", "connection",
     )  # fmt: skip
 
     _interruptible = ()  # an interrupt would leave a request without its answer
@@ -213,8 +212,7 @@ class HTTPProtocol(Protocol):
         self._upload: Upload | None = None  # the request, while its body is received beside its handler
         self._left: float = 0  # bytes that its body may have
         self._stream: ResponseStream | None = None
-        self._switched: WebSocket | None = None  # the protocol that has taken the connection over
-        self.scope: Scope | None = None  # of the request's coroutine
+        self._scopes: list[Scope] = []  # of the coroutines that run; one may go on after its answer
 
     # Callbacks of the reactor
 
@@ -243,8 +241,10 @@ class HTTPProtocol(Protocol):
         self._peer_ended = True
         if self._state is _BODY or (self._state is _HEAD and self._reader.buffered()):
             self._refuse(HTTPError(400, "the request is not complete"))
-        is_gone = self._upload is not None or self.scope is not None or isinstance(self._stream, EventStream)
-        return self._state is _ANSWER and not is_gone
+        if self._state is not _ANSWER:
+            return False
+        is_coroutine = self._request is not None and self._request.scope is not None
+        return self._upload is None and not is_coroutine and not isinstance(self._stream, EventStream)
 
     def resume_writing(self) -> None:
         """Go on with the stream, or with the next request."""
@@ -258,8 +258,8 @@ class HTTPProtocol(Protocol):
         self._state = _OVER
         self._request = None
         stream, self._stream = self._stream, None
-        scope, self.scope = self.scope, None
-        if scope is not None:
+        scopes, self._scopes = self._scopes, []
+        for scope in scopes:
             scope.connection_lost(exc)
         if stream is not None:
             stream.lose(exc)
@@ -457,18 +457,19 @@ class HTTPProtocol(Protocol):
 
     def _run(self, handler: Handler, request: Request, coroutine: Coroutine[Any, Any, object]) -> None:
         def end(result: object, exc: BaseException | None) -> None:
-            if self.scope is scope:
-                self.scope = None
+            if scope in self._scopes:
+                self._scopes.remove(scope)
             if exc is not None and not isinstance(exc, Exception):
                 self.connection.abort(exc)  # an interrupt
-            elif self._switched is not None:
-                self._switched_ended(handler, self._switched, exc)
+            elif request.switched is not None:
+                self._switched_ended(handler, request.switched, exc)
             elif exc is None:
                 self._returned(handler, request, result)
             else:
                 self._failed(request, exc, handler)
 
-        self.scope = scope = Scope(self.connection, end)
+        request.scope = scope = Scope(self.connection, end)
+        self._scopes.append(scope)
         scope.start(coroutine)
 
     def _switched_ended(self, handler: Handler, protocol: WebSocket, exc: Exception | None) -> None:
@@ -495,7 +496,7 @@ class HTTPProtocol(Protocol):
         self._report(exc, handler)
         if not is_answered:
             self.respond(request, error_response(HTTPError(500)))
-        elif self._stream is not None:
+        elif self._request is request:
             self.connection.abort(exc)
 
     def _report(self, exc: Exception, handler: Handler) -> None:
@@ -592,7 +593,7 @@ class HTTPProtocol(Protocol):
         self._check(request)
         self._state = _OVER
         self._request = None
-        self._switched = protocol
+        request.switched = protocol
         self._is_held = False  # `set_protocol` lets the connection read
         self.connection.write(lines)
         self.connection.set_protocol(protocol)

@@ -445,7 +445,7 @@ def accept(
         lines.append(f"Sec-WebSocket-Extensions: {agreed}")
     made = WebSocket(
         server.connection,
-        server.scope,
+        request.scope,
         extensions,
         subprotocol=subprotocol,
         max_message=max_message,
