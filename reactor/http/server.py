@@ -239,10 +239,12 @@ class HTTPProtocol(Protocol):
     def eof_received(self) -> bool:
         """Complete the answer, then close; an upload, a coroutine and a stream of events end at once."""
         self._peer_ended = True
-        if self._state is _BODY or (self._state is _HEAD and self._reader.buffered()):
+        if self._state is _HEAD:
+            self._advance()  # requests may wait for the next tick
+        elif self._state is _BODY:
             self._refuse(HTTPError(400, "the request is not complete"))
         if self._state is not _ANSWER:
-            return False
+            return self._state is _HEAD and self._reader.buffered() > 0
         is_coroutine = self._request is not None and self._request.scope is not None
         return self._upload is None and not is_coroutine and not isinstance(self._stream, EventStream)
 
@@ -363,6 +365,8 @@ class HTTPProtocol(Protocol):
         return bool(piece)
 
     def _await_head(self) -> None:
+        if self._peer_ended and self._reader.buffered():
+            raise HTTPError(400, "the request is not complete")
         if self._peer_ended:
             self._close()
         elif self._reader.buffered() and not self._is_timed:

@@ -220,6 +220,27 @@ def test_answer_comes_after_the_clients_end_of_file():
         assert "eof_received" in client.names
 
 
+@pytest.mark.parametrize(("rest", "status"), [(get("/2"), 200), (get("/2")[:-1], 400)])
+def test_end_of_file_may_come_just_before_what_waits_is_read(rest, status):
+    requests = []
+
+    def handle(request):
+        if request.path == "/1":
+            requests.append(request)
+            return None
+        if request.path == "/trigger":  # in the tick in which the end of file comes
+            requests[0].respond(Response(200, b"1"))
+        return Response(200, b"2")
+
+    with client_of(handle) as (reactor, other), client_of(handle, reactor=reactor) as (_, client):
+        client.connection.write(get("/1") + rest)
+        reactor.settle()
+        other.connection.write(get("/trigger"))
+        client.connection.write_eof()
+        reactor.settle()
+        assert [each.status for each in answers(client.received)] == [200, status]
+
+
 def test_many_pipelined_requests_take_several_ticks_and_are_bounded():
     with client_of(hello) as (reactor, client):
         client.connection.write(GET * 1000)
