@@ -495,8 +495,13 @@ class HTTPProtocol(Protocol):
         """Answer for a handler that has raised; reset the connection if a part of an answer is sent."""
         is_answered = self._request is not request or self._stream is not None
         if isinstance(exc, HTTPError) and not is_answered:
-            self.respond(request, error_response(exc))
-            return
+            try:
+                response = error_response(exc)
+            except ValueError as problem:  # its status or headers can't be sent
+                exc = problem
+            else:
+                self.respond(request, response)
+                return
         self._report(exc, handler)
         if not is_answered:
             self.respond(request, error_response(HTTPError(500)))
