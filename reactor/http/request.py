@@ -16,6 +16,7 @@ from reactor.http.response import Fields, Response
 from reactor.http.streaming import EventStream, ResponseStream
 from reactor.http.syntax import Head, Headers, HTTPError
 from reactor.http.tasks import Scope
+from reactor.options import seconds as check_seconds
 from reactor.streams import Event
 from reactor.streams.task import Place, Timeout
 
@@ -145,7 +146,8 @@ class Request:
         """Send the head of a response, and return the stream for its body.
 
         length: bytes of the body, if known; None: it is sent in chunks, or to an HTTP/1.0 client until the
-            connection ends. The others are those of `Response`, and raise as they do there.
+            connection ends. The others are those of `Response`, and raise as they do there; so does a status
+            whose response has no body: 204, 304.
         Raises UsageError if the request is answered already.
         """
         return self._server.start(self, status, headers, content_type, length)
@@ -167,7 +169,8 @@ class Request:
         Answers with ETag and Last-Modified, to conditional requests with 304 or 412, to one range with 206 or
         416, and to several with the whole file.
         Raises HTTPError, which is the answer if it leaves the handler: 404 if there is no such file. Raises
-        UsageError if the request is answered already.
+        UsageError if the request is answered already, OSError when descriptors or memory have run out, and
+        ValueError if the file has just become shorter.
         """
         name = os.fspath(path)
         if below is None:
@@ -188,8 +191,9 @@ class Request:
 
         headers: further fields. ping: seconds of silence after which a comment is sent, so that a client
             that has vanished is noticed; None for never.
-        Raises UsageError if the request is answered already.
+        Raises UsageError if the request is answered already, ValueError for `ping` of 0 or less.
         """
+        ping = None if ping is None else check_seconds("ping", ping)
         return self._server.start_events(self, headers, ping)
 
     def websocket(

@@ -16,6 +16,7 @@ from reactor.errors import ReadTimeout, StreamClosed, UsageError
 from reactor.http.files import FilePart
 from reactor.http.request import Request, Upload
 from reactor.http.response import (
+    BODILESS,
     Fields,
     Response,
     date_line,
@@ -539,6 +540,10 @@ class HTTPProtocol(Protocol):
         self._check(request)
         head = request.head
         lines = start_lines(status, content_type) + field_lines(headers)
+        if status in BODILESS:
+            raise ValueError(f"a response with status {status} has no body: answer with a Response")
+        if length is not None:
+            _size("length", length)
         chunked = length is None and head.is_http11
         if chunked:
             lines += b"Transfer-Encoding: chunked\r\n"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import UsageError
-from reactor.http import encode_event
+from reactor.http import Response, encode_event
 from reactor.testing import Errors
 from tests.http.exchange import GET, answer, answers, client_of, exchange, get
 
@@ -147,6 +147,25 @@ def test_answer_begins_once():
     assert answer(twice, GET).status == 200
 
 
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        ({"status": 204}, "a response with status 204 has no body"),
+        ({"status": 304, "length": 5}, "a response with status 304 has no body"),
+        ({"length": -5}, "length must be a whole number of bytes"),
+        ({"headers": {"A": "b\r\nC: d"}}, "is no field"),
+        ({"content_type": "a\r\nb: c"}, "is no field"),
+    ],
+)  # fmt: skip
+def test_head_that_would_mislead_the_client_is_not_sent(arguments, cause):
+    def begin(request):
+        with pytest.raises(ValueError, match=cause):
+            request.start(**arguments)
+        return Response(200, b"instead")
+
+    assert answer(begin, GET).body == b"instead"
+
+
 # Server-sent events
 
 
@@ -235,6 +254,15 @@ def test_head_of_events_ends_them():
     (found,) = answers(exchange({"/": subscribe}, get("/", method="HEAD"), end=False), "HEAD")
     assert (found.headers["content-type"], found.body) == ("text/event-stream", b"")
     assert lost == [None]
+
+
+def test_pings_without_a_pause_are_refused():
+    def subscribe(request):
+        with pytest.raises(ValueError, match="ping must be more than 0 seconds"):
+            request.events(ping=0)
+        return Response(200)
+
+    assert answer(subscribe, GET).status == 200
 
 
 def test_silent_events_are_kept_alive():
