@@ -593,10 +593,16 @@ class HTTPProtocol(Protocol):
         if head.method == "HEAD" or part.count <= SMALL_FILE:
             with file:
                 body = b"" if head.method == "HEAD" else os.pread(file.fileno(), part.count, part.offset)
+            if len(body) < part.count and head.method != "HEAD":
+                raise ValueError(f"the file has become shorter: {len(body)} of {part.count} bytes are left")
             self.connection.write(data + body)
         else:
             self.connection.write(data)
-            self.connection.sendfile(file, part.offset, part.count)
+            try:
+                self.connection.sendfile(file, part.offset, part.count)
+            except BaseException as exc:
+                self.connection.abort(exc)  # its head is sent
+                raise
         self._finish(is_close)
 
     def switch(self, request: Request, lines: bytes, protocol: WebSocket) -> bytes:

@@ -167,6 +167,16 @@ def test_http_error_is_answered_and_not_reported():
     assert second.status == 429
 
 
+@pytest.mark.parametrize("error", [HTTPError(700), HTTPError(404, headers=(("A", "b\r\nC: d"),))])
+def test_http_error_that_can_t_be_sent_is_reported_and_answered_with_500(error):
+    def refuse(request):
+        raise error
+
+    errors = Errors()
+    assert answer(refuse, GET, on_error=errors).status == 500
+    assert type(errors.take()[0]) is ValueError
+
+
 @pytest.mark.parametrize("result", ["text", b"", 0, object()])
 def test_result_that_is_no_response_is_an_error(result):
     errors = Errors()
