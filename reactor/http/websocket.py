@@ -268,7 +268,7 @@ class WebSocket(Outflow, Protocol):
             self._go_on_later()
 
     def timed_out(self, exc: ReadTimeout) -> bool:
-        """Send a ping after silence; end the connection after a second time without a byte."""
+        """Send a ping; end the connection if not a byte has come since the last one."""
         if self._state is not _State.OPEN or not self._is_heard:
             return False
         self._is_heard = False
