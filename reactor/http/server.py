@@ -558,6 +558,8 @@ class HTTPProtocol(Protocol):
             is_head=head.method == "HEAD",
         )
         self._send_start(lines, head, is_close, stream)
+        if head.method == "HEAD":  # its handler may wait for `on_drain`, which does not come
+            self.connection.reactor.call_soon(stream.end_head)
         return stream
 
     def start_events(self, request: Request, headers: Fields, ping: float | None) -> EventStream:

@@ -36,6 +36,19 @@ def test_head_of_a_stream_has_no_body():
     assert second.body.startswith(b"one")
 
 
+def test_head_of_a_stream_does_not_wait_for_the_handler():
+    lost = []
+
+    def wait(request):
+        stream = request.start(200)
+        stream.on_close = lost.append
+        assert not stream.write(b"this waits for on_drain")
+
+    received = exchange(wait, get(method="HEAD") + get(method="HEAD"), end=False)
+    assert len(answers(received, "HEAD", "HEAD", ended=False)) == 2
+    assert lost == [None, None]
+
+
 def test_stream_of_known_length():
     def write(request):
         stream = request.start(200, length=5)
