@@ -148,7 +148,7 @@ class Request:
         length: bytes of the body, if known; None: it is sent in chunks, or to an HTTP/1.0 client until the
             connection ends. The others are those of `Response`, and raise as they do there; so does a status
             whose response has no body: 204, 304.
-        Raises UsageError if the request is answered already.
+        Raises UsageError if the request is answered already, or the connection has ended.
         """
         return self._server.start(self, status, headers, content_type, length)
 
@@ -169,8 +169,8 @@ class Request:
         Answers with ETag and Last-Modified, to conditional requests with 304 or 412, to one range with 206 or
         416, and to several with the whole file.
         Raises HTTPError, which is the answer if it leaves the handler: 404 if there is no such file. Raises
-        UsageError if the request is answered already, OSError when descriptors or memory have run out, and
-        ValueError if the file has just become shorter.
+        UsageError if the request is answered already or the connection has ended, OSError when descriptors or
+        memory have run out, and ValueError if the file has just become shorter.
         """
         name = os.fspath(path)
         if below is None:
@@ -191,7 +191,8 @@ class Request:
 
         headers: further fields. ping: seconds of silence after which a comment is sent, so that a client
             that has vanished is noticed; None for never.
-        Raises UsageError if the request is answered already, ValueError for `ping` of 0 or less.
+        Raises UsageError if the request is answered already or the connection has ended, ValueError for `ping`
+        of 0 or less.
         """
         ping = None if ping is None else check_seconds("ping", ping)
         return self._server.start_events(self, headers, ping)
@@ -217,7 +218,8 @@ class Request:
             one. None for no pings. close_timeout: seconds in which the peer must answer `WebSocket.close`.
         compress: whether to agree on permessage-deflate.
         Raises HTTPError, which is the answer if it leaves the handler: 400 for no opening handshake, 403 for
-        another origin. Raises UsageError if the request is answered already. Needs the extra `web`.
+        another origin. Raises UsageError if the request is answered already, or the connection has ended.
+        Needs the extra `web`.
         """
         from reactor.http.websocket import accept  # noqa: PLC0415 - needs wsproto
 

@@ -73,10 +73,11 @@ def streamed(handler: Handler, *, max_body: int | None = None) -> Handler:
 class HTTP:
     r"""A server of HTTP/1.1: a factory of protocols for `Reactor.listen`.
 
-    handler: a function that is called with every `Request`; or a mapping from paths to such functions. A key
-        is a path, for GET and HEAD, or a method, a space and a path: "POST /jobs". A path that
-        ends with "/*" is for all below it that have none of their own. Other paths are answered
-        with status 404, other methods with 405. HEAD is answered as GET, without the body.
+    handler: a function that is called with every `Request` whose method is GET, HEAD or POST; or a mapping
+        from paths to such functions. A key is a path, for GET and HEAD, or a method, a space and a path:
+        "POST /jobs". A path that ends with "/*" is for all below it that have none of their own. Other paths
+        are answered with status 404, other methods with 405, and those of no handler at all with 501. HEAD
+        is answered as GET, without the body.
     max_head: bytes of a request's head, before status 431. max_body: bytes of its body, before 413.
     head_timeout: seconds in which a head must be complete, whatever bytes arrive, before status 408 (nginx
         and Node.js have 60; a head fits in one packet). body_timeout: the same for the body.
