@@ -191,8 +191,8 @@ class Request:
 
         headers: further fields. ping: seconds of silence after which a comment is sent, so that a client
             that has vanished is noticed; None for never.
-        Raises UsageError if the request is answered already or the connection has ended, ValueError for `ping`
-        of 0 or less.
+        Raises UsageError if the request is answered already or the connection has ended, ValueError for a
+        `ping` of 0 or less.
         """
         ping = None if ping is None else check_seconds("ping", ping)
         return self._server.start_events(self, headers, ping)

@@ -479,7 +479,7 @@ class HTTPProtocol(Protocol):
         scope.start(coroutine)
 
     def _switched_ended(self, handler: Handler, protocol: WebSocket, exc: Exception | None) -> None:
-        """End the WebSocket of a coroutine that has returned or raised."""
+        """End the WebSocket of a coroutine that has returned, or of a handler that has raised."""
         if exc is not None and not isinstance(exc, StreamClosed):
             self._report(exc, handler)
         protocol.close(1000 if exc is None else 1011)
@@ -495,6 +495,9 @@ class HTTPProtocol(Protocol):
 
     def _failed(self, request: Request, exc: Exception, handler: Handler) -> None:
         """Answer for a handler that has raised; reset the connection if a part of an answer is sent."""
+        if request.switched is not None:
+            self._switched_ended(handler, request.switched, exc)
+            return
         is_answered = self._request is not request or self._stream is not None
         if isinstance(exc, HTTPError) and not is_answered:
             try:

@@ -575,6 +575,21 @@ def test_coroutine_that_fails_closes_with_1011():
     assert isinstance(errors.take()[0], LookupError)
 
 
+@pytest.mark.parametrize("ending", [LookupError, UsageError])
+def test_callback_that_fails_after_the_upgrade_closes_with_1011(ending):
+    def fail(request):
+        request.websocket()
+        if ending is LookupError:
+            raise LookupError("oops")
+        return Response(200)
+
+    errors = Errors()
+    with browser_of(fail, on_error=errors) as browser:
+        (found,) = browser.events()
+        assert found.code == 1011
+    assert isinstance(errors.take()[0], ending)
+
+
 def test_coroutine_is_cancelled_when_the_peer_goes():
     ended = []
 
