@@ -246,7 +246,7 @@ class HTTPProtocol(Protocol):
         elif self._state is _BODY:
             self._refuse(HTTPError(400, "the request is not complete"))
         if self._state is not _ANSWER:
-            return self._state is _HEAD and self._reader.buffered() > 0
+            return self._state is _HEAD or self._is_behind()
         is_coroutine = self._request is not None and self._request.scope is not None
         return self._upload is None and not is_coroutine and not isinstance(self._stream, EventStream)
 
@@ -254,7 +254,9 @@ class HTTPProtocol(Protocol):
         """Go on with the stream, or with the next request."""
         if self._stream is not None:
             self._stream.resume()
-        if self._is_held:
+        if self._state is _OVER:
+            self._close()
+        elif self._is_held:
             self.go_on_later()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -381,7 +383,12 @@ class HTTPProtocol(Protocol):
             return not self._upload.has_room()
         if self._state is _ANSWER:
             return self._reader.buffered() > self._http.max_head
-        return self._state is _HEAD and self.connection.is_paused()
+        return self._state is not _BODY and self._is_behind()
+
+    def _is_behind(self) -> bool:
+        """Return whether the client takes its answers more slowly than they are made."""
+        connection = self.connection
+        return connection.is_paused() and not connection.is_closing() and connection.get_protocol() is self
 
     def _hold(self, held: bool) -> None:
         if held is not self._is_held:
@@ -674,8 +681,14 @@ class HTTPProtocol(Protocol):
         self._finish(is_close, LINGER)
 
     def _close(self, linger: float | None = None) -> None:
-        """Close the connection after what was written; it lingers, so that the client can read that."""
+        """Close the connection after what was written; it lingers, so that the client can read that.
+
+        A long answer is sent first: it has the write timeout, and not that of `Connection.close`.
+        """
         self._state = _OVER
         self._body = bytearray()
+        if self._is_behind():
+            self._hold(True)  # until `resume_writing`
+            return
         is_behind = self.connection.get_write_buffer_size() > self._http.max_head
         self.connection.close(None if is_behind else linger)

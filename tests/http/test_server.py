@@ -230,6 +230,28 @@ def test_answer_comes_after_the_clients_end_of_file():
         assert "eof_received" in client.names
 
 
+@pytest.mark.parametrize(
+    ("request_", "is_half_closed"),
+    [
+        (get("/", "Connection: close"), False),
+        (get("/", version="1.0"), False),
+        (GET, True),
+        (GET + b"?", False),
+    ],
+)
+def test_last_answer_may_take_longer_than_a_close(request_, is_half_closed):
+    body = b"x" * 300_000
+    with client_of(lambda request: Response(200, body)) as (reactor, client):
+        client.connection.pause_reading()
+        client.connection.write(request_)
+        if is_half_closed:
+            client.connection.write_eof()
+        reactor.advance(Timeouts().close + 10)  # less than `Timeouts.write`
+        client.connection.resume_reading()
+        reactor.settle()
+        assert answers(client.received)[0].body == body
+
+
 @pytest.mark.parametrize(("rest", "status"), [(get("/2"), 200), (get("/2")[:-1], 400)])
 def test_end_of_file_may_come_just_before_what_waits_is_read(rest, status):
     requests = []
