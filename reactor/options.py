@@ -276,5 +276,6 @@ class ProxyProtocol:
         import ipaddress  # noqa: PLC0415 - loaded with the networks
 
         address = ipaddress.ip_address(sockaddr[0])
-        address = getattr(address, "ipv4_mapped", None) or address
-        return any(address in network for network in self.trusted if not isinstance(network, str))
+        forms = {address, getattr(address, "ipv4_mapped", None) or address}
+        networks = [network for network in self.trusted if not isinstance(network, str)]
+        return any(form in network for form in forms for network in networks)

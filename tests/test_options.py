@@ -133,4 +133,6 @@ def test_timeout_of_a_header_must_be_positive(timeout):
 def test_proxies_are_trusted_by_network(sockaddr, trusted):
     proxies = ProxyProtocol(trusted=["10.0.0.0/8", ipaddress.ip_address("2001:db8::7"), "fe80::/10"])
     assert proxies.trusts(sockaddr) is trusted
+    mapped = ProxyProtocol(trusted=["::ffff:10.1.2.3"])  # as a log shows it
+    assert mapped.trusts(sockaddr) is (sockaddr[:1] == ("::ffff:10.1.2.3",))
     assert ProxyProtocol(trusted=["unix:"]).trusts(sockaddr) is isinstance(sockaddr, str)

@@ -86,7 +86,8 @@ class ProxyTLS:
 
     certificate: the client has presented a certificate, on this connection or earlier in its TLS session.
     verified: it has, and the proxy has verified it.
-    version, cipher: as "TLSv1.3" and "TLS_AES_256_GCM_SHA384". common_name: that of the client's certificate.
+    version, cipher: as "TLSv1.3" and "TLS_AES_256_GCM_SHA384". common_name: that of the client's certificate,
+    which proves nothing unless `verified` is True.
     signature_algorithm, key_algorithm: those of the proxy's certificate. None: not reported.
 
     >>> ProxyTLS(version="TLSv1.3", certificate=True, verified=True, common_name="ann").encode().hex()

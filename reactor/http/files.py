@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mimetypes
 import os
 import re
@@ -15,6 +16,9 @@ import attrs
 from reactor.http.syntax import Headers, HTTPError
 
 __all__ = ["FilePart", "open_below", "open_file", "part_of", "type_of"]
+
+# What says nothing about the file that is asked for.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
 
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 
@@ -43,15 +47,17 @@ def type_of(name: str) -> str:
 
 
 def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Open a regular file. Raises HTTPError with 404 for anything else."""
+    """Open a regular file. Raises HTTPError with 404 for anything else, OSError when resources run out."""
     try:
         return _regular(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # a pipe has no writer to wait for
     except OSError as exc:
+        if exc.errno in _EXHAUSTED:
+            raise
         raise HTTPError(404) from exc
 
 
 def open_below(root: str | os.PathLike[str], path: str) -> IO[bytes]:
-    """Open the file `path` below the directory `root`. Raises HTTPError with 404.
+    """Open the file `path` below the directory `root`. Raises HTTPError with 404, OSError as `open_file`.
 
     No name that is empty or begins with a dot is opened, and no symbolic link is followed, not even one that
     is created meanwhile.
@@ -69,6 +75,8 @@ def open_below(root: str | os.PathLike[str], path: str) -> IO[bytes]:
         finally:
             os.close(at)
     except OSError as exc:
+        if exc.errno in _EXHAUSTED:
+            raise
         raise HTTPError(404) from exc
 
 
@@ -89,7 +97,7 @@ def part_of(file: IO[bytes], method: str, headers: Headers) -> FilePart:
         ("Last-Modified", formatdate(modified, usegmt=True)),
     )
     _check_preconditions(headers, tag, modified)
-    if _is_known(headers, tag, modified):
+    if _is_known(headers, tag, modified, method):
         return FilePart(304, 0, 0, fields)
     fields += (("Accept-Ranges", "bytes"),)
     asked = _asked(headers, tag, modified, size) if method == "GET" else None
@@ -109,11 +117,15 @@ def _check_preconditions(headers: Headers, tag: str, modified: int) -> None:
         raise HTTPError(412)
 
 
-def _is_known(headers: Headers, tag: str, modified: int) -> bool:
-    """Return whether the client has the file as it is."""
+def _is_known(headers: Headers, tag: str, modified: int, method: str) -> bool:
+    """Return whether the client has the file as it is. Raises HTTPError: 412, if it does not read."""
+    is_read = method in {"GET", "HEAD"}
     if (tags := headers.get("if-none-match")) is not None:
-        return tags == "*" or tag in {each.removeprefix("W/") for each in _tags(tags)}
-    since = _date(headers.get("if-modified-since"))
+        is_known = tags == "*" or tag in {each.removeprefix("W/") for each in _tags(tags)}
+        if is_known and not is_read:
+            raise HTTPError(412)
+        return is_known
+    since = _date(headers.get("if-modified-since")) if is_read else None
     return since is not None and modified <= since
 
 

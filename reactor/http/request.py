@@ -16,6 +16,7 @@ from reactor.http.response import Fields, Response
 from reactor.http.streaming import EventStream, ResponseStream
 from reactor.http.syntax import Head, Headers, HTTPError
 from reactor.http.tasks import Scope
+from reactor.options import seconds as check_seconds
 from reactor.streams import Event
 from reactor.streams.task import Place, Timeout
 
@@ -32,7 +33,6 @@ class _Server(Interface):
     """The side of a connection's protocol that its request uses."""
 
     connection: Connection
-    scope: Scope | None
 
     def respond(self, request: Request, response: Response) -> bool: ...
 
@@ -68,7 +68,7 @@ class Request:
             reactor.run()
     """
 
-    __slots__ = ("_query", "_server", "body", "head")
+    __slots__ = ("_query", "_server", "body", "head", "scope", "switched")
 
     def __init__(self, server: _Server, head: Head, body: bytes = b"") -> None:
         self._server = server
@@ -76,6 +76,8 @@ class Request:
         self.head = head
         #: The body; b"" if it has none.
         self.body = body
+        self.scope: Scope | None = None  # of the coroutine that handles it
+        self.switched: WebSocket | None = None  # the protocol that its connection was switched to
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.head.target}>"
@@ -144,8 +146,9 @@ class Request:
         """Send the head of a response, and return the stream for its body.
 
         length: bytes of the body, if known; None: it is sent in chunks, or to an HTTP/1.0 client until the
-            connection ends. The others are those of `Response`, and raise as they do there.
-        Raises UsageError if the request is answered already.
+            connection ends. The others are those of `Response`, and raise as they do there; so does a status
+            whose response has no body: 204, 304.
+        Raises UsageError if the request is answered already, or the connection has ended.
         """
         return self._server.start(self, status, headers, content_type, length)
 
@@ -166,7 +169,8 @@ class Request:
         Answers with ETag and Last-Modified, to conditional requests with 304 or 412, to one range with 206 or
         416, and to several with the whole file.
         Raises HTTPError, which is the answer if it leaves the handler: 404 if there is no such file. Raises
-        UsageError if the request is answered already.
+        UsageError if the request is answered already or the connection has ended, OSError when descriptors or
+        memory have run out, and ValueError if the file has just become shorter.
         """
         name = os.fspath(path)
         if below is None:
@@ -187,8 +191,10 @@ class Request:
 
         headers: further fields. ping: seconds of silence after which a comment is sent, so that a client
             that has vanished is noticed; None for never.
-        Raises UsageError if the request is answered already.
+        Raises UsageError if the request is answered already or the connection has ended, ValueError for a
+        `ping` of 0 or less.
         """
+        ping = None if ping is None else check_seconds("ping", ping)
         return self._server.start_events(self, headers, ping)
 
     def websocket(
@@ -212,7 +218,8 @@ class Request:
             one. None for no pings. close_timeout: seconds in which the peer must answer `WebSocket.close`.
         compress: whether to agree on permessage-deflate.
         Raises HTTPError, which is the answer if it leaves the handler: 400 for no opening handshake, 403 for
-        another origin. Raises UsageError if the request is answered already. Needs the extra `web`.
+        another origin. Raises UsageError if the request is answered already, or the connection has ended.
+        Needs the extra `web`.
         """
         from reactor.http.websocket import accept  # noqa: PLC0415 - needs wsproto
 
@@ -241,9 +248,9 @@ class Request:
         return self._scope().timeout(seconds)
 
     def _scope(self) -> Scope:
-        if self._server.scope is None:
+        if self.scope is None:
             raise UsageError("only a handler that is a coroutine can wait")
-        return self._server.scope
+        return self.scope
 
 
 class Upload(Request):

@@ -16,6 +16,7 @@ from reactor.errors import ReadTimeout, StreamClosed, UsageError
 from reactor.http.files import FilePart
 from reactor.http.request import Request, Upload
 from reactor.http.response import (
+    BODILESS,
     Fields,
     Response,
     date_line,
@@ -72,10 +73,11 @@ def streamed(handler: Handler, *, max_body: int | None = None) -> Handler:
 class HTTP:
     r"""A server of HTTP/1.1: a factory of protocols for `Reactor.listen`.
 
-    handler: a function that is called with every `Request`; or a mapping from paths to such functions. A key
-        is a path, for GET and HEAD, or a method, a space and a path: "POST /jobs". A path that
-        ends with "/*" is for all below it that have none of their own. Other paths are answered
-        with status 404, other methods with 405. HEAD is answered as GET, without the body.
+    handler: a function that is called with every `Request` whose method is GET, HEAD or POST; or a mapping
+        from paths to such functions. A key is a path, for GET and HEAD, or a method, a space and a path:
+        "POST /jobs". A path that ends with "/*" is for all below it that have none of their own. Other paths
+        are answered with status 404, other methods with 405, and those of no handler at all with 501. HEAD
+        is answered as GET, without the body.
     max_head: bytes of a request's head, before status 431. max_body: bytes of its body, before 413.
     head_timeout: seconds in which a head must be complete, whatever bytes arrive, before status 408 (nginx
         and Node.js have 60; a head fits in one packet). body_timeout: the same for the body.
@@ -190,8 +192,7 @@ class HTTPProtocol(Protocol):
 
     __slots__ = (
         "_advancing", "_body", "_handler", "_http", "_is_draining", "_is_held", "_is_timed", "_left",
-        "_peer_ended", "_reader", "_request", "_state", "_stream", "_switched", "_upload", "connection",
-        "scope",
+        "_peer_ended", "_reader", "_request", "_scopes", "_state", "_stream", "_upload", "connection",
     )  # fmt: skip
 
     _interruptible = ()  # an interrupt would leave a request without its answer
@@ -213,8 +214,7 @@ class HTTPProtocol(Protocol):
         self._upload: Upload | None = None  # the request, while its body is received beside its handler
         self._left: float = 0  # bytes that its body may have
         self._stream: ResponseStream | None = None
-        self._switched: WebSocket | None = None  # the protocol that has taken the connection over
-        self.scope: Scope | None = None  # of the request's coroutine
+        self._scopes: list[Scope] = []  # of the coroutines that run; one may go on after its answer
 
     # Callbacks of the reactor
 
@@ -241,16 +241,22 @@ class HTTPProtocol(Protocol):
     def eof_received(self) -> bool:
         """Complete the answer, then close; an upload, a coroutine and a stream of events end at once."""
         self._peer_ended = True
-        if self._state is _BODY or (self._state is _HEAD and self._reader.buffered()):
+        if self._state is _HEAD:
+            self._advance()  # requests may wait for the next tick
+        elif self._state is _BODY:
             self._refuse(HTTPError(400, "the request is not complete"))
-        is_gone = self._upload is not None or self.scope is not None or isinstance(self._stream, EventStream)
-        return self._state is _ANSWER and not is_gone
+        if self._state is not _ANSWER:
+            return self._state is _HEAD or self._is_behind()
+        is_coroutine = self._request is not None and self._request.scope is not None
+        return self._upload is None and not is_coroutine and not isinstance(self._stream, EventStream)
 
     def resume_writing(self) -> None:
         """Go on with the stream, or with the next request."""
         if self._stream is not None:
             self._stream.resume()
-        if self._is_held:
+        if self._state is _OVER:
+            self._close()
+        elif self._is_held:
             self.go_on_later()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -258,8 +264,8 @@ class HTTPProtocol(Protocol):
         self._state = _OVER
         self._request = None
         stream, self._stream = self._stream, None
-        scope, self.scope = self.scope, None
-        if scope is not None:
+        scopes, self._scopes = self._scopes, []
+        for scope in scopes:
             scope.connection_lost(exc)
         if stream is not None:
             stream.lose(exc)
@@ -363,6 +369,8 @@ class HTTPProtocol(Protocol):
         return bool(piece)
 
     def _await_head(self) -> None:
+        if self._peer_ended and self._reader.buffered():
+            raise HTTPError(400, "the request is not complete")
         if self._peer_ended:
             self._close()
         elif self._reader.buffered() and not self._is_timed:
@@ -375,7 +383,12 @@ class HTTPProtocol(Protocol):
             return not self._upload.has_room()
         if self._state is _ANSWER:
             return self._reader.buffered() > self._http.max_head
-        return self._state is _HEAD and self.connection.is_paused()
+        return self._state is not _BODY and self._is_behind()
+
+    def _is_behind(self) -> bool:
+        """Return whether the client takes its answers more slowly than they are made."""
+        connection = self.connection
+        return connection.is_paused() and not connection.is_closing() and connection.get_protocol() is self
 
     def _hold(self, held: bool) -> None:
         if held is not self._is_held:
@@ -457,22 +470,23 @@ class HTTPProtocol(Protocol):
 
     def _run(self, handler: Handler, request: Request, coroutine: Coroutine[Any, Any, object]) -> None:
         def end(result: object, exc: BaseException | None) -> None:
-            if self.scope is scope:
-                self.scope = None
+            if scope in self._scopes:
+                self._scopes.remove(scope)
             if exc is not None and not isinstance(exc, Exception):
                 self.connection.abort(exc)  # an interrupt
-            elif self._switched is not None:
-                self._switched_ended(handler, self._switched, exc)
+            elif request.switched is not None:
+                self._switched_ended(handler, request.switched, exc)
             elif exc is None:
                 self._returned(handler, request, result)
             else:
                 self._failed(request, exc, handler)
 
-        self.scope = scope = Scope(self.connection, end)
+        request.scope = scope = Scope(self.connection, end)
+        self._scopes.append(scope)
         scope.start(coroutine)
 
     def _switched_ended(self, handler: Handler, protocol: WebSocket, exc: Exception | None) -> None:
-        """End the WebSocket of a coroutine that has returned or raised."""
+        """End the WebSocket of a coroutine that has returned, or of a handler that has raised."""
         if exc is not None and not isinstance(exc, StreamClosed):
             self._report(exc, handler)
         protocol.close(1000 if exc is None else 1011)
@@ -488,14 +502,22 @@ class HTTPProtocol(Protocol):
 
     def _failed(self, request: Request, exc: Exception, handler: Handler) -> None:
         """Answer for a handler that has raised; reset the connection if a part of an answer is sent."""
+        if request.switched is not None:
+            self._switched_ended(handler, request.switched, exc)
+            return
         is_answered = self._request is not request or self._stream is not None
         if isinstance(exc, HTTPError) and not is_answered:
-            self.respond(request, error_response(exc))
-            return
+            try:
+                response = error_response(exc)
+            except ValueError as problem:  # its status or headers can't be sent
+                exc = problem
+            else:
+                self.respond(request, response)
+                return
         self._report(exc, handler)
         if not is_answered:
             self.respond(request, error_response(HTTPError(500)))
-        elif self._stream is not None:
+        elif self._request is request:
             self.connection.abort(exc)
 
     def _report(self, exc: Exception, handler: Handler) -> None:
@@ -529,6 +551,10 @@ class HTTPProtocol(Protocol):
         self._check(request)
         head = request.head
         lines = start_lines(status, content_type) + field_lines(headers)
+        if status in BODILESS:
+            raise ValueError(f"a response with status {status} has no body: answer with a Response")
+        if length is not None:
+            _size("length", length)
         chunked = length is None and head.is_http11
         if chunked:
             lines += b"Transfer-Encoding: chunked\r\n"
@@ -543,6 +569,8 @@ class HTTPProtocol(Protocol):
             is_head=head.method == "HEAD",
         )
         self._send_start(lines, head, is_close, stream)
+        if head.method == "HEAD":  # its handler may wait for `on_drain`, which does not come
+            self.connection.reactor.call_soon(stream.end_head)
         return stream
 
     def start_events(self, request: Request, headers: Fields, ping: float | None) -> EventStream:
@@ -578,10 +606,16 @@ class HTTPProtocol(Protocol):
         if head.method == "HEAD" or part.count <= SMALL_FILE:
             with file:
                 body = b"" if head.method == "HEAD" else os.pread(file.fileno(), part.count, part.offset)
+            if len(body) < part.count and head.method != "HEAD":
+                raise ValueError(f"the file has become shorter: {len(body)} of {part.count} bytes are left")
             self.connection.write(data + body)
         else:
             self.connection.write(data)
-            self.connection.sendfile(file, part.offset, part.count)
+            try:
+                self.connection.sendfile(file, part.offset, part.count)
+            except BaseException as exc:
+                self.connection.abort(exc)  # its head is sent
+                raise
         self._finish(is_close)
 
     def switch(self, request: Request, lines: bytes, protocol: WebSocket) -> bytes:
@@ -592,7 +626,7 @@ class HTTPProtocol(Protocol):
         self._check(request)
         self._state = _OVER
         self._request = None
-        self._switched = protocol
+        request.switched = protocol
         self._is_held = False  # `set_protocol` lets the connection read
         self.connection.write(lines)
         self.connection.set_protocol(protocol)
@@ -647,8 +681,14 @@ class HTTPProtocol(Protocol):
         self._finish(is_close, LINGER)
 
     def _close(self, linger: float | None = None) -> None:
-        """Close the connection after what was written; it lingers, so that the client can read that."""
+        """Close the connection after what was written; it lingers, so that the client can read that.
+
+        A long answer is sent first: it has the write timeout, and not that of `Connection.close`.
+        """
         self._state = _OVER
         self._body = bytearray()
+        if self._is_behind():
+            self._hold(True)  # until `resume_writing`
+            return
         is_behind = self.connection.get_write_buffer_size() > self._http.max_head
         self.connection.close(None if is_behind else linger)

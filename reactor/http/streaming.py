@@ -56,8 +56,8 @@ class ResponseStream(Outflow):
     r"""The body of a response, sent piece by piece. Made by `Request.start`.
 
     on_drain: called without arguments when the queue has fallen to the low-water mark, after `write` has
-        returned False. on_close: called with the reason if the connection ends before `end`. Both may be set
-        at any time.
+        returned False. on_close: called with the reason if the connection ends before `end`; for HEAD, whose
+        response has no body, with None in the next tick. Both may be set at any time.
 
         from reactor.http import HTTP
         from reactor.testing import MemoryReactor, Recorder
@@ -106,7 +106,7 @@ class ResponseStream(Outflow):
         Raises UsageError after `end`, and for more bytes than the declared length.
         """
         if self._on_end is None:
-            if self.connection.is_closing():
+            if self._is_head or self.connection.is_closing():
                 return False
             raise UsageError("write after end: the response is complete")
         if self._left is not None:
@@ -135,6 +135,13 @@ class ResponseStream(Outflow):
         if self._chunked and not self._is_head:
             self.connection.write(b"0\r\n\r\n")
         on_end()
+
+    def end_head(self) -> None:
+        """Complete the response to HEAD. Called by the server."""
+        on_end = self._on_end
+        if on_end is not None:
+            on_end()
+            self.lose(None)
 
     def lose(self, exc: BaseException | None) -> None:
         """End with the connection. Called by the server."""

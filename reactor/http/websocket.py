@@ -230,14 +230,15 @@ class WebSocket(Outflow, Protocol):
 
         code: from 1000 to 4999, of RFC 6455, 7.4. reason: for the peer's program; at most 123 bytes are sent.
         The connection ends with `ReadTimeout` if none comes within `close_timeout`. No messages are received
-        any more. Does nothing the second time. Raises ValueError for a code that can't be sent.
+        any more. Does nothing the second time. Raises ValueError for a code or a reason that can't be sent.
         """
         if not 1000 <= code <= 4999 or code in {1004, NO_STATUS, ABNORMAL, 1015}:
             raise ValueError(f"code must be from 1000 to 4999 and one that can be sent, not {code!r}")
         if self._state is not _State.OPEN:
             return
+        frame = bytes(self._frames.send(CloseConnection(code, reason or None)))
         self._state = _State.CLOSING
-        self.connection.write(bytes(self._frames.send(CloseConnection(code, reason or None))))
+        self.connection.write(frame)
         self.connection.set_timeouts(read=self._close_timeout)
         self.connection.resume_reading()
         self._go_on_later()
@@ -268,7 +269,7 @@ class WebSocket(Outflow, Protocol):
             self._go_on_later()
 
     def timed_out(self, exc: ReadTimeout) -> bool:
-        """Send a ping after silence; end the connection after a second time without a byte."""
+        """Send a ping; end the connection if not a byte has come since the last one."""
         if self._state is not _State.OPEN or not self._is_heard:
             return False
         self._is_heard = False
@@ -445,7 +446,7 @@ def accept(
         lines.append(f"Sec-WebSocket-Extensions: {agreed}")
     made = WebSocket(
         server.connection,
-        server.scope,
+        request.scope,
         extensions,
         subprotocol=subprotocol,
         max_message=max_message,

@@ -69,11 +69,15 @@ def answers(received, *methods, ended=True):
 
 
 @contextlib.contextmanager
-def client_of(handler, on_error=None, memory=None, **options):
-    """A reactor in memory, and the recorder of a client that is connected to a server with `handler`."""
+def client_of(handler, on_error=None, memory=None, reactor=None, **options):
+    """A reactor in memory, and the recorder of a client that is connected to a server with `handler`.
+
+    reactor: that of another client, or None for one of its own.
+    """
     recorder = Recorder()
     recorder.keep_open = True
-    with MemoryReactor(on_error=on_error, **(memory or {})) as reactor:
+    made = MemoryReactor(on_error=on_error, **(memory or {})) if reactor is None else None
+    with made or contextlib.nullcontext(reactor) as reactor:
         reactor.pair(HTTP(handler, **options), lambda: recorder)
         try:
             yield reactor, recorder

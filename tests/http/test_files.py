@@ -1,5 +1,6 @@
 """Files as answers: types, conditions, ranges; nothing outside of the directory is opened."""
 
+import errno
 import os
 import subprocess
 from email.utils import formatdate
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor.http import HTTP, Response
+from reactor.http.files import part_of
 from reactor.http.server import SMALL_FILE
+from reactor.testing import Errors
 from tests.helpers import DEADLINE
 from tests.http.exchange import GET, answer, answers, exchange, get, hello
 
@@ -108,6 +111,39 @@ def test_file_of_a_path_of_our_own(root, descriptors):
     assert answer(lambda request: request.send_file(root / "pipe"), GET).status == 404
 
 
+@pytest.mark.parametrize("size", [SMALL_FILE, SMALL_FILE + 1])
+def test_file_that_shrinks_meanwhile_is_never_sent_short(tmp_path, descriptors, monkeypatch, size):
+    path = tmp_path / "log"
+    path.write_bytes(bytes(size))
+
+    def part_and_truncate(*arguments):
+        part = part_of(*arguments)
+        os.truncate(path, 3)
+        return part
+
+    monkeypatch.setattr("reactor.http.request.part_of", part_and_truncate)
+    errors = Errors()
+    received = exchange(lambda request: request.send_file(path), GET, on_error=errors)
+    assert isinstance(errors.take()[0], ValueError)
+    statuses = [each.status for each in answers(received)]
+    assert statuses == ([500] if size == SMALL_FILE else [])  # without an answer: the connection was reset
+
+
+def test_lack_of_descriptors_is_no_missing_file(root, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("reactor.http.files.os.open", fail)
+    for options in ({}, {"below": root}):
+        errors = Errors()
+
+        def handle(request, options=options):
+            request.send_file("page.html", **options)
+
+        assert answer(handle, GET, on_error=errors).status == 500
+        assert errors.take()[0].errno == errno.EMFILE
+
+
 def test_client_that_knows_the_file_gets_304(ask):
     first = ask("/big.bin")
     tag, modified = first.headers["etag"], first.headers["last-modified"]
@@ -133,6 +169,18 @@ def test_precondition_that_fails_gets_412(ask):
     assert ask("/big.bin", 'If-Match: "x"').status == 412
     assert ask("/big.bin", f"If-Match: W/{tag}").status == 412
     assert ask("/big.bin", f"If-Unmodified-Since: {before}").status == 412
+
+
+def test_condition_of_a_method_that_does_not_read_is_never_answered_with_304(root, ask):
+    def handle(request):
+        return request.send_file(root / "big.bin")
+
+    first = ask("/big.bin")
+    for field, status in (
+        (f"If-None-Match: {first.headers['etag']}", 412),
+        (f"If-Modified-Since: {first.headers['last-modified']}", 200),
+    ):
+        assert answer({"POST /": handle}, get("/", field, method="POST")).status == status
 
 
 SIZE = len(BIG)

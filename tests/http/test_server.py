@@ -167,6 +167,16 @@ def test_http_error_is_answered_and_not_reported():
     assert second.status == 429
 
 
+@pytest.mark.parametrize("error", [HTTPError(700), HTTPError(404, headers=(("A", "b\r\nC: d"),))])
+def test_http_error_that_can_t_be_sent_is_reported_and_answered_with_500(error):
+    def refuse(request):
+        raise error
+
+    errors = Errors()
+    assert answer(refuse, GET, on_error=errors).status == 500
+    assert type(errors.take()[0]) is ValueError
+
+
 @pytest.mark.parametrize("result", ["text", b"", 0, object()])
 def test_result_that_is_no_response_is_an_error(result):
     errors = Errors()
@@ -218,6 +228,49 @@ def test_answer_comes_after_the_clients_end_of_file():
         reactor.settle()
         assert answers(client.received)[0].body == b"late"
         assert "eof_received" in client.names
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_half_closed"),
+    [
+        (get("/", "Connection: close"), False),
+        (get("/", version="1.0"), False),
+        (GET, True),
+        (GET + b"?", False),
+    ],
+)
+def test_last_answer_may_take_longer_than_a_close(request_, is_half_closed):
+    body = b"x" * 300_000
+    with client_of(lambda request: Response(200, body)) as (reactor, client):
+        client.connection.pause_reading()
+        client.connection.write(request_)
+        if is_half_closed:
+            client.connection.write_eof()
+        reactor.advance(Timeouts().close + 10)  # less than `Timeouts.write`
+        client.connection.resume_reading()
+        reactor.settle()
+        assert answers(client.received)[0].body == body
+
+
+@pytest.mark.parametrize(("rest", "status"), [(get("/2"), 200), (get("/2")[:-1], 400)])
+def test_end_of_file_may_come_just_before_what_waits_is_read(rest, status):
+    requests = []
+
+    def handle(request):
+        if request.path == "/1":
+            requests.append(request)
+            return None
+        if request.path == "/trigger":  # in the tick in which the end of file comes
+            requests[0].respond(Response(200, b"1"))
+        return Response(200, b"2")
+
+    with client_of(handle) as (reactor, other), client_of(handle, reactor=reactor) as (_, client):
+        client.connection.write(get("/1") + rest)
+        reactor.settle()
+        other.connection.write(get("/trigger"))
+        client.connection.write_eof()
+        reactor.settle()
+        assert [each.status for each in answers(client.received)] == [200, status]
 
 
 def test_many_pipelined_requests_take_several_ticks_and_are_bounded():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import UsageError
-from reactor.http import encode_event
+from reactor.http import Response, encode_event
 from reactor.testing import Errors
 from tests.http.exchange import GET, answer, answers, client_of, exchange, get
 
@@ -34,6 +34,19 @@ def test_head_of_a_stream_has_no_body():
     first, second = answers(exchange(parts, get("/", method="HEAD") + GET), "HEAD")
     assert (first.status, first.body) == (200, b"")
     assert second.body.startswith(b"one")
+
+
+def test_head_of_a_stream_does_not_wait_for_the_handler():
+    lost = []
+
+    def wait(request):
+        stream = request.start(200)
+        stream.on_close = lost.append
+        assert not stream.write(b"this waits for on_drain")
+
+    received = exchange(wait, get(method="HEAD") + get(method="HEAD"), end=False)
+    assert len(answers(received, "HEAD", "HEAD", ended=False)) == 2
+    assert lost == [None, None]
 
 
 def test_stream_of_known_length():
@@ -147,6 +160,25 @@ def test_answer_begins_once():
     assert answer(twice, GET).status == 200
 
 
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        ({"status": 204}, "a response with status 204 has no body"),
+        ({"status": 304, "length": 5}, "a response with status 304 has no body"),
+        ({"length": -5}, "length must be a whole number of bytes"),
+        ({"headers": {"A": "b\r\nC: d"}}, "is no field"),
+        ({"content_type": "a\r\nb: c"}, "is no field"),
+    ],
+)  # fmt: skip
+def test_head_that_would_mislead_the_client_is_not_sent(arguments, cause):
+    def begin(request):
+        with pytest.raises(ValueError, match=cause):
+            request.start(**arguments)
+        return Response(200, b"instead")
+
+    assert answer(begin, GET).body == b"instead"
+
+
 # Server-sent events
 
 
@@ -235,6 +267,15 @@ def test_head_of_events_ends_them():
     (found,) = answers(exchange({"/": subscribe}, get("/", method="HEAD"), end=False), "HEAD")
     assert (found.headers["content-type"], found.body) == ("text/event-stream", b"")
     assert lost == [None]
+
+
+def test_pings_without_a_pause_are_refused():
+    def subscribe(request):
+        with pytest.raises(ValueError, match="ping must be more than 0 seconds"):
+            request.events(ping=0)
+        return Response(200)
+
+    assert answer(subscribe, GET).status == 200
 
 
 def test_silent_events_are_kept_alive():

@@ -4,7 +4,7 @@ import pytest
 
 from reactor.http import Response
 from reactor.testing import Errors
-from tests.http.exchange import GET, answer, answers, client_of
+from tests.http.exchange import GET, answer, answers, client_of, get
 
 
 def test_coroutine_waits_and_answers():
@@ -40,6 +40,37 @@ def test_coroutine_is_cancelled_when_the_client_goes(how):
         getattr(client.connection, how)()
         reactor.settle()
         assert len(ended) == 1
+
+
+def test_coroutines_that_go_on_after_their_answers_keep_apart():
+    ended = []
+
+    async def linger(request):
+        seconds = float(request.path[1:])
+        if seconds < 5:
+            request.respond(Response(200, b"first"))
+        else:
+            stream = request.start(200)
+        try:
+            await request.sleep(seconds)
+        finally:
+            ended.append(seconds)
+        if seconds < 5:
+            raise LookupError("oops")
+        stream.write(b"second")
+        stream.end()
+
+    errors = Errors()
+    with client_of(linger, errors) as (reactor, client):
+        client.connection.write(get("/1") + get("/5") + get("/2") + get("/100"))
+        reactor.advance(6)
+        assert [each.body for each in answers(client.received.rpartition(b"HTTP")[0])] == [
+            b"first", b"second", b"first",
+        ]  # fmt: skip
+        client.connection.abort()
+        reactor.settle()
+        assert ended == [1, 5, 2, 100]
+        assert isinstance(errors.take()[0], LookupError)
 
 
 def test_waits_are_for_coroutines():

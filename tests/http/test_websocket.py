@@ -464,6 +464,18 @@ def test_code_that_can_not_be_sent_is_refused(code):
         assert not log[0].is_closed
 
 
+def test_reason_that_can_not_be_sent_leaves_the_websocket_open():
+    log = []
+    with browser_of(closing(log)) as browser:
+        with pytest.raises(ValueError, match="surrogates not allowed"):
+            log[0].close(4000, "\ud800")
+        assert not log[0].is_closed
+        log[0].close(4000, "é")
+        browser.reactor.settle()
+        (found,) = browser.events()
+        assert (found.code, found.reason) == (4000, "é")
+
+
 @pytest.mark.parametrize("how", ["write_eof", "abort"])
 def test_peer_that_goes_without_a_word(how):
     log = []
@@ -573,6 +585,21 @@ def test_coroutine_that_fails_closes_with_1011():
         (found,) = browser.events()
         assert found.code == 1011
     assert isinstance(errors.take()[0], LookupError)
+
+
+@pytest.mark.parametrize("ending", [LookupError, UsageError])
+def test_callback_that_fails_after_the_upgrade_closes_with_1011(ending):
+    def fail(request):
+        request.websocket()
+        if ending is LookupError:
+            raise LookupError("oops")
+        return Response(200)
+
+    errors = Errors()
+    with browser_of(fail, on_error=errors) as browser:
+        (found,) = browser.events()
+        assert found.code == 1011
+    assert isinstance(errors.take()[0], ending)
 
 
 def test_coroutine_is_cancelled_when_the_peer_goes():
