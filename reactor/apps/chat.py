@@ -377,10 +377,15 @@ class Member:
 
     def _who(self, _: str) -> None:
         self._ask("/who")
+        self.hall.rooms[self.room].when_shown(self._find_members)
+
+    def _find_members(self) -> None:
+        if not self._is_asking():
+            return
         if self.hall.node:
             self.hall.backplane.members(_place(self.room), self._on_members)
         else:
-            self.hall.rooms[self.room].when_shown(partial(self._on_members, None))
+            self._on_members(None)
 
     def _on_members(self, found: list[str] | None) -> None:
         if not self._is_asking():
