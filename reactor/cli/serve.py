@@ -257,6 +257,8 @@ def _check_app(options: argparse.Namespace) -> None:
     for option, owners in _OPTIONS.items():
         if getattr(options, option) is not None and not (isinstance(app, App) and name_of(app) in owners):
             options.error(f"--{option.replace('_', '-')} is for the app {', '.join(owners)}")
+    if options.to is not None and options.to in _addresses(options):
+        options.error(f"argument --to: the proxy listens on {options.to} itself: give another --listen")
     if _is_alone(options) and (options.workers or 1) > 1:
         options.error(
             f"with --workers {options.workers} each worker would have {app.shared} of its own: "

@@ -568,6 +568,12 @@ def test_what_datagrams_have_no_use_for_is_refused_in_one_line(capfd, words, mes
     assert message in error
 
 
+@pytest.mark.parametrize("listen", [(), ("--listen", ":80", "--listen", "127.0.0.1:9092")])
+def test_proxy_to_itself_is_refused(capfd, listen):
+    error = usage_error(capfd, "serve", "proxy", "--to", "127.0.0.1:9092", *listen)
+    assert "the proxy listens on 127.0.0.1:9092 itself: give another --listen" in error
+
+
 @pytest.mark.parametrize(
     ("package", "words", "extra"),
     [
