@@ -36,8 +36,8 @@ log = logging.getLogger("reactor")
 LINE_LIMIT = 1024
 NAME_LIMIT = 20
 
-#: The limit of members, in this process, up to which joins and leaves are announced, and of names that /who
-#: lists. The notices of a larger room would grow with the square of its members.
+#: The limit of members, in this process, up to which joins, leaves and new names are announced, and of names
+#: that /who lists. The notices of a larger room would grow with the square of its members.
 ROOM_LIMIT = 100
 
 #: The write timeout: seconds in which a member must receive some of its queued lines, or be disconnected.
@@ -380,9 +380,9 @@ class Member:
 
     def _who(self, _: str) -> None:
         self._ask("/who")
-        self.hall.rooms[self.room].when_shown(self._find_members)
+        self.hall.rooms[self.room].when_shown(self._look_up_members)
 
-    def _find_members(self) -> None:
+    def _look_up_members(self) -> None:
         if not self._is_asking():
             return
         if self.hall.node:
@@ -401,8 +401,13 @@ class Member:
         self.go_on()
 
     def _quit(self, _: str) -> None:
-        self.reply("bye")
-        self.connection.close()
+        self._ask("/quit")
+        self.hall.rooms[self.room].when_shown(self._leave)
+
+    def _leave(self) -> None:
+        if self._is_asking():
+            self.reply("bye")
+            self.connection.close()
 
     # Its name
 
@@ -471,7 +476,10 @@ class Member:
         del self.hall.names[name.casefold()]
 
     def _rename(self, name: str) -> None:
-        self.post(RENAMED, name)
+        if len(self.hall.rooms[self.room]) > ROOM_LIMIT:
+            self.reply(f"{self.name} is now {name}")
+        else:
+            self.post(RENAMED, name)
         self.name = name
         self.take_place()
         self.inform()

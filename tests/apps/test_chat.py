@@ -134,13 +134,15 @@ def test_name_is_free_again_when_its_member_has_left(enter):
     assert one.hear("now") == ["* guest1 is now guest2"]
 
 
-def test_joins_and_leaves_are_not_announced_above_the_limit(monkeypatch, reactor, hall, enter):
+def test_joins_leaves_and_new_names_are_not_announced_above_the_limit(monkeypatch, reactor, hall, enter):
     monkeypatch.setattr("reactor.apps.chat.ROOM_LIMIT", 2)
     one, two = enter(), enter()
     one.hear("guest2 has joined")
     three = enter()
     three.say("/who")
     assert three.hear("in lobby") == ["* in lobby: guest1, guest2 and 1 more"]
+    three.say("/nick ann")
+    assert three.hear("now") == ["* guest3 is now ann"]
     three.peer.close()
     spin(reactor, lambda: len(hall.rooms["lobby"]) == 2)
     two.say("hello")
