@@ -314,7 +314,7 @@ class RedisBackplane(Backplane):
         problem = "the broker has closed the connection" if exc is None else str(exc)
         if problem != self._problem:
             self._problem = problem
-            self._log.warning(("down", self._ear), "%s: %s; connecting again", self, problem)
+            self._log.warning(("down", self._ear), "%s: %s; it is connected again", self, problem)
 
     # Commands
 
@@ -596,7 +596,7 @@ class RedisBackplane(Backplane):
         if self._commands is None:
             self._counts.unsent += (dropped := self._outbox.clear())
             if dropped:
-                message = "%s: closed while the broker is away; messages that waited for it are dropped: %d"
+                message = "%s: closed while the broker is away; %d messages that wait for it are dropped"
                 self._log.error(("dropped", self._ear), message, self, dropped)
             return
         while (message_due := self._outbox.next()) is not None:

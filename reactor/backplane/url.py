@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import attrs
 
@@ -40,32 +40,21 @@ class BrokerURL:
         """Return the broker of `url`. Raises AddressError if it is of no form that is known."""
         try:
             parts = urlsplit(url)
+            port = parts.port
             query = parse_qs(parts.query, strict_parsing=bool(parts.query))
+            unix = parts.scheme in {"unix", "redis+unix"}
+            if unix:
+                address: str | tuple[str, int] = f"unix:{unquote(parts.path)}"
+                valid = bool(parts.path.strip("/")) and not parts.hostname
+                named = ""
+            else:
+                address = (parts.hostname or "localhost", 6379 if port is None else port)
+                valid = parts.scheme in {"redis", "rediss"}
+                named = parts.path.strip("/")
+            database = int(query.pop("db", [named or "0"])[0])
         except ValueError as exc:
-            raise _invalid() from exc
-        if parts.scheme in {"unix", "redis+unix"}:
-            address: str | tuple[str, int] = f"unix:{unquote(parts.path)}"
-            valid = bool(parts.path.strip("/")) and not parts.hostname
-            named = ""
-        else:
-            address = (parts.hostname or "localhost", _port(parts))
-            valid = parts.scheme in {"redis", "rediss"}
-            named = parts.path.strip("/")
-        database = query.pop("db", [named or "0"])[0]
-        if not valid or query or parts.fragment:
-            raise _invalid()
-        if not (database.isascii() and database.isdigit()):
-            raise _invalid("its database is not a number")
+            raise AddressError(f"the broker's URL is invalid, {exc}: give {_FORMS}") from exc
+        if not valid or query or parts.fragment or database < 0:
+            raise AddressError(f"the broker's URL is invalid: give {_FORMS}")
         username, password = (each and unquote(each) for each in (parts.username, parts.password))
-        return cls(address, username or None, password or None, int(database), parts.scheme == "rediss")
-
-
-def _port(parts: SplitResult) -> int:
-    try:
-        return 6379 if parts.port is None else parts.port
-    except ValueError:  # whose text may hold a password, of a URL without @HOST
-        raise _invalid("its port is not a number up to 65535") from None
-
-
-def _invalid(problem: str = "") -> AddressError:
-    return AddressError(f"the broker's URL is invalid{problem and ', '}{problem}: give {_FORMS}")
+        return cls(address, username or None, password or None, database, parts.scheme == "rediss")

@@ -36,25 +36,8 @@ def test_invalid_urls_are_refused_with_the_forms_that_are_known(url):
         BrokerURL.parse(url)
 
 
-@pytest.mark.parametrize(
-    ("url", "problem"),
-    [
-        ("redis://host/x", "invalid, its database is not a number: give redis://"),
-        ("unix:///run/r.sock?db=x", "invalid, its database is not a number: give redis://"),
-        ("redis://host:99999", "invalid, its port is not a number up to 65535: give redis://"),
-        ("127.0.0.1:6379", "invalid: give redis://"),
-    ],
-)
-def test_error_names_the_part_that_is_wrong(url, problem):
-    with pytest.raises(AddressError, match=f"the broker's URL is {problem}"):
-        BrokerURL.parse(url)
-
-
 def test_password_is_not_shown():
     assert repr(BrokerURL.parse("redis://user:secret@host/1")) == "<host:6379/1>"
     with pytest.raises(AddressError) as caught:
         BrokerURL.parse("redis://user:secret@host/x")
-    assert "secret" not in str(caught.value)
-    with pytest.raises(AddressError) as caught:
-        BrokerURL.parse("redis://user:secret")  # @HOST was forgotten
     assert "secret" not in str(caught.value)
