@@ -258,7 +258,10 @@ class Hall:
         self._unheard = 0 if up else self._unheard + 1
         if self.apart is not (apart := self._unheard >= 2 or (self.apart and not up)):
             self.apart = apart
-            log.warning("chat: %s", "the others can't be reached" if apart else _JOINED_AGAIN)
+            if apart:
+                log.warning("chat: other processes can't be reached, members here are a chat of their own")
+            else:
+                log.info("chat: other processes can be reached again")
             for room in self.rooms.values():
                 room.notify(_APART if apart else _JOINED_AGAIN)
                 room.set_apart(apart)

@@ -21,7 +21,8 @@ except ImportError as exc:
     extra = "redis"
     raise ImportError(
         f"RedisBackplane needs hiredis: pip install 'selectors-reactor[{extra}]', "
-        f"or in a checkout pip install -e '.[{extra}]'"
+        f"or in a checkout pip install -e '.[{extra}]'",
+        name="hiredis",
     ) from exc
 
 __all__ = ["Link", "Refusable", "ReplyHandler"]

@@ -25,8 +25,8 @@ class CommandFailed(Exception):
     """The command has failed: exit status 1. The text is the cause, in one line."""
 
 
-def add_alpn(parser: argparse.ArgumentParser, purpose: str) -> None:
-    """Add --alpn. purpose: its place in the help, such as "to offer"."""
+def add_alpn(parser: argparse._ActionsContainer, purpose: str) -> None:
+    """Add --alpn to a parser or a group. purpose: its place in the help, such as "to offer"."""
     parser.add_argument(
         "--alpn",
         type=_alpn,

@@ -75,17 +75,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="; ".join(f"{name}: {app.summary}" for name, app in APPS.items())
         + "; or module:factory, where factory() returns the protocol of a connection (default: echo)",
     )
-    parser.add_argument(
-        "--to", type=parse_address, metavar="ADDRESS", help="the address that proxy forwards to"
-    )
-    parser.add_argument(
-        "--send-proxy",
-        choices=("v1", "v2"),
-        metavar="VERSION",
-        help="the PROXY protocol by which proxy names its clients to that address: v1 or v2 (default: none)",
-    )
-    parser.add_argument("--root", type=_directory, metavar="DIR", help="the directory that files serves")
-    parser.add_argument(
+    add_log_level(parser)
+    _add_addresses(parser.add_argument_group("addresses"))
+    _add_app_options(parser.add_argument_group("options of some apps"))
+    _add_processes(parser.add_argument_group("processes"))
+    _add_limits(parser.add_argument_group("limits"))
+    _add_tls(parser.add_argument_group("TLS"))
+
+
+def _add_addresses(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--listen",
         action="append",
         type=_listen_address,
@@ -94,13 +93,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sockets that systemd passed under that name; port 0 picks a free one; may be repeated "
         f"(default: {DEFAULT_ADDRESS})",
     )
-    parser.add_argument(
+    group.add_argument(
         "--udp",
         action="store_true",
         help="serve datagrams, by UDP or on Unix datagram sockets: "
         f"{', '.join(name for name, app in APPS.items() if app.datagrams)}, or module:factory",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--proxy-protocol",
+        action="store_true",
+        help="each connection begins with a PROXY header, v1 or v2, which names the client; needs "
+        "--proxy-trust",
+    )
+    group.add_argument(
+        "--proxy-trust",
+        action="append",
+        metavar="NETWORK",
+        help="a network of the proxies, as 10.0.0.0/8, an address, or unix: for Unix sockets; all others are "
+        "refused; may be repeated",
+    )
+
+
+def _add_app_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--to", type=parse_address, metavar="ADDRESS", help="the address that proxy forwards to"
+    )
+    group.add_argument(
+        "--send-proxy",
+        choices=("v1", "v2"),
+        metavar="VERSION",
+        help="the PROXY protocol by which proxy names its clients to that address: v1 or v2 (default: none)",
+    )
+    group.add_argument("--root", type=_directory, metavar="DIR", help="the directory that files serves")
+    group.add_argument(
+        "--backplane",
+        type=_broker_url,
+        metavar="URL",
+        help="join all processes of chat that use the same broker, on any number of machines: redis://HOST, "
+        "rediss://USER:PASSWORD@HOST:PORT/DATABASE over TLS, or unix:///PATH",
+    )
+    group.add_argument(
+        "--web",
+        action="append",
+        type=_listen_address,
+        metavar="ADDRESS",
+        help="serve the page of chat there, for browsers; as --listen; may be repeated",
+    )
+
+
+def _add_processes(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--workers",
         type=parse_count,
         metavar="N",
@@ -108,65 +150,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "SIGHUP one by one, SIGUSR2 with itself; SIGTTIN and SIGTTOU start and end one "
         "(default: one process alone)",
     )
-    parser.add_argument(
-        "--backplane",
-        type=_broker_url,
-        metavar="URL",
-        help="join all processes of chat that use the same broker, on any number of machines: redis://HOST, "
-        "rediss://USER:PASSWORD@HOST:PORT/DATABASE over TLS, or unix:///PATH",
-    )
-    parser.add_argument(
-        "--web",
-        action="append",
-        type=_listen_address,
-        metavar="ADDRESS",
-        help="serve the page of chat there, for browsers; as --listen; may be repeated",
-    )
-    parser.add_argument(
-        "--status",
-        type=parse_address,
-        metavar="ADDRESS",
-        help="serve a page with the state of all processes there, /metrics, /live and /ready: HOST:PORT of "
-        "the loopback interface, or unix:/path (default: none)",
-    )
-    parser.add_argument(
-        "--status-open",
-        action="store_true",
-        help="allow any other address for --status: all who reach it can look",
-    )
-    parser.add_argument(
-        "--idle-timeout",
-        type=parse_seconds,
-        metavar="S",
-        help="close a connection after S seconds without a byte in either direction (default: never)",
-    )
-    parser.add_argument(
-        "--max-connections",
-        type=parse_count,
-        metavar="N",
-        help="connections open at once, for each --listen; more wait in the accept queue (default: no limit)",
-    )
-    parser.add_argument(
-        "--max-per-ip",
-        type=parse_count,
-        metavar="N",
-        help="connections open at once from one IPv4 address or IPv6 /64; more are closed at once "
-        "(default: no limit)",
-    )
-    parser.add_argument(
-        "--proxy-protocol",
-        action="store_true",
-        help="each connection begins with a PROXY header, v1 or v2, which names the client; needs "
-        "--proxy-trust",
-    )
-    parser.add_argument(
-        "--proxy-trust",
-        action="append",
-        metavar="NETWORK",
-        help="a network of the proxies, as 10.0.0.0/8, an address, or unix: for Unix sockets; all others are "
-        "refused; may be repeated",
-    )
-    parser.add_argument(
+    group.add_argument(
         "--drain-timeout",
         type=parse_seconds,
         default=10.0,
@@ -174,19 +158,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds that connections have to end after SIGINT or SIGTERM; a second signal ends the server "
         "at once (default: %(default)g)",
     )
-    parser.add_argument("--tls-cert", metavar="FILE", help="speak TLS with this certificate chain (PEM)")
-    parser.add_argument(
+    group.add_argument(
+        "--status",
+        type=parse_address,
+        metavar="ADDRESS",
+        help="serve a page with the state of all processes there, /metrics, /live and /ready: HOST:PORT of "
+        "the loopback interface, or unix:/path (default: none)",
+    )
+    group.add_argument(
+        "--status-open",
+        action="store_true",
+        help="allow any other address for --status: all who reach it can look",
+    )
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--idle-timeout",
+        type=parse_seconds,
+        metavar="S",
+        help="close a connection after S seconds without a byte in either direction (default: never)",
+    )
+    group.add_argument(
+        "--max-connections",
+        type=parse_count,
+        metavar="N",
+        help="connections open at once, for each --listen; more wait in the accept queue (default: no limit)",
+    )
+    group.add_argument(
+        "--max-per-ip",
+        type=parse_count,
+        metavar="N",
+        help="connections open at once from one IPv4 address or IPv6 /64; more are closed at once "
+        "(default: no limit)",
+    )
+
+
+def _add_tls(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--tls-cert", metavar="FILE", help="speak TLS with this certificate chain (PEM)")
+    group.add_argument(
         "--tls-key",
         metavar="FILE",
         help="the private key, if it is not in the same file; SIGHUP reads both files again",
     )
-    parser.add_argument(
+    group.add_argument(
         "--tls-client-ca",
         metavar="FILE",
         help="require a client certificate signed by one of these authorities (PEM)",
     )
-    add_alpn(parser, "to accept")
-    add_log_level(parser)
+    add_alpn(group, "to accept")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -214,7 +234,7 @@ def run(options: argparse.Namespace) -> None:
         name=_title(options),
     )
     try:
-        with _status_errors(options):
+        with _status_errors(options), _extra("--status", "status"):
             supervisor.run()
     except SupervisorError as exc:
         if exc.status is not None:
@@ -237,6 +257,8 @@ def _check_app(options: argparse.Namespace) -> None:
     for option, owners in _OPTIONS.items():
         if getattr(options, option) is not None and not (isinstance(app, App) and name_of(app) in owners):
             options.error(f"--{option.replace('_', '-')} is for the app {', '.join(owners)}")
+    if options.to is not None and options.to in _addresses(options):
+        options.error(f"argument --to: the proxy listens on {options.to} itself: give another --listen")
     if _is_alone(options) and (options.workers or 1) > 1:
         options.error(
             f"with --workers {options.workers} each worker would have {app.shared} of its own: "
@@ -253,7 +275,7 @@ def _is_alone(options: argparse.Namespace) -> bool:
 def _serve_alone(options: argparse.Namespace) -> None:
     manager = ServiceManager()
     with Reactor() as loop:
-        with _status_errors(options):
+        with _status_errors(options), _extra("--status", "status"):
             _serve_status(options, loop)
         if options.udp:
             for endpoint in _bind_datagrams(options, loop):
@@ -288,10 +310,20 @@ def _status_errors(options: argparse.Namespace) -> Iterator[None]:
         yield
     except ListenError as exc:
         raise CommandFailed(exc.strerror) from exc
-    except ImportError as exc:
-        raise CommandFailed(str(exc)) from exc
     except UsageError as exc:
         options.error(f"argument --status: {exc}")
+
+
+@contextmanager
+def _extra(option: str, extra: str) -> Iterator[None]:
+    """Name the option and its extra, which has all that it needs, where a package is missing."""
+    try:
+        yield
+    except ImportError as exc:
+        raise CommandFailed(
+            f"{option} needs {exc.name}: pip install 'selectors-reactor[{extra}]', "
+            f"or in a checkout pip install -e '.[{extra}]'"
+        ) from exc
 
 
 def _title(options: argparse.Namespace) -> str:
@@ -310,14 +342,13 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
         factory = _factory(options, app, loop)
         served = [(address, factory) for address in _addresses(options)]
         if options.web is not None and app.page is not None:
-            page = app.page(factory)
+            with _extra("--web", "web"):
+                page = app.page(factory)
             served += [(address, page) for address in chain(*options.web)]
         tls = _server_context(options)
         listen = partial(loop.listen, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies)
         return [listen(address, serving) for address, serving in served]
-    except ImportError as exc:
-        raise CommandFailed(str(exc)) from exc
-    except TLSContextError as exc:
+    except (ImportError, TLSContextError) as exc:
         raise CommandFailed(str(exc)) from exc
     except AddressError as exc:
         refuse(str(exc))
@@ -432,7 +463,8 @@ def _backplane(options: argparse.Namespace, loop: Reactor) -> Backplane | None:
     """Return the backplane, which connects by and by; the process is not ready while it does not."""
     if options.backplane is None:
         return None
-    from reactor.backplane import RedisBackplane  # noqa: PLC0415 - needs the extra `redis`
+    with _extra("--backplane", "redis"):
+        from reactor.backplane import RedisBackplane  # noqa: PLC0415 - needs the extra `redis`
 
     backplane = RedisBackplane(loop, options.backplane, history_age=HISTORY_AGE)
     if options.status is not None:

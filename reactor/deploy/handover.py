@@ -83,8 +83,8 @@ _DYING = 1.0
 class Transfer:
     """How a handover ended.
 
-    moved: the connections that went over. kept: those that the old process goes on with: over TLS, closing,
-        or of a protocol without `hand_over`. error: why nothing went over; None if it did.
+    moved: the connections that went over. kept: those of listeners that the old process goes on with: over
+        TLS, or of a protocol without `hand_over`. error: why nothing went over; None if it did.
 
     >>> str(Transfer(moved=3, kept=1))
     '3 handed over, 1 kept'
@@ -348,7 +348,10 @@ class HandOver:
         if error is not None:
             for listener in self._listeners:
                 hold_for_handover(listener, False)
-        kept = sum(not connection.is_closing() for connection in self._reactor.connections())
+        kept = sum(
+            connection.listener is not None and not connection.is_closing()
+            for connection in self._reactor.connections()
+        )
         self._on_done(Transfer(moved=self._moved, kept=kept, error=error))
 
 

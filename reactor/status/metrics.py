@@ -98,7 +98,7 @@ class _Once:
     def collect(self) -> Iterator[Metric]:
         """Yield all families."""
         overview = self._overview
-        yield InfoMetricFamily("reactor", "The version.", {"version": reactor.__version__})
+        yield InfoMetricFamily("reactor", "Version of the package.", {"version": reactor.__version__})
         yield from _states(overview)
         yield from _listeners(overview.current())
         yield from _checks(overview.current())
@@ -109,8 +109,12 @@ class _Once:
 
 
 def _states(overview: Overview) -> Iterator[Metric]:
-    yield GaugeMetricFamily("reactor_ready", "Whether /ready says so.", not overview.problems())
-    state = GaugeMetricFamily("reactor_state", "What the server is doing.", labels=["state"])
+    yield GaugeMetricFamily(
+        "reactor_ready", "Whether the server is ready, as /ready answers.", not overview.problems()
+    )
+    state = GaugeMetricFamily(
+        "reactor_state", "1 for the state in which the server is, else 0.", labels=["state"]
+    )
     for phase in Phase:
         state.add_metric([phase.value], phase is overview.phase)
     yield state
@@ -121,7 +125,9 @@ def _listeners(snapshots: list[Snapshot]) -> Iterator[Metric]:
         "reactor_listener_connections", "Open connections of a listener.", labels=["address"]
     )
     held = GaugeMetricFamily(
-        "reactor_listener_held", "Processes in which it accepts nothing.", labels=["address", "reason"]
+        "reactor_listener_held",
+        "Processes in which a listener accepts nothing.",
+        labels=["address", "reason"],
     )
     listeners = [listener for snapshot in snapshots for listener in snapshot.listeners]
     for address in dict.fromkeys(listener.address for listener in listeners):
@@ -187,7 +193,9 @@ def _workers(overview: Overview) -> Iterator[Metric]:
         "reactor_worker_up", "Whether a process answers.", labels=["worker", "process", "state"]
     )
     started = GaugeMetricFamily(
-        "reactor_worker_start_time_seconds", "Unix time of its start.", labels=["worker", "process"]
+        "reactor_worker_start_time_seconds",
+        "Unix time at which a process was started.",
+        labels=["worker", "process"],
     )
     for worker in overview.workers:
         values = [str(worker.index), str(worker.pid)]

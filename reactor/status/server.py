@@ -19,8 +19,6 @@ from typing import Any
 from reactor.address import Address, AddressLike
 from reactor.embed.attachment import BUDGET, Attachment
 from reactor.errors import UsageError
-from reactor.http import HTTP, EventStream, HTTPError, Request, Response, encode_event
-from reactor.http.extras import missing_package
 from reactor.listening.binding import cannot_listen
 from reactor.listening.listener import Listener
 from reactor.loop.system import KERNEL
@@ -33,9 +31,15 @@ from reactor.status.overview import Overview, overview_of
 from reactor.status.page import POLICY, Rates, render_page, render_sections
 
 try:
+    from reactor.http import HTTP, EventStream, HTTPError, Request, Response, encode_event
     from reactor.status.metrics import exposition
 except ImportError as missing:
-    raise missing_package("reactor.status", "prometheus-client", "status") from missing
+    package = (missing.name or "more").partition(".")[0].replace("_", "-")
+    raise ImportError(
+        f"reactor.status needs {package}: pip install 'selectors-reactor[status]', "
+        "or in a checkout pip install -e '.[status]'",
+        name=package,
+    ) from missing
 
 __all__ = ["StatusPage", "check_open"]
 

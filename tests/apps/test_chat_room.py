@@ -541,6 +541,15 @@ def test_first_member_of_a_hall_without_a_broker_is_told_after_a_second(far):
     assert ann.hear() == [APART, f"* {greeting.split()[3].rstrip(';')} has joined lobby"]
 
 
+def test_answer_to_who_comes_after_the_lines_before_it(far):
+    ann = far.host()("ann")
+    ann.hear()
+    for number in range(10):  # each connection to the broker has a latency of its own
+        ann.connection.write(b"%d\r\n/who\r\n" % number)
+        far.network.advance(1)
+        assert ann.hear() == [f"ann: {number}", "* in lobby: ann"]
+
+
 def test_a_hall_without_a_broker_serves_and_says_so(far):
     far.broker.stop()
     here = far.host()

@@ -245,6 +245,15 @@ def open_page(browser):
     assert problems == []
 
 
+@pytest.mark.slow
+def test_page_without_scripts_says_what_it_needs_and_not_that_it_connects(browser, tmp_path):
+    with chat(tmp_path) as deployment, browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(deployment.page)
+        needed = "This page needs JavaScript. The same rooms are open to telnet and nc."
+        assert page.get_by_role("status").first.inner_text() == needed
+
+
 @contextmanager
 def telnet(address):
     """Run telnet; yield a function that types a line, and returns what is on the screen up to `until`."""

@@ -568,22 +568,30 @@ def test_what_datagrams_have_no_use_for_is_refused_in_one_line(capfd, words, mes
     assert message in error
 
 
+@pytest.mark.parametrize("listen", [(), ("--listen", ":80", "--listen", "127.0.0.1:9092")])
+def test_proxy_to_itself_is_refused(capfd, listen):
+    error = usage_error(capfd, "serve", "proxy", "--to", "127.0.0.1:9092", *listen)
+    assert "the proxy listens on 127.0.0.1:9092 itself: give another --listen" in error
+
+
 @pytest.mark.parametrize(
     ("package", "words", "extra"),
     [
         ("hiredis", ["--backplane", "redis://localhost"], "redis"),
         ("wsproto", ["--web", "127.0.0.1:0"], "web"),
-        ("h11", ["--web", "127.0.0.1:0"], "http"),
+        ("h11", ["--web", "127.0.0.1:0"], "web"),
+        ("h11", ["--status", "127.0.0.1:0"], "status"),
+        ("prometheus_client", ["--status", "127.0.0.1:0", "--workers", "1"], "status"),
     ],
 )
-def test_chat_without_an_extra_is_one_line(package, words, extra):
+def test_chat_without_an_extra_is_one_line_that_names_all_it_needs(package, words, extra):
     words = ["serve", "chat", "--listen", "127.0.0.1:0", *words]
     run = f"from reactor.cli.main import main; sys.exit(main({words!r}))"
     program = f"import sys; sys.modules[{package!r}] = None; {run}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert f"needs {package}: pip install 'selectors-reactor[{extra}]'" in line
+    assert f": {words[4]} needs {package.replace('_', '-')}: pip install 'selectors-reactor[{extra}]'" in line
 
 
 def test_chat_serves_while_its_broker_is_away_and_is_not_ready(tmp_path):

@@ -528,6 +528,16 @@ def test_connections_that_cannot_go_stay(certificates):
         made.until(lambda: all(protocol.received == b"x" for protocol in everybody))
 
 
+def test_connections_that_the_program_has_made_are_not_counted():
+    with world(Movable, Movable) as made, socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        made.connect(2)
+        own = Plain()
+        connecting = made.reactors[0].connect(elsewhere.getsockname(), lambda: own)
+        made.until(lambda: len(made.reactors[0].connections()) == 3)
+        assert made.move()[0] == Transfer(moved=2, kept=0)
+        connecting.cancel()
+
+
 def test_connections_over_tls_stay(certificates):
     with world(Movable, Movable, tls=certificates.server()) as made:
         (client,) = made.connect()

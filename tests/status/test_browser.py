@@ -1,5 +1,6 @@
 """The page in a real browser: through deploys, with the keyboard alone, without scripts, narrow and dark."""
 
+import re
 import shutil
 import signal
 
@@ -140,12 +141,18 @@ def test_page_says_that_its_figures_are_old_and_goes_on_when_the_server_is_back(
     expect(page.locator("#connection")).to_contain_text("Figures of")
     expect(figure(page, "New")).to_contain_text("/s")
     deployment.stop()
-    expect(page.locator("#connection")).to_have_text("No connection: trying again")
+    lost = re.compile("^No connection: trying again. Figures of ")
+    expect(page.locator("#connection")).to_have_text(lost)
+    expect(page.locator("body")).to_have_class("stale")  # "Last known: " is before the state
+    for _ in "pause", "resume":
+        page.locator("#pause").click()
+    expect(page.locator("#connection")).to_have_text(lost)
     address = deployment.page.removeprefix("http://").removesuffix("/")
     with serving(tmp_path, "--status", address, app="echo", workers=1) as another:
         (pid,) = another.workers(1).values()
         expect(page.locator("#workers")).to_contain_text(f"process {pid}")
-        expect(page.locator("#connection")).to_contain_text("Figures of")
+        expect(page.locator("#connection")).to_have_text(re.compile("^Figures of"))
+        expect(page.locator("body")).to_have_class("")
         assert another.stop() == 0
 
 

@@ -158,7 +158,7 @@ def test_alerts_of_the_readme_are_about_metrics_that_there_are():
 ALERTS = {
     "ReactorGone": ('up{job="reactor", $}', "0x9", "1x9", "a does not answer"),
     "ReactorNotReady": ("reactor_ready{$}", "0x9", "1 0 1 1 0 1 1 0 1 1", "a is not ready: /ready says why"),
-    "ReactorDeaf": (
+    "ReactorCheckFails": (
         'reactor_check_failing{check="backplane", $}', "2x9", "0x9", "backplane of a fails in 2 processes"
     ),
     "ReactorRefusing": (

@@ -335,3 +335,11 @@ def test_how_to_of_a_tk_program(display, tmp_path):
         finally:
             tk.kill()
         assert tk.stderr.read() == b""
+
+
+@pytest.mark.parametrize("package", ["h11", "prometheus_client"])
+def test_import_without_a_package_names_the_extra_that_has_all(package):
+    program = f"import sys; sys.modules[{package!r}] = None\nfrom reactor.status import StatusPage"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE)
+    needed = f"reactor.status needs {package.replace('_', '-')}: pip install 'selectors-reactor[status]'"
+    assert needed in done.stderr.splitlines()[-1]
