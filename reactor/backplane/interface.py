@@ -232,7 +232,8 @@ class Backplane(ContextExit, ABC):
 
     Its methods are called on the reactor's thread, and its callbacks there too, never from within a call of
     it. As a context manager it is closed at the end. What a callback raises goes to the reactor's
-    `on_error`, and neither loses the message for others nor ends the backplane.
+    `on_error`, and neither loses the message for others nor ends the backplane. Topics, groups and names are
+    text that UTF-8 can encode; ValueError is raised for an empty one, and for one with a lone surrogate.
 
     >>> from reactor.backplane import Backplane, LocalBackplane
     >>> from reactor.testing import MemoryReactor
@@ -354,6 +355,8 @@ class Backplane(ContextExit, ABC):
         check_callable("on_result", on_result)
         check_callable("on_lost", on_lost, optional=True)
         check_type("token", token, str, optional=True)
+        if token:
+            _check_name("token", token)
         self._check_open()
         membership = Membership(group, name, token or token_hex(8), on_result, on_lost, self)
         self._take(membership)
@@ -484,3 +487,7 @@ def _check_name(name: str, value: str) -> None:
     check_type(name, value, str)
     if not value:
         raise ValueError(f"{name} must not be empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be text that UTF-8 can encode, not {value!r}") from None

@@ -61,6 +61,9 @@ _LIMITS = Limits(max_write_buffer=None, high_water=1024 * 1024, low_water=256 * 
 # Seconds between two renewals of the topics, which the broker would forget else.
 _RENEW = FORGET / 8
 
+# Seconds of the longest duration for the broker: a hundred years.
+_LONGEST = 100 * 365 * FORGET
+
 _OLDEST = (6, 2)
 
 _DIGESTS = {script: digest(script) for script in SCRIPTS}
@@ -114,10 +117,10 @@ class RedisBackplane(Backplane):
         self._url = BrokerURL.parse(url)
         self._prefix = f"{prefix}:{self._url.database}:"
         self._history = check_count("history", history)
-        self._history_age = int(seconds("history_age", history_age) * 1000)
+        self._history_age = _milliseconds("history_age", history_age)
         self._deadline = seconds("deadline", deadline)
-        self._presence_ttl = seconds("presence_ttl", presence_ttl)
-        if self._presence_ttl <= self._deadline:
+        self._presence_ttl = _milliseconds("presence_ttl", presence_ttl)
+        if self._presence_ttl <= self._deadline * 1000:
             raise ValueError(f"presence_ttl ({presence_ttl:g}) must be above deadline ({deadline:g})")
 
         self._name = token_hex(8)
@@ -147,10 +150,10 @@ class RedisBackplane(Backplane):
         self._heard_at: float | None = None
         self._down_since = reactor.time()
         self._problem = ""
+        self._connectors = self._connect(reconnect or Reconnect(first=0.1, max_delay=1.0), tls)
         self._begin()
         self._timer = reactor.call_later(self._deadline / _BEATS, self._beat)
         self._renewal = reactor.call_later(_RENEW, self._renew)
-        self._connectors = self._connect(reconnect or Reconnect(first=0.1, max_delay=1.0), tls)
 
     def __repr__(self) -> str:
         return f"<RedisBackplane {str(self._url)[1:-1]}>"
@@ -281,7 +284,7 @@ class RedisBackplane(Backplane):
         self._command(None, "PUBLISH", self._ear, "1")
         if self._node:
             handler = partial(self._renewed, self._node)
-            self._command(handler, "SET", self._node, "1", "XX", "PX", int(self._presence_ttl * 1000))
+            self._command(handler, "SET", self._node, "1", "XX", "PX", self._presence_ttl)
 
     def _hear(self) -> None:
         now = self._reactor.time()
@@ -314,7 +317,7 @@ class RedisBackplane(Backplane):
         problem = "the broker has closed the connection" if exc is None else str(exc)
         if problem != self._problem:
             self._problem = problem
-            self._log.warning(("down", self._ear), "%s: %s; it is connected again", self, problem)
+            self._log.warning(("down", self._ear), "%s: %s; reconnecting", self, problem)
 
     # Commands
 
@@ -500,7 +503,7 @@ class RedisBackplane(Backplane):
     def _claim_all(self) -> None:
         """Take all names under a new key, so that those given back meanwhile are free with the old one."""
         old, self._node = self._node, self._key("n", token_hex(8))
-        self._command(None, "SET", self._node, "1", "PX", int(self._presence_ttl * 1000))
+        self._command(None, "SET", self._node, "1", "PX", self._presence_ttl)
         for membership in self._held.values():
             self._claim(membership, old)
         if old:
@@ -543,8 +546,8 @@ class RedisBackplane(Backplane):
         del self._held[where]
         keys = (self._key("g", membership.group),)
         if hand_over:
-            reserved = int(self._presence_ttl * 1000)
-            self._run_script(None, HAND_OVER, keys, membership.name, self._node, membership.token, reserved)
+            ttl = self._presence_ttl
+            self._run_script(None, HAND_OVER, keys, membership.name, self._node, membership.token, ttl)
         else:
             self._run_script(None, GIVE, keys, membership.name, self._node, membership.token)
 
@@ -602,6 +605,14 @@ class RedisBackplane(Backplane):
         while (message_due := self._outbox.next()) is not None:
             self._send_message(*message_due)
         self._command(None, "DEL", self._node)
+
+
+def _milliseconds(name: str, value: object) -> int:
+    """Return a duration as the broker takes it, whole milliseconds. Raises as `seconds`, for infinity too."""
+    duration = seconds(name, value)
+    if duration > _LONGEST:
+        raise ValueError(f"{name} must be at most {_LONGEST} seconds, not {value!r}")
+    return max(1, int(duration * 1000))
 
 
 def _ignore(_: object) -> None:

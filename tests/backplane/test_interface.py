@@ -196,14 +196,24 @@ def test_any_use_is_as_the_model_says(anywhere, steps):
         (lambda b: b.take("group", "name", None), TypeError),
         (lambda b: b.take("group", "name", print, on_lost=1), TypeError),
         (lambda b: b.take("group", "name", print, token=1), TypeError),
+        (lambda b: b.take("group", "name", print, token="\udcff"), ValueError),
+        (lambda b: b.take("group", "\udcff", print), ValueError),
+        (lambda b: b.take("\udcff", "name", print), ValueError),
+        (lambda b: b.publish("\udcff", b""), ValueError),
+        (lambda b: b.subscribe("\udcff", print), ValueError),
+        (lambda b: b.read_last("\udcff", 1, print), ValueError),
+        (lambda b: b.members("\udcff", print), ValueError),
         (lambda b: b.members("", print), ValueError),
         (lambda b: b.members("group", None), TypeError),
     ],
 )
-def test_invalid_arguments_are_refused(anywhere, call, error):
+def test_invalid_arguments_are_refused_and_cost_nobody_else_anything(anywhere, call, error):
     backplane = anywhere.node()
+    heard = subscribed(backplane)
     with pytest.raises(error):
         call(backplane)
+    backplane.publish("topic", b"after it")
+    anywhere.spin(lambda: heard.events == [b"after it"] and not backplane.stats().queued)
 
 
 @pytest.mark.parametrize(

@@ -742,13 +742,24 @@ def test_a_drain_keeps_the_connections_until_the_others_are_gone(network, far):
         ({"prefix": b"x"}, TypeError),
         ({"history": 0}, ValueError),
         ({"history_age": -1}, ValueError),
+        ({"history_age": float("inf")}, ValueError),
+        ({"presence_ttl": float("inf")}, ValueError),
         ({"deadline": 10}, ValueError),
+        ({"prefix": "\udcff"}, ValueError),
         ({"reconnect": 1}, TypeError),
     ],
 )
 def test_invalid_options_are_refused(options, error):
     with Reactor() as reactor, pytest.raises(error):
         RedisBackplane(reactor, **{"url": "redis://127.0.0.1", **options})
+
+
+def test_invalid_address_leaves_nothing_to_be_closed(errors):
+    with Reactor(on_error=errors) as reactor:
+        with pytest.raises(AddressError):
+            RedisBackplane(reactor, "redis://a b")
+        reactor.run_once()
+    assert not errors.seen
 
 
 def test_tls_has_a_context_by_default():
