@@ -41,6 +41,10 @@ MAX_QUEUED = 16 * 1024 * 1024
 #: Seconds for which the names of a process that has died stay taken, by default.
 PRESENCE_TTL = 10.0
 
+# Bytes of `max_queued` for each of the messages that wait, however small they are, but for the first ones.
+_LEAST_SIZE = 64
+_ALWAYS = 1024
+
 #: Called as `on_message(topic, data)` for each message.
 MessageHandler = Callable[[str, bytes], object]
 
@@ -64,7 +68,8 @@ class BackplaneStats:
     topics, subscriptions: those that it has now. names: those that this process has taken.
     published: messages that `publish` accepted. acknowledged: of these, the ones that the broker has.
     refused: messages that `publish` returned False for, by the cause: "too large", "queue full", "closed".
-    unsent: messages that were accepted and still waiting when the backplane was closed.
+    unsent: messages that were accepted and still waiting when the backplane was closed, or on their way when
+        it lost its connection after that: of these, the broker may have some.
     queued, queued_bytes: messages that the broker has not acknowledged yet, and their bytes.
     received: messages passed to a topic's subscribers. recovered: of these, the ones read from the history.
     duplicates: messages that came again, and were not passed on.
@@ -290,7 +295,7 @@ class Backplane(ContextExit, ABC):
 
         It is sent once, in the order of the calls, also if the broker is away for a while. False, and
         counted in `stats().refused`: it is larger than `max_message`, more than `max_queued` bytes wait for
-        the broker, or the backplane is closed.
+        the broker, or one message for each 64 of these (and at least 1,024), or the backplane is closed.
         Raises ValueError for an empty topic, TypeError if `topic` is not text or `data` not bytes.
         """
         _check_name("topic", topic)
@@ -310,7 +315,8 @@ class Backplane(ContextExit, ABC):
             return "closed"
         if size > self._max_message:
             return "too large"
-        if self._queued_bytes() + size > self._max_queued:
+        count, queued = self._queued()
+        if queued + size > self._max_queued or count >= max(_ALWAYS, self._max_queued // _LEAST_SIZE):
             return "queue full"
         return None
 
@@ -390,7 +396,8 @@ class Backplane(ContextExit, ABC):
     def close(self) -> None:
         """Give all names back, end all subscriptions, and close the connections when all is sent.
 
-        Messages that wait for an absent broker are dropped, which is logged and counted as `unsent`. More
+        The reactor has to run until they are closed. Messages that wait for an absent broker are dropped,
+        which is logged and counted as `unsent`, as are those on their way when a connection is lost. More
         than once does nothing.
         """
         if not self._closed:
@@ -426,7 +433,7 @@ class Backplane(ContextExit, ABC):
     ) -> None: ...
 
     @abstractmethod
-    def _queued_bytes(self) -> int: ...
+    def _queued(self) -> tuple[int, int]: ...  # messages that wait, and their bytes
 
     @abstractmethod
     def _take(self, membership: Membership) -> None: ...

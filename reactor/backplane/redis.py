@@ -249,6 +249,9 @@ class RedisBackplane(Backplane):
             waiting, self._looking_up = self._looking_up, {}
             for answer in waiting.values():
                 answer(None)
+            if self._closed:
+                self._timer.cancel()
+                self._drop("the connection was lost while it closed; %d messages may not have arrived", exc)
         self._went_down(exc)
 
     def _receiver_lost(self, link: Link, exc: BaseException | None) -> None:
@@ -281,10 +284,9 @@ class RedisBackplane(Backplane):
         self._send_beat()
 
     def _send_beat(self) -> None:
-        self._command(None, "PUBLISH", self._ear, "1")
-        if self._node:
-            handler = partial(self._renewed, self._node)
-            self._command(handler, "SET", self._node, "1", "XX", "PX", self._presence_ttl)
+        """Renew the key of this process; if the broker takes that, a heartbeat is published."""
+        handler = partial(self._renewed, self._node)
+        self._command(handler, "SET", self._node, "1", "XX", "PX", self._presence_ttl)
 
     def _hear(self) -> None:
         now = self._reactor.time()
@@ -301,7 +303,7 @@ class RedisBackplane(Backplane):
         if self._state is not BackplaneState.DEAF:
             self._counts.deaf += 1
             self._log.error(
-                ("deaf", self._ear), "%s is %s; %s", self, problem, self._problem or "it is silent"
+                ("deaf", self._ear), "%s is %s; %s", self, problem, self._problem or "the broker is silent"
             )
             self._state = BackplaneState.DEAF
         for link in list(self._open):
@@ -360,8 +362,8 @@ class RedisBackplane(Backplane):
         self._outbox.acknowledge()
         self._counts.acknowledged += 1
 
-    def _queued_bytes(self) -> int:
-        return self._outbox.size
+    def _queued(self) -> tuple[int, int]:
+        return len(self._outbox), self._outbox.size
 
     # Subscribing
 
@@ -377,7 +379,9 @@ class RedisBackplane(Backplane):
 
     def unsubscribed(self, subscription: Subscription) -> None:
         """Remove a subscription. Called by `Subscription.cancel`."""
-        topic = self._topics[self._key("t", subscription.topic)]
+        topic = self._topics.get(self._key("t", subscription.topic))
+        if topic is None:
+            return  # closing
         topic.subscribers = tuple(each for each in topic.subscribers if each is not subscription)
         if not topic.subscribers:
             del self._topics[topic.key]
@@ -510,8 +514,14 @@ class RedisBackplane(Backplane):
             self._command(None, "DEL", old)
 
     def _renewed(self, node: bytes, reply: str | None) -> None:
-        """Take all names again if the key had expired: this process was held up, and counted as dead."""
-        if reply is None and node == self._node:
+        """Publish a heartbeat, which a broker that refuses to write would pass on as well."""
+        if reply is None:
+            self._claim_again(node)
+        self._command(None, "PUBLISH", self._ear, "1")
+
+    def _claim_again(self, node: bytes) -> None:
+        """Take all names again, as the key had expired: this process was held up, and counted as dead."""
+        if node == self._node:
             self._claim_all()
 
     def _claim(self, membership: Membership, old: bytes) -> None:
@@ -523,7 +533,7 @@ class RedisBackplane(Backplane):
     def _claimed(self, membership: Membership, node: bytes, taken: int) -> None:
         where = membership.group, membership.name
         if taken < 0:
-            self._renewed(node, None)
+            self._claim_again(node)
         elif self._held.get(where) is membership:
             if not taken:
                 del self._held[where]
@@ -587,24 +597,33 @@ class RedisBackplane(Backplane):
         for connector in self._connectors:
             connector.cancel()
         self._send_rest()
-        for topic in list(self._topics.values()):
+        topics, self._topics = self._topics, {}
+        for topic in topics.values():
             for subscription in topic.subscribers:
                 subscription.cancel()
         self._held.clear()
         for link in list(self._open):
-            link.connection.close()
+            if link is not self._commands:
+                link.connection.close()
 
     def _send_rest(self) -> None:
-        """Send what is queued, and free all names; without a broker, say what is dropped."""
+        """Send what is queued, and free all names; close when that is answered. Without a broker, drop it."""
         if self._commands is None:
-            self._counts.unsent += (dropped := self._outbox.clear())
-            if dropped:
-                message = "%s: closed while the broker is away; %d messages that wait for it are dropped"
-                self._log.error(("dropped", self._ear), message, self, dropped)
+            self._drop("closed while the broker is away; %d messages that wait for it are dropped")
             return
         while (message_due := self._outbox.next()) is not None:
             self._send_message(*message_due)
-        self._command(None, "DEL", self._node)
+        connection = self._commands.connection
+        late = BrokerError(f"the broker has not answered within {self._deadline:g} s")
+        self._timer = self._reactor.call_later(self._deadline, connection.abort, late)
+        self._command(lambda _: connection.close(), "DEL", self._node)
+
+    def _drop(self, message: str, exc: BaseException | None = None) -> None:
+        """Drop the messages that the broker has not acknowledged; count and log them."""
+        self._counts.unsent += (dropped := self._outbox.clear())
+        if dropped:
+            cause = "" if exc is None else f": {exc}"
+            self._log.error(("dropped", self._ear), f"%s: {message}%s", self, dropped, cause)
 
 
 def _milliseconds(name: str, value: object) -> int:

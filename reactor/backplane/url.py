@@ -47,8 +47,8 @@ class BrokerURL:
             raise  # it names the host or path
         except ValueError:  # its text may have a part of the password
             raise AddressError(
-                f"the broker's URL is invalid: give {_FORMS}, and of the password / ? # @ and % as %2F %3F %23"
-                " %40 %25"
+                f"the broker's URL is invalid: give {_FORMS},"
+                " and of the password / ? # @ and % as %2F %3F %23 %40 %25"
             ) from None
 
     @classmethod

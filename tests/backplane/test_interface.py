@@ -138,6 +138,14 @@ def test_messages_above_the_bound_of_the_queue_are_refused_and_counted(anywhere)
     anywhere.spin(lambda: len(heard.events) == 3)
 
 
+def test_number_of_queued_messages_is_bounded_too(anywhere):
+    backplane = anywhere.node(max_queued=128 * 1024)
+    assert [backplane.publish("topic", b"") for _ in range(2049)] == [True] * 2048 + [False]
+    assert backplane.stats().refused == {"queue full": 1}
+    anywhere.spin(lambda: not backplane.stats().queued)
+    assert backplane.publish("topic", b"")
+
+
 @settings(max_examples=25)
 @given(
     st.lists(
