@@ -516,15 +516,15 @@ class Endpoint:
     # Sending
 
     def send(self, data: bytes | bytearray | memoryview, address: Any = None) -> bool:
-        """Send a datagram after everything that was sent before; never blocks.
+        """Send a datagram after everything that was sent before; does not block.
 
         Returns True if the kernel has it or it is queued, and False if it was refused or can't be sent, which
         is counted; the reason of the latter comes to `error_received`. True is no promise that it arrives.
 
         data: the whole datagram, which may be empty. A bytearray or memoryview may be changed afterwards.
         address: where to: what `datagram_received` was called with, an `Address`, its text, or the path of
-            a Unix socket. IP addresses are numeric; `connect_datagram` looks up names. None: the address that
-            the endpoint is connected to.
+            a Unix socket. IP addresses are numeric; `connect_datagram` looks up names. (The socket module
+            looks up a name in a pair, and blocks meanwhile.) None: the address that it is connected to.
         Raises UsageError if there is no address, or another than that of a connected endpoint, AddressError
         for an invalid one, TypeError for data that is not bytes.
         """

@@ -86,6 +86,18 @@ def test_stale_unix_socket_is_replaced_and_a_live_one_is_not(reactor, ends, tmp_
             reactor.bind_datagram(f"unix:{path}", DatagramRecorder)
 
 
+def test_unix_socket_that_is_connected_to_another_is_live(reactor, tmp_path):
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as two,
+    ):
+        one.bind(f"{tmp_path}/one")
+        two.bind(f"{tmp_path}/two")
+        one.connect(f"{tmp_path}/two")
+        with pytest.raises(ListenError, match="Address already in use"):
+            reactor.bind_datagram(f"unix:{tmp_path}/one", DatagramRecorder)
+
+
 def test_failed_connect_leaves_no_file(reactor, tmp_path, descriptors):
     with pytest.raises(ConnectError):
         reactor.connect_datagram(
