@@ -64,6 +64,8 @@ _RENEW = FORGET / 8
 # Seconds of the longest duration for the broker: a hundred years.
 _LONGEST = 100 * 365 * FORGET
 
+_MAX_COUNT = 2**63 - 1  # what the broker takes for a number
+
 _OLDEST = (6, 2)
 
 _DIGESTS = {script: digest(script) for script in SCRIPTS}
@@ -479,7 +481,9 @@ class RedisBackplane(Backplane):
         query = self._ask("on_messages", on_messages)
         if query is not None:
             handler = partial(self._read_back, query)
-            self._command(handler, "XREVRANGE", self._key("h", topic), "+", "-", "COUNT", count)
+            self._command(
+                handler, "XREVRANGE", self._key("h", topic), "+", "-", "COUNT", min(count, _MAX_COUNT)
+            )
 
     def _read_back(self, query: object, entries: list[Any]) -> None:
         self._looking_up.pop(query)([fields[1] for _, fields in reversed(entries)])

@@ -370,7 +370,7 @@ def test_the_last_messages_can_be_read_without_a_subscription(anywhere):
     for number in range(10):
         writer.publish("topic", b"%d" % number)
     anywhere.spin(lambda: not writer.stats().queued)
-    for count in (3, 100):
+    for count in (3, 10**30):
         reader.read_last("topic", count, answers.append)
     anywhere.spin(lambda: len(answers) == 3)
     assert answers == [[], [b"7", b"8", b"9"], [b"%d" % number for number in range(10)]]
