@@ -594,6 +594,8 @@ class Endpoint:
     def _try_again(self, exc: OSError, data: bytes | bytearray | memoryview, address: Any) -> bool:
         """Send again after `exc`, which may be about an earlier datagram; otherwise as `_transmit`."""
         if exc.errno in FATAL:
+            if not self._queue:  # else it is its first one, and dropped with it
+                self._dropped[cause_of(exc)] += 1
             self._end(exc)
             return False
         listed = self._read_errors()

@@ -457,6 +457,7 @@ def test_closed_descriptor_ends_the_endpoint(ends, call):
     theirs.sendto(b"hello", sock.getsockname())
     if call == "sendto":
         assert recorder.endpoint.send(b"x", theirs.getsockname()) is False
+        assert recorder.endpoint.stats().dropped == {"EBADF": 1}
     ends.until(lambda: recorder.lost)
     assert recorder.reason.errno == errno.EBADF
 

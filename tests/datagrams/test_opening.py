@@ -65,6 +65,12 @@ def test_descriptor_can_t_be_connected(reactor):
         reactor.connect_datagram("127.0.0.1:9", DatagramRecorder, local_address="fd:3")
 
 
+def test_port_0_can_t_be_connected(reactor):
+    with pytest.raises(AddressError, match="0 can't be connected: give a port above 0"):
+        reactor.connect_datagram("127.0.0.1:0", DatagramRecorder)
+    assert reactor.endpoints() == []
+
+
 def test_local_address_of_another_family_is_named(reactor, descriptors):
     with pytest.raises(AddressError, match="is of another family than the peer's"):
         reactor.connect_datagram("127.0.0.1:9", DatagramRecorder, local_address="[::1]:0")
