@@ -71,6 +71,7 @@ class BrokerURL:
         if not valid or query or parts.fragment or database < 0 or (username and password is None):
             raise ValueError
         Address.of(address)
+        f"{username}{password}".encode()  # what a command line has that is no UTF-8 can't be sent
         if not username:  # AUTH with an empty password is for a user that needs none
             username, password = None, password or None
         return cls(address, username, password, database, parts.scheme == "rediss")

@@ -32,7 +32,8 @@ def test_every_form_is_understood(url, expected):
     "url",
     ["", "host", "http://host", "redis://host/x", "redis://host/-1", "redis://host:port", "redis://host:99999",
      "redis://host?unknown=1", "redis://host?db", "redis://host#part", "unix://", "unix://host/path",
-     "redis://[::1", "redis://host:0", "redis://user@host", "redis://:p%ff@host"],
+     "redis://[::1", "redis://host:0", "redis://user@host", "redis://:p%ff@host",
+     "redis://:p\udcff@host"],
 )  # fmt: skip
 def test_invalid_urls_are_refused_with_the_forms_that_are_known(url):
     with pytest.raises(AddressError, match="redis://"):
