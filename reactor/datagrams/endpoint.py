@@ -293,6 +293,8 @@ class Endpoint:
             plain = not (self._is_unix or self._settings.info or self._settings.gro)
             self._receive = self._receive_plain if plain else self._receive_messages
             protocol = make_protocol(self._factory)
+            if self._state in _ENDED:
+                return  # the factory has closed it
             self._on_error = error_handler(protocol)
             self._loop.registry.register(sock.fileno(), EVENT_READ, Endpoint._on_event, self)
         except BaseException:

@@ -624,6 +624,23 @@ def test_closing_before_the_name_is_known_calls_nothing():
             assert (endpoint.state, recorder.calls) == (EndpointState.LOST, [])
 
 
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_factory_may_close_the_endpoint_of_a_name(end):
+    with MemoryNetwork() as network:
+        network.names["server.example"] = ["10.0.0.9"]
+        errors, recorder = Errors(), DatagramRecorder()
+        reactor = network.reactor("10.0.0.1", on_error=errors)
+
+        def factory():
+            getattr(endpoint, end)()
+            return recorder
+
+        endpoint = reactor.connect_datagram("server.example:53", factory)
+        network.run_out()
+        assert (endpoint.state, recorder.calls, errors.seen) == (EndpointState.LOST, [], [])
+        assert reactor.endpoints() == []
+
+
 def test_no_route_is_raised_for_a_numeric_address(tmp_path, reactor):
     with pytest.raises(ConnectError, match=r"cannot connect to unix:.*: No such file or directory"):
         reactor.connect_datagram(f"unix:{tmp_path}/nobody", DatagramRecorder)
