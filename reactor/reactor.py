@@ -750,6 +750,8 @@ class Reactor(ContextExit):
         for each in (where, source):
             if each is not None and each.fd is not None:
                 raise AddressError(f"{each} can't be connected: give HOST:PORT or unix:/path, or bind it")
+        if where.port == 0:  # connect(2) accepts it, and connects to nobody
+            raise AddressError(f"{where} can't be connected: give a port above 0")
         endpoint = self._make_endpoint(factory, limits, settings, where)
         self._endpoints.append(endpoint)
         look_up(endpoint, self._resolver_threads(), source, on_failure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from reactor.apps.echo import may_answer
 from reactor.connection.connection import Connection
 from reactor.datagrams import DatagramInfo, DatagramProtocol, Endpoint
 from reactor.protocol import Protocol
@@ -33,8 +34,8 @@ class DatagramDaytime(DatagramProtocol):
         self._endpoint = endpoint
 
     def datagram_received(self, data: bytes, address: Any, info: DatagramInfo | None = None) -> None:
-        """Send the time, unless a Unix socket without a name has asked."""
-        if address is not None:
+        """Send the time, if it `may_answer`."""
+        if may_answer(self._endpoint, address):
             self._endpoint.send(_line(), address)
 
 

@@ -8,7 +8,9 @@ from reactor.connection.connection import Connection
 from reactor.datagrams import DatagramInfo, DatagramProtocol, Endpoint
 from reactor.protocol import Protocol
 
-__all__ = ["DatagramEcho", "Echo"]
+__all__ = ["DatagramEcho", "Echo", "may_answer"]
+
+_FIRST_USER_PORT = 1024
 
 
 class Echo(Protocol):
@@ -44,6 +46,19 @@ class Echo(Protocol):
         self._connection.resume_reading()
 
 
+def may_answer(endpoint: Endpoint, address: Any) -> bool:
+    """Return whether a datagram from `address` may be answered, whatever it is.
+
+    Not to a Unix socket without a name; nor to a port below 1024 or the endpoint's own: a service could be
+    there that answers everything too, and one datagram with a forged sender would keep both busy for ever.
+    """
+    if isinstance(address, tuple):
+        own: int = endpoint.get_extra_info("sockname")[1]
+        port: int = address[1]
+        return port >= _FIRST_USER_PORT and port != own
+    return address is not None
+
+
 class DatagramEcho(DatagramProtocol):
     """Sends each datagram back to its sender; those that it has no room for are lost, as on the network."""
 
@@ -54,6 +69,6 @@ class DatagramEcho(DatagramProtocol):
         self._endpoint = endpoint
 
     def datagram_received(self, data: bytes, address: Any, info: DatagramInfo | None = None) -> None:
-        """Send `data` back, unless a Unix socket without a name has sent it."""
-        if address is not None:
+        """Send `data` back, if it `may_answer`."""
+        if may_answer(self._endpoint, address):
             self._endpoint.send(data, address)

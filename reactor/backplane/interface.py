@@ -41,6 +41,10 @@ MAX_QUEUED = 16 * 1024 * 1024
 #: Seconds for which the names of a process that has died stay taken, by default.
 PRESENCE_TTL = 10.0
 
+# Bytes of `max_queued` for each of the messages that wait, however small they are, but for the first ones.
+_LEAST_SIZE = 64
+_ALWAYS = 1024
+
 #: Called as `on_message(topic, data)` for each message.
 MessageHandler = Callable[[str, bytes], object]
 
@@ -64,7 +68,8 @@ class BackplaneStats:
     topics, subscriptions: those that it has now. names: those that this process has taken.
     published: messages that `publish` accepted. acknowledged: of these, the ones that the broker has.
     refused: messages that `publish` returned False for, by the cause: "too large", "queue full", "closed".
-    unsent: messages that were accepted and still waiting when the backplane was closed.
+    unsent: messages that were accepted and still waiting when the backplane was closed, or on their way when
+        it lost its connection after that: of these, the broker may have some.
     queued, queued_bytes: messages that the broker has not acknowledged yet, and their bytes.
     received: messages passed to a topic's subscribers. recovered: of these, the ones read from the history.
     duplicates: messages that came again, and were not passed on.
@@ -232,7 +237,8 @@ class Backplane(ContextExit, ABC):
 
     Its methods are called on the reactor's thread, and its callbacks there too, never from within a call of
     it. As a context manager it is closed at the end. What a callback raises goes to the reactor's
-    `on_error`, and neither loses the message for others nor ends the backplane.
+    `on_error`, and neither loses the message for others nor ends the backplane. Topics, groups and names are
+    text that UTF-8 can encode; ValueError is raised for an empty one, and for one with a lone surrogate.
 
     >>> from reactor.backplane import Backplane, LocalBackplane
     >>> from reactor.testing import MemoryReactor
@@ -289,7 +295,7 @@ class Backplane(ContextExit, ABC):
 
         It is sent once, in the order of the calls, also if the broker is away for a while. False, and
         counted in `stats().refused`: it is larger than `max_message`, more than `max_queued` bytes wait for
-        the broker, or the backplane is closed.
+        the broker, or one message for each 64 of these (and at least 1,024), or the backplane is closed.
         Raises ValueError for an empty topic, TypeError if `topic` is not text or `data` not bytes.
         """
         _check_name("topic", topic)
@@ -309,7 +315,8 @@ class Backplane(ContextExit, ABC):
             return "closed"
         if size > self._max_message:
             return "too large"
-        if self._queued_bytes() + size > self._max_queued:
+        count, queued = self._queued()
+        if queued + size > self._max_queued or count >= max(_ALWAYS, self._max_queued // _LEAST_SIZE):
             return "queue full"
         return None
 
@@ -354,6 +361,8 @@ class Backplane(ContextExit, ABC):
         check_callable("on_result", on_result)
         check_callable("on_lost", on_lost, optional=True)
         check_type("token", token, str, optional=True)
+        if token:
+            _check_name("token", token)
         self._check_open()
         membership = Membership(group, name, token or token_hex(8), on_result, on_lost, self)
         self._take(membership)
@@ -387,7 +396,8 @@ class Backplane(ContextExit, ABC):
     def close(self) -> None:
         """Give all names back, end all subscriptions, and close the connections when all is sent.
 
-        Messages that wait for an absent broker are dropped, which is logged and counted as `unsent`. More
+        The reactor has to run until they are closed. Messages that wait for an absent broker are dropped,
+        which is logged and counted as `unsent`, as are those on their way when a connection is lost. More
         than once does nothing.
         """
         if not self._closed:
@@ -423,7 +433,7 @@ class Backplane(ContextExit, ABC):
     ) -> None: ...
 
     @abstractmethod
-    def _queued_bytes(self) -> int: ...
+    def _queued(self) -> tuple[int, int]: ...  # messages that wait, and their bytes
 
     @abstractmethod
     def _take(self, membership: Membership) -> None: ...
@@ -484,3 +494,7 @@ def _check_name(name: str, value: str) -> None:
     check_type(name, value, str)
     if not value:
         raise ValueError(f"{name} must not be empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be text that UTF-8 can encode, not {value!r}") from None

@@ -118,8 +118,8 @@ class LocalBackplane(Backplane):
         if subscribers:
             self._deliver(subscribers, data)
 
-    def _queued_bytes(self) -> int:
-        return self._due_bytes
+    def _queued(self) -> tuple[int, int]:
+        return len(self._due), self._due_bytes
 
     # The history
 
@@ -195,7 +195,8 @@ class LocalBackplane(Backplane):
         self._counts.unsent += len(self._due)
         self._due.clear()
         self._due_bytes = 0
-        for subscribers in list(self._topics.values()):
+        topics, self._topics = self._topics, {}
+        for subscribers in topics.values():
             for subscription in subscribers:
                 subscription.cancel()
         for names in list(self._groups.values()):

@@ -61,6 +61,11 @@ _LIMITS = Limits(max_write_buffer=None, high_water=1024 * 1024, low_water=256 * 
 # Seconds between two renewals of the topics, which the broker would forget else.
 _RENEW = FORGET / 8
 
+# Seconds of the longest duration for the broker: a hundred years.
+_LONGEST = 100 * 365 * FORGET
+
+_MAX_COUNT = 2**63 - 1  # what the broker takes for a number
+
 _OLDEST = (6, 2)
 
 _DIGESTS = {script: digest(script) for script in SCRIPTS}
@@ -114,10 +119,10 @@ class RedisBackplane(Backplane):
         self._url = BrokerURL.parse(url)
         self._prefix = f"{prefix}:{self._url.database}:"
         self._history = check_count("history", history)
-        self._history_age = int(seconds("history_age", history_age) * 1000)
+        self._history_age = _milliseconds("history_age", history_age)
         self._deadline = seconds("deadline", deadline)
-        self._presence_ttl = seconds("presence_ttl", presence_ttl)
-        if self._presence_ttl <= self._deadline:
+        self._presence_ttl = _milliseconds("presence_ttl", presence_ttl)
+        if self._presence_ttl <= self._deadline * 1000:
             raise ValueError(f"presence_ttl ({presence_ttl:g}) must be above deadline ({deadline:g})")
 
         self._name = token_hex(8)
@@ -147,10 +152,10 @@ class RedisBackplane(Backplane):
         self._heard_at: float | None = None
         self._down_since = reactor.time()
         self._problem = ""
+        self._connectors = self._connect(reconnect or Reconnect(first=0.1, max_delay=1.0), tls)
         self._begin()
         self._timer = reactor.call_later(self._deadline / _BEATS, self._beat)
         self._renewal = reactor.call_later(_RENEW, self._renew)
-        self._connectors = self._connect(reconnect or Reconnect(first=0.1, max_delay=1.0), tls)
 
     def __repr__(self) -> str:
         return f"<RedisBackplane {str(self._url)[1:-1]}>"
@@ -246,6 +251,9 @@ class RedisBackplane(Backplane):
             waiting, self._looking_up = self._looking_up, {}
             for answer in waiting.values():
                 answer(None)
+            if self._closed:
+                self._timer.cancel()
+                self._drop("the connection was lost while it closed; %d messages may not have arrived", exc)
         self._went_down(exc)
 
     def _receiver_lost(self, link: Link, exc: BaseException | None) -> None:
@@ -278,10 +286,9 @@ class RedisBackplane(Backplane):
         self._send_beat()
 
     def _send_beat(self) -> None:
-        self._command(None, "PUBLISH", self._ear, "1")
-        if self._node:
-            handler = partial(self._renewed, self._node)
-            self._command(handler, "SET", self._node, "1", "XX", "PX", int(self._presence_ttl * 1000))
+        """Renew the key of this process; if the broker takes that, a heartbeat is published."""
+        handler = partial(self._renewed, self._node)
+        self._command(handler, "SET", self._node, "1", "XX", "PX", self._presence_ttl)
 
     def _hear(self) -> None:
         now = self._reactor.time()
@@ -298,7 +305,7 @@ class RedisBackplane(Backplane):
         if self._state is not BackplaneState.DEAF:
             self._counts.deaf += 1
             self._log.error(
-                ("deaf", self._ear), "%s is %s; %s", self, problem, self._problem or "it is silent"
+                ("deaf", self._ear), "%s is %s; %s", self, problem, self._problem or "the broker is silent"
             )
             self._state = BackplaneState.DEAF
         for link in list(self._open):
@@ -314,7 +321,7 @@ class RedisBackplane(Backplane):
         problem = "the broker has closed the connection" if exc is None else str(exc)
         if problem != self._problem:
             self._problem = problem
-            self._log.warning(("down", self._ear), "%s: %s; it is connected again", self, problem)
+            self._log.warning(("down", self._ear), "%s: %s; reconnecting", self, problem)
 
     # Commands
 
@@ -357,8 +364,8 @@ class RedisBackplane(Backplane):
         self._outbox.acknowledge()
         self._counts.acknowledged += 1
 
-    def _queued_bytes(self) -> int:
-        return self._outbox.size
+    def _queued(self) -> tuple[int, int]:
+        return len(self._outbox), self._outbox.size
 
     # Subscribing
 
@@ -374,7 +381,9 @@ class RedisBackplane(Backplane):
 
     def unsubscribed(self, subscription: Subscription) -> None:
         """Remove a subscription. Called by `Subscription.cancel`."""
-        topic = self._topics[self._key("t", subscription.topic)]
+        topic = self._topics.get(self._key("t", subscription.topic))
+        if topic is None:
+            return  # closing
         topic.subscribers = tuple(each for each in topic.subscribers if each is not subscription)
         if not topic.subscribers:
             del self._topics[topic.key]
@@ -472,7 +481,9 @@ class RedisBackplane(Backplane):
         query = self._ask("on_messages", on_messages)
         if query is not None:
             handler = partial(self._read_back, query)
-            self._command(handler, "XREVRANGE", self._key("h", topic), "+", "-", "COUNT", count)
+            self._command(
+                handler, "XREVRANGE", self._key("h", topic), "+", "-", "COUNT", min(count, _MAX_COUNT)
+            )
 
     def _read_back(self, query: object, entries: list[Any]) -> None:
         self._looking_up.pop(query)([fields[1] for _, fields in reversed(entries)])
@@ -500,15 +511,21 @@ class RedisBackplane(Backplane):
     def _claim_all(self) -> None:
         """Take all names under a new key, so that those given back meanwhile are free with the old one."""
         old, self._node = self._node, self._key("n", token_hex(8))
-        self._command(None, "SET", self._node, "1", "PX", int(self._presence_ttl * 1000))
+        self._command(None, "SET", self._node, "1", "PX", self._presence_ttl)
         for membership in self._held.values():
             self._claim(membership, old)
         if old:
             self._command(None, "DEL", old)
 
     def _renewed(self, node: bytes, reply: str | None) -> None:
-        """Take all names again if the key had expired: this process was held up, and counted as dead."""
-        if reply is None and node == self._node:
+        """Publish a heartbeat, which a broker that refuses to write would pass on as well."""
+        if reply is None:
+            self._claim_again(node)
+        self._command(None, "PUBLISH", self._ear, "1")
+
+    def _claim_again(self, node: bytes) -> None:
+        """Take all names again, as the key had expired: this process was held up, and counted as dead."""
+        if node == self._node:
             self._claim_all()
 
     def _claim(self, membership: Membership, old: bytes) -> None:
@@ -520,7 +537,7 @@ class RedisBackplane(Backplane):
     def _claimed(self, membership: Membership, node: bytes, taken: int) -> None:
         where = membership.group, membership.name
         if taken < 0:
-            self._renewed(node, None)
+            self._claim_again(node)
         elif self._held.get(where) is membership:
             if not taken:
                 del self._held[where]
@@ -543,8 +560,8 @@ class RedisBackplane(Backplane):
         del self._held[where]
         keys = (self._key("g", membership.group),)
         if hand_over:
-            reserved = int(self._presence_ttl * 1000)
-            self._run_script(None, HAND_OVER, keys, membership.name, self._node, membership.token, reserved)
+            ttl = self._presence_ttl
+            self._run_script(None, HAND_OVER, keys, membership.name, self._node, membership.token, ttl)
         else:
             self._run_script(None, GIVE, keys, membership.name, self._node, membership.token)
 
@@ -584,24 +601,41 @@ class RedisBackplane(Backplane):
         for connector in self._connectors:
             connector.cancel()
         self._send_rest()
-        for topic in list(self._topics.values()):
+        topics, self._topics = self._topics, {}
+        for topic in topics.values():
             for subscription in topic.subscribers:
                 subscription.cancel()
         self._held.clear()
         for link in list(self._open):
-            link.connection.close()
+            if link is not self._commands:
+                link.connection.close()
 
     def _send_rest(self) -> None:
-        """Send what is queued, and free all names; without a broker, say what is dropped."""
+        """Send what is queued, and free all names; close when that is answered. Without a broker, drop it."""
         if self._commands is None:
-            self._counts.unsent += (dropped := self._outbox.clear())
-            if dropped:
-                message = "%s: closed while the broker is away; %d messages that wait for it are dropped"
-                self._log.error(("dropped", self._ear), message, self, dropped)
+            self._drop("closed while the broker is away; %d messages that wait for it are dropped")
             return
         while (message_due := self._outbox.next()) is not None:
             self._send_message(*message_due)
-        self._command(None, "DEL", self._node)
+        connection = self._commands.connection
+        late = BrokerError(f"the broker has not answered within {self._deadline:g} s")
+        self._timer = self._reactor.call_later(self._deadline, connection.abort, late)
+        self._command(lambda _: connection.close(), "DEL", self._node)
+
+    def _drop(self, message: str, exc: BaseException | None = None) -> None:
+        """Drop the messages that the broker has not acknowledged; count and log them."""
+        self._counts.unsent += (dropped := self._outbox.clear())
+        if dropped:
+            cause = "" if exc is None else f": {exc}"
+            self._log.error(("dropped", self._ear), f"%s: {message}%s", self, dropped, cause)
+
+
+def _milliseconds(name: str, value: object) -> int:
+    """Return a duration as the broker takes it, whole milliseconds. Raises as `seconds`, for infinity too."""
+    duration = seconds(name, value)
+    if duration > _LONGEST:
+        raise ValueError(f"{name} must be at most {_LONGEST} seconds, not {value!r}")
+    return max(1, int(duration * 1000))
 
 
 def _ignore(_: object) -> None:

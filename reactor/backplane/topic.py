@@ -14,10 +14,12 @@ import attrs
 
 from reactor.backplane.interface import Subscription
 
-__all__ = ["KEPT", "Live", "Read", "Topic", "offset_of"]
+__all__ = ["KEPT", "KEPT_BYTES", "Live", "Read", "Topic", "offset_of"]
 
-#: Live messages that are kept while the history is read; further ones are read from the history.
+#: Live messages that are kept while the history is read, and their bytes; further ones are read from the
+#: history.
 KEPT = 1000
+KEPT_BYTES = 4 * 1024 * 1024
 
 
 class Live(Enum):
@@ -72,6 +74,7 @@ class Topic:
     again: bool = False
     live: bool = False
     _kept: list[tuple[bytes, bytes, bytes]] | None = None
+    _kept_bytes: int = 0
     _gap_after: int | None = None  # an offset behind which a gap is to be reported
 
     # Live messages
@@ -87,15 +90,19 @@ class Topic:
                 if offset <= self.offset:
                     return Live.DUPLICATE
             self.live = False
-            self._kept = [(epoch, ident, data)]
+            self._keep(epoch, ident, data)
             return Live.READ
+        self._keep(epoch, ident, data)
+        return Live.KEPT
+
+    def _keep(self, epoch: bytes, ident: bytes, data: bytes) -> None:
         if self._kept is None:
-            self._kept = []
-        if len(self._kept) < KEPT:
+            self._kept, self._kept_bytes = [], 0
+        if len(self._kept) < KEPT and self._kept_bytes + len(data) <= KEPT_BYTES:
             self._kept.append((epoch, ident, data))
+            self._kept_bytes += len(data)
         else:
             self.again = True  # it is in the history when that is read once more
-        return Live.KEPT
 
     def lost_live(self) -> None:
         """Note that no live messages come any more: the connection was lost."""

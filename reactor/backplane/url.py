@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import attrs
 
+from reactor.address import Address
 from reactor.errors import AddressError
 
 __all__ = ["BrokerURL"]
 
 _FORMS = "redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], rediss:// over TLS, or unix:///PATH[?db=DATABASE]"
+
+_unquote = partial(unquote, errors="strict")
 
 
 @attrs.frozen
@@ -32,29 +36,42 @@ class BrokerURL:
     secure: bool
 
     def __repr__(self) -> str:
-        where = self.address if isinstance(self.address, str) else ":".join(map(str, self.address))
-        return f"<{where}/{self.database}>"  # without the password: it is for the log
+        return f"<{Address.of(self.address)}/{self.database}>"  # without the password: it is for the log
 
     @classmethod
     def parse(cls, url: str) -> BrokerURL:
         """Return the broker of `url`. Raises AddressError if it is of no form that is known."""
         try:
-            parts = urlsplit(url)
-            port = parts.port
-            query = parse_qs(parts.query, strict_parsing=bool(parts.query))
-            unix = parts.scheme in {"unix", "redis+unix"}
-            if unix:
-                address: str | tuple[str, int] = f"unix:{unquote(parts.path)}"
-                valid = bool(parts.path.strip("/")) and not parts.hostname
-                named = ""
-            else:
-                address = (parts.hostname or "localhost", 6379 if port is None else port)
-                valid = parts.scheme in {"redis", "rediss"}
-                named = parts.path.strip("/")
-            database = int(query.pop("db", [named or "0"])[0])
-        except ValueError as exc:
-            raise AddressError(f"the broker's URL is invalid, {exc}: give {_FORMS}") from exc
-        if not valid or query or parts.fragment or database < 0:
-            raise AddressError(f"the broker's URL is invalid: give {_FORMS}")
-        username, password = (each and unquote(each) for each in (parts.username, parts.password))
-        return cls(address, username or None, password or None, database, parts.scheme == "rediss")
+            return cls._parse(url)
+        except AddressError:
+            raise  # it names the host or path
+        except ValueError:  # its text may have a part of the password
+            raise AddressError(
+                f"the broker's URL is invalid: give {_FORMS},"
+                " and of the password / ? # @ and % as %2F %3F %23 %40 %25"
+            ) from None
+
+    @classmethod
+    def _parse(cls, url: str) -> BrokerURL:
+        """Return the broker of `url`. Raises ValueError if it is of no form that is known."""
+        parts = urlsplit(url)
+        port = parts.port
+        query = parse_qs(parts.query, strict_parsing=bool(parts.query))
+        host = _unquote(parts.hostname or "")
+        if parts.scheme in {"unix", "redis+unix"}:
+            address: str | tuple[str, int] = f"unix:{_unquote(parts.path)}"
+            valid = bool(parts.path.strip("/")) and not host
+            named = ""
+        else:
+            address = (host or "localhost", 6379 if port is None else port)
+            valid = parts.scheme in {"redis", "rediss"} and port != 0
+            named = parts.path.strip("/")
+        database = int(query.pop("db", [named or "0"])[0])
+        username, password = (each and _unquote(each) for each in (parts.username, parts.password))
+        if not valid or query or parts.fragment or database < 0 or (username and password is None):
+            raise ValueError
+        Address.of(address)
+        f"{username}{password}".encode()  # what a command line has that is no UTF-8 can't be sent
+        if not username:  # AUTH with an empty password is for a user that needs none
+            username, password = None, password or None
+        return cls(address, username, password, database, parts.scheme == "rediss")

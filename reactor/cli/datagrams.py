@@ -8,13 +8,16 @@ import attrs
 
 from reactor.address import Address
 from reactor.cli.arguments import CommandFailed
-from reactor.cli.terminal import InputReader, write_output
-from reactor.datagrams import DatagramInfo, DatagramProtocol, Endpoint
+from reactor.cli.terminal import CHUNK, InputReader, write_output
+from reactor.datagrams import DatagramInfo, DatagramLimits, DatagramProtocol, Endpoint
 from reactor.errors import ConnectError
 from reactor.loop.timers import Handle
 from reactor.reactor import Reactor
 
 __all__ = ["DatagramPeer", "exchange"]
+
+# All lines of a chunk of input can be queued; the next one is read when they have been sent.
+_LIMITS = DatagramLimits(max_queued_datagrams=2 * CHUNK, max_queued_bytes=64 * CHUNK)
 
 
 @attrs.frozen
@@ -35,7 +38,7 @@ def exchange(peer: DatagramPeer, wait: float) -> None:
     """
     with Reactor() as loop:
         terminal = _Terminal(loop, peer, wait)
-        loop.connect_datagram(peer.address, lambda: terminal, on_failure=terminal.end)
+        loop.connect_datagram(peer.address, lambda: terminal, limits=_LIMITS, on_failure=terminal.end)
         loop.run()
     if isinstance(terminal.problem, CommandFailed):
         raise terminal.problem
@@ -97,4 +100,13 @@ class _Terminal(DatagramProtocol):
     def _wait_for_more(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(self._wait, self.end)
+        self._timer = self._loop.call_later(self._wait, self._end_if_sent)
+
+    def _end_if_sent(self) -> None:
+        if self._endpoint.get_write_buffer_size():
+            self._wait_for_more()
+            return
+        late = self._endpoint.stats().dropped.get("queue_timeout")
+        self.end(
+            CommandFailed(f"{late} datagrams were dropped: {self._peer} took none in time") if late else None
+        )

@@ -11,13 +11,13 @@ from reactor.cli.arguments import CommandFailed
 from reactor.errors import UsageError
 from reactor.reactor import Reactor
 
-__all__ = ["InputReader", "write_output"]
+__all__ = ["CHUNK", "InputReader", "write_output"]
 
 _STDIN = 0
 _STDOUT = 1
 
 #: Bytes of one read from standard input. The next read waits until they have been written to the peer.
-_CHUNK = 64 * 1024
+CHUNK = 64 * 1024
 
 
 class InputReader:
@@ -72,7 +72,7 @@ def write_output(data: bytes) -> None:
 def _read(fd: int) -> bytes:
     while True:
         try:
-            return os.read(fd, _CHUNK)
+            return os.read(fd, CHUNK)
         except BlockingIOError:  # O_NONBLOCK, set by another process that shares the terminal or pipe
             select.select([fd], [], [])
 

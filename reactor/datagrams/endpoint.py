@@ -78,6 +78,10 @@ _LONGEST_TICK = 0.01
 _ERRORS_AT_ONCE = 64
 _ERRORS_KEPT = 256
 
+# Calls for one datagram that may fail with the errors of earlier ones. After each the kernel's queue of
+# errors is read; a receive buffer of the default size holds less than 400.
+_TRIES = 16
+
 # Seconds until a datagram is tried again whose receiver, a Unix socket, has no room: no event tells when.
 _FIRST_RETRY = 0.005
 _LAST_RETRY = 0.1
@@ -289,6 +293,8 @@ class Endpoint:
             plain = not (self._is_unix or self._settings.info or self._settings.gro)
             self._receive = self._receive_plain if plain else self._receive_messages
             protocol = make_protocol(self._factory)
+            if self._state in _ENDED:
+                return  # the factory has closed it
             self._on_error = error_handler(protocol)
             self._loop.registry.register(sock.fileno(), EVENT_READ, Endpoint._on_event, self)
         except BaseException:
@@ -467,7 +473,7 @@ class Endpoint:
         size = len(joined)
         segment = (segment_size_of(messages, size) if self._settings.gro else size) or 1
         extra = (info_of(messages),) if self._settings.info else ()
-        meter, handle, end = self._meter, self._protocol.datagram_received, 0
+        meter, end = self._meter, 0
         try:
             for start in range(0, size or 1, segment):
                 end = start + segment
@@ -477,7 +483,8 @@ class Endpoint:
                     self._bytes_received -= min(segment, size - start)
                     continue
                 try:
-                    handle(joined[start:end], address, *extra)  # the same object, if it is all
+                    # The same object, if it is all.
+                    self._protocol.datagram_received(joined[start:end], address, *extra)
                 except Exception as exc:
                     self._callback_failed(exc, "datagram_received")
                 if self._state is not _OPEN:  # the others have come too late
@@ -511,15 +518,15 @@ class Endpoint:
     # Sending
 
     def send(self, data: bytes | bytearray | memoryview, address: Any = None) -> bool:
-        """Send a datagram after everything that was sent before; never blocks.
+        """Send a datagram after everything that was sent before; does not block.
 
         Returns True if the kernel has it or it is queued, and False if it was refused or can't be sent, which
         is counted; the reason of the latter comes to `error_received`. True is no promise that it arrives.
 
         data: the whole datagram, which may be empty. A bytearray or memoryview may be changed afterwards.
         address: where to: what `datagram_received` was called with, an `Address`, its text, or the path of
-            a Unix socket. IP addresses are numeric; `connect_datagram` looks up names. None: the address that
-            the endpoint is connected to.
+            a Unix socket. IP addresses are numeric; `connect_datagram` looks up names. (The socket module
+            looks up a name in a pair, and blocks meanwhile.) None: the address that it is connected to.
         Raises UsageError if there is no address, or another than that of a connected endpoint, AddressError
         for an invalid one, TypeError for data that is not bytes.
         """
@@ -537,7 +544,7 @@ class Endpoint:
                 size = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             return self._enqueue(data, address)
-        except (OSError, TypeError) as exc:
+        except (OSError, TypeError, OverflowError) as exc:
             return self._send_otherwise(exc, data, address)
         self._sent += 1
         self._bytes_sent += size
@@ -566,6 +573,8 @@ class Endpoint:
     def _send_otherwise(self, exc: Exception, data: bytes | bytearray | memoryview, address: Any) -> bool:
         """Send after the first try has raised `exc`: with another form of the address, or once more."""
         try:
+            if _is_unix_text(address) and self._is_unix:
+                return self._transmit(data, self._sockaddr(address))
             if isinstance(exc, OSError) and not isinstance(exc, socket.gaierror):
                 return self._try_again(exc, data, address)
             return self._transmit(data, address)
@@ -585,12 +594,14 @@ class Endpoint:
         return True
 
     def _try_again(self, exc: OSError, data: bytes | bytearray | memoryview, address: Any) -> bool:
-        """Send once more after `exc`, which may be about an earlier datagram; otherwise as `_transmit`."""
+        """Send again after `exc`, which may be about an earlier datagram; otherwise as `_transmit`."""
         if exc.errno in FATAL:
+            if not self._queue:  # else it is its first one, and dropped with it
+                self._dropped[cause_of(exc)] += 1
             self._end(exc)
             return False
         listed = self._read_errors()
-        if exc.errno in PASSED_ON:
+        for _ in range(_TRIES if exc.errno in PASSED_ON else 0):
             try:
                 size = self._call(data, address)
             except OSError as again:
@@ -599,6 +610,9 @@ class Endpoint:
                         self._note_error(exc, self._peer)
                     raise
                 exc = again
+                if not self._read_errors():
+                    break  # it is about this datagram
+                listed = True
             else:
                 if not listed:
                     self._note_error(exc, self._peer)
@@ -614,7 +628,7 @@ class Endpoint:
         sock = self._sock
         try:
             sent: int = sock.sendto(data, address) if self._peer is None else sock.send(data)
-        except (TypeError, socket.gaierror) as exc:
+        except (TypeError, OverflowError, socket.gaierror) as exc:
             if self._peer is not None:
                 raise
             sent = sock.sendto(data, self._sockaddr(address, exc))
@@ -629,8 +643,9 @@ class Endpoint:
             raise UsageError(f"{self} is connected to no address: give `send` one") from None
         family = self._sock.family
         if self._is_unix:
-            return address.path if isinstance(address, Address) and address.path is not None else address
-        if isinstance(address, tuple) and not isinstance(exc, socket.gaierror):
+            where = Address.parse(address) if _is_unix_text(address) else address
+            return where.path if isinstance(where, Address) and where.path is not None else where
+        if isinstance(address, tuple) and not isinstance(exc, (socket.gaierror, OverflowError)):
             raise exc or AssertionError(address)  # the data is what was refused
         where = Address.of(address[:2] if isinstance(address, tuple) else address)
         if where.family not in (socket.AF_INET, socket.AF_INET6):
@@ -801,7 +816,7 @@ class Endpoint:
         queue = self._queue
         if not queue:
             self._emptied()
-        elif not self._armed and self._next_flush is None and self._state is not _OPENING:
+        elif not self._armed and self._next_flush is None and self._sock is not None:
             self._next_flush = self._loop.scheduler.call_soon(self._flush)
         self._resume_if_below()
 
@@ -1119,6 +1134,11 @@ class Endpoint:
         self._queue.clear()
         self._run, self._room = [], 0
         return [] if self._sock is None or ended else [self._sock]
+
+
+def _is_unix_text(address: Any) -> bool:
+    """Return whether `address` is the text of a Unix socket's address, and no path."""
+    return isinstance(address, str) and address.startswith("unix:")
 
 
 # For the reactor

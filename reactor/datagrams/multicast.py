@@ -36,6 +36,8 @@ def change_membership(sock: Any, group: str, interface: str | int | None, *, joi
         raise AddressError(
             f"{group!r} is no IP address: a group is one, as 224.0.0.251 or ff02::fb"
         ) from None
+    if "%" in group:
+        raise AddressError(f"{group!r} names an interface: give that as the second argument")
     if not address.is_multicast:
         raise AddressError(f"{group} is no multicast address: 224.0.0.0/4 and ff00::/8 are")
     index = interface_index(interface)

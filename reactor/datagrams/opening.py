@@ -130,7 +130,7 @@ def adopt_datagram_socket(sock: Any, settings: SocketSettings, *, owned: bool = 
         return Opened(sock, peer=_peer_of(sock), given=not owned)
     except BaseException as exc:
         if owned:
-            sock.detach()  # the descriptor is still the one who gave it
+            sock.detach()  # the descriptor stays the caller's
         if isinstance(exc, OSError):
             raise _cannot("use", sock, exc) from exc
         raise

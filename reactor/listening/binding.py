@@ -201,7 +201,7 @@ def _is_live(path: str, kind: int) -> bool:
         except BlockingIOError:
             return True  # its accept queue is full: a process has it
         except OSError as exc:
-            if exc.errno != errno.EPROTOTYPE:
+            if exc.errno not in {errno.EPROTOTYPE, errno.EPERM}:
                 raise
-            return True  # a socket of another type
+            return True  # a socket of another type, or a datagram socket that is connected to another one
     return True

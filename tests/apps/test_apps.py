@@ -13,6 +13,7 @@ import pytest
 from reactor import Reactor
 from reactor.apps import APPS
 from reactor.apps.echo import Echo
+from reactor.testing import DatagramRecorder, MemoryNetwork
 from tests.helpers import DEADLINE, connect, pair, spin
 
 PACKAGES = {"nc": "netcat-openbsd", "socat": "socat", "telnet": "telnet"}
@@ -185,3 +186,17 @@ def test_reactors_of_one_process_serve_each_other():
         second.connect(address, Client)
         spin(second, lambda: (first.run_once(0), got)[1])
         assert b"".join(got) == b"Hello from reactor.\n"
+
+
+@pytest.mark.parametrize("port", [19, 9092])
+@pytest.mark.parametrize("app", ["echo", "daytime"])
+def test_a_forged_sender_does_not_set_two_services_at_each_other(app, port):
+    with MemoryNetwork() as network:
+        one = network.reactor("10.0.0.1").bind_datagram("10.0.0.1:9092", APPS[app].datagrams())
+        two = network.reactor("10.0.0.2").bind_datagram(f"10.0.0.2:{port}", APPS["echo"].datagrams())
+        client = network.reactor("10.0.0.3").bind_datagram("10.0.0.3:0", DatagramRecorder)
+        two.send(b"as if it were from there", one.address)
+        client.send(b"asked", one.address)
+        network.run_out()
+        assert (one.stats().received, one.stats().sent) == (2, 1)
+        assert len(client.get_protocol().received) == 1

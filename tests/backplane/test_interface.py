@@ -138,6 +138,14 @@ def test_messages_above_the_bound_of_the_queue_are_refused_and_counted(anywhere)
     anywhere.spin(lambda: len(heard.events) == 3)
 
 
+def test_number_of_queued_messages_is_bounded_too(anywhere):
+    backplane = anywhere.node(max_queued=128 * 1024)
+    assert [backplane.publish("topic", b"") for _ in range(2049)] == [True] * 2048 + [False]
+    assert backplane.stats().refused == {"queue full": 1}
+    anywhere.spin(lambda: not backplane.stats().queued)
+    assert backplane.publish("topic", b"")
+
+
 @settings(max_examples=25)
 @given(
     st.lists(
@@ -196,14 +204,24 @@ def test_any_use_is_as_the_model_says(anywhere, steps):
         (lambda b: b.take("group", "name", None), TypeError),
         (lambda b: b.take("group", "name", print, on_lost=1), TypeError),
         (lambda b: b.take("group", "name", print, token=1), TypeError),
+        (lambda b: b.take("group", "name", print, token="\udcff"), ValueError),
+        (lambda b: b.take("group", "\udcff", print), ValueError),
+        (lambda b: b.take("\udcff", "name", print), ValueError),
+        (lambda b: b.publish("\udcff", b""), ValueError),
+        (lambda b: b.subscribe("\udcff", print), ValueError),
+        (lambda b: b.read_last("\udcff", 1, print), ValueError),
+        (lambda b: b.members("\udcff", print), ValueError),
         (lambda b: b.members("", print), ValueError),
         (lambda b: b.members("group", None), TypeError),
     ],
 )
-def test_invalid_arguments_are_refused(anywhere, call, error):
+def test_invalid_arguments_are_refused_and_cost_nobody_else_anything(anywhere, call, error):
     backplane = anywhere.node()
+    heard = subscribed(backplane)
     with pytest.raises(error):
         call(backplane)
+    backplane.publish("topic", b"after it")
+    anywhere.spin(lambda: heard.events == [b"after it"] and not backplane.stats().queued)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +370,7 @@ def test_the_last_messages_can_be_read_without_a_subscription(anywhere):
     for number in range(10):
         writer.publish("topic", b"%d" % number)
     anywhere.spin(lambda: not writer.stats().queued)
-    for count in (3, 100):
+    for count in (3, 10**30):
         reader.read_last("topic", count, answers.append)
     anywhere.spin(lambda: len(answers) == 3)
     assert answers == [[], [b"7", b"8", b"9"], [b"%d" % number for number in range(10)]]

@@ -554,6 +554,40 @@ def test_more_live_messages_than_are_kept_are_read_from_the_history(
     assert heard.events == [b"%d" % number for number in range(10)]
 
 
+@pytest.mark.parametrize("size", [0, 1_000_000])
+def test_messages_that_a_closing_backplane_can_t_deliver_are_counted(
+    reactor, scripted, make_node, caplog, size
+):
+    node = make_node(deadline=0.1)
+    spin(reactor, lambda: up(node))
+    scripted.hang()
+    assert node.publish("topic", bytes(size))
+    node.close()
+    spin(reactor, lambda: node.stats().unsent)
+    assert "1 messages may not have arrived" in caplog.text
+    assert not node.stats().queued
+    scripted.resume()
+
+
+def test_messages_on_their_way_at_the_reactor_s_end_are_counted(shared_redis, caplog):
+    with Reactor() as reactor:
+        node = RedisBackplane(reactor, shared_redis.url, prefix="end")
+        spin(reactor, lambda: up(node))
+        node.publish("topic", b"1")
+    assert node.stats().unsent == 1
+    assert "1 messages may not have arrived: the reactor was closed" in caplog.text
+
+
+def test_close_waits_for_the_acknowledgements(world):
+    node = world.node()
+    for _ in range(100):
+        node.publish("topic", b"x")
+    node.close()
+    world.spin(lambda: not world.reactor.connections())
+    assert node.stats().acknowledged == 100
+    assert node.stats().unsent == 0
+
+
 # Deafness, in simulated time
 
 
@@ -671,6 +705,25 @@ def test_a_wrong_password_is_logged_without_the_password(network, caplog):
     assert b"SELECT" in broker.commands
 
 
+def test_a_broker_that_refuses_to_write_does_not_count_as_up(network, far, caplog):
+    broker, make = far
+    node = make()
+    network.advance(2)
+    assert up(node)
+
+    def refuse(session, command):
+        return Error("OOM command not allowed") if command[0] in {b"SET", b"EVALSHA"} else None
+
+    broker.fault = refuse
+    assert seconds_until(network, lambda: node.state is BackplaneState.DEAF) <= 6
+    for _ in range(100):
+        network.advance(0.1)
+        assert not up(node)
+    assert "OOM" in caplog.text
+    broker.fault = lambda session, command: None
+    assert seconds_until(network, lambda: up(node)) <= 2
+
+
 def test_an_old_broker_is_refused(network, caplog):
     Broker(network.reactor("10.0.0.1"), "10.0.0.1:6379", version="6.0.16")
     node = RedisBackplane(network.reactor("10.0.0.2"), "redis://10.0.0.1")
@@ -742,13 +795,24 @@ def test_a_drain_keeps_the_connections_until_the_others_are_gone(network, far):
         ({"prefix": b"x"}, TypeError),
         ({"history": 0}, ValueError),
         ({"history_age": -1}, ValueError),
+        ({"history_age": float("inf")}, ValueError),
+        ({"presence_ttl": float("inf")}, ValueError),
         ({"deadline": 10}, ValueError),
+        ({"prefix": "\udcff"}, ValueError),
         ({"reconnect": 1}, TypeError),
     ],
 )
 def test_invalid_options_are_refused(options, error):
     with Reactor() as reactor, pytest.raises(error):
         RedisBackplane(reactor, **{"url": "redis://127.0.0.1", **options})
+
+
+def test_invalid_address_leaves_nothing_to_be_closed(errors):
+    with Reactor(on_error=errors) as reactor:
+        with pytest.raises(AddressError):
+            RedisBackplane(reactor, "redis://a b")
+        reactor.run_once()
+    assert not errors.seen
 
 
 def test_tls_has_a_context_by_default():

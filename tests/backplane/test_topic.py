@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.backplane.topic import KEPT, Live, Read, Topic, offset_of
+from reactor.backplane.topic import KEPT, KEPT_BYTES, Live, Read, Topic, offset_of
 
 
 def ident(offset):
@@ -55,6 +55,17 @@ def test_more_than_a_bound_are_not_kept_but_read_again():
         topic.receive(b"e", ident(offset), b"")
     assert topic.again
     assert len(topic.go_live()) == KEPT
+
+
+def test_bytes_of_what_is_kept_are_bounded():
+    topic, size = topic_at(), KEPT_BYTES // 4
+    assert topic.receive(b"e", ident(2), bytes(size)) is Live.READ
+    for offset in range(3, 6):
+        assert topic.receive(b"e", ident(offset), bytes(size)) is Live.KEPT
+    assert not topic.again
+    assert topic.receive(b"e", ident(6), b"x") is Live.KEPT
+    assert topic.again
+    assert len(topic.go_live()) == 4
 
 
 def test_another_epoch_is_read():

@@ -55,6 +55,30 @@ def test_many_lines_wait_for_the_kernel(peer):
     assert received == lines[:100]
 
 
+@pytest.fixture
+def unix_peer(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(DEADLINE)
+        sock.bind(str(tmp_path / "peer"))
+        yield sock, f"udp:unix:{tmp_path}/peer"
+
+
+def test_no_line_is_lost_on_a_slow_reader(unix_peer):
+    sock, address = unix_peer
+    lines = [b"%d\n" % number for number in range(20_000)]
+    with redirected("", "connect", address, "--wait", "0.01") as process:
+        with process.stdin as pipe:
+            pipe.write(b"".join(lines))
+        assert [sock.recv(100) for _ in lines] == lines
+        assert process.wait(DEADLINE) == 0
+
+
+def test_lines_that_nobody_reads_are_one_line_and_status_1(unix_peer):
+    _, address = unix_peer
+    status, _, err = exchanged(address, b"x\n" * 2000, "--wait", "0.01")
+    assert (status, err.count(b"took none in time")) == (1, 1)
+
+
 def test_closed_port_is_one_line_and_status_1():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))

@@ -1,5 +1,6 @@
 """Endpoints: sending, receiving, flow control, errors and the end."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -21,7 +22,7 @@ from reactor.apps.echo import DatagramEcho, Echo
 from reactor.datagrams import DatagramLimits, DatagramProtocol
 from reactor.datagrams.endpoint import EndpointState
 from reactor.testing import DatagramRecorder, Errors, MemoryNetwork, Recorder, ScriptedSocket
-from tests.helpers import pass_time, settle
+from tests.helpers import pass_time, settle, spin
 from tests.loop.test_fork import in_child
 
 
@@ -86,6 +87,7 @@ def test_every_form_of_an_address_is_accepted(reactor, ends):
         (None, UsageError, "is connected to no address: give `send` one"),
         ("example.org:53", AddressError, "example.org:53 is not numeric, and a look-up would block"),
         ("nonsense", AddressError, "'nonsense' has no port"),
+        (("127.0.0.1", 70_000), AddressError, "port 70000 .* is out of range"),
         ("[::1]:53", AddressError, "is an IPv6 address, and .* is bound to an IPv4 one"),
     ],
 )
@@ -315,6 +317,20 @@ def test_unix_sockets_with_names_talk(reactor, ends, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("queued", [False, True])
+def test_every_form_of_a_unix_address_is_accepted(ends, tmp_path, queued):
+    receiver, sender = ends.bind(f"unix:{tmp_path}/receiver"), ends.bind(f"unix:{tmp_path}/sender")
+    address, count = receiver.endpoint.address, 0
+    if queued:
+        while not sender.endpoint.get_write_buffer_size():
+            assert sender.endpoint.send(b"x", address)
+            count += 1
+    for form in (address, str(address), address.path, os.fsencode(address.path)):
+        assert sender.endpoint.send(b"x", form)
+    ends.until(lambda: len(receiver.received) == count + 4)
+    assert not sender.errors
+
+
 def test_unix_sender_without_a_name_is_heard(ends, tmp_path):
     server = ends.bind(f"unix:{tmp_path}/server")
     client = ends.connect(f"unix:{tmp_path}/server")
@@ -390,6 +406,20 @@ def test_errors_come_while_nothing_is_received_or_sent(ends, closed_port):
     assert not client.lost
 
 
+def test_errors_of_many_others_do_not_cost_a_datagram(ends, closed_port):
+    client, server = ends.bind(), ends.bind()
+    sock = client.endpoint.get_extra_info("socket")
+    for _ in range(
+        401
+    ):  # of which every second one fails with the error of the one before, and takes it away
+        with contextlib.suppress(ConnectionRefusedError):
+            sock.sendto(b"x", closed_port)
+    assert client.endpoint.send(b"hello", server.endpoint.get_extra_info("sockname"))
+    ends.until(lambda: server.received and client.errors)
+    assert {address for _, address in client.errors} == {closed_port}
+    assert client.endpoint.stats().dropped == {}
+
+
 def test_datagram_that_can_t_be_sent_is_reported_once(ends):
     client = ends.bind()
     assert client.endpoint.send(bytes(70_000), ("127.0.0.1", 9)) is False
@@ -427,6 +457,7 @@ def test_closed_descriptor_ends_the_endpoint(ends, call):
     theirs.sendto(b"hello", sock.getsockname())
     if call == "sendto":
         assert recorder.endpoint.send(b"x", theirs.getsockname()) is False
+        assert recorder.endpoint.stats().dropped == {"EBADF": 1}
     ends.until(lambda: recorder.lost)
     assert recorder.reason.errno == errno.EBADF
 
@@ -538,6 +569,34 @@ def test_datagram_before_close_is_sent_when_the_name_is_known():
         assert (client.names, client.reason) == (["connection_made", "connection_lost"], None)
 
 
+def test_late_datagrams_of_a_name_that_is_looked_up_leave_those_after_them(timed, clock, monkeypatch, errors):
+    receiver, client, answered, real = (
+        DatagramRecorder(),
+        DatagramRecorder(),
+        threading.Event(),
+        socket.getaddrinfo,
+    )
+    server = timed.bind_datagram("127.0.0.1:0", lambda: receiver)
+
+    def slow(host, *args, **options):
+        answered.wait()
+        return real("127.0.0.1", *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    endpoint = timed.connect_datagram(("server.example", server.address.port), lambda: client)
+    endpoint.send(b"early")
+    clock.advance(3)
+    endpoint.send(b"late")
+    endpoint.close()
+    clock.advance(3)
+    settle(timed)
+    assert endpoint.stats().dropped == {"queue_timeout": 1}
+    answered.set()
+    spin(timed, lambda: receiver.received)
+    assert receiver.received == [b"late"]
+    assert endpoint.stats().sent == 1
+
+
 def test_unknown_name_is_a_connect_error():
     with MemoryNetwork() as network:
         errors, failures = Errors(), []
@@ -563,6 +622,23 @@ def test_closing_before_the_name_is_known_calls_nothing():
             getattr(endpoint, end)()
             network.run_out()
             assert (endpoint.state, recorder.calls) == (EndpointState.LOST, [])
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_factory_may_close_the_endpoint_of_a_name(end):
+    with MemoryNetwork() as network:
+        network.names["server.example"] = ["10.0.0.9"]
+        errors, recorder = Errors(), DatagramRecorder()
+        reactor = network.reactor("10.0.0.1", on_error=errors)
+
+        def factory():
+            getattr(endpoint, end)()
+            return recorder
+
+        endpoint = reactor.connect_datagram("server.example:53", factory)
+        network.run_out()
+        assert (endpoint.state, recorder.calls, errors.seen) == (EndpointState.LOST, [], [])
+        assert reactor.endpoints() == []
 
 
 def test_no_route_is_raised_for_a_numeric_address(tmp_path, reactor):
@@ -916,6 +992,21 @@ def test_joined_datagrams_after_a_close_are_counted(ends):
         client.endpoint.send(bytes(10), server.address)
     ends.until(lambda: once.lost)
     assert (server.stats().received, dict(server.stats().dropped)) == (1, {"closed": 6})
+
+
+def test_joined_datagrams_after_a_change_of_the_protocol_are_the_new_one_s(ends):
+    class Greeting(DatagramRecorder):
+        def datagram_received(self, data, address):
+            super().datagram_received(data, address)
+            self.endpoint.set_protocol(other)
+
+    first, other = Greeting(), DatagramRecorder()
+    server = ends.reactor.bind_datagram("127.0.0.1:0", lambda: first, gro=True)
+    client = ends.bind(gso=True)
+    for _ in range(7):
+        client.endpoint.send(bytes(10), server.address)
+    ends.until(lambda: server.stats().received == 7)
+    assert (len(first.received), len(other.received)) == (1, 6)
 
 
 # Limits by client prefix

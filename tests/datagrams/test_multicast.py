@@ -72,6 +72,7 @@ def test_members_of_this_host_can_be_left_out(ends, host, option):
     ("group", "message"),
     [
         ("localhost", "'localhost' is no IP address"),
+        ("ff02::fb%lo", "'ff02::fb%lo' names an interface: give that as the second argument"),
         ("192.0.2.1", "192.0.2.1 is no multicast address: 224.0.0.0/4 and ff00::/8 are"),
         ("ff02::1", "ff02::1 is an IPv6 group, and the endpoint is bound to an IPv4 address"),
     ],

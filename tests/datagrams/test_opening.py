@@ -65,6 +65,12 @@ def test_descriptor_can_t_be_connected(reactor):
         reactor.connect_datagram("127.0.0.1:9", DatagramRecorder, local_address="fd:3")
 
 
+def test_port_0_can_t_be_connected(reactor):
+    with pytest.raises(AddressError, match="0 can't be connected: give a port above 0"):
+        reactor.connect_datagram("127.0.0.1:0", DatagramRecorder)
+    assert reactor.endpoints() == []
+
+
 def test_local_address_of_another_family_is_named(reactor, descriptors):
     with pytest.raises(AddressError, match="is of another family than the peer's"):
         reactor.connect_datagram("127.0.0.1:9", DatagramRecorder, local_address="[::1]:0")
@@ -84,6 +90,18 @@ def test_stale_unix_socket_is_replaced_and_a_live_one_is_not(reactor, ends, tmp_
         stream.listen()
         with pytest.raises(ListenError, match="Address already in use"):
             reactor.bind_datagram(f"unix:{path}", DatagramRecorder)
+
+
+def test_unix_socket_that_is_connected_to_another_is_live(reactor, tmp_path):
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as two,
+    ):
+        one.bind(f"{tmp_path}/one")
+        two.bind(f"{tmp_path}/two")
+        one.connect(f"{tmp_path}/two")
+        with pytest.raises(ListenError, match="Address already in use"):
+            reactor.bind_datagram(f"unix:{tmp_path}/one", DatagramRecorder)
 
 
 def test_failed_connect_leaves_no_file(reactor, tmp_path, descriptors):
