@@ -44,6 +44,7 @@ __all__ = [
     "UsageError",
     "WriteTimeout",
     "cause_of",
+    "missing_package",
 ]
 
 
@@ -291,3 +292,15 @@ def cause_of(exc: BaseException | None) -> str:
     if isinstance(exc, OSError) and exc.errno is not None:
         return errno.errorcode.get(exc.errno, f"errno {exc.errno}")
     return type(exc).__name__
+
+
+def missing_package(needing: str, package: str, extra: str) -> ImportError:
+    """Return the error for a package that is not installed: how to install the extra that has it.
+
+    needing: the module or the command's option that needs it.
+    """
+    return ImportError(
+        f"{needing} needs {package}: pip install 'selectors-reactor[{extra}]', "
+        f"or in a checkout pip install -e '.[{extra}]'",
+        name=package,
+    )

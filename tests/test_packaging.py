@@ -48,7 +48,7 @@ def test_host_modules_have_an_extra_of_their_name():
     named = {
         extra
         for path in (ROOT / "reactor" / "embed").glob("*.py")
-        for extra in re.findall(r'missing_host\("(\w+)"', path.read_text())
+        for extra in re.findall(r'missing_package\("reactor.embed.(\w+)"', path.read_text())
     }
     assert named == {"glib", "qt", "trio", "twisted"}
     assert named <= set(PROJECT["optional-dependencies"])

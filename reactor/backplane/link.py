@@ -12,18 +12,13 @@ from typing import Any
 import attrs
 
 from reactor.connection.connection import Connection
-from reactor.errors import BrokerError
+from reactor.errors import BrokerError, missing_package
 from reactor.protocol import Protocol
 
 try:
     import hiredis
 except ImportError as exc:
-    extra = "redis"
-    raise ImportError(
-        f"RedisBackplane needs hiredis: pip install 'selectors-reactor[{extra}]', "
-        f"or in a checkout pip install -e '.[{extra}]'",
-        name="hiredis",
-    ) from exc
+    raise missing_package("RedisBackplane", "hiredis", "redis") from exc
 
 __all__ = ["Link", "Refusable", "ReplyHandler"]
 

@@ -26,7 +26,14 @@ from reactor.cli.arguments import (
 )
 from reactor.deploy import Supervisor
 from reactor.deploy.systemd import ServiceManager, inherited
-from reactor.errors import AddressError, ListenError, SupervisorError, TLSContextError, UsageError
+from reactor.errors import (
+    AddressError,
+    ListenError,
+    SupervisorError,
+    TLSContextError,
+    UsageError,
+    missing_package,
+)
 from reactor.listening.listener import Listener
 from reactor.options import Limits, ProxyProtocol, Timeouts
 from reactor.protocol import Factory
@@ -320,10 +327,7 @@ def _extra(option: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as exc:
-        raise CommandFailed(
-            f"{option} needs {exc.name}: pip install 'selectors-reactor[{extra}]', "
-            f"or in a checkout pip install -e '.[{extra}]'"
-        ) from exc
+        raise CommandFailed(str(missing_package(option, exc.name or "more", extra))) from exc
 
 
 def _title(options: argparse.Namespace) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor.embed.attachment import BUDGET, Attachment
-from reactor.embed.extras import missing_host
+from reactor.errors import missing_package
 from reactor.reactor import Reactor
 
 try:
     from gi.repository import GLib
 except ImportError as exc:
-    raise missing_host("glib", "PyGObject") from exc
+    raise missing_package("reactor.embed.glib", "PyGObject", "glib") from exc
 
 __all__ = ["attach"]
 

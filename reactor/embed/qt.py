@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor.embed.attachment import BUDGET, Attachment
-from reactor.embed.extras import missing_host
+from reactor.errors import missing_package
 from reactor.reactor import Reactor
 
 __all__ = ["attach"]
@@ -58,4 +58,4 @@ def _core() -> Any:
             return importlib.import_module(f"{name}.QtCore")
         except ModuleNotFoundError:
             continue
-    raise missing_host("qt", "PySide6 or PyQt6")
+    raise missing_package("reactor.embed.qt", "PySide6 or PyQt6", "qt")

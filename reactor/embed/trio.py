@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from reactor.embed.attachment import BUDGET
-from reactor.embed.extras import missing_host
+from reactor.errors import missing_package
 from reactor.options import seconds
 from reactor.reactor import Reactor
 
 try:
     import trio
 except ImportError as exc:
-    raise missing_host("trio", "trio") from exc
+    raise missing_package("reactor.embed.trio", "trio", "trio") from exc
 
 __all__ = ["run"]
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor.embed.attachment import BUDGET, Attachment
-from reactor.embed.extras import missing_host
+from reactor.errors import missing_package
 from reactor.reactor import Reactor
 
 try:
     from twisted.internet.interfaces import IReadDescriptor
     from zope.interface import implementer
 except ImportError as exc:
-    raise missing_host("twisted", "Twisted") from exc
+    raise missing_package("reactor.embed.twisted", "Twisted", "twisted") from exc
 
 __all__ = ["attach"]
 

@@ -15,8 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 import attrs
 
-from reactor.errors import ReactorError
-from reactor.http.extras import missing_package
+from reactor.errors import ReactorError, missing_package
 
 try:
     import h11

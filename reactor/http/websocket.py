@@ -17,8 +17,7 @@ from typing import Any
 
 from reactor.connection.connection import Connection, interrupted
 from reactor.connection.interrupts import Step
-from reactor.errors import ReadTimeout, StreamClosed, UsageError
-from reactor.http.extras import missing_package
+from reactor.errors import ReadTimeout, StreamClosed, UsageError, missing_package
 from reactor.http.streaming import Outflow
 from reactor.http.syntax import Head, HTTPError
 from reactor.options import seconds

@@ -18,7 +18,7 @@ from typing import Any
 
 from reactor.address import Address, AddressLike
 from reactor.embed.attachment import BUDGET, Attachment
-from reactor.errors import UsageError
+from reactor.errors import UsageError, missing_package
 from reactor.listening.binding import cannot_listen
 from reactor.listening.listener import Listener
 from reactor.loop.system import KERNEL
@@ -35,11 +35,7 @@ try:
     from reactor.status.metrics import exposition
 except ImportError as missing:
     package = (missing.name or "more").partition(".")[0].replace("_", "-")
-    raise ImportError(
-        f"reactor.status needs {package}: pip install 'selectors-reactor[status]', "
-        "or in a checkout pip install -e '.[status]'",
-        name=package,
-    ) from missing
+    raise missing_package("reactor.status", package, "status") from missing
 
 __all__ = ["StatusPage", "check_open"]
 

@@ -252,8 +252,12 @@ def test_thousands_of_failed_handshakes_leak_nothing(certificates, descriptors, 
                 spin(reactor, lambda: listener.connections == 0)
 
         visit(3000)  # the heap grows once to the size that so many need
-        before, lines = anonymous_memory(), len(caplog.records)
-        visit(3000)
-        assert anonymous_memory() - before < 3_000_000, "a thousand bytes for each"
-        assert len(caplog.records) - lines < 300, "a line for each"
-        assert reactor.stats().closed == {"TLSHandshakeError": 6000}
+        grown = []
+        while not grown or (min(grown) > 3_000_000 and len(grown) < 5):
+            before, lines = anonymous_memory(), len(caplog.records)
+            visit(3000)
+            grown.append(anonymous_memory() - before)
+            assert len(caplog.records) - lines < 300, "a line for each"
+        # A leak shows each time; the heap of a process with many tests grows now and then.
+        assert min(grown) <= 3_000_000, "a thousand bytes for each"
+        assert reactor.stats().closed == {"TLSHandshakeError": 3000 * (1 + len(grown))}

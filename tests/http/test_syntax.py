@@ -1,5 +1,8 @@
 """The syntax of requests: what is refused, that nothing is smuggled, and that pieces change nothing."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -365,3 +368,12 @@ def test_pipelined_requests_are_answered_in_order_however_they_are_cut(requests,
 def test_no_bytes_bring_about_an_error_of_the_server(pieces):
     for each in answers(exchange(mirror, *filter(None, pieces))):
         assert each.status == 200 or 400 <= each.status < 500 or each.status in {501, 505}
+
+
+def test_missing_h11_names_the_extra():
+    program = "import sys; sys.modules['h11'] = None; import reactor.http"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: reactor.http needs h11: pip install 'selectors-reactor[http]', "
+        "or in a checkout pip install -e '.[http]'"
+    )
