@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -312,6 +313,8 @@ def test_page_says_when_it_is_disconnected_and_comes_back_as_it_was(tmp_path, op
     with chat(tmp_path) as deployment:
         address = deployment.page.removeprefix("http://").removesuffix("/")
         page = open_page(f"{deployment.page}#garden")
+        page.clock.install()
+        page.reload()
         page.get_by_label("Your line").fill("/nick ann")
         page.keyboard.press("Enter")
         expect(page.locator("#me")).to_have_text("You are ann")
@@ -326,11 +329,14 @@ def test_page_says_when_it_is_disconnected_and_comes_back_as_it_was(tmp_path, op
         page.keyboard.type("after the restart\n")
         expect(last(page)).to_contain_text("after the restart")
     expect(page.get_by_role("status").first).to_contain_text("Disconnected: the next try is in")
+    page.clock.pause_at(time.time() + 1)  # no try of its own from now on
+    expect(page.get_by_role("status").first).to_contain_text("Disconnected: the next try is in")
     page.keyboard.type("lost?\n")
     expect(page.locator("#hint")).to_have_text("Not sent: the page is disconnected.")
     expect(page.get_by_label("Your line")).to_have_value("lost?")
     with chat(tmp_path, web=address):
         page.get_by_role("button", name="Connect now").click()
+        page.clock.resume()
         expect(page.get_by_role("status").first).to_have_text("Connected")
         page.keyboard.press("Enter")
         expect(last(page)).to_contain_text("lost?")
