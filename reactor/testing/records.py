@@ -37,7 +37,31 @@ class Errors:
         return only
 
 
-class Recorder(Protocol):
+class _Recorded:
+    """Calls of a protocol, which are recorded in `calls`, each as a tuple of name and arguments."""
+
+    calls: list[tuple[Any, ...]]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the calls, in order."""
+        return [call[0] for call in self.calls]
+
+    @property
+    def lost(self) -> bool:
+        """Whether `connection_lost` was called."""
+        return "connection_lost" in self.names
+
+    @property
+    def reason(self) -> BaseException | None:
+        """The argument of `connection_lost`. Raises AssertionError unless that was called once, and last."""
+        assert self.names.count("connection_lost") == 1, self.names
+        assert self.names[-1] == "connection_lost", self.names
+        reason: BaseException | None = self.calls[-1][1]
+        return reason
+
+
+class Recorder(_Recorded, Protocol):
     """A protocol that records its calls in `calls`, each as a tuple of name and argument.
 
     keep_open: the result of `eof_received`.
@@ -61,27 +85,9 @@ class Recorder(Protocol):
         self.keep_open = False
 
     @property
-    def names(self) -> list[str]:
-        """The names of the calls, in order."""
-        return [call[0] for call in self.calls]
-
-    @property
     def received(self) -> bytes:
         """All bytes received so far."""
         return b"".join(call[1] for call in self.calls if call[0] == "data_received")
-
-    @property
-    def lost(self) -> bool:
-        """Whether `connection_lost` was called."""
-        return "connection_lost" in self.names
-
-    @property
-    def reason(self) -> BaseException | None:
-        """The argument of `connection_lost`. Raises AssertionError unless that was called once, and last."""
-        assert self.names.count("connection_lost") == 1, self.names
-        assert self.names[-1] == "connection_lost", self.names
-        reason: BaseException | None = self.calls[-1][1]
-        return reason
 
     def connection_made(self, connection: Connection) -> None:
         """Record the call."""
@@ -110,7 +116,7 @@ class Recorder(Protocol):
         self.calls.append(("connection_lost", exc))
 
 
-class DatagramRecorder(DatagramProtocol):
+class DatagramRecorder(_Recorded, DatagramProtocol):
     """A datagram protocol that records its calls in `calls`, each as a tuple of name and arguments.
 
     >>> from reactor.testing import MemoryReactor
@@ -128,11 +134,6 @@ class DatagramRecorder(DatagramProtocol):
         self.endpoint: Endpoint
 
     @property
-    def names(self) -> list[str]:
-        """The names of the calls, in order."""
-        return [call[0] for call in self.calls]
-
-    @property
     def received(self) -> list[bytes]:
         """All datagrams received so far."""
         return [call[1] for call in self.calls if call[0] == "datagram_received"]
@@ -141,19 +142,6 @@ class DatagramRecorder(DatagramProtocol):
     def errors(self) -> list[tuple[OSError, Any]]:
         """The arguments of each `error_received`."""
         return [(call[1], call[2]) for call in self.calls if call[0] == "error_received"]
-
-    @property
-    def lost(self) -> bool:
-        """Whether `connection_lost` was called."""
-        return "connection_lost" in self.names
-
-    @property
-    def reason(self) -> BaseException | None:
-        """The argument of `connection_lost`. Raises AssertionError unless that was called once, and last."""
-        assert self.names.count("connection_lost") == 1, self.names
-        assert self.names[-1] == "connection_lost", self.names
-        reason: BaseException | None = self.calls[-1][1]
-        return reason
 
     def connection_made(self, endpoint: Endpoint) -> None:
         """Record the call."""
