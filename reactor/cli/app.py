@@ -46,7 +46,7 @@ def chosen_app(options: argparse.Namespace) -> App:
     """Return the app of `options.app`, which may be a factory's.
 
     With `options.udp` its protocols are to be those of datagrams. A factory is imported, and checked as
-    far as that is possible without calling it; `options.error` is called for one that can't be meant.
+    far as that is possible without calling it; `options.error` is called with what is wrong with it.
     """
     name: App | str = options.app
     if isinstance(name, App):
