@@ -31,6 +31,26 @@ class Who(Protocol):
 """
 
 
+#: The beginning of an app whose process says "waiting", and waits, where `held` has made its FIFO.
+GATE = """
+import os, sys
+if os.path.exists("gate"):
+    print("waiting", file=sys.stderr, flush=True)
+    open("gate").close()
+"""
+
+
+@contextmanager
+def held(folder):
+    """Let the next process of an app with a `GATE` wait until the end of the block."""
+    gate = folder / "gate"
+    os.mkfifo(gate)
+    yield
+    opened = os.open(gate, os.O_WRONLY)
+    gate.unlink()
+    os.close(opened)
+
+
 class Deployment:
     """A supervisor, with all processes that come from it: a session of its own.
 

@@ -3,11 +3,23 @@
 import shutil
 import signal
 import subprocess
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.deploy.programs import APP, Load, ask, ask_anew, client_of, deployed, serving, until, write_app
+from tests.deploy.programs import (
+    APP,
+    GATE,
+    Load,
+    ask,
+    ask_anew,
+    client_of,
+    deployed,
+    held,
+    serving,
+    until,
+    write_app,
+)
 from tests.helpers import DEADLINE
 
 #: `reactor`, whose processes of one role kill themselves before their n-th message, if they start while the
@@ -115,30 +127,23 @@ def until_served_by(pids, address):
 
 
 def test_supervisor_that_is_killed_while_its_successor_starts_leaves_it_in_charge(folder):
-    waits = """
-import os, sys, time
-if os.path.exists("wait"):
-    print("waiting", file=sys.stderr, flush=True)
-while os.path.exists("wait"):
-    time.sleep(0.01)
-"""
-    write_app(folder, app=waits + APP)
+    write_app(folder, app=GATE + APP)
     with serving(folder, workers=2) as deployment:
         old = set(deployment.workers(2).values())
         address = deployment.started(2)
-        (folder / "wait").touch()
-        deployment.signal(signal.SIGUSR2)
-        deployment.wait_for("is to replace the supervisor")
-        deployment.wait_for("waiting")  # it has the listening sockets then
-        with client_of(address) as client:
-            deployment.signal(signal.SIGKILL)
-            deployment.wait_for_all(1, "the supervisor has gone: draining")
-            assert ask(client)[0] in old
-            with client_of(address) as waiting:
+        with ExitStack() as opened:
+            with held(folder):
+                deployment.signal(signal.SIGUSR2)
+                deployment.wait_for("is to replace the supervisor")
+                deployment.wait_for("waiting")  # it has the listening sockets then
+                client = opened.enter_context(client_of(address))
+                deployment.signal(signal.SIGKILL)
+                deployment.wait_for_all(1, "the supervisor has gone: draining")
+                assert ask(client)[0] in old
+                waiting = opened.enter_context(client_of(address))
                 waiting.sendall(b"?")
-                (folder / "wait").unlink()
-                deployment.follow()
-                assert waiting.recv(100)
+            deployment.follow()
+            assert waiting.recv(100)
         deployment.process.wait(DEADLINE)
         deployment.workers(2)
         until(lambda: ask_anew(address)[0] not in old)

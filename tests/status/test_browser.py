@@ -1,26 +1,14 @@
 """The page in a real browser: through deploys, with the keyboard alone, without scripts, narrow and dark."""
 
-import os
 import re
 import shutil
 import signal
-from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from tests.deploy.programs import client_of, serving
+from tests.deploy.programs import GATE, client_of, held, serving
 from tests.helpers import DEADLINE
-
-#: An echo server whose processes wait, where there is a FIFO "gate", until that is opened for writing.
-GATED = """
-import os
-from reactor.apps.echo import Echo
-
-if os.path.exists("gate"):
-    open("gate").close()
-Gated = Echo
-"""
 
 #: The sections whose contents are wider than they are.
 OVERFLOWING = """
@@ -41,7 +29,7 @@ def browser():
 
 @pytest.fixture
 def deployment(tmp_path):
-    (tmp_path / "gated.py").write_text(GATED)
+    (tmp_path / "gated.py").write_text(GATE + "from reactor.apps.echo import Echo as Gated\n")
     with serving(tmp_path, "--status", "127.0.0.1:0", app="gated:Gated", workers=2) as deployment:
         deployment.page = deployment.wait_for(r"status page: (\S+)")[1]
         deployment.processes = deployment.workers(2)
@@ -78,17 +66,6 @@ def open_page(browser, deployment):
 
 def figure(page, name):
     return page.locator("#now div", has=page.get_by_text(name, exact=True)).locator("dd")
-
-
-@contextmanager
-def held(folder):
-    """Let the next process wait before it serves."""
-    gate = folder / "gate"
-    os.mkfifo(gate)
-    yield
-    opened = os.open(gate, os.O_WRONLY)
-    gate.unlink()
-    os.close(opened)
 
 
 def test_figures_change_through_restarts_and_replacements(deployment, open_page, tmp_path):
