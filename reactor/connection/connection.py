@@ -63,8 +63,8 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
 __all__ = [
     "Connection", "activity", "await_header", "awaits_first_bytes", "begin", "begin_blocking_handshake",
     "begin_handshake", "check_deadlines", "connections_of", "detach", "fail", "flush_connections",
-    "identify", "interrupted", "lend_reading", "may_end", "note_activity", "open_connection", "prefix_of",
-    "recover", "unnotified_of",
+    "identify", "interrupted", "is_frozen", "lend_reading", "may_end", "note_activity", "open_connection",
+    "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
 # Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`, `handover.freeze`.
@@ -1500,6 +1500,11 @@ def prefix_of(connection: Connection) -> bytes | None:
 def activity(connection: Connection) -> float:
     """Return when the last byte passed in either direction, in the clock's seconds."""
     return connection._last_active
+
+
+def is_frozen(connection: Connection) -> bool:
+    """Return whether the connection is being handed over to another process."""
+    return bool(connection._reading_stopped & _FROZEN)
 
 
 def lend_reading(connection: Connection) -> None:
