@@ -1456,13 +1456,15 @@ def interrupted(connection: Connection, exc: BaseException) -> None:
     connection._interrupted(exc)
 
 
-def may_end(connection: Connection) -> bool:
+def may_end(connection: Connection, *, late: bool = False) -> bool:
     """Return whether the connection is idle, so that a drain may close it.
 
     It is idle if nothing is queued or unread, no read deadline is running, and the protocol's `draining`, if
     it has that method, returns False.
+    late: what this side waits for from the peer does not count: that it takes the queue, sends what it owes,
+        or completes a TLS handshake or record.
     """
-    if connection._channel.is_busy() or connection.get_write_buffer_size():
+    if not late and (connection._channel.is_busy() or connection.get_write_buffer_size()):
         return False
     draining = getattr(connection._protocol, "draining", None)
     try:
@@ -1471,7 +1473,7 @@ def may_end(connection: Connection) -> bool:
     except Exception as exc:
         connection._callback_failed(exc, "draining")
         return False
-    if connection._owed is not None and connection._state in READABLE:
+    if not late and connection._owed is not None and connection._state in READABLE:
         return False  # asked after `draining`, which may have cleared it
     if connection._state not in READABLE:
         return True

@@ -55,6 +55,7 @@ class Snapshot:
     owed: the seconds that have passed of the read deadline, and its timeout; None without one.
     timeouts, limits: the settings that are not those of its listener.
     proxy_header: the PROXY header that it began with; None without one.
+    read_tokens, write_tokens: bytes that `read_rate` and `write_rate` allow; None without the rate.
     """
 
     state: str
@@ -69,6 +70,8 @@ class Snapshot:
     timeouts: dict[str, Any]
     limits: dict[str, Any]
     proxy_header: bytes | None = None
+    read_tokens: float | None = None
+    write_tokens: float | None = None
 
 
 @attrs.frozen(eq=False)
@@ -151,6 +154,8 @@ def take_snapshot(frozen: Frozen, common: Settings) -> Snapshot | None:
         timeouts=_differing(settings.timeouts, common.timeouts, _OWN_TIMEOUTS),
         limits=_differing(settings.limits, common.limits, _OWN_LIMITS),
         proxy_header=settings.proxy_header,
+        read_tokens=_level(connection, connection._channel.rate),
+        write_tokens=_level(connection, None if connection._queue is None else connection._queue.rate),
     )
 
 
@@ -242,7 +247,9 @@ def make_protocol_of(connection: Connection, snapshot: Snapshot, factory: Any) -
         connection._protocol = protocol
         if connection._state in ENDED:
             return
-        connection._set_channel(connection._clear_channel())
+        channel = connection._clear_channel()
+        _fill(channel.rate, snapshot.read_tokens)
+        connection._set_channel(channel)
         if connection.is_paused():
             protocol.pause_writing()
         if snapshot.input:
@@ -260,7 +267,18 @@ def _queue_of(connection: Connection, snapshot: Snapshot) -> SendQueue:
     queue.throttled = True
     queue.paused = snapshot.write_paused
     queue.rate = None if rate is None else TokenBucket(rate, now)
+    _fill(queue.rate, snapshot.write_tokens)
     return queue
+
+
+def _level(connection: Connection, bucket: TokenBucket | None) -> float | None:
+    return None if bucket is None else bucket.level(connection._settings.loop.time())
+
+
+def _fill(bucket: TokenBucket | None, tokens: float | None) -> None:
+    """Fill the bucket as that of the other process; it is full if that had none."""
+    if bucket is not None and tokens is not None:
+        bucket.fill(tokens)
 
 
 def _content(frozen: Frozen) -> bytes | None:

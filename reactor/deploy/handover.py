@@ -618,4 +618,6 @@ def _decode(header: dict[str, Any], body: bytes) -> Snapshot:
         timeouts=header["timeouts"],
         limits=header["limits"],
         proxy_header=None if proxy_header is None else bytes.fromhex(proxy_header),
+        read_tokens=header.get("read_tokens"),
+        write_tokens=header.get("write_tokens"),
     )

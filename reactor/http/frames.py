@@ -1,4 +1,4 @@
-"""What a reader of WebSocket frames has received of a message, as bytes for the reader of another process.
+"""The place of a reader in a stream of WebSocket frames, as bytes for a reader in another process.
 
 wsproto does not say where in a frame it is. This module knows, from the attributes of its decoders, and
 describes it by bytes after which a new reader is at the same place: the message so far as one fragment, the

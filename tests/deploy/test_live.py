@@ -63,7 +63,7 @@ page = HTTP({"POST /": post})
 
 
 class Poster(threading.Thread):
-    """A client that posts at full speed, until `enough` is set, and connects again only if an answer says so."""
+    """A client that posts until `enough` is set, and connects again only where an answer says so."""
 
     def __init__(self, address):
         super().__init__()
