@@ -1461,10 +1461,9 @@ def may_end(connection: Connection, *, late: bool = False) -> bool:
 
     It is idle if nothing is queued or unread, no read deadline is running, and the protocol's `draining`, if
     it has that method, returns False.
-    late: what this side waits for from the peer does not count: that it takes the queue, sends what it owes,
-        or completes a TLS handshake or record.
+    late: what this side waits for does not count: that the peer takes the queue, or sends what it owes.
     """
-    if not late and (connection._channel.is_busy() or connection.get_write_buffer_size()):
+    if connection._channel.is_busy() or (connection.get_write_buffer_size() and not late):
         return False
     draining = getattr(connection._protocol, "draining", None)
     try:
