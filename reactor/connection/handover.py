@@ -14,6 +14,8 @@ peer sees nothing of that: what it sends stays in the kernel's receive buffer. O
 from __future__ import annotations
 
 import copy
+import socket
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -21,15 +23,16 @@ import attrs
 from reactor.connection.channel import Kind
 from reactor.connection.connection import _FROZEN, _LENT, Connection
 from reactor.connection.interface import check_protocol
+from reactor.connection.interrupts import Step
 from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import Sending, SendQueue
 from reactor.connection.settings import Settings
 from reactor.connection.state import ENDED, Event, State
-from reactor.errors import HandedOver
+from reactor.errors import ConnectionAborted, HandedOver
 
 __all__ = [
-    "Frozen", "Snapshot", "can_hand_over", "freeze", "leave", "make_protocol_of", "own_settings", "revive",
-    "socket_of", "take_snapshot", "thaw", "written_since",
+    "Frozen", "Snapshot", "can_hand_over", "cut", "freeze", "leave", "make_protocol_of", "own_settings",
+    "revive", "shut_down", "socket_of", "take_snapshot", "thaw", "written_since",
 ]  # fmt: skip
 
 # From each of these the other process can go on; a closing connection is on its way to its end here.
@@ -104,7 +107,15 @@ def can_hand_over(connection: Connection) -> bool:
 
 
 def freeze(connection: Connection) -> Frozen:
-    """Stop receiving and sending until `thaw`, whatever the program and the timers do meanwhile."""
+    """Stop receiving and sending until `thaw`, whatever the program and the timers do meanwhile.
+
+    An interrupt in it, or in `thaw`, ends the connection.
+    """
+    with Step(connection._break_off):
+        return _freeze(connection)
+
+
+def _freeze(connection: Connection) -> Frozen:
     now, queue = connection._settings.loop.time(), connection._queue
     since = max(connection._last_active, connection._reading_changed)
     waits = connection._holds_back() or (queue is not None and queue.throttled)
@@ -171,8 +182,24 @@ def socket_of(connection: Connection) -> Any:
 
 
 def leave(connection: Connection) -> None:
-    """Close the descriptor, which another process has too; `connection_lost` is called with `HandedOver`."""
-    connection._close_now(HandedOver("the connection goes on in another process"))
+    """Close the descriptor, which another process has too; `connection_lost` is called with `HandedOver`.
+
+    Does nothing if the connection has ended.
+    """
+    if connection._state not in ENDED:
+        connection._close_now(HandedOver("the connection goes on in another process"))
+
+
+def cut(connection: Connection) -> None:
+    """End the connection for its peer, and for whoever has a duplicate of its socket."""
+    shut_down(connection._sock)
+    connection.abort(ConnectionAborted("an interrupt came while it was handed over"))
+
+
+def shut_down(sock: Any) -> None:
+    """End both directions of a socket, for all processes that have it."""
+    with suppress(OSError):  # the peer has reset it, or it is closed
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def thaw(connection: Connection, snapshot: Snapshot | None = None) -> None:
@@ -182,6 +209,11 @@ def thaw(connection: Connection, snapshot: Snapshot | None = None) -> None:
     """
     if connection._state in ENDED or not connection._reading_stopped & _FROZEN:
         return
+    with Step(connection._break_off):
+        _thaw(connection, snapshot)
+
+
+def _thaw(connection: Connection, snapshot: Snapshot | None) -> None:
     now, queue = connection._settings.loop.time(), connection._queue
     connection._stop_reading(connection._reading_stopped & ~_FROZEN)
     if snapshot is not None:
@@ -241,6 +273,7 @@ def revive(kind: type[Connection], common: Settings, sock: Any, snapshot: Snapsh
 
 def make_protocol_of(connection: Connection, snapshot: Snapshot, factory: Any) -> None:
     """Set the protocol that the factory's `take_over` makes; an exception is reported, and resets it."""
+    protocol: Any = None
     try:
         protocol = factory.take_over(connection, snapshot.protocol_state)
         check_protocol(protocol, "take_over returned")
@@ -258,6 +291,11 @@ def make_protocol_of(connection: Connection, snapshot: Snapshot, factory: Any) -
         name = f"take_over of {getattr(factory, '__qualname__', repr(factory))}"
         connection._settings.loop.scheduler.report(exc, name, connection)
         connection.abort(exc)
+    except BaseException:
+        if protocol is not None and connection._state is not State.LOST:
+            connection._protocol = protocol  # which is called with the end
+        connection._break_off()
+        raise
 
 
 def _queue_of(connection: Connection, snapshot: Snapshot) -> SendQueue:
