@@ -13,7 +13,7 @@ import attrs
 
 from reactor.address import Address
 from reactor.connecting.happy_eyeballs import Race, interleave
-from reactor.connecting.state import IN_ROUND, SHOWN, TRANSITIONS, ConnectorState, Event, Phase
+from reactor.connecting.state import IN_ROUND, SHOWN, ConnectorState, Event, Phase, after
 from reactor.connection.closing import reset
 from reactor.connection.connection import Connection, fail, open_connection
 from reactor.connection.handshake import PendingHandshake, pending_handshake_of
@@ -155,7 +155,7 @@ class Connector:
         return self._phase is Phase.DONE
 
     def _move(self, event: Event) -> None:
-        self._phase = TRANSITIONS[self._phase, event]
+        self._phase = after(self._phase, event)
 
     # A round: look up, try, and connect or fail
 

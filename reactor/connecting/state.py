@@ -1,16 +1,18 @@
 """The phases of a connector, the events that move it, and the one table of moves.
 
 A round of attempts: the name is looked up, its addresses are tried, and over TLS the first that has answered
-does the handshake. A move that the table does not list is a bug of this package, and raises.
+does the handshake. What the table does not list can't happen; `after` raises for it, because it
+would be a bug of ours.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from functools import partial
 
-from reactor.connection.state import Transitions
+from reactor.connection import state
 
-__all__ = ["IN_ROUND", "SHOWN", "TRANSITIONS", "ConnectorState", "Event", "Phase"]
+__all__ = ["IN_ROUND", "SHOWN", "TRANSITIONS", "ConnectorState", "Event", "Phase", "after"]
 
 
 class ConnectorState(Enum):
@@ -50,24 +52,22 @@ class Event(Enum):
 
 IN_ROUND = frozenset({Phase.RESOLVING, Phase.RACING, Phase.HANDSHAKING})
 
-TRANSITIONS: Transitions[Phase, Event] = Transitions(
-    {
-        (Phase.WAITING, Event.BEGIN): Phase.RESOLVING,
-        (Phase.RESOLVING, Event.RESOLVED): Phase.RACING,
-        (Phase.RACING, Event.ANSWERED): Phase.HANDSHAKING,
-        (Phase.RACING, Event.ARRIVED): Phase.CONNECTED,
-        (Phase.HANDSHAKING, Event.ARRIVED): Phase.CONNECTED,
-        **{(phase, Event.FAILED): Phase.WAITING for phase in IN_ROUND},
-        **{(phase, Event.GAVE_UP): Phase.DONE for phase in IN_ROUND},
-        **{(phase, Event.INTERRUPTED): Phase.WAITING for phase in IN_ROUND},
-        # In clear the connection is there when it can turn out that nothing watches its socket.
-        (Phase.CONNECTED, Event.FAILED): Phase.WAITING,
-        (Phase.CONNECTED, Event.GAVE_UP): Phase.DONE,
-        (Phase.CONNECTED, Event.INTERRUPTED): Phase.WAITING,
-        (Phase.CONNECTED, Event.LOST): Phase.WAITING,
-        **{(phase, Event.CANCEL): Phase.DONE for phase in Phase},
-    }
-)
+TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
+    (Phase.WAITING, Event.BEGIN): Phase.RESOLVING,
+    (Phase.RESOLVING, Event.RESOLVED): Phase.RACING,
+    (Phase.RACING, Event.ANSWERED): Phase.HANDSHAKING,
+    (Phase.RACING, Event.ARRIVED): Phase.CONNECTED,
+    (Phase.HANDSHAKING, Event.ARRIVED): Phase.CONNECTED,
+    **{(phase, Event.FAILED): Phase.WAITING for phase in IN_ROUND},
+    **{(phase, Event.GAVE_UP): Phase.DONE for phase in IN_ROUND},
+    **{(phase, Event.INTERRUPTED): Phase.WAITING for phase in IN_ROUND},
+    # In clear the connection is there when it can turn out that nothing watches its socket.
+    (Phase.CONNECTED, Event.FAILED): Phase.WAITING,
+    (Phase.CONNECTED, Event.GAVE_UP): Phase.DONE,
+    (Phase.CONNECTED, Event.INTERRUPTED): Phase.WAITING,
+    (Phase.CONNECTED, Event.LOST): Phase.WAITING,
+    **{(phase, Event.CANCEL): Phase.DONE for phase in Phase},
+}
 
 #: The state of each phase.
 SHOWN = {
@@ -78,3 +78,7 @@ SHOWN = {
     Phase.CONNECTED: ConnectorState.CONNECTED,
     Phase.DONE: ConnectorState.DONE,
 }
+
+
+#: Called as `after(phase, event)`: the look-up of a connection's state, in the table of a connector.
+after = partial(state.after, table=TRANSITIONS)

@@ -36,7 +36,7 @@ from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE, Closing, Sending, SendQueue
 from reactor.connection.sendfile import FileEnded, part_of
 from reactor.connection.settings import Settings
-from reactor.connection.state import CLOSES, ENDED, READABLE, TRANSITIONS, WRITABLE, Event, State
+from reactor.connection.state import CLOSES, ENDED, READABLE, TRANSITIONS, WRITABLE, Event, State, after
 from reactor.errors import (
     ConnectionAborted,
     IdleTimeout,
@@ -205,7 +205,10 @@ class Connection:
         self._settings.loop.registry.replace(self._sock.fileno(), self._event_method(), self)
 
     def _move(self, event: Event) -> None:
-        self._state = TRANSITIONS[self._state, event]
+        try:
+            self._state = TRANSITIONS[self._state, event]
+        except KeyError:
+            after(self._state, event)  # raises the same, with both names
 
     def _end_writing(self, event: Event) -> None:
         """Move on `event`, and accept nothing more to send."""
