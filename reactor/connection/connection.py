@@ -36,7 +36,7 @@ from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE, Closing, Sending, SendQueue
 from reactor.connection.sendfile import FileEnded, part_of
 from reactor.connection.settings import Settings
-from reactor.connection.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
+from reactor.connection.state import CLOSES, ENDED, READABLE, TRANSITIONS, WRITABLE, Event, State, after
 from reactor.errors import (
     ConnectionAborted,
     IdleTimeout,
@@ -84,10 +84,13 @@ ERROR_LOOK = 0.5
 # Reads before a deadline ends a connection, enough for a receive buffer of 4 MiB; a limit for flooding peers.
 _LAST_READS = 64
 
+# What every connection needs: a look-up in an enum's class takes 50 times as long.
 _IDLE, _GATHERED, _QUEUED, _SHUT = Sending.IDLE, Sending.GATHERED, Sending.QUEUED, Sending.SHUT
+_OPENING, _READ_CLOSED, _ENDING, _LOST = State.OPENING, State.READ_CLOSED, State.ENDING, State.LOST
+_MADE, _PEER_EOF, _CUT, _NOTIFIED = Event.MADE, Event.PEER_EOF, Event.CUT, Event.NOTIFIED
 
 
-@attrs.define(eq=False, repr=False)
+@attrs.define(eq=False, repr=False, init=False)
 class Connection:
     """A connected stream socket and its protocol; what asyncio calls a transport.
 
@@ -113,29 +116,40 @@ class Connection:
     _settings: Settings
     _sock: Any  # a socket, or a `SecureSocket` from the beginning of a TLS handshake on
     _protocol: Any  # None after `connection_lost`
-    _peer: Any  # its socket address, packed: bytes, a path, or None
-    _state: State = attrs.field(default=State.OPENING, init=False)
+    _peer: bytes | str | None  # its socket address, packed
+    _state: State
 
     # Receiving.
-    _channel: Channel = attrs.field(default=CLEAR, init=False)
-    _reading_stopped: int = attrs.field(default=0, init=False)  # a sum of those above
+    _channel: Channel
+    _reading_stopped: int  # a sum of those above
 
     # Sending.
-    _sending: Sending = attrs.field(default=Sending.IDLE, init=False)
-    _piece: bytes = attrs.field(default=b"", init=False)  # while GATHERED
-    _queue: SendQueue | None = attrs.field(default=None, init=False)  # while QUEUED
+    _sending: Sending
+    _piece: bytes  # while GATHERED
+    _queue: SendQueue | None  # while QUEUED
 
     # Deadlines.
-    _last_active: float = attrs.field(init=False)  # the last byte in either direction, in the clock's seconds
-    _reading_changed: float = attrs.field(init=False)  # this side last stopped reading, or resumed it
-    _owed: tuple[float, float] | None = attrs.field(default=None, init=False)  # start, seconds to read in
-    _bucket: Bucket | None = attrs.field(default=None, init=False)  # the deadline monitor's
+    _last_active: float  # the last byte in either direction, in the clock's seconds
+    _reading_changed: float  # this side last stopped reading, or resumed it
+    _owed: tuple[float, float] | None  # start, seconds to read in
+    _bucket: Bucket | None  # the deadline monitor's
 
-    def __attrs_post_init__(self) -> None:
-        loop = self._settings.loop
-        loop.touch()
+    # Not by attrs, which would look up each default.
+    def __init__(self, settings: Settings, sock: Any, protocol: Any, peer: Any) -> None:
+        loop = settings.loop
+        if loop.outbox is None:
+            loop.touch()
+        self._settings = settings
+        self._sock = sock
+        self._protocol = protocol
+        self._peer = pack_sockaddr(peer)
+        self._state = _OPENING
+        self._channel = CLEAR
+        self._reading_stopped = 0
+        self._sending = _IDLE
+        self._piece = b""
+        self._queue = self._owed = self._bucket = None
         self._last_active = self._reading_changed = loop.now
-        self._peer = pack_sockaddr(self._peer)  # no converter: attrs would wrap each assignment of a field
 
     def __repr__(self) -> str:
         peer = self.get_extra_info("peername")
@@ -146,20 +160,21 @@ class Connection:
     # Opening
 
     def _made(self) -> None:
-        if self.is_closing():
-            self._handshake_completed()
+        if self._state is not _OPENING:
+            self._handshake_completed()  # during which `close` was called
             return
         settings = self._settings
         limits, timeouts, now = settings.limits, settings.timeouts, settings.loop.now
         called = None
         try:
-            self._move(Event.MADE)
+            self._move(_MADE)
             if limits.write_rate is not None:
                 queue = self._queued()
                 queue.rate = TokenBucket(limits.write_rate, now)
             if timeouts.read is not None:
                 self._owed = (now, timeouts.read)
-            if timeouts.idle is not None or timeouts.read is not None:
+                self._watch_deadlines()
+            elif timeouts.idle is not None:
                 self._watch_deadlines()
             self._protocol.connection_made(called := self)
         except Exception as exc:
@@ -172,8 +187,10 @@ class Connection:
 
     def _clear_channel(self) -> Channel:
         """Return the channel for this protocol and rate, in clear."""
-        rate, buffered = self._read_bucket(), takes_buffers(self._protocol)
-        return LimitedChannel(rate, buffered=buffered) if rate or buffered else CLEAR
+        buffered = takes_buffers(self._protocol)
+        if buffered or self._settings.limits.read_rate is not None:
+            return LimitedChannel(self._read_bucket(), buffered=buffered)
+        return CLEAR
 
     def _read_bucket(self) -> TokenBucket | None:
         rate = self._settings.limits.read_rate
@@ -188,8 +205,15 @@ class Connection:
         self._settings.loop.registry.replace(self._sock.fileno(), self._event_method(), self)
 
     def _move(self, event: Event) -> None:
-        self._state = after(self._state, event)
-        if self._sending is _IDLE and self._state not in WRITABLE:
+        try:
+            self._state = TRANSITIONS[self._state, event]
+        except KeyError:
+            after(self._state, event)  # raises the same, with both names
+
+    def _end_writing(self, event: Event) -> None:
+        """Move on `event`, and accept nothing more to send."""
+        self._move(event)
+        if self._sending is _IDLE:
             self._sending = _SHUT
 
     # Receiving
@@ -313,19 +337,19 @@ class Connection:
             self._callback_failed(exc, "buffer_updated")
 
     def _receive_eof(self) -> None:
-        self._move(Event.PEER_EOF)
-        both_ended = self._state is State.ENDING
+        self._move(_PEER_EOF)
+        both_ended = self._state is _ENDING
         try:
             keep = self._protocol.eof_received()
         except Exception as exc:
             self._callback_failed(exc, "eof_received")
             return
-        if self._state is State.READ_CLOSED and not keep:
+        if self._state is _READ_CLOSED and not keep:
             if self._sending is _IDLE and self._channel is CLEAR:
                 self._close_now(None)  # as `close` does when nothing is left to send, in one step
             else:
                 self.close()
-        elif both_ended and self._state is State.ENDING:
+        elif both_ended and self._state is _ENDING:
             self._begin_close(self._settings.timeouts.close, None)
         elif self._state not in ENDED:
             self._update_interest()
@@ -337,8 +361,10 @@ class Connection:
         if queue is not None and queue.armed:
             events |= EVENT_WRITE
         events = channel.interest(events)
+        if not events and loop.registry.reports_errors:
+            events = ERRORS
         try:
-            loop.registry.modify(self._sock.fileno(), events or ERRORS)
+            loop.registry.modify(self._sock.fileno(), events)
         except OSError as exc:
             self._fail(exc)
             return
@@ -347,7 +373,7 @@ class Connection:
             raise
         if channel.has_input() and self.is_reading() and not channel.throttled:
             loop.scheduler.call_soon(self._deliver)
-        if not (events or channel.throttled or loop.registry.reports_errors):
+        if not (events or channel.throttled):
             self._watch(loop.now, ERROR_LOOK)
 
     def _check_error(self) -> None:
@@ -780,7 +806,7 @@ class Connection:
         if not self.can_write_eof():
             raise UsageError(_NO_HALF_CLOSE)
         with Step(self._break_off):
-            self._move(Event.WRITE_EOF)
+            self._end_writing(Event.WRITE_EOF)
             if self._state is State.ENDING:
                 self._begin_close(self._settings.timeouts.close, None)
             elif self._sending is _SHUT:
@@ -821,7 +847,7 @@ class Connection:
                 self._fail(reason)
                 return
         with Step(self._break_off):
-            self._move(Event.CLOSE)
+            self._end_writing(Event.CLOSE)
             self._begin_close(self._settings.timeouts.close if timeout is None else timeout, reason)
 
     def abort(self, exc: BaseException | None = None) -> None:
@@ -915,8 +941,9 @@ class Connection:
         """Close the socket without lingering."""
         try:
             self._teardown(reason)
-            release(self._settings.loop, self._sock)
-            self._settings.loop.scheduler.post_notice(self._notify_lost, reason, True)
+            loop = self._settings.loop
+            release(loop, self._sock)
+            loop.scheduler.post_notice(self._notify_lost, reason, True)
         except BaseException:
             self._complete_end(reason)
             raise
@@ -926,13 +953,15 @@ class Connection:
         if self._queue is not None:
             self._queue.drop()
         self._queue, self._piece, self._sending = None, b"", _SHUT
-        self._move(Event.CUT)
-        self._settings.deadline_monitor.discard(self, self._bucket)
-        self._settings.loop.counters.closed[cause_of(reason)] += 1
+        self._move(_CUT)
+        settings = self._settings
+        if self._bucket is not None:
+            settings.deadline_monitor.discard(self, self._bucket)
+        settings.loop.counters.closed[cause_of(reason)] += 1
 
     def _notify_lost(self, reason: BaseException | None, closed: bool) -> None:
         """Call `connection_lost`. closed: the socket is closed, not lingering."""
-        if self._state is State.LOST:
+        if self._state is _LOST:
             return  # an interrupt at the end of the first call
         protocol, called = self._protocol, False
         try:
@@ -944,7 +973,7 @@ class Connection:
                     exc, f"{type(protocol).__qualname__}.connection_lost", self
                 )
             self._protocol = None
-            self._move(Event.NOTIFIED)
+            self._move(_NOTIFIED)
             if closed:
                 self._settings.on_gone(client_prefix(self._peer), reason)
         except BaseException:
@@ -1337,11 +1366,11 @@ def open_connection(connection: Connection, first: bytes = b"") -> None:
     Raises OSError if they can't be sent, or if the selector refuses the socket: the caller is to close it.
     """
     settings, protocol = connection._settings, connection._protocol
-    connection._channel = connection._clear_channel()
+    connection._channel = channel = connection._clear_channel()
     try:
-        on_event = connection._event_method()
         rest = first and _send_first(connection, first)
-        settings.loop.registry.register(connection._sock.fileno(), EVENT_READ, on_event, connection)
+        on_event, fd = _EVENT_METHODS[channel.kind], connection._sock.fileno()
+        settings.loop.registry.register(fd, EVENT_READ, on_event, connection)
         if rest:
             connection._keep(rest, 0)
         if settings.tls is None:

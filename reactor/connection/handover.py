@@ -261,8 +261,10 @@ def revive(kind: type[Connection], common: Settings, sock: Any, snapshot: Snapsh
     if snapshot.output or state is not State.WRITE_CLOSED:
         connection._queue = _queue_of(connection, snapshot)
         connection._sending = Sending.QUEUED
-    if state is not State.OPEN:
-        connection._move(Event.PEER_EOF if state is State.READ_CLOSED else Event.WRITE_EOF)
+    if state is State.READ_CLOSED:
+        connection._move(Event.PEER_EOF)
+    elif state is State.WRITE_CLOSED:
+        connection._end_writing(Event.WRITE_EOF)
     connection._reading_stopped = _FROZEN
     if snapshot.owed is not None:
         elapsed, timeout = snapshot.owed
