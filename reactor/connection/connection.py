@@ -36,7 +36,20 @@ from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE, Closing, Sending, SendQueue
 from reactor.connection.sendfile import FileEnded, part_of
 from reactor.connection.settings import Settings
-from reactor.connection.state import CLOSES, ENDED, READABLE, TRANSITIONS, WRITABLE, Event, State, after
+from reactor.connection.state import (
+    CLOSES,
+    ENDED,
+    FROZEN,
+    HELD,
+    LENT,
+    PAUSED,
+    READABLE,
+    TRANSITIONS,
+    WRITABLE,
+    Event,
+    State,
+    after,
+)
 from reactor.errors import (
     ConnectionAborted,
     IdleTimeout,
@@ -66,9 +79,6 @@ __all__ = [
     "identify", "interrupted", "is_frozen", "lend_reading", "may_end", "note_activity", "open_connection",
     "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
-
-# Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`, `handover.freeze`.
-_PAUSED, _HELD, _LENT, _FROZEN = 1, 2, 4, 8
 
 # After the peer's end of file too: the protocol may still hold what came before.
 _WANTS_INPUT = READABLE | WRITABLE
@@ -1167,11 +1177,11 @@ class Connection:
 
         Meanwhile neither `Timeouts.idle` nor `Timeouts.read` counts.
         """
-        self._stop_reading(self._reading_stopped | _PAUSED)
+        self._stop_reading(self._reading_stopped | PAUSED)
 
     def resume_reading(self) -> None:
         """Resume receiving, and call the protocol's `reading_resumed`, if it has that method."""
-        self._stop_reading(self._reading_stopped & ~_PAUSED)
+        self._stop_reading(self._reading_stopped & ~PAUSED)
         resumed = getattr(self._protocol, "reading_resumed", None)
         if resumed is not None:
             resumed()
@@ -1183,7 +1193,7 @@ class Connection:
         subclasses.
         """
         stopped = self._reading_stopped
-        self._stop_reading(stopped | _HELD if held else stopped & ~_HELD)
+        self._stop_reading(stopped | HELD if held else stopped & ~HELD)
 
     def is_reading(self) -> bool:
         """Return whether bytes of the peer are received: reading is not stopped, and no end was reached."""
@@ -1194,7 +1204,7 @@ class Connection:
 
         Nor while the connection is being handed over to another process.
         """
-        return self._state in _WANTS_INPUT and not self._reading_stopped & (_PAUSED | _FROZEN)
+        return self._state in _WANTS_INPUT and not self._reading_stopped & (PAUSED | FROZEN)
 
     def _stop_reading(self, stopped: int) -> None:
         self._settings.loop.lifetime.check_process()
@@ -1210,14 +1220,14 @@ class Connection:
 
     def _holds_back(self) -> bool:
         """Return whether this side, and not the peer, is why nothing is received."""
-        return bool(self._reading_stopped & ~_LENT) or self._channel.throttled
+        return bool(self._reading_stopped & ~LENT) or self._channel.throttled
 
     def _note_reading(self, stopped: int, throttled: bool) -> None:
         """Stop the deadlines for what the peer sends, or let them go on, before reading stops or goes on.
 
         stopped, throttled: the new values of `_reading_stopped` and of the channel.
         """
-        will = bool(stopped & ~_LENT) or throttled
+        will = bool(stopped & ~LENT) or throttled
         if self._holds_back() is will:
             return
         now = self._settings.loop.time()
@@ -1534,12 +1544,12 @@ def activity(connection: Connection) -> float:
 
 def is_frozen(connection: Connection) -> bool:
     """Return whether the connection is being handed over to another process."""
-    return bool(connection._reading_stopped & _FROZEN)
+    return bool(connection._reading_stopped & FROZEN)
 
 
 def lend_reading(connection: Connection) -> None:
     """Stop receiving for good: a duplicate of the socket is read elsewhere, and the deadlines go on."""
-    connection._stop_reading(_LENT)
+    connection._stop_reading(LENT)
 
 
 def note_activity(connection: Connection, now: float) -> None:

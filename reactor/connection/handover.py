@@ -9,6 +9,9 @@ peer sees nothing of that: what it sends stays in the kernel's receive buffer. O
                                revive -> make_protocol_of        -> thaw    in that process
 
 `leave` closes the descriptor without shutdown(2), which would end the connection for the new owner too.
+
+A snapshot has all of a connection's attributes, so that this module knows them, as no other one does beside
+`connection`; what is done to a connection that goes over is here, and nothing of it there.
 """
 
 from __future__ import annotations
@@ -21,13 +24,13 @@ from typing import Any
 import attrs
 
 from reactor.connection.channel import Kind
-from reactor.connection.connection import _FROZEN, _LENT, Connection
+from reactor.connection.connection import Connection
 from reactor.connection.interface import check_protocol
 from reactor.connection.interrupts import Step
 from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import Sending, SendQueue
 from reactor.connection.settings import Settings
-from reactor.connection.state import ENDED, Event, State
+from reactor.connection.state import ENDED, FROZEN, LENT, Event, State
 from reactor.errors import ConnectionAborted, HandedOver
 
 __all__ = [
@@ -100,7 +103,7 @@ def can_hand_over(connection: Connection) -> bool:
     return (
         connection._state in _LASTING
         and connection._channel.kind in {Kind.CLEAR, Kind.LIMITED}
-        and not connection._reading_stopped & (_LENT | _FROZEN)
+        and not connection._reading_stopped & (LENT | FROZEN)
         and (queue is None or not queue.has_files())
         and hasattr(connection._protocol, "hand_over")
     )
@@ -121,7 +124,7 @@ def _freeze(connection: Connection) -> Frozen:
     waits = connection._holds_back() or (queue is not None and queue.throttled)
     stuck = now - queue.since if queue is not None and queue.armed else 0.0
     frozen = Frozen(connection, connection._state, 0.0 if waits else max(0.0, now - since), max(0.0, stuck))
-    connection._stop_reading(connection._reading_stopped | _FROZEN)
+    connection._stop_reading(connection._reading_stopped | FROZEN)
     if connection._state not in ENDED and connection._sending is not Sending.SHUT:
         queue = copy.copy(connection._queued())  # another one, which no timer of `write_rate` knows
         queue.throttled, queue.armed, queue.room = True, False, 0
@@ -207,7 +210,7 @@ def thaw(connection: Connection, snapshot: Snapshot | None = None) -> None:
 
     snapshot: that of a revived connection, whose deadlines go on; None: `idle` and `write` begin anew.
     """
-    if connection._state in ENDED or not connection._reading_stopped & _FROZEN:
+    if connection._state in ENDED or not connection._reading_stopped & FROZEN:
         return
     with Step(connection._break_off):
         _thaw(connection, snapshot)
@@ -215,7 +218,7 @@ def thaw(connection: Connection, snapshot: Snapshot | None = None) -> None:
 
 def _thaw(connection: Connection, snapshot: Snapshot | None) -> None:
     now, queue = connection._settings.loop.time(), connection._queue
-    connection._stop_reading(connection._reading_stopped & ~_FROZEN)
+    connection._stop_reading(connection._reading_stopped & ~FROZEN)
     if snapshot is not None:
         connection._last_active = connection._reading_changed = now - snapshot.idle
     if queue is not None:
@@ -265,7 +268,7 @@ def revive(kind: type[Connection], common: Settings, sock: Any, snapshot: Snapsh
         connection._move(Event.PEER_EOF)
     elif state is State.WRITE_CLOSED:
         connection._end_writing(Event.WRITE_EOF)
-    connection._reading_stopped = _FROZEN
+    connection._reading_stopped = FROZEN
     if snapshot.owed is not None:
         elapsed, timeout = snapshot.owed
         connection._owed = loop.now - elapsed, timeout
@@ -324,7 +327,7 @@ def _fill(bucket: TokenBucket | None, tokens: float | None) -> None:
 def _content(frozen: Frozen) -> bytes | None:
     """Return what is queued; None if the connection is not as it was frozen, or part of a file is queued."""
     connection, queue = frozen.connection, frozen.connection._queue
-    if connection._state is not frozen.state or not connection._reading_stopped & _FROZEN:
+    if connection._state is not frozen.state or not connection._reading_stopped & FROZEN:
         return None
     if queue is None:
         return b""
