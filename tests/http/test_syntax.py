@@ -174,6 +174,8 @@ BAD_CHUNKS = {
     "bad trailer": b"0\r\nX : y\r\n\r\n",
     "endless size": b"0" * 20000,
     "endless extension": b"5;" + b"x" * 20000,
+    "long extension": b"5;" + b"x" * 10000 + b"\r\nhello\r\n0\r\n\r\n",
+    "long trailer": b"0\r\n" + b"X:y\r\n" * 2000 + b"\r\n",
 }
 
 
