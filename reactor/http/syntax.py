@@ -38,6 +38,9 @@ CHUNK_PIECE = 4096
 # That of h11: a method and a target, each followed by one space.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9a-zA-Z-]+) ([\x21-\x7e]+) ")
 
+# What h11 quotes of a request at the end of a message: it is not sent back.
+_QUOTED = re.compile(r":? \(?(?:b['\"]|bytearray)")
+
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _TOKEN_FIRST = re.compile(rb"[!#$%&'*+.^_`|~0-9a-zA-Z-]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
@@ -284,7 +287,8 @@ def _next_event(parser: h11.Connection) -> object:
     try:
         return parser.next_event()
     except h11.RemoteProtocolError as exc:
-        raise HTTPError(exc.error_status_hint) from exc
+        text = _QUOTED.split(str(exc))[0]
+        raise HTTPError(exc.error_status_hint, text[:1].lower() + text[1:]) from exc
 
 
 def _head_of(event: h11.Request) -> Head:
