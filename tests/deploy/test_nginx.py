@@ -16,6 +16,7 @@ from wsproto.events import TextMessage
 from reactor import ProxyProtocol
 from reactor.apps.chat import Hall
 from reactor.apps.chat_web import chat_page
+from reactor.apps.proxy import Proxy
 from reactor.http import HTTP, Response
 from tests.deploy.balancers import documented, processes
 from tests.helpers import DEADLINE, Echo
@@ -59,7 +60,7 @@ def nginx(tmp_path):
 
         def start(configuration):
             host, port = public.getsockname()
-            configuration = configuration.replace("listen PUBLIC;", f"listen {host}:{port};")
+            configuration = configuration.replace("listen PUBLIC", f"listen {host}:{port}")
             file = tmp_path / "nginx.conf"
             file.write_text(AROUND.format(module=MODULE, user=getpass.getuser()) + configuration)
             start_process(
@@ -105,6 +106,27 @@ def test_stream_names_the_client_and_passes_its_end_of_file_on(nginx, reactor_se
         assert (header.version, header.source, header.destination) == (1, client.getsockname(), public)
         assert echo.connection.get_extra_info("peername") == client.getsockname()
     assert server.reactor.stats().refused == {}
+
+
+# Answers with what it has learned of the client.
+BEHIND = """
+server {
+    listen PUBLIC proxy_protocol;
+    return 200 "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_port";
+}
+"""
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_proxy_names_its_client_to_nginx(nginx, reactor_server, version):
+    target = nginx(HTTP_AROUND.format(BEHIND))
+    server = reactor_server(lambda: Proxy(target, version))
+    client = HTTPConnection(server.address.host, server.address.port, timeout=DEADLINE)
+    client.request("GET", "/")
+    with client.getresponse() as answer:
+        host, port = client.sock.getsockname()
+        assert answer.read().decode() == f"{host} {port} {server.address.port}"
+    client.close()
 
 
 def test_connections_to_the_server_are_kept_and_the_client_is_named(behind_nginx):
