@@ -77,12 +77,11 @@ def nginx(tmp_path):
 def behind_nginx(nginx, reactor_server):
     """Return a function that serves HTTP behind nginx, and returns the address of nginx."""
 
-    def start(factory):
+    def start(factory, without=()):
         server = reactor_server(factory)
-        written = documented(
-            "nginx", {"listen 8000": "listen PUBLIC", "127.0.0.1:9094": server.address}, number=1
-        )
-        return nginx(HTTP_AROUND.format(written))
+        changes = {"listen 8000": "listen PUBLIC", "127.0.0.1:9094": server.address}
+        changes.update(dict.fromkeys(without, ""))
+        return nginx(HTTP_AROUND.format(documented("nginx", changes, number=1)))
 
     return start
 
@@ -150,7 +149,8 @@ def test_connections_to_the_server_are_kept_and_the_client_is_named(behind_nginx
     assert headers["x-forwarded-proto"] == "http"
 
 
-def test_events_come_one_by_one_and_the_end_of_the_browser_is_seen(behind_nginx):
+@pytest.mark.parametrize("without", [(), ("proxy_buffering off;",)])
+def test_events_come_one_by_one_and_the_end_of_the_browser_is_seen(behind_nginx, without):
     streams, ended = [], threading.Event()
 
     def subscribe(request):
@@ -159,8 +159,7 @@ def test_events_come_one_by_one_and_the_end_of_the_browser_is_seen(behind_nginx)
         streams.append(events)
         events.send("first")
 
-    host, port = behind_nginx(HTTP({"/events": subscribe}))
-    client = HTTPConnection(host, port, timeout=DEADLINE)
+    client = HTTPConnection(*behind_nginx(HTTP({"/events": subscribe}), without), timeout=DEADLINE)
     client.request("GET", "/events")
     with client.getresponse() as answer:
         assert (answer.readline(), answer.readline()) == (b"data: first\n", b"\n")
@@ -169,6 +168,22 @@ def test_events_come_one_by_one_and_the_end_of_the_browser_is_seen(behind_nginx)
         assert answer.readline() == b"data: second\n"
     client.close()
     assert ended.wait(DEADLINE)
+
+
+def test_pieces_of_an_answer_come_one_by_one(behind_nginx):
+    streams = []
+
+    def begin(request):
+        streams.append(request.start(content_type="text/plain"))
+        streams[0].write(b"first\n")
+
+    client = HTTPConnection(*behind_nginx(HTTP(begin)), timeout=DEADLINE)
+    client.request("GET", "/")
+    with client.getresponse() as answer:
+        assert answer.readline() == b"first\n"
+        streams[0].connection.reactor.submit(streams[0].end).result(DEADLINE)
+        assert answer.read() == b""
+    client.close()
 
 
 def test_page_of_the_chat_talks_over_its_websocket(behind_nginx):
