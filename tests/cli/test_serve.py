@@ -599,10 +599,11 @@ def test_chat_serves_while_its_broker_is_away_and_is_not_ready(tmp_path):
     with command("serve", "chat", "--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", *words) as process:
         said = ""
         addresses = []
-        while len(addresses) < 3 or "cannot connect" not in said:
+        while len(addresses) < 4 or "cannot connect" not in said:
             said += process.stderr.readline().decode()
-            addresses = re.findall(r"(?:listening on |http://)(127\.0\.0\.1:\d+)", said)
-        status, lines, page = addresses
+            addresses = re.findall(r"(?:status page: http://|chat: http://|listening on )(127[0-9.:]+)", said)
+        status, page, lines, again = addresses
+        assert again == page
         answer = get(status, "/ready")
         assert answer[0] == 503
         assert "other processes can't be reached" in str(answer)
