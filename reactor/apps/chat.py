@@ -143,16 +143,20 @@ class Hall:
         self.leave(member, why)
 
     def take_over(self, connection: Connection, state: bytes) -> LineProtocol:
-        """Go on with a member of another process, in its room and under its name.
+        """Go on with a member of another process whose client speaks lines."""
+        protocol = LineProtocol(self)
+        self.go_on(protocol.begin(connection), state)
+        return protocol
+
+    def go_on(self, member: Member, state: bytes) -> None:
+        """Go on with a member of another process, in its room and under its name. state: of `Member.freeze`.
 
         If somebody here has that name, the one who has not chosen it is given a new one, else the one who
         comes.
         """
         known = json.loads(state)
         name, room, chosen = known["name"], known["room"], known.get("chosen", False)
-        protocol = LineProtocol(self)
-        member = protocol.begin(connection)
-        member.token = known.get("token", member.token)
+        member.token, member.room = known.get("token", member.token), room
         holder = self.names.get(name.casefold())
         if holder is not None and not chosen:
             self.replace_name(holder, name)
@@ -167,12 +171,12 @@ class Hall:
             self.enter(member, room, again)
         else:
             self._go_on(member, room, known.get("position"), again)
-        return protocol
 
     def replace_name(self, member: Member, taken: str) -> None:
         """Give `member` another name: somebody else has this one."""
         self.name_guest(member)
         member.reply(f"{taken} is taken: you are {member.name}")
+        member.inform()
 
     def name_guest(self, member: Member) -> None:
         """Give `member` a name that nobody has, here or elsewhere."""
