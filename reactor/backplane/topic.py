@@ -52,6 +52,11 @@ def offset_of(ident: bytes) -> int:
     return int(ident.partition(b"-")[2])
 
 
+def _order_of(ident: bytes) -> tuple[int, int]:
+    time, _, offset = ident.partition(b"-")
+    return int(time), int(offset)
+
+
 @attrs.define(eq=False)
 class Topic:
     """The position of this process in a topic.
@@ -87,7 +92,7 @@ class Topic:
                 if offset == self.offset + 1:
                     self.offset, self.last = offset, ident
                     return Live.DELIVER
-                if offset <= self.offset:
+                if offset <= self.offset and _order_of(ident) <= _order_of(self.last):
                     return Live.DUPLICATE
             self.live = False
             self._keep(epoch, ident, data)
@@ -138,11 +143,13 @@ class Topic:
         self._change_epoch(read, on_gap)
         for ident, data in read.messages:
             offset = offset_of(ident)
-            if offset > self.offset:
+            if _order_of(ident) > _order_of(self.last):
+                self._go_back(offset - 1, on_gap)
                 self._advance(offset - 1, on_gap)
                 self.offset, self.last = offset, ident
                 on_message(data)
         if complete:
+            self._go_back(offset_of(read.head), on_gap)
             self._advance(offset_of(read.head), on_gap)
             self.last = read.head
             if self._gap_after is not None:
@@ -160,18 +167,21 @@ class Topic:
 
     def _change_epoch(self, read: Read, on_gap: Callable[[int | None], object]) -> None:
         """Go over to the epoch that was read; report that messages may be missing between the two."""
-        base, head = offset_of(read.base), offset_of(read.head)
         if read.epoch == self.epoch:
-            if head < self.offset:  # it has lost some, and does not know
-                self.offset, self.last = head, read.head
-                on_gap(None)
             return
+        base = offset_of(read.base)
         follows = read.before == self.epoch and self.offset <= base
         self.epoch = read.epoch
         if follows:
             self._gap_after = base
         else:
             self.offset, self.last, self._gap_after = base, read.base, None
+            on_gap(None)
+
+    def _go_back(self, offset: int, on_gap: Callable[[int | None], object]) -> None:
+        """Go on after `offset` if that is an earlier one: the broker has lost some, and does not know it."""
+        if offset < self.offset:
+            self.offset = offset
             on_gap(None)
 
     def go_live(self) -> list[tuple[bytes, bytes, bytes]]:
