@@ -26,6 +26,7 @@ from reactor.backplane.interface import (
 from reactor.backplane.link import Link, Refusable, ReplyHandler
 from reactor.backplane.outbox import Outbox
 from reactor.backplane.scripts import (
+    CHECK,
     FORGET,
     GIVE,
     HAND_OVER,
@@ -225,7 +226,24 @@ class RedisBackplane(Backplane):
             link.send(Refusable(partial(_add_option, facts)), "CONFIG", "GET", option)
         for script in SCRIPTS:
             link.send(_ignore, "SCRIPT", "LOAD", script)
+        keys = [self._key("c", f"{self._name}:{kind}") for kind in ("hash", "stream", "string")]
+        link.send(self._check_rights, "EVALSHA", _DIGESTS[CHECK], len(keys), *keys)
         link.send(partial(self._signed_in, link, facts), "GET", self._key("p", self._outbox.publisher))
+
+    def _check_rights(self, refused: list[list[bytes]]) -> None:
+        """Raise BrokerError if there are commands that the broker refuses, to this user or to everybody."""
+        missing = {}
+        for command, error in refused:
+            text = error.decode()
+            if not any(word in text for word in ("NOPERM", "ACL", "The user")):
+                raise BrokerError(f"the broker has answered: {text.lstrip('-')}")
+            lacks_channel, lacks_key = "channel" in text, "key" in text
+            right = f"+{command.decode().lower()}"
+            if lacks_channel or lacks_key:
+                right = f"{'&' if lacks_channel else '~'}{self._prefix}*"
+            missing[right] = None
+        if missing:
+            raise BrokerError(f"the broker has answered: NOPERM its user lacks {' '.join(missing)}")
 
     def _signed_in(self, link: Link, facts: dict[bytes, bytes], last: bytes | None) -> None:
         """Go on where the connection before has ended."""
@@ -250,8 +268,12 @@ class RedisBackplane(Backplane):
         policy = facts.get(b"maxmemory_policy", b"noeviction")
         evicts = policy != b"noeviction" and facts.get(b"maxmemory", b"0") != b"0"
         if evicts and not self._evicts:
-            message = "%s: the broker may evict topics, and messages would be missing: its maxmemory-policy is %s"
-            self._log.warning(("evicts", self._ear), message + ", and should be noeviction", self, policy.decode())
+            message = (
+                "%s: the broker may evict topics, and messages would be missing: its maxmemory-policy is %s"
+            )
+            self._log.warning(
+                ("evicts", self._ear), message + ", and should be noeviction", self, policy.decode()
+            )
         self._evicts = evicts
 
     def _listen(self, link: Link) -> None:
@@ -259,6 +281,7 @@ class RedisBackplane(Backplane):
         self._authenticate(link)
         self._receiver = link
         self._confirming.clear()
+        link.send(None, "UNSUBSCRIBE", self._ear)  # shows whether it may
         self._subscribe_all(link, list(self._topics))
 
     def _subscribe_all(self, link: Link, keys: list[bytes]) -> None:
@@ -360,8 +383,9 @@ class RedisBackplane(Backplane):
     def _describe(self, exc: BaseException | None) -> str:
         if exc is None:
             return "the broker has closed the connection"
-        refused = "NOPERM" in str(exc) or "ACL failure" in str(exc)
-        return f"{exc}; its user needs ~{self._prefix}* &{self._prefix}* {RIGHTS}" if refused else str(exc)
+        if "NOPERM" not in str(exc):
+            return str(exc)
+        return f"{exc}; what it needs is: resetchannels ~{self._prefix}* &{self._prefix}* {RIGHTS}"
 
     # Commands
 

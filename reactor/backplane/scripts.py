@@ -9,6 +9,7 @@ could die. The keys, behind a prefix with the number of the database, are:
     p:ID     string    the number of the last message of a publisher
     n:ID     string    exists as long as the process lives
     g:GROUP  hash      each name, with the process that has it and its token
+    c:ID:*   any       of `CHECK`, for a moment
 
 A message is published on the channel t:TOPIC as "EPOCH ID DATA". An epoch begins with a topic, and whenever
 the server was started anew: it may have lost what it had not written to its disk. Then the offsets count on
@@ -24,7 +25,7 @@ from __future__ import annotations
 from hashlib import sha1
 
 __all__ = [
-    "FORGET", "GIVE", "HAND_OVER", "MEMBERS", "PUBLISH", "READ", "RIGHTS", "SCRIPTS", "TAKE", "digest",
+    "CHECK", "FORGET", "GIVE", "HAND_OVER", "MEMBERS", "PUBLISH", "READ", "RIGHTS", "SCRIPTS", "TAKE", "digest",
 ]  # fmt: skip
 
 #: Seconds after which an unused topic and the number of a silent publisher are forgotten.
@@ -164,7 +165,36 @@ return names
 """
 )
 
-SCRIPTS = (PUBLISH, READ, TAKE, GIVE, HAND_OVER, MEMBERS)
+#: KEYS: a hash, a stream, a string, which nobody else uses. Calls each command that the other scripts and the
+#: process call, so that no script ends half done for want of a right. Returns the commands that are refused,
+#: each with the error.
+CHECK = """
+local refused = {}
+local function try(command, ...)
+  local reply = redis.pcall(command, ...)
+  if type(reply) == 'table' and reply.err then refused[#refused + 1] = {command, reply.err} end
+end
+try('TIME')
+try('HSET', KEYS[1], 'f', 'v')
+try('PEXPIRE', KEYS[1], 1000)
+try('HGET', KEYS[1], 'f')
+try('HMGET', KEYS[1], 'f')
+try('HGETALL', KEYS[1])
+try('HDEL', KEYS[1], 'f')
+try('XADD', KEYS[2], '1-1', 'd', '')
+try('EXPIRE', KEYS[2], 1)
+try('XTRIM', KEYS[2], 'MAXLEN', 1)
+try('XRANGE', KEYS[2], '-', '+')
+try('XREVRANGE', KEYS[2], '+', '-')
+try('SET', KEYS[3], '1', 'PX', 1000)
+try('GET', KEYS[3])
+try('EXISTS', KEYS[3])
+try('PUBLISH', KEYS[3], '')
+try('DEL', KEYS[2], KEYS[3])
+return refused
+"""
+
+SCRIPTS = (PUBLISH, READ, TAKE, GIVE, HAND_OVER, MEMBERS, CHECK)
 
 #: The rights that a user of the broker needs, besides those on the keys and channels of the prefix.
 RIGHTS = (

@@ -37,8 +37,8 @@ def publish(node, first, last):
         assert node.publish("topic", data)
 
 
-def test_a_durable_server_that_is_killed_loses_nothing(reactor, make_redis, make_node):
-    server = make_redis(*DURABLE)
+def test_a_durable_server_that_is_killed_loses_nothing(reactor, make_server, make_node):
+    server = make_server(*DURABLE)
     one, two = make_node(server.url), make_node(server.url)
     heard = subscribed(two)
     spin(reactor, lambda: settled(one, two))
@@ -53,8 +53,8 @@ def test_a_durable_server_that_is_killed_loses_nothing(reactor, make_redis, make
     assert heard.events == numbers(0, 300)
 
 
-def test_a_server_without_a_disk_that_is_killed_is_an_unknown_gap(reactor, make_redis, make_node):
-    server = make_redis()
+def test_a_server_without_a_disk_that_is_killed_is_an_unknown_gap(reactor, make_server, make_node):
+    server = make_server()
     one, two = make_node(server.url), make_node(server.url)
     heard = subscribed(two)
     spin(reactor, lambda: settled(one, two))
@@ -67,8 +67,8 @@ def test_a_server_without_a_disk_that_is_killed_is_an_unknown_gap(reactor, make_
     assert heard.events == [*numbers(0, 10), None, *numbers(10, 20)]
 
 
-def test_a_server_that_is_stopped_makes_its_nodes_deaf_until_it_goes_on(reactor, make_redis, make_node):
-    server = make_redis()
+def test_a_server_that_is_stopped_makes_its_nodes_deaf_until_it_goes_on(reactor, make_server, make_node):
+    server = make_server()
     node = make_node(server.url, deadline=0.4)
     heard = subscribed(node)
     spin(reactor, lambda: settled(node))
@@ -82,8 +82,8 @@ def test_a_server_that_is_stopped_makes_its_nodes_deaf_until_it_goes_on(reactor,
 
 
 @pytest.mark.parametrize("kind", ["pubsub", "normal"])
-def test_connections_that_are_killed_are_made_again(reactor, make_redis, make_node, kind):
-    server = make_redis()
+def test_connections_that_are_killed_are_made_again(reactor, make_server, make_node, kind):
+    server = make_server()
     one, two = make_node(server.url), make_node(server.url)
     heard = subscribed(two)
     spin(reactor, lambda: settled(one, two))
@@ -96,8 +96,8 @@ def test_connections_that_are_killed_are_made_again(reactor, make_redis, make_no
     assert heard.events == numbers(0, 300)
 
 
-def test_a_subscriber_that_is_cut_off_for_its_slowness_misses_nothing(reactor, make_redis, make_node):
-    server = make_redis("--client-output-buffer-limit", "pubsub 100000 0 0")
+def test_a_subscriber_that_is_cut_off_for_its_slowness_misses_nothing(reactor, make_server, make_node):
+    server = make_server("--client-output-buffer-limit", "pubsub", "100000", "0", "0")
     one, two = make_node(server.url), make_node(server.url)
     heard = subscribed(two)
     spin(reactor, lambda: settled(one, two))

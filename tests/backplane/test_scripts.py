@@ -7,15 +7,16 @@ from reactor.backplane.link import Link
 from reactor.backplane.scripts import FORGET, PUBLISH, READ, SCRIPTS, digest
 from reactor.errors import BrokerError
 from tests.backplane.broker import Broker
+from tests.backplane.conftest import PROGRAMS, SERVERS
 from tests.helpers import spin
 
 
-@pytest.fixture(params=["redis", "scripted"])
+@pytest.fixture(params=["scripted", *SERVERS])
 def call(request, tmp_path):
     """Call a command or a script on a broker, and return the reply."""
     with Reactor() as reactor:
-        if request.param == "redis":
-            server = request.getfixturevalue("shared_redis")
+        if request.param in PROGRAMS:
+            server = request.getfixturevalue("shared_servers")(request.param)
             address = f"unix:{server.folder}/redis.sock"
             server.call("FLUSHALL")
         else:
