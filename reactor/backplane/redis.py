@@ -236,7 +236,7 @@ class RedisBackplane(Backplane):
         for command, error in refused:
             text = error.decode()
             if not any(word in text for word in ("NOPERM", "ACL", "The user")):
-                raise BrokerError(f"the broker has answered: {text.lstrip('-')}")
+                raise BrokerError(f"the broker has answered: {text.lstrip('-').partition(' script: ')[0]}")
             lacks_channel, lacks_key = "channel" in text, "key" in text
             right = f"+{command.decode().lower()}"
             if lacks_channel or lacks_key:
@@ -269,11 +269,9 @@ class RedisBackplane(Backplane):
         evicts = policy != b"noeviction" and facts.get(b"maxmemory", b"0") != b"0"
         if evicts and not self._evicts:
             message = (
-                "%s: the broker may evict topics, and messages would be missing: its maxmemory-policy is %s"
+                "%s: the broker may evict topics with their messages: its maxmemory-policy is %s, not %s"
             )
-            self._log.warning(
-                ("evicts", self._ear), message + ", and should be noeviction", self, policy.decode()
-            )
+            self._log.warning(("evicts", self._ear), message, self, policy.decode(), "noeviction")
         self._evicts = evicts
 
     def _listen(self, link: Link) -> None:
@@ -505,7 +503,7 @@ class RedisBackplane(Backplane):
     # The history
 
     def _read(self, topic: Topic) -> None:
-        """Read the history of a topic: at once for its beginning, which comes before what is published then."""
+        """Read the history of a topic; at once if it is new, as what is published next belongs to it."""
         if self._commands is None:
             return
         topic.reading = True

@@ -25,7 +25,8 @@ from __future__ import annotations
 from hashlib import sha1
 
 __all__ = [
-    "CHECK", "FORGET", "GIVE", "HAND_OVER", "MEMBERS", "PUBLISH", "READ", "RIGHTS", "SCRIPTS", "TAKE", "digest",
+    "CHECK", "FORGET", "GIVE", "HAND_OVER", "MEMBERS", "PUBLISH", "READ", "RIGHTS", "SCRIPTS", "TAKE",
+    "digest",
 ]  # fmt: skip
 
 #: Seconds after which an unused topic and the number of a silent publisher are forgotten.

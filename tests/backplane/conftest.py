@@ -128,8 +128,9 @@ def shared_redis(shared_servers: Callable[[str], RedisServer]) -> RedisServer:
 def _making(folder: Path, program: str) -> Iterator[Callable[..., RedisServer]]:
     made: list[RedisServer] = []
 
-    def make(*options: str) -> RedisServer:
-        server = RedisServer(folder, options, program)
+    def make(*options: str, name: str = "server") -> RedisServer:
+        (folder / name).mkdir()
+        server = RedisServer(folder / name, options, program)
         made.append(server)
         server.start()
         return server
