@@ -7,6 +7,7 @@ published in a tick leaves in one write, because the connection gathers it. The 
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
@@ -76,6 +77,9 @@ _LONGEST = 100 * 365 * FORGET
 _MAX_COUNT = 2**63 - 1  # what the broker takes for a number
 
 _OLDEST = (6, 2)
+
+# What a server adds to the error of a command in a script: Redis 6.2 before it, later ones behind it.
+_WHERE = re.compile(r"^(@user_script: \d+: )?-?| script: .*$")
 
 _DIGESTS = {script: digest(script) for script in SCRIPTS}
 
@@ -236,7 +240,7 @@ class RedisBackplane(Backplane):
         for command, error in refused:
             text = error.decode()
             if not any(word in text for word in ("NOPERM", "ACL", "The user")):
-                raise BrokerError(f"the broker has answered: {text.lstrip('-').partition(' script: ')[0]}")
+                raise BrokerError(f"the broker has answered: {_WHERE.sub('', text).strip()}")
             lacks_channel, lacks_key = "channel" in text, "key" in text
             right = f"+{command.decode().lower()}"
             if lacks_channel or lacks_key:
@@ -268,9 +272,7 @@ class RedisBackplane(Backplane):
         policy = facts.get(b"maxmemory_policy", b"noeviction")
         evicts = policy != b"noeviction" and facts.get(b"maxmemory", b"0") != b"0"
         if evicts and not self._evicts:
-            message = (
-                "%s: the broker may evict topics with their messages: its maxmemory-policy is %s, not %s"
-            )
+            message = "%s: the broker may evict topics and messages: its maxmemory-policy is %s, not %s"
             self._log.warning(("evicts", self._ear), message, self, policy.decode(), "noeviction")
         self._evicts = evicts
 
@@ -280,17 +282,15 @@ class RedisBackplane(Backplane):
         self._receiver = link
         self._confirming.clear()
         link.send(None, "UNSUBSCRIBE", self._ear)  # shows whether it may
+        link.send(None, "SUBSCRIBE", self._ear)
         self._subscribe_all(link, list(self._topics))
 
     def _subscribe_all(self, link: Link, keys: list[bytes]) -> None:
-        """Subscribe to topics, some in each tick, and behind them to the heartbeats."""
-        if link is not self._receiver:
-            return  # lost meanwhile
-        self._subscribe([key for key in keys[:_AT_ONCE] if key in self._topics])
-        if len(keys) > _AT_ONCE:
-            self._reactor.call_soon(self._subscribe_all, link, keys[_AT_ONCE:])
-        else:
-            link.send(None, "SUBSCRIBE", self._ear)
+        """Subscribe to topics, some in each tick."""
+        if link is self._receiver:  # it was not lost meanwhile
+            self._subscribe([key for key in keys[:_AT_ONCE] if key in self._topics])
+            if len(keys) > _AT_ONCE:
+                self._reactor.call_soon(self._subscribe_all, link, keys[_AT_ONCE:])
 
     def _commands_lost(self, link: Link, exc: BaseException | None) -> None:
         self._open.discard(link)
@@ -417,6 +417,9 @@ class RedisBackplane(Backplane):
 
     def _send_message(self, number: int, topic: str, data: bytes) -> None:
         keys = self._key("t", topic), self._key("h", topic), self._key("p", self._outbox.publisher)
+        known = self._topics.get(keys[0])
+        if known is not None and known.waiting and known.epoch is None:
+            self._send_read(known)  # it begins before this message
         self._run_script(
             self._acknowledged, PUBLISH, keys,
             self._run, self._new_epoch(), FORGET, number, data, self._history, self._history_age,
@@ -503,23 +506,20 @@ class RedisBackplane(Backplane):
     # The history
 
     def _read(self, topic: Topic) -> None:
-        """Read the history of a topic; at once if it is new, as what is published next belongs to it."""
-        if self._commands is None:
-            return
-        topic.reading = True
-        if topic.epoch is None:
-            self._send_read(topic)
-        else:
+        """Read the history of a topic when fewer others are being read."""
+        if self._commands is not None:
+            topic.reading = topic.waiting = True
             self._to_read.append(topic)
             self._read_more()
 
     def _read_more(self) -> None:
         while self._to_read and self._reads < _READS:
             topic = self._to_read.popleft()
-            if self._topics.get(topic.key) is topic:
+            if topic.waiting and self._topics.get(topic.key) is topic:
                 self._send_read(topic)
 
     def _send_read(self, topic: Topic) -> None:
+        topic.waiting = False
         self._reads += 1
         keys = topic.key, self._key("h", topic.name)
         self._run_script(

@@ -63,9 +63,14 @@ class Topic:
 
     name, key: the topic's. subscribers: of this process.
     epoch: None until the topic was read first. last, offset: the ID and offset of the last message passed on.
-    subscribed: whether the broker has confirmed it. reading: whether an answer of the history is due.
-    again: whether to read once more after that, because of what has happened meanwhile.
-    live: whether live messages follow the last one passed on, so that nothing is to be read.
+
+    These say what is due, and what comes with a message:
+
+    subscribed  the broker has confirmed it, so that live messages come
+    reading     the history is to be read; again: once more after that, because of what has happened meanwhile
+    waiting     it was not asked for yet, because others are being read
+    live        messages follow the last one passed on: the next one is passed on, else the history is read;
+                before that they are kept until it was
     """
 
     name: str
@@ -76,6 +81,7 @@ class Topic:
     offset: int = 0
     subscribed: bool = False
     reading: bool = False
+    waiting: bool = False
     again: bool = False
     live: bool = False
     _kept: list[tuple[bytes, bytes, bytes]] | None = None
@@ -116,7 +122,7 @@ class Topic:
 
     def lost_history(self) -> None:
         """Note that no answer of the history comes any more: the connection was lost."""
-        self.reading = self.again = False
+        self.reading = self.waiting = self.again = False
 
     def wants_history(self) -> bool:
         """Return whether the history is to be read now, and is not being read."""

@@ -246,8 +246,8 @@ def test_what_others_publish_on_a_channel_is_ignored_and_logged(world, caplog):
 
 
 def test_publishes_of_a_tick_leave_in_one_write(world):
-    node = world.node()
-    world.spin(lambda: settled(node))
+    node = world.node(deadline=100, presence_ttl=200)  # no heartbeat meanwhile
+    world.spin(lambda: settled(node) and not node._commands._replies)
     writes = []
     sock = node._commands.connection.get_extra_info("socket")
     before = world.reactor.stats().bytes_sent
