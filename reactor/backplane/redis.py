@@ -236,7 +236,7 @@ class RedisBackplane(Backplane):
 
     def _check_rights(self, refused: list[list[bytes]]) -> None:
         """Raise BrokerError if there are commands that the broker refuses, to this user or to everybody."""
-        missing = {}
+        missing: dict[str, None] = {}
         for command, error in refused:
             text = error.decode()
             if not any(word in text for word in ("NOPERM", "ACL", "The user")):

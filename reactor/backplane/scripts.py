@@ -12,7 +12,8 @@ could die. The keys, behind a prefix with the number of the database, are:
     c:ID:*   any       of `CHECK`, for a moment
 
 A message is published on the channel t:TOPIC as "EPOCH ID DATA". An epoch begins with a topic, and whenever
-the server was started anew: it may have lost what it had not written to its disk. Then the offsets count on
+the server was started anew: it may have lost what it had not written to its disk. If the topic is lost and the
+history is not, an epoch begins behind that. Then the offsets count on
 from what it has, and `p` and `b` say where the epoch before has ended. The name of a run ends in "+" if the
 server writes all to its disk before it answers: from one such run to the next the epoch goes on. Within a run
 it goes on as well, whether or not each process knows of the "+"; one that does not takes it away.
@@ -39,6 +40,13 @@ local epoch, offset, time = known[1], tonumber(known[2] or 0), tonumber(known[3]
 local before, base = known[5] or '', known[6] or '0-0'
 local run = known[4] or ''
 local durable = string.sub(run, -1) == '+'
+if not epoch then
+  local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  if last then
+    time, offset = string.match(last[1], '(%d+)-(%d+)')
+    time, offset = tonumber(time), tonumber(offset)
+  end
+end
 if epoch and run == ARGV[1] then
 elseif epoch and (durable and string.sub(ARGV[1], -1) == '+'
     or string.gsub(run, '%+$', '') == string.gsub(ARGV[1], '%+$', '')) then

@@ -279,7 +279,8 @@ class Broker:
         if same or (durable and run[-1:] == b"+"):
             topic["run"] = run if durable else topic["run"]
         else:
-            old = topic or {"epoch": b"", "offset": 0, "time": 0}
+            last = self.data.histories.get(key.replace(b"t:", b"h:", 1), [(b"0-0", b"")])[-1][0]
+            old = topic or {"epoch": b"", "offset": offset(last), "time": order(last)[0]}
             base = b"%d-%d" % (old["time"], old["offset"])
             topic = {**old, "epoch": epoch, "run": run, "before": old["epoch"], "base": base}
             self.data.topics[key] = topic
