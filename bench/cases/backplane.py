@@ -127,7 +127,7 @@ class Broker:
 
     def subscribers(self) -> set[bytes]:
         """Return the numbers of the connections that subscribe."""
-        return set(re.findall(rb"^id=(\d+)", self.call("CLIENT", "LIST", "TYPE", "pubsub"), re.M))
+        return set(re.findall(rb"^id=(\d+)", self.call("CLIENT", "LIST", "TYPE", "pubsub"), re.MULTILINE))
 
     def signal(self, number: int) -> None:
         """Send it a signal."""

@@ -12,11 +12,11 @@ could die. The keys, behind a prefix with the number of the database, are:
     c:ID:*   any       of `CHECK`, for a moment
 
 A message is published on the channel t:TOPIC as "EPOCH ID DATA". An epoch begins with a topic, and whenever
-the server was started anew: it may have lost what it had not written to its disk. If the topic is lost and the
-history is not, an epoch begins behind that. Then the offsets count on
-from what it has, and `p` and `b` say where the epoch before has ended. The name of a run ends in "+" if the
-server writes all to its disk before it answers: from one such run to the next the epoch goes on. Within a run
-it goes on as well, whether or not each process knows of the "+"; one that does not takes it away.
+the server was started anew: it may have lost what it had not written to its disk. Then the offsets count on
+from what it has (from the history, if the topic was evicted), and `p` and `b` say where the epoch before has
+ended. The name of a run ends in "+" if the server writes all to its disk before it answers: from one such run
+to the next the epoch goes on. Within a run it goes on as well, whether or not each process knows of the "+";
+one that does not takes it away.
 
 All commands and their options are those of Redis 6.2.
 """

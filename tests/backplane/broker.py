@@ -260,6 +260,9 @@ class Broker:
             table.pop(key, None)
         self.data.expiry.pop(key, None)
 
+    def keys(self) -> list[bytes]:
+        return [*self.data.strings, *self.data.topics, *self.data.histories, *self.data.groups]
+
     def flush(self) -> None:
         self.data = Data()
 
