@@ -420,6 +420,10 @@ def _reload_tls(loop: Reactor, options: argparse.Namespace) -> None:
 
 def _listen_address(text: str) -> list[Address]:
     kind, _, name = text.partition(":")
+    if kind == "udp":
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is for connect: to serve datagrams, write --udp --listen {name}"
+        )
     if kind != "systemd":
         return [parse_address(text)]
     try:
