@@ -197,7 +197,7 @@ class FramedProtocol(Protocol):
         """Return the frames that wait and the beginning of the next, for `restore_input` elsewhere.
 
         None if the connection is about to end, and, where the framer changes, while frames wait: they are not
-        decoded yet, and how they are to be is up to the subclass.
+        decoded yet, because the subclass may still change the framer.
         """
         if self._at_end or self._problem is not None or (self.framer_changes and self._frames is not None):
             return None

@@ -175,7 +175,7 @@ def _add_processes(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--status-open",
         action="store_true",
-        help="allow any other address for --status: all who reach it can look",
+        help="allow any other address for --status: everybody who can reach it can read the page",
     )
 
 

@@ -553,7 +553,7 @@ TLS_FACTS: dict[str, Callable[[SecureSocket], Any]] = {
 _NOT_TLS = {
     "WRONG_VERSION_NUMBER": "what the peer sends is not TLS",
     "PACKET_LENGTH_TOO_LONG": "what the peer sends is not TLS",
-    "UNEXPECTED_MESSAGE": "the peer does not speak TLS, or not in turn: unexpected message",
+    "UNEXPECTED_MESSAGE": "the peer does not speak TLS, or breaks its rules: unexpected message",
     "HTTP_REQUEST": "the peer speaks HTTP without TLS",
     "HTTPS_PROXY_REQUEST": "the peer speaks to a proxy, without TLS",
 }

@@ -102,7 +102,7 @@ def test_interrupted_connect_exits_130():
 
 
 def test_closed_standard_output_is_one_line_and_status_1():
-    message = b"python -m reactor: standard output is closed, and what the peer sends would go there\n"
+    message = b"python -m reactor: standard output is closed: what the peer sends has nowhere to go\n"
     assert connected(">&-") == (1, b"", message)
     assert connected("<&- >&-") == (1, b"", message)
 
@@ -281,7 +281,7 @@ def test_client_reports_that_the_server_does_not_speak_tls(capfd):
         assert main(["connect", address, "--tls"]) == 1
         assert capfd.readouterr().err == (
             f"reactor: cannot connect to {address}: "
-            "the peer does not speak TLS, or not in turn: unexpected message\n"
+            "the peer does not speak TLS, or breaks its rules: unexpected message\n"
         )
     with server("serve", "greet", "--listen", "127.0.0.1:0") as (_, address):
         assert main(["connect", address, "--tls"]) == 1
