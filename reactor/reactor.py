@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 import time
 from collections import Counter
@@ -391,7 +392,7 @@ class Reactor(ContextExit):
 
         Another call for the same descriptor replaces the callback.
         Raises UsageError for a descriptor that belongs to a connection or listener, OSError or
-        ValueError for one that can't be waited for.
+        ValueError for one that can't be waited for, TypeError for an object that has no descriptor.
         """
         self._loop.add_reader(fd, callback, *args)
 
@@ -596,6 +597,8 @@ class Reactor(ContextExit):
         exception of `factory` is passed on.
         """
         self._loop.lifetime.check_lasting()
+        if not hasattr(sock, "getpeername"):
+            raise TypeError(f"sock must be a connected stream socket, not {sock!r}")
         _check_common(factory, limits, timeouts, tls)
         check_type("server_hostname", server_hostname, str, optional=True)
         self._loop.system.check(sock)
@@ -766,7 +769,7 @@ class Reactor(ContextExit):
         from reactor.datagrams.limits import DatagramLimits  # noqa: PLC0415
 
         self._loop.lifetime.check_lasting()
-        check_callable("factory", factory)
+        _check_factory(factory)
         check_type("limits", limits, DatagramLimits, optional=True)
         return (DebugEndpoint if self._debug else Endpoint)(
             loop=self._loop,
@@ -965,10 +968,17 @@ def _log_drained(report: Drained) -> None:
 def _check_common(
     factory: Factory, limits: Limits | None, timeouts: Timeouts | None, tls: ssl.SSLContext | None
 ) -> None:
-    check_callable("factory", factory)
+    _check_factory(factory)
     check_type("limits", limits, Limits, optional=True)
     check_type("timeouts", timeouts, Timeouts, optional=True)
     _check_ssl("tls", tls, "SSLContext")
+
+
+def _check_factory(factory: object) -> None:
+    check_callable("factory", factory)
+    if inspect.iscoroutinefunction(factory):
+        name = getattr(factory, "__name__", "fn")
+        raise TypeError(f"factory is a coroutine function: give reactor.streams.handler({name})")
 
 
 def _maker_of_headers(proxy_protocol: object) -> Callable[[Any, Any], ProxyHeader]:

@@ -100,7 +100,7 @@ def _problem_of_factory(factory: Any, needed: Iterable[str]) -> str | None:
     if not callable(factory):
         return f"is not a factory: it is a {type(factory).__name__}, which can't be called"
     if inspect.iscoroutinefunction(factory):
-        return "is a coroutine function: a factory is a plain function or class"
+        return "is a coroutine function: give the factory that reactor.streams.handler makes of it"
     try:
         inspect.signature(factory).bind()
     except TypeError as exc:
