@@ -341,7 +341,7 @@ def test_errors_and_leaks_fail_the_test(pytester):
             "*LookupError: yours*",
             "*ExceptionGroup: callbacks of the reactor raised, in Broken.data_received (1 sub-exception)*",
             "*LookupError: mine*",
-            "*1 connections were still busy when the server was drained*",
+            "*connections that were still busy when the server was drained: 1*",
         ]
     )
 
