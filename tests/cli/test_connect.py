@@ -254,8 +254,9 @@ def test_client_talks_with_openssl(certificates, version):
 )
 def test_client_refuses_a_certificate_in_one_line(certificates, tls, capfd, words, message):
     words = [certificates.file("ca.pem") if word == "CA" else word for word in words]
-    with server("serve", "echo", *tls) as (_, address):
+    with server("serve", "echo", *tls) as (process, address):
         assert main(["connect", address, *words]) == 1
+        assert b"the peer does not accept our certificate: " in process.stderr.readline()
     line = capfd.readouterr().err
     assert message in line
     assert line.count("\n") == 1
