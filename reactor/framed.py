@@ -23,8 +23,8 @@ _COUNT = Struct("!I")
 class FramedProtocol(Protocol):
     r"""Base class of protocols that receive and send frames. Subclass it, and define `frame_received`.
 
-    framer: decodes the input and encodes what is sent; a new one for each connection. Raises TypeError if it
-        is no `Framer`.
+    framer: decodes the input and encodes what is sent; a new one for each connection. Raises TypeError for
+        a class.
 
     While the connection is above its high-water mark, nothing is read, and decoded frames wait. So they do
     from `Connection.pause_reading` to `resume_reading`, and, beyond `frames_per_tick` of them, until the next
@@ -78,8 +78,8 @@ class FramedProtocol(Protocol):
     connection: Connection
 
     def __init__(self, framer: Framer) -> None:
-        if not isinstance(framer, Framer):
-            raise TypeError(f"framer must be a Framer, not {framer!r}")
+        if isinstance(framer, type):
+            raise TypeError(f"framer must be a Framer, not the class: write {framer.__name__}()")
         self.framer = framer
         self._frames: Iterator[bytes] | None = None
         self._problem: FramingError | None = None

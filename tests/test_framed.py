@@ -405,7 +405,7 @@ def test_text_in_place_of_bytes_is_refused(reactor, framer):
 
 
 def test_class_in_place_of_a_framer_is_refused():
-    with pytest.raises(TypeError, match="framer must be a Framer, not <class "):
+    with pytest.raises(TypeError, match=r"framer must be a Framer, not the class: write Lines\(\)"):
         Upper(Lines)
 
 
