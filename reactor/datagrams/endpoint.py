@@ -26,6 +26,7 @@ from reactor.connection.closing import close_quietly
 from reactor.connection.interrupts import Step
 from reactor.datagrams.control import (
     ANCILLARY_SIZE,
+    Route,
     info_of,
     segment_size_of,
     segmented,
@@ -33,7 +34,7 @@ from reactor.datagrams.control import (
 from reactor.datagrams.errors import FATAL, PASSED_ON, count_drops, queue_errors, queued_errors
 from reactor.datagrams.interface import error_handler, ignore, make_protocol
 from reactor.datagrams.limits import DatagramLimits, PrefixMeter
-from reactor.datagrams.multicast import change_membership, set_sending
+from reactor.datagrams.multicast import change_membership, interface_index, set_sending
 from reactor.datagrams.opening import Opened, SocketSettings, connect_first
 from reactor.datagrams.queue import RUN_BYTES, SEGMENTS, SendQueue
 from reactor.errors import (
@@ -517,7 +518,9 @@ class Endpoint:
 
     # Sending
 
-    def send(self, data: bytes | bytearray | memoryview, address: Any = None) -> bool:
+    def send(
+        self, data: bytes | bytearray | memoryview, address: Any = None, source: str | None = None
+    ) -> bool:
         """Send a datagram after everything that was sent before; does not block.
 
         Returns True if the kernel has it or it is queued, and False if it was refused or can't be sent, which
@@ -527,9 +530,14 @@ class Endpoint:
         address: where to: what `datagram_received` was called with, an `Address`, its text, or the path of
             a Unix socket. IP addresses are numeric; `connect_datagram` looks up names. (The socket module
             looks up a name in a pair, and blocks meanwhile.) None: the address that it is connected to.
-        Raises UsageError if there is no address, or another than that of a connected endpoint, AddressError
-        for an invalid one, TypeError for data that is not bytes.
+        source: the IP address of this host that it comes from, if the endpoint is bound to several: an
+            answer's is `DatagramInfo.local` of the question (IP_PKTINFO, ip(7)). None: the kernel chooses by
+            its routing table. One that is not this host's comes to `error_received`.
+        Raises UsageError if there is no address, or another than that of a connected endpoint, or a `source`
+        for such a one, AddressError for an invalid one, TypeError for data that is not bytes.
         """
+        if source is not None:
+            return self._send_indirectly(data, address, source)
         if not self._direct:
             fits = self._room and type(data) is bytes and len(data) == self._segment
             if fits and address == self._run_address:
@@ -551,11 +559,13 @@ class Endpoint:
         return True
 
     def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> bool:
-        """Send as `send` does; asyncio's name."""
+        """Send as `send` does, from the address that the kernel chooses; asyncio's name."""
         return self.send(data, addr)
 
-    def _send_indirectly(self, data: bytes | bytearray | memoryview, address: Any) -> bool:
-        """Send while something is queued, or datagrams are gathered for GSO, or refuse it."""
+    def _send_indirectly(
+        self, data: bytes | bytearray | memoryview, address: Any, source: str | None = None
+    ) -> bool:
+        """Send from `source`, or while something is queued or gathered for GSO, or refuse it."""
         if self._state not in _SENDS:
             self._loop.lifetime.check_process()
             self._refused["closing"] += 1
@@ -565,7 +575,11 @@ class Endpoint:
                 self._check_peer(address)
         elif not isinstance(address, tuple):
             address = self._sockaddr(address)
+        if source is not None:
+            address = self._route(source, address)
         piece = data if type(data) is bytes else bytes(memoryview(data))
+        if self._direct:
+            return self._send_now(piece, address)
         if self._gso and not self._queue and self._state is _OPEN:
             return self._begin_run(piece, address)
         return self._enqueue(piece, address)
@@ -620,12 +634,15 @@ class Endpoint:
                 self._bytes_sent += size
                 return True
         self._dropped[cause_of(exc)] += 1
-        self._note_error(exc, self._peer if address is None else address)
+        where = address.address if type(address) is Route else address
+        self._note_error(exc, self._peer if where is None else where)
         return False
 
     def _call(self, data: bytes | bytearray | memoryview, address: Any) -> int:
         """Send, with any form of an address, and return how many bytes. Raises OSError as send(2) does."""
         sock = self._sock
+        if type(address) is Route:
+            return self._call_from(data, address)
         try:
             sent: int = sock.sendto(data, address) if self._peer is None else sock.send(data)
         except (TypeError, OverflowError, socket.gaierror) as exc:
@@ -633,6 +650,22 @@ class Endpoint:
                 raise
             sent = sock.sendto(data, self._sockaddr(address, exc))
         return sent
+
+    def _call_from(self, data: bytes | bytearray | memoryview, route: Route) -> int:
+        try:
+            sent: int = self._sock.sendmsg([data], route.messages, 0, route.address)
+        except (TypeError, OverflowError, socket.gaierror) as exc:
+            sent = self._sock.sendmsg([data], route.messages, 0, self._sockaddr(route.address, exc))
+        return sent
+
+    def _route(self, source: str, address: Any) -> Route:
+        """Return the way from `source` to a socket address. Raises UsageError where there is no choice."""
+        if self._is_unix or self._target is not None or self._peer is not None:
+            raise UsageError(
+                f"{self} sends from one address only: `source` is for UDP that is not connected, and"
+                " `connect_datagram` has `local_address`"
+            )
+        return Route.between(source, address)
 
     def _sockaddr(self, address: Any, exc: Exception | None = None) -> Any:
         """Return `address` as the socket module takes it. exc: why that form was refused, if it was tried.
@@ -736,9 +769,12 @@ class Endpoint:
 
     def _send_joined(self, run: list[bytes], address: Any) -> bool:
         """Send a run of datagrams in one call; return whether the kernel took it."""
+        messages = segmented(len(run[0]))
+        if type(address) is Route:
+            messages, address = messages + address.messages, address.address
         where = () if self._peer is not None else (address,)
         try:
-            size = self._sock.sendmsg(run, segmented(len(run[0])), 0, *where)
+            size = self._sock.sendmsg(run, messages, 0, *where)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:
@@ -957,13 +993,15 @@ class Endpoint:
         Raises AddressError if it is no multicast address, or of another family than the socket, OSError if
         the interface does not exist or the kernel refuses.
         """
-        self._check_open()
-        change_membership(self._sock, group, interface, join=True)
+        self._change_membership(group, interface, join=True)
 
     def leave(self, group: str, interface: str | int | None = None) -> None:
         """Undo `join` for the same group and interface. Raises as `join`."""
+        self._change_membership(group, interface, join=False)
+
+    def _change_membership(self, group: str, interface: str | int | None, *, join: bool) -> None:
         self._check_open()
-        change_membership(self._sock, group, interface, join=False)
+        change_membership(self._sock, group, interface_index(interface, self._loop.system), join=join)
 
     def set_multicast(self, interface: str | int | None = None, *, loopback: bool | None = None) -> None:
         """Set how datagrams to groups are sent; None leaves a setting as it is.
@@ -973,7 +1011,8 @@ class Endpoint:
         Raises OSError if the interface does not exist or the kernel refuses.
         """
         self._check_open()
-        set_sending(self._sock, interface, loopback)
+        index = None if interface is None else interface_index(interface, self._loop.system)
+        set_sending(self._sock, index, loopback)
 
     def _check_open(self) -> None:
         self._loop.lifetime.check_process()
