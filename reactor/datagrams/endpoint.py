@@ -163,6 +163,9 @@ class Endpoint:
     _local_address: Address | None = attrs.field(default=None, init=False)
 
     # Receiving.
+    _shared: bool = attrs.field(default=False, init=False)  # other processes receive on the socket, too
+    _deaf: bool = attrs.field(default=False, init=False)  # for ever, during a drain
+    _drops_before: int = attrs.field(default=0, init=False)  # those that the socket had counted
     _meter: PrefixMeter | None = attrs.field(default=None, init=False)
     _receive: Callable[[], bool] = attrs.field(init=False)
 
@@ -262,7 +265,7 @@ class Endpoint:
         """Return its counters since it was made, and its gauges."""
         dropped = Counter(self._dropped)
         if self._sock is not None and self._state not in _ENDED:
-            dropped["kernel"] += count_drops(self._sock)
+            dropped["kernel"] += count_drops(self._sock) - self._drops_before
         return DatagramStats(
             received=self._received,
             sent=self._sent,
@@ -286,7 +289,8 @@ class Endpoint:
         closing = self._state is _CLOSING
         try:
             sock = self._sock = opened.sock
-            self._path, self._peer = opened.path, opened.peer
+            self._path, self._peer, self._shared = opened.path, opened.peer, opened.shared
+            self._drops_before = count_drops(sock)
             self._own_name = sock.getsockname()
             self._queues_errors = queue_errors(sock)
             self._gso = self._settings.gso
@@ -868,7 +872,8 @@ class Endpoint:
             self._direct = not self._gso
 
     def _update_interest(self) -> None:
-        events = (EVENT_READ if self._state is _OPEN else 0) | (EVENT_WRITE if self._armed else 0)
+        receives = self._state is _OPEN and not self._deaf
+        events = (EVENT_READ if receives else 0) | (EVENT_WRITE if self._armed else 0)
         try:
             self._loop.registry.modify(self._sock.fileno(), events)
         except (OSError, ValueError) as exc:
@@ -1093,7 +1098,7 @@ class Endpoint:
         """Close the socket, and remove the file of a Unix one. More than once does nothing."""
         sock = self._sock
         if sock is not None and sock.fileno() >= 0:
-            drops = count_drops(sock)
+            drops = count_drops(sock) - self._drops_before
             if drops:
                 self._dropped["kernel"] += drops
             self._unregister()
@@ -1124,12 +1129,17 @@ class Endpoint:
         """Serve what has arrived, wait for a protocol that is busy, and close."""
         if self._state is not _OPEN:
             return
-        if batches and self._receive():
+        if batches and not self._deaf and self._receive():
             self._loop.scheduler.call_soon(self._drain, batches - 1)
         elif self._is_busy():
             self._loop.scheduler.call_later(_DRAIN_PAUSE, self._drain)
         else:
             self.close()
+
+    def _stop_receiving(self) -> None:
+        """Leave what comes to the other processes that have the socket."""
+        self._deaf = True
+        self._update_interest()
 
     def _is_busy(self) -> bool:
         draining = getattr(self._protocol, "draining", None)
@@ -1200,9 +1210,14 @@ def look_up(
     endpoint._look_up(resolver)
 
 
-def drain_endpoint(endpoint: Endpoint) -> None:
-    """Serve what has arrived, and close when its protocol is not busy."""
+def drain_endpoint(endpoint: Endpoint, *, shared: bool = True) -> None:
+    """Serve what has arrived, and close when its protocol is not busy.
+
+    shared: receive it on a socket that other processes have, too; False leaves it to them.
+    """
     if endpoint._state is _OPEN:
+        if endpoint._shared and not shared:
+            endpoint._stop_receiving()
         endpoint._loop.scheduler.call_soon(endpoint._drain)
     else:
         endpoint.close()
