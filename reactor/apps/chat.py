@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, islice
+from math import ceil
 from secrets import choice, token_hex
 from typing import Any, ClassVar
 
@@ -52,6 +53,10 @@ CARE = 1.0
 
 #: Lines of a member that are handled in one tick: each is written to the whole room.
 LINES_PER_TICK = 10
+
+#: Rooms that a member can go to within so many seconds: a broker keeps what each was sent for a day.
+MOVES = 10
+MOVES_WITHIN = 60.0
 
 #: Seconds that a member's further lines wait for a nickname to be taken.
 ANSWER_TIMEOUT = 5.0
@@ -321,6 +326,7 @@ class Member:
     _careful_until: float = 0.0  # until then it says one line at a time
     _awaits: Handle | None = None  # the deadline of a line that is to be shown first
     _frozen: bool = False  # it is being handed over
+    _moves: tuple[float, ...] = ()  # when it went to its last rooms
 
     def __repr__(self) -> str:
         return f"<Member {self.name!r} in {self.room!r}, {self.connection}>"
@@ -372,9 +378,20 @@ class Member:
     def _join(self, room: str) -> None:
         if not is_name(room):
             self.reply(f"a room's name has 1 to {NAME_LIMIT} letters, digits, - or _")
-        elif room != self.room:
+        elif room != self.room and self._may_move():
             self._ask(f"/join {room}")
             self.hall.rooms[self.room].when_shown(partial(self._go_to, room))
+
+    def _may_move(self) -> bool:
+        """Return whether it has not been to too many rooms; if it may move, that counts as one."""
+        now = self.connection.reactor.time()
+        moves = [when for when in self._moves if when > now - MOVES_WITHIN]
+        if len(moves) >= MOVES:
+            wait = ceil(moves[0] + MOVES_WITHIN - now)
+            self.reply(f"you went to {MOVES} rooms within {MOVES_WITHIN:.0f} s: wait {wait} s")
+            return False
+        self._moves = (*moves, now)
+        return True
 
     def _go_to(self, room: str) -> None:
         if self._is_asking():

@@ -422,7 +422,7 @@ class Connection:
         settings = self._settings
         settings.loop.lifetime.check_process()
         if self._state is not State.OPEN or self._channel.kind is Kind.SECURE:
-            raise UsageError("start_tls needs a connection in clear of which no direction has ended")
+            raise UsageError("start_tls needs a connection without TLS, with both directions open")
         server = settings.listener is not None if server_side is None else server_side
         tls = settings.make_tls(context, server, server_hostname)
         with Step(self._break_off):

@@ -195,9 +195,9 @@ class Listener:
     def drain(self, timeout: float = 30.0, on_done: Callable[[Drained], object] | None = None) -> None:
         """Serve the connections in the accept queue, accept no more, and let all come to their end.
 
-        A connection that has nothing under way is closed at once: no unread input, nothing queued, no
-        message owed (`Timeouts.read`), and `Protocol.draining`, where there is one, does not return True.
-        The others are checked again. on_done: called with a `Drained` when all have ended; None logs it.
+        An idle connection is closed at once: no unread input, nothing queued, no read deadline running, and
+        `Protocol.draining`, if there is one, does not return True. The others are checked again.
+        on_done: called with a `Drained` when all have ended; None logs it.
         timeout: seconds, after which what is still open is aborted with `DrainTimeout`; infinity: never.
         More than once does nothing. Raises UsageError after `close`, ValueError for a timeout below 0 or NaN,
         TypeError for one that is no number.

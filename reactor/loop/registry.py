@@ -180,7 +180,13 @@ class Registry:
         fd = _descriptor(fileobj)
         watch = self.owner_of(fd)
         if watch is None:
-            self.register(fd, event, _Watch.on_event, _Watch(call, event, callback, args))
+            try:
+                self.register(fd, event, _Watch.on_event, _Watch(call, event, callback, args))
+            except PermissionError as exc:  # epoll_ctl(2)
+                cause = (
+                    f"{fileobj!r} can't be waited for: a regular file is always ready, read it on a thread"
+                )
+                raise PermissionError(exc.errno, cause) from exc
         elif isinstance(watch, _Watch):
             watch.callbacks[event] = (callback, args)
             self.modify(fd, watch.events())
@@ -263,6 +269,8 @@ def _ignore(owner: Any, events: int) -> None:
 
 
 def _descriptor(fileobj: FileDescriptorLike) -> int:
+    if not (isinstance(fileobj, int) or hasattr(fileobj, "fileno")):
+        raise TypeError(f"fd must be a descriptor or have fileno(), not {fileobj!r}")
     fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
     if fd < 0:
         raise ValueError(f"{fileobj!r} is closed: it has no descriptor to wait for")

@@ -209,7 +209,7 @@ def test_take_over_may_change_the_water_marks():
         peer.close()
 
 
-def test_leaving_says_so_and_ends_nothing():
+def test_leave_calls_connection_lost_and_the_new_connection_goes_on():
     with two_reactors() as (old, new, settings, _):
         before = Movable()
         connection, peer = pair(old, before)

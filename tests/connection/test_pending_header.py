@@ -230,7 +230,7 @@ def test_deadlines_of_a_connection_begin_after_its_header(memory, served):
         (b"PROXY TCP4 1.2", "reset", "Connection reset by peer within it"),
     ],
 )
-def test_what_is_no_header_ends_the_connection_with_the_cause_in_the_log(
+def test_input_without_a_header_ends_the_connection_and_logs_the_cause(
     memory, served, caplog, data, ending, message
 ):
     memory.listen(HERE, served, proxy_protocol=PROXIES)
@@ -245,7 +245,7 @@ def test_what_is_no_header_ends_the_connection_with_the_cause_in_the_log(
     assert message in line
 
 
-def test_connections_of_others_are_refused(memory, served, caplog):
+def test_connections_from_untrusted_addresses_are_refused(memory, served, caplog):
     memory.listen(HERE, served, proxy_protocol=ProxyProtocol(trusted=["10.9.0.0/16"]))
     peer = sending(memory, HEADER.encode())
     memory.settle()
@@ -519,13 +519,15 @@ def test_client_of_a_socket_for_both_families_is_trusted_by_its_ipv4_address(rea
 class Accepting(ScriptedSocket):
     """A listening socket whose connections have a script for `recv`."""
 
-    def __init__(self, sock, script):
+    def __init__(self, sock, script=()):
         super().__init__(sock)
         self.script_of_each = script
+        self.accepted = []
 
     def accept(self):
         sock, sockaddr = super().accept()
-        return ScriptedSocket(sock, recv=self.script_of_each), sockaddr
+        self.accepted.append(ScriptedSocket(sock, recv=self.script_of_each))
+        return self.accepted[-1], sockaddr
 
 
 def test_partial_receives_and_errors_of_the_kernel(reactor, served):
@@ -549,6 +551,36 @@ def test_partial_receives_and_errors_of_the_kernel(reactor, served):
                 spin(reactor, lambda listener=listener: reactor.stats().closed.get("clean"))
                 assert len(served.made) == before
             listener.close()
+
+
+LONG = ProxyHeader(tlvs=((0xE0, bytes(4000)),))
+
+
+@pytest.mark.parametrize(("encoded", "looks"), [(LONG.encode(), 3), (LINE.encode(), 16)])
+def test_header_that_comes_byte_by_byte_is_looked_at_a_few_times(reactor, served, encoded, looks):
+    with socket.create_server(("127.0.0.1", 0)) as bound, ExitStack() as stack:
+        listening = Accepting(bound)
+        listener = reactor.listen(listening, served, proxy_protocol=LOCALHOST)
+        client = stack.enter_context(connect(reactor, listener.addresses[0]))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(len(encoded)):
+            client.sendall(encoded[at : at + 1])
+            reactor.run_once(0)
+        spin(reactor, lambda: served.made)
+        (accepted,) = listening.accepted
+        assert accepted.calls.count("recv") <= 2 * looks  # to see what there is, and to take it
+        client.sendall(b"x")
+        spin(reactor, lambda: served.only.received == b"x")
+        listener.close()
+
+
+def test_end_within_a_header_is_seen_at_once(reactor, served):
+    listener = reactor.listen("127.0.0.1:0", served, proxy_protocol=LOCALHOST)
+    with connect(reactor, listener.addresses[0]) as client:
+        client.sendall(LONG.encode()[:1000])
+        spin(reactor, lambda: reactor.stats().bytes_received == 1000)
+    reactor.run_once(0)
+    assert refusals(reactor) == {"proxy_header": 1}
 
 
 def test_connection_whose_child_process_inherits_it_before_the_header_goes_on(reactor, served):
@@ -676,7 +708,7 @@ def test_header_is_sent_whole_before_the_first_bytes(seed, choppy):
 
 
 @pytest.mark.parametrize("wrong", ["v3", "", 1, True])
-def test_other_values_are_refused_by_name(reactor, wrong):
+def test_invalid_proxy_protocol_is_refused_by_its_name(reactor, wrong):
     kind = ValueError if isinstance(wrong, str) else TypeError
     with pytest.raises(kind, match=r"^proxy_protocol must be a ProxyHeader"):
         reactor.connect("127.0.0.1:1", Recorder, proxy_protocol=wrong)
