@@ -365,6 +365,7 @@ def test_page_notices_no_restart_but_an_end_and_comes_back_as_it_was(tmp_path, o
         page = open_page(f"{deployment.page}#garden")
         page.clock.install()
         page.reload()
+        expect(page.get_by_role("status").first).to_have_text("Connected")
         page.get_by_label("Your line").fill("/nick ann")
         page.keyboard.press("Enter")
         expect(page.locator("#me")).to_have_text("You are ann")
