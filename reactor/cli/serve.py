@@ -153,8 +153,8 @@ def _add_processes(group: argparse._ArgumentGroup) -> None:
         "--workers",
         type=parse_count,
         metavar="N",
-        help="serve in N processes below a supervisor, which restarts them without losing a connection: "
-        "SIGHUP one by one, SIGUSR2 with itself; SIGTTIN and SIGTTOU start and end one "
+        help="serve in N processes below a supervisor, which restarts them without losing a connection or a "
+        "datagram: SIGHUP one by one, SIGUSR2 with itself; SIGTTIN and SIGTTOU start and end one "
         "(default: one process alone)",
     )
     group.add_argument(
@@ -232,7 +232,7 @@ def run(options: argparse.Namespace) -> None:
         _serve_alone(options)
         return
     supervisor = Supervisor(
-        partial(_listen, options),
+        partial(_bind_datagrams if options.udp else _listen, options),
         workers=options.workers,
         max_workers=1 if _is_alone(options) else None,
         drain_timeout=options.drain_timeout,
@@ -251,8 +251,6 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_udp(options: argparse.Namespace) -> None:
     """Refuse the options that datagrams have no use for."""
-    if options.workers is not None:
-        options.error("--workers is for connections: one process serves datagrams, leave it out with --udp")
     for option in _OF_CONNECTIONS:
         if getattr(options, option) not in {None, False}:
             options.error(f"--{option.replace('_', '-')} is for connections, and --udp has none")
@@ -306,9 +304,12 @@ def _serve_status(options: argparse.Namespace, loop: Reactor) -> None:
     from reactor.status import StatusPage  # noqa: PLC0415 - needs the extra `status`
 
     page = StatusPage(loop, name=_title(options))
-    listener = page.listen(options.status, open=options.status_open)
-    for bound in listener.addresses:
-        log.info("status page: %s", bound if bound.path is not None else f"http://{bound}/")
+    _log_pages("status page", [page.listen(options.status, open=options.status_open)], "http")
+
+
+def _log_pages(what: str, listeners: list[Listener], scheme: str) -> None:
+    for bound in chain(*(listener.addresses for listener in listeners)):
+        log.info("%s: %s", what, bound if bound.path is not None else f"{scheme}://{bound}/")
 
 
 @contextmanager
@@ -344,14 +345,15 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
     try:
         app = chosen_app(options)
         factory = _factory(options, app, loop)
-        served = [(address, factory) for address in _addresses(options)]
+        tls = _server_context(options)
+        listen = partial(loop.listen, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies)
+        listeners = [listen(address, factory) for address in _addresses(options)]
         if options.web is not None and app.page is not None:
             with _extra("--web", "web"):
                 page = app.page(factory)
-            served += [(address, page) for address in chain(*options.web)]
-        tls = _server_context(options)
-        listen = partial(loop.listen, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies)
-        return [listen(address, serving) for address, serving in served]
+            listeners += (pages := [listen(address, page) for address in chain(*options.web)])
+            _log_pages("page of the chat", pages, "http" if tls is None else "https")
+        return listeners
     except (ImportError, TLSContextError) as exc:
         raise CommandFailed(str(exc)) from exc
     except AddressError as exc:
@@ -366,9 +368,10 @@ def _bind_datagrams(options: argparse.Namespace, loop: Reactor) -> list[Endpoint
     if app.datagrams is None:
         able = ", ".join(name for name, known in APPS.items() if known.datagrams)
         refuse(f"--udp is for {able} and module:factory: this app has connections only")
+    spread = options.workers is not None  # each worker has a socket of its own
     factory = app.datagrams()
     try:
-        return [loop.bind_datagram(address, factory) for address in _addresses(options)]
+        return [loop.bind_datagram(address, factory, reuse_port=spread) for address in _addresses(options)]
     except AddressError as exc:
         refuse(str(exc))
     except ListenError as exc:

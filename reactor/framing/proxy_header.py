@@ -301,6 +301,19 @@ class ProxyHeader:
         return None if value is None else _decode_tls(value)
 
 
+def least_missing(data: bytes) -> int:
+    """Return how many bytes, at least, the header lacks that begins with `data` and is not complete.
+
+    >>> least_missing(b"PROXY UNK")
+    6
+    """
+    if len(data) >= _FIXED.size and data.startswith(_SIGNATURE):
+        return int(_FIXED.size + _FIXED.unpack_from(data)[3] - len(data))
+    if data.startswith(_SIGNATURE[:1]):
+        return _FIXED.size - len(data)
+    return max(len(_V1_UNKNOWN) + 2 - len(data), 1 if data.endswith(b"\r") else 2)
+
+
 def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("utf-8", "backslashreplace")
 

@@ -545,10 +545,6 @@ def test_factory_of_a_module_serves_datagrams(tmp_path):
     ("words", "message"),
     [
         (("chat",), "--udp is for echo, daytime and module:factory: this app has connections only"),
-        (
-            ("echo", "--workers", "2"),
-            "--workers is for connections: one process serves datagrams, leave it out",
-        ),
         (("echo", "--idle-timeout", "5"), "--idle-timeout is for connections, and --udp has none"),
         (("echo", "--tls-cert", "file"), "--tls-cert is for connections, and --udp has none"),
         (
@@ -599,10 +595,11 @@ def test_chat_serves_while_its_broker_is_away_and_is_not_ready(tmp_path):
     with command("serve", "chat", "--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", *words) as process:
         said = ""
         addresses = []
-        while len(addresses) < 3 or "cannot connect" not in said:
+        while len(addresses) < 4 or "cannot connect" not in said:
             said += process.stderr.readline().decode()
-            addresses = re.findall(r"(?:listening on |http://)(127\.0\.0\.1:\d+)", said)
-        status, lines, page = addresses
+            addresses = re.findall(r"(?:status page: http://|chat: http://|listening on )(127[0-9.:]+)", said)
+        status, page, lines, again = addresses
+        assert again == page
         answer = get(status, "/ready")
         assert answer[0] == 503
         assert "other processes can't be reached" in str(answer)

@@ -519,13 +519,15 @@ def test_client_of_a_socket_for_both_families_is_trusted_by_its_ipv4_address(rea
 class Accepting(ScriptedSocket):
     """A listening socket whose connections have a script for `recv`."""
 
-    def __init__(self, sock, script):
+    def __init__(self, sock, script=()):
         super().__init__(sock)
         self.script_of_each = script
+        self.accepted = []
 
     def accept(self):
         sock, sockaddr = super().accept()
-        return ScriptedSocket(sock, recv=self.script_of_each), sockaddr
+        self.accepted.append(ScriptedSocket(sock, recv=self.script_of_each))
+        return self.accepted[-1], sockaddr
 
 
 def test_partial_receives_and_errors_of_the_kernel(reactor, served):
@@ -549,6 +551,36 @@ def test_partial_receives_and_errors_of_the_kernel(reactor, served):
                 spin(reactor, lambda listener=listener: reactor.stats().closed.get("clean"))
                 assert len(served.made) == before
             listener.close()
+
+
+LONG = ProxyHeader(tlvs=((0xE0, bytes(4000)),))
+
+
+@pytest.mark.parametrize(("encoded", "looks"), [(LONG.encode(), 3), (LINE.encode(), 16)])
+def test_header_that_comes_byte_by_byte_is_looked_at_a_few_times(reactor, served, encoded, looks):
+    with socket.create_server(("127.0.0.1", 0)) as bound, ExitStack() as stack:
+        listening = Accepting(bound)
+        listener = reactor.listen(listening, served, proxy_protocol=LOCALHOST)
+        client = stack.enter_context(connect(reactor, listener.addresses[0]))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(len(encoded)):
+            client.sendall(encoded[at : at + 1])
+            reactor.run_once(0)
+        spin(reactor, lambda: served.made)
+        (accepted,) = listening.accepted
+        assert accepted.calls.count("recv") <= 2 * looks  # to see what there is, and to take it
+        client.sendall(b"x")
+        spin(reactor, lambda: served.only.received == b"x")
+        listener.close()
+
+
+def test_end_within_a_header_is_seen_at_once(reactor, served):
+    listener = reactor.listen("127.0.0.1:0", served, proxy_protocol=LOCALHOST)
+    with connect(reactor, listener.addresses[0]) as client:
+        client.sendall(LONG.encode()[:1000])
+        spin(reactor, lambda: reactor.stats().bytes_received == 1000)
+    reactor.run_once(0)
+    assert refusals(reactor) == {"proxy_header": 1}
 
 
 def test_connection_whose_child_process_inherits_it_before_the_header_goes_on(reactor, served):

@@ -2,23 +2,25 @@
 
 import json
 import logging
-import re
+import os
 import shutil
 import socket
-import subprocess
-from contextlib import contextmanager
+import threading
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from reactor import Address, Protocol, ProxyProtocol, Reactor
 from reactor.apps.proxy import Proxy
+from reactor.http import HTTP, Response
 from reactor.loop.selector import default_selector
 from reactor.testing import Recorder
+from tests.deploy.balancers import documented, processes
 from tests.helpers import DEADLINE, Echo, spin
 from tests.tls_peers import TlsPeer
 
-README = Path(__file__).parent.parent.parent / "reactor" / "deploy" / "README.md"
 PROXIES = ProxyProtocol(trusted=["127.0.0.1"])
 
 DEFAULTS = """
@@ -53,22 +55,17 @@ def reactor_selector():
 @pytest.fixture
 def haproxy(tmp_path):
     """Return a function that starts HAProxy with a configuration, until the end of the test."""
-    assert shutil.which("haproxy"), "haproxy is missing: install its package"
-    started = []
+    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program, "haproxy is missing: install its package"
+    with processes() as start_process:
 
-    def start(configuration, *listening):
-        file = tmp_path / f"haproxy{len(started)}.cfg"
-        file.write_text(configuration)
-        descriptors = [sock.fileno() for sock in listening]
-        words = ["haproxy", "-db", "-q", "-f", str(file)]
-        started.append(subprocess.Popen(words, pass_fds=descriptors, stderr=subprocess.PIPE))
+        def start(configuration, *listening):
+            file = tmp_path / f"{len(list(tmp_path.iterdir()))}.cfg"
+            file.write_text(configuration)
+            descriptors = [sock.fileno() for sock in listening]
+            start_process([program, "-db", "-q", "-f", file], pass_fds=descriptors)
 
-    yield start
-    for process in started:
-        ended = process.poll()
-        process.terminate()
-        _, output = process.communicate(timeout=DEADLINE)
-        assert ended is None, output.decode()
+        yield start
 
 
 @pytest.fixture
@@ -88,17 +85,6 @@ class Served:
     def __call__(self):
         self.made.append(self.kind())
         return self.made[-1]
-
-
-def documented(replacements):
-    """Return the configuration of the README, with other values in the places of its addresses and files."""
-    (text,) = re.findall(
-        r"^```haproxy\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
-    for old, new in replacements.items():
-        assert text.count(old) == 1, f"{old} is not in the README's configuration once"
-        text = text.replace(old, str(new))
-    return text
 
 
 def checked(reactor):
@@ -123,13 +109,14 @@ def test_documented_configuration_names_client_and_tls_and_its_checks_are_quiet(
         b"".join(Path(certificates.file(name)).read_bytes() for name in ("server.key", "server.pem"))
     )
     configuration = documented(
+        "haproxy",
         {
             "bind :4000": f"bind fd@{public.fileno()}",
             "/etc/haproxy/server.pem": both,
             "/etc/haproxy/clients.pem": certificates.file("ca.pem"),
             "127.0.0.1:9092": listener.addresses[0],
             "inter 2s": "inter 50ms",
-        }
+        },
     )
     haproxy(configuration, public)
     spin(reactor, lambda: checked(reactor) >= 3)
@@ -264,6 +251,34 @@ def test_connector_s_own_addresses_are_understood_by_haproxy(reactor, public, ha
     spin(reactor, lambda: recorder.lost)
     host, port, *_ = json.loads(recorder.received.partition(b"\r\n\r\n")[2])
     assert (host, port) == recorder.connection.get_extra_info("sockname", (host, port))
+
+
+def test_documented_configuration_for_pages_names_the_client_of_each_connection(
+    public, haproxy, reactor_server
+):
+    checks, requests = threading.Event(), []
+
+    def page(request):
+        if request.connection.get_extra_info("proxy").local:
+            checks.set()
+        else:
+            requests.append((request.connection, request.peername))
+        return Response(200, "hello")
+
+    server = reactor_server(HTTP(page), proxy_protocol=PROXIES)
+    replacements = {"bind :8000": f"bind fd@{public.fileno()}", "127.0.0.1:9094": server.address}
+    haproxy(documented("haproxy", {**replacements, "inter 2s": "inter 50ms"}, number=1), public)
+    with ExitStack() as stack:
+        clients = [HTTPConnection(*public.getsockname(), timeout=DEADLINE) for _ in range(2)]
+        for client in clients * 2:
+            stack.callback(client.close)
+            client.request("GET", "/")
+            assert client.getresponse().read() == b"hello"
+        assert [name for _, name in requests] == [client.sock.getsockname() for client in clients * 2]
+        (first, second), again = ([made for made, _ in requests[at : at + 2]] for at in (0, 2))
+        assert (first is second, again) == (False, [first, second])
+    assert checks.wait(DEADLINE)
+    assert server.reactor.stats().refused == {}
 
 
 def test_server_that_does_not_trust_haproxy_is_down_for_it(public, haproxy):
