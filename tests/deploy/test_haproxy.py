@@ -18,7 +18,7 @@ from reactor.http import HTTP, Response
 from reactor.loop.selector import default_selector
 from reactor.testing import Recorder
 from tests.deploy.balancers import documented, processes
-from tests.helpers import DEADLINE, Echo, spin
+from tests.helpers import DEADLINE, Echo, Factory, spin
 from tests.tls_peers import TlsPeer
 
 PROXIES = ProxyProtocol(trusted=["127.0.0.1"])
@@ -75,18 +75,6 @@ def public():
         yield sock
 
 
-class Served:
-    """A factory of recorders that keeps them."""
-
-    def __init__(self, kind=Echo):
-        self.kind = kind
-        self.made = []
-
-    def __call__(self):
-        self.made.append(self.kind())
-        return self.made[-1]
-
-
 def checked(reactor):
     """Return how many health checks have come and gone."""
     return reactor.stats().closed.get("clean", 0)
@@ -102,7 +90,7 @@ def test_documented_configuration_names_client_and_tls_and_its_checks_are_quiet(
     reactor, public, haproxy, certificates, tmp_path, caplog
 ):
     caplog.set_level(logging.INFO)
-    served = Served()
+    served = Factory(Echo)
     listener = reactor.listen("127.0.0.1:0", served, proxy_protocol=PROXIES)
     both = tmp_path / "server.pem"
     both.write_bytes(
@@ -144,7 +132,7 @@ def test_documented_configuration_names_client_and_tls_and_its_checks_are_quiet(
 
 @pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
 def test_client_without_tls_and_its_end_of_file(reactor, public, haproxy, version):
-    served = Served()
+    served = Factory(Echo)
     listener = reactor.listen("127.0.0.1:0", served, proxy_protocol=PROXIES)
     haproxy(
         f"{DEFAULTS}\nlisten front\n    bind fd@{public.fileno()}\n"
@@ -167,7 +155,7 @@ def test_check_that_expects_a_banner_finds_the_server_up(reactor, public, haprox
             super().connection_made(connection)
             connection.write(b"220 ready\r\n")
 
-    served = Served(Greeting)
+    served = Factory(Greeting)
     listener = reactor.listen("127.0.0.1:0", served, proxy_protocol=PROXIES)
     admin = str(tmp_path / "admin")
     haproxy(
