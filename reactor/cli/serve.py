@@ -175,7 +175,7 @@ def _add_processes(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--status-open",
         action="store_true",
-        help="allow any other address for --status: all who reach it can look",
+        help="allow any other address for --status: everybody who can reach it can read the page",
     )
 
 
@@ -424,6 +424,10 @@ def _reload_tls(loop: Reactor, options: argparse.Namespace) -> None:
 
 def _listen_address(text: str) -> list[Address]:
     kind, _, name = text.partition(":")
+    if kind == "udp":
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is for connect: to serve datagrams, write --udp --listen {name}"
+        )
     if kind != "systemd":
         return [parse_address(text)]
     try:

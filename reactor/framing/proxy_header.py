@@ -164,7 +164,8 @@ class ProxyHeader:
     tlvs: pairs of type and value, without CRC32C and NOOP: see `TLVType`.
     checksum: the header has a CRC32c. One that was received was checked.
 
-    Raises ValueError for what no such header can have, TypeError for TLVs that are no pairs of int and bytes.
+    Raises ValueError for a value that no header can have, TypeError for TLVs that are no pairs of int and
+    bytes.
 
     >>> header = ProxyHeader(version=1, source=("192.0.2.7", 40000), destination=("192.0.2.1", 443))
     >>> header.encode()

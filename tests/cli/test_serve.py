@@ -394,7 +394,7 @@ def test_certificate_is_reloaded_at_sighup(certificates, tmp_path):
         (["serve", "reactor.apps.chat:Hall"], "is not a protocol class: it has no connection_made"),
         (
             ["serve", "asyncio:sleep"],
-            "'asyncio:sleep' is a coroutine function: a factory is a plain function",
+            "'asyncio:sleep' is a coroutine function: give the factory that reactor.streams",
         ),
         (["serve", "my_app.py"], "names a file: name the module as Python imports it, my_app:FACTORY"),
         (["serve", "./app.py:Factory"], "name the module as Python imports it, app:Factory"),

@@ -213,7 +213,7 @@ def test_deadlines_of_a_connection_begin_after_its_header(memory, served):
         (b"PROXY TCP4 1.2", "reset", "Connection reset by peer within it"),
     ],
 )
-def test_what_is_no_header_ends_the_connection_with_the_cause_in_the_log(
+def test_input_without_a_header_ends_the_connection_and_logs_the_cause(
     memory, served, caplog, data, ending, message
 ):
     memory.listen(HERE, served, proxy_protocol=PROXIES)
@@ -228,7 +228,7 @@ def test_what_is_no_header_ends_the_connection_with_the_cause_in_the_log(
     assert message in line
 
 
-def test_connections_of_others_are_refused(memory, served, caplog):
+def test_connections_from_untrusted_addresses_are_refused(memory, served, caplog):
     memory.listen(HERE, served, proxy_protocol=ProxyProtocol(trusted=["10.9.0.0/16"]))
     peer = sending(memory, HEADER.encode())
     memory.settle()
@@ -691,7 +691,7 @@ def test_header_is_sent_whole_before_the_first_bytes(seed, choppy):
 
 
 @pytest.mark.parametrize("wrong", ["v3", "", 1, True])
-def test_other_values_are_refused_by_name(reactor, wrong):
+def test_invalid_proxy_protocol_is_refused_by_its_name(reactor, wrong):
     kind = ValueError if isinstance(wrong, str) else TypeError
     with pytest.raises(kind, match=r"^proxy_protocol must be a ProxyHeader"):
         reactor.connect("127.0.0.1:1", Recorder, proxy_protocol=wrong)
