@@ -79,6 +79,7 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     from reactor.datagrams.endpoint import Endpoint
     from reactor.datagrams.endpoint import FailureHandler as DatagramFailureHandler
     from reactor.datagrams.limits import DatagramLimits
+    from reactor.datagrams.opening import Opened, SocketSettings
     from reactor.datagrams.protocol import DatagramFactory
     from reactor.framing.proxy_header import ProxyHeader
     from reactor.loop.futures import AwaitableFuture
@@ -132,6 +133,7 @@ class Reactor(ContextExit):
     _system: System = KERNEL
     _connection_types: tuple[type[Connection], type[Connection]] = (Connection, DebugConnection)
     _shares_sockets = False  # whether other processes accept on the listening sockets too
+    _drains_shared = True  # whether a drain receives what waits on datagram sockets that other processes have
 
     def __init__(
         self,
@@ -691,11 +693,7 @@ class Reactor(ContextExit):
         an invalid one, and what the factory raises. A failure closes the socket, but for one that was given.
         """
         from reactor.datagrams.endpoint import open_endpoint  # noqa: PLC0415 - few programs use datagrams
-        from reactor.datagrams.opening import (  # noqa: PLC0415
-            SocketSettings,
-            adopt_datagram_socket,
-            bind_first,
-        )
+        from reactor.datagrams.opening import SocketSettings, adopt_datagram_socket  # noqa: PLC0415
 
         settings = SocketSettings(
             reuse_port=reuse_port,
@@ -709,12 +707,17 @@ class Reactor(ContextExit):
         endpoint = self._make_endpoint(factory, limits, settings, None)
         self._loop.system.check(address)
         if isinstance(address, (Address, str, tuple)):
-            opened = bind_first(Address.of(address), settings, self._loop.system)
+            opened = self._bind_datagram(Address.of(address), settings)
         else:
             opened = adopt_datagram_socket(address, settings)
         self._endpoints.append(endpoint)
         open_endpoint(endpoint, opened)
         return endpoint
+
+    def _bind_datagram(self, address: Address, settings: SocketSettings) -> Opened:
+        from reactor.datagrams.opening import bind_first  # noqa: PLC0415 - see above
+
+        return bind_first(address, settings, self._loop.system)
 
     def connect_datagram(
         self,
@@ -877,7 +880,7 @@ class Reactor(ContextExit):
             from reactor.datagrams.endpoint import drain_endpoint  # noqa: PLC0415 - see above
 
             for endpoint in list(self._endpoints):
-                drain_endpoint(endpoint)
+                drain_endpoint(endpoint, shared=self._drains_shared)
 
     def _stop_listening(self) -> None:
         for listener in self.listeners():

@@ -23,7 +23,8 @@ ACROSS = {
         "test_asyncio_protocol", "test_examples", "test_hosts", "test_interrupts", "test_machine",
     },
     "deploy": {
-        "test_handover_processes", "test_haproxy", "test_interrupts", "test_killed", "test_live", "test_nginx",
+        "test_datagrams", "test_handover_processes", "test_haproxy", "test_interrupts", "test_killed",
+        "test_live", "test_nginx",
     },
     "http": {"test_browser"},
     "loop": {"test_fork"},

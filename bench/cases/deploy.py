@@ -1,7 +1,8 @@
 """Deploy: connections lost at restarts, how soon a killed worker is replaced, and two workers beside one.
 
 The server is `python -m reactor serve --workers`, with real signals. Losses are counted by clients that
-connect at a steady rate, each for one exchange, one in five after a second of silence. The capacity of two
+connect at a steady rate, each for one exchange, one in five after a second of silence, and with `--udp` by
+numbered datagrams from 64 ports. The capacity of two
 workers is counted in messages per CPU second of the servers, so that it depends neither on the load's own
 cores nor on what else the machine does; it is that of an even load, and the busiest worker's part stands
 beside it.
@@ -32,8 +33,7 @@ from bench.results.schema import Metric, Result
 __all__ = ["add_options", "run"]
 
 SUBJECT = "reactor"
-LOST = Metric("refused, reset or unanswered", "connections", "lower")
-CONNECTED = Metric("connections", "connections")
+LOST = "refused, reset or unanswered"
 REPLACED = Metric("time of one", "s", "lower")
 CONNECT_AGAIN = Metric("until a new one accepts", "s", "lower")
 OTHERS_LOST = Metric("connections of others lost", "connections", "lower")
@@ -49,6 +49,7 @@ _MESSAGE = b"x" * 64
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("--rate", type=float, default=200, metavar="N", help="connections a second")
+    parser.add_argument("--datagrams", type=float, default=5000, metavar="N", help="datagrams a second")
     parser.add_argument("--restarts", type=int, default=20, metavar="N", help="SIGHUP, under load")
     parser.add_argument("--replacements", type=int, default=5, metavar="N", help="SIGUSR2, under load")
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="workers ended by SIGKILL")
@@ -62,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure each in turn."""
     raise_descriptor_limit()
-    steps = [_losses, _kills, _capacities, _idleness]
+    steps = [_losses, _datagrams, _kills, _capacities, _idleness]
     for step in progress.track(steps, description="deploying"):
         step(options, result)
 
@@ -112,19 +113,78 @@ class _Clients:
             thread.join()
 
 
+class _Datagrams:
+    """Numbered datagrams at a steady rate, from 64 ports. lost: an error for each that got no answer."""
+
+    def __init__(self, address: tuple[str, int], rate: float) -> None:
+        self.lost: list[str] = []
+        self.count = 0
+        self._rate = rate
+        self._ended = threading.Event()
+        self._answered: set[int] = set()
+        self._sockets = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(64)]
+        for sock in self._sockets:
+            sock.connect(address)
+        self._driver = threading.Thread(target=self._drive)
+
+    def _drive(self) -> None:
+        begun = time.monotonic()
+        with contextlib.ExitStack() as opened:
+            for sock in self._sockets:
+                opened.enter_context(sock)
+            while not self._ended.is_set():
+                while self.count < (time.monotonic() - begun) * self._rate:
+                    self._sockets[self.count % len(self._sockets)].send(b"%d" % self.count)
+                    self.count += 1
+                self._receive(0.001)
+            end = time.monotonic() + _SILENCE
+            while len(self._answered) < self.count and time.monotonic() < end:
+                self._receive(0.1)
+        self.lost = ["no answer"] * (self.count - len(self._answered))
+
+    def _receive(self, timeout: float) -> None:
+        for sock in select.select(self._sockets, [], [], timeout)[0]:
+            self._answered.add(int(sock.recv(100)))
+
+    def __enter__(self) -> Self:
+        self._driver.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._driver.join()
+
+
 def _losses(options: argparse.Namespace, result: Result) -> None:
+    _lose(options, result, "connections", options.rate, _Clients)
+
+
+def _datagrams(options: argparse.Namespace, result: Result) -> None:
+    _lose(options, result, "datagrams", options.datagrams, _Datagrams, "--udp")
+
+
+def _lose(
+    options: argparse.Namespace,
+    result: Result,
+    what: str,
+    rate: float,
+    load: type[_Clients | _Datagrams],
+    *words: str,
+) -> None:
     changes = [
         ("SIGHUP", options.restarts, Deployment.restart),
         ("SIGUSR2", options.replacements, Deployment.replace),
     ]
-    with deployed(2) as (deployment, _):
+    lost = Metric(LOST, what, "lower")
+    sent = Metric(what, what)
+    with deployed(2, "echo", *words) as (deployment, _):
         for name, times, change in changes:
-            with _Clients(deployment.address, options.rate) as clients:
+            with load(deployment.address, rate) as clients:
                 took = [_timed(change, deployment) for _ in range(times)]
-            workload = f"{times} times {name}, {options.rate:g} connections a second"
+            workload = f"{times} times {name}, {rate:g} {what} a second"
             for seconds in took:
                 result.record(workload, SUBJECT, {REPLACED: seconds})
-            result.record(workload, SUBJECT, {CONNECTED: clients.count, LOST: len(clients.lost)})
+            result.record(workload, SUBJECT, {sent: clients.count, lost: len(clients.lost)})
             result.failures += [f"{workload}: {error}" for error in sorted(set(clients.lost))]
 
 

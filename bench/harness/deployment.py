@@ -62,16 +62,17 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def deployed(workers: int, app: str = "echo") -> Iterator[tuple[Deployment, list[int]]]:
-    """Run an app in some workers; yield the deployment and their processes."""
+def deployed(workers: int, app: str = "echo", *more: str) -> Iterator[tuple[Deployment, list[int]]]:
+    """Run an app in some workers; yield the deployment and their processes. more: other arguments."""
     words = ["serve", app, "--workers", str(workers), "--listen", "127.0.0.1:0", "--drain-timeout", "10"]
+    words += more
     process = subprocess.Popen(
         [sys.executable, "-m", "reactor", *words], stderr=subprocess.PIPE, start_new_session=True, bufsize=0
     )
     try:
         deployment = Deployment(process, process.pid)
         pids = deployment.workers(workers)
-        host, port = deployment.wait_for(r"listening on (\S+)")[1].split(":")
+        host, port = deployment.wait_for(r"listening on (?:udp:)?(\S+)")[1].split(":")
         deployment.address = (host, int(port))
         yield deployment, pids
     finally:

@@ -153,8 +153,8 @@ def _add_processes(group: argparse._ArgumentGroup) -> None:
         "--workers",
         type=parse_count,
         metavar="N",
-        help="serve in N processes below a supervisor, which restarts them without losing a connection: "
-        "SIGHUP one by one, SIGUSR2 with itself; SIGTTIN and SIGTTOU start and end one "
+        help="serve in N processes below a supervisor, which restarts them without losing a connection or a "
+        "datagram: SIGHUP one by one, SIGUSR2 with itself; SIGTTIN and SIGTTOU start and end one "
         "(default: one process alone)",
     )
     group.add_argument(
@@ -232,7 +232,7 @@ def run(options: argparse.Namespace) -> None:
         _serve_alone(options)
         return
     supervisor = Supervisor(
-        partial(_listen, options),
+        partial(_bind_datagrams if options.udp else _listen, options),
         workers=options.workers,
         max_workers=1 if _is_alone(options) else None,
         drain_timeout=options.drain_timeout,
@@ -251,8 +251,6 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_udp(options: argparse.Namespace) -> None:
     """Refuse the options that datagrams have no use for."""
-    if options.workers is not None:
-        options.error("--workers is for connections: one process serves datagrams, leave it out with --udp")
     for option in _OF_CONNECTIONS:
         if getattr(options, option) not in {None, False}:
             options.error(f"--{option.replace('_', '-')} is for connections, and --udp has none")
@@ -370,9 +368,10 @@ def _bind_datagrams(options: argparse.Namespace, loop: Reactor) -> list[Endpoint
     if app.datagrams is None:
         able = ", ".join(name for name, known in APPS.items() if known.datagrams)
         refuse(f"--udp is for {able} and module:factory: this app has connections only")
+    spread = options.workers is not None  # each worker has a socket of its own
     factory = app.datagrams()
     try:
-        return [loop.bind_datagram(address, factory) for address in _addresses(options)]
+        return [loop.bind_datagram(address, factory, reuse_port=spread) for address in _addresses(options)]
     except AddressError as exc:
         refuse(str(exc))
     except ListenError as exc:

@@ -11,14 +11,15 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import attrs
 
-from reactor.errors import UsageError
+from reactor.errors import AddressError, UsageError
 
 __all__ = [
-    "ANCILLARY_SIZE", "DatagramInfo", "ask_for_info", "enable_gro", "enable_gso", "info_of",
+    "ANCILLARY_SIZE", "DatagramInfo", "Route", "ask_for_info", "enable_gro", "enable_gso", "info_of",
     "segment_size_of", "segmented",
 ]  # fmt: skip
 
@@ -40,6 +41,12 @@ ANCILLARY_SIZE = 256
 
 _ECN = 3  # the two lower bits of the traffic class: RFC 3168, 5
 
+_IPV6_GROUP = 0xFF  # the first byte of an IPv6 multicast address: RFC 4291, 2.7
+
+_MAPPED = "::ffff:"  # an IPv4 address on an IPv6 socket: RFC 4291, 2.5.5.2
+
+ControlMessage = tuple[int, int, bytes]
+
 
 @attrs.frozen
 class DatagramInfo:
@@ -47,7 +54,9 @@ class DatagramInfo:
 
     destination: the address that it was sent to: one of this host's, or a group. interface: the index of the
     interface that it came in on, for `socket.if_indextoname`. ecn: the congestion mark, 0 to 3 (RFC 3168).
-    ttl: what was left of the time to live, or hop limit.
+    ttl: what was left of the time to live, or hop limit. local: the address of this host to answer from, by
+    `Endpoint.send(..., source=info.local)`: `destination`, or for a group or a broadcast the interface's own;
+    None for an IPv6 group, where the kernel chooses.
 
     >>> DatagramInfo(destination="224.0.0.251", interface=1, ecn=0, ttl=255).destination
     '224.0.0.251'
@@ -57,6 +66,29 @@ class DatagramInfo:
     interface: int | None = None
     ecn: int | None = None
     ttl: int | None = None
+    local: str | None = None
+
+
+@attrs.frozen
+class Route:
+    """An address to send to, with the control messages that say from which one. Equal ones are one way."""
+
+    address: Any
+    messages: list[ControlMessage]
+
+    @classmethod
+    def between(cls, source: str, address: Any) -> Route:
+        """Return the route to the socket address `address` from `source`, an IP address of this host.
+
+        Raises AddressError if `source` is no IP address, or of another family than `address`.
+        """
+        to_ipv4 = ":" not in address[0] or address[0].lower().startswith(_MAPPED)
+        family, message = _source_message(source)
+        if to_ipv4 is not (family == socket.AF_INET):
+            raise AddressError(
+                f"{source} is of another family than {address[0]}, it can't be sent from there"
+            )
+        return cls(address, [message])
 
 
 def ask_for_info(sock: socket.socket) -> None:
@@ -95,12 +127,26 @@ def _set(sock: socket.socket, level: int, option: int, value: int, name: str) ->
         raise UsageError(f"{name} is not supported here: leave it out ({exc.strerror})") from exc
 
 
-def segmented(size: int) -> list[tuple[int, int, bytes]]:
+@lru_cache(maxsize=256)
+def _source_message(source: str) -> tuple[int, ControlMessage]:
+    """Return the family of `source`, and the control message for sendmsg(2) that has it sent from there."""
+    text = source.removeprefix(_MAPPED)
+    try:
+        if ":" in text:
+            packed = socket.inet_pton(socket.AF_INET6, text)
+            return socket.AF_INET6, (socket.IPPROTO_IPV6, _IPV6_PKTINFO, _IN6_PKTINFO.pack(packed, 0))
+        packed = socket.inet_pton(socket.AF_INET, text)
+    except OSError:
+        raise AddressError(f"{source!r} is no IP address to send from: give `info.local`") from None
+    return socket.AF_INET, (socket.IPPROTO_IP, _IP_PKTINFO, _IN_PKTINFO.pack(0, packed, bytes(4)))
+
+
+def segmented(size: int) -> list[ControlMessage]:
     """Return the control messages for sendmsg(2) that cut its bytes into datagrams of `size` bytes."""
     return [(_SOL_UDP, _UDP_SEGMENT, _SEGMENT.pack(size))]
 
 
-def segment_size_of(messages: Iterable[tuple[int, int, bytes]], size: int) -> int:
+def segment_size_of(messages: Iterable[ControlMessage], size: int) -> int:
     """Return the bytes of each datagram, the last one apart, in `size` bytes that came with `messages`."""
     for level, kind, data in messages:
         if level == _SOL_UDP and kind == _UDP_GRO:
@@ -109,7 +155,7 @@ def segment_size_of(messages: Iterable[tuple[int, int, bytes]], size: int) -> in
     return size
 
 
-def info_of(messages: Iterable[tuple[int, int, bytes]]) -> DatagramInfo:
+def info_of(messages: Iterable[ControlMessage]) -> DatagramInfo:
     """Return what the control messages `messages` say of a datagram."""
     found: dict[str, Any] = {}
     for level, kind, data in messages:
@@ -122,8 +168,9 @@ def info_of(messages: Iterable[tuple[int, int, bytes]]) -> DatagramInfo:
 
 def _add_ipv4(found: dict[str, Any], kind: int, data: bytes) -> None:
     if kind == _IP_PKTINFO:
-        found["interface"], _, packed = _IN_PKTINFO.unpack(data)
+        found["interface"], local, packed = _IN_PKTINFO.unpack(data)
         found["destination"] = socket.inet_ntop(socket.AF_INET, packed)
+        found["local"] = socket.inet_ntop(socket.AF_INET, local)
     elif kind == _IP_TTL:
         found["ttl"] = _INT.unpack(data)[0]
     elif kind == _IP_TOS:
@@ -134,6 +181,7 @@ def _add_ipv6(found: dict[str, Any], kind: int, data: bytes) -> None:
     if kind == _IPV6_PKTINFO:
         packed, found["interface"] = _IN6_PKTINFO.unpack(data)
         found["destination"] = socket.inet_ntop(socket.AF_INET6, packed)
+        found["local"] = None if packed[0] == _IPV6_GROUP else found["destination"]
     elif kind == _IPV6_HOPLIMIT:
         found["ttl"] = _INT.unpack(data)[0]
     elif kind == _IPV6_TCLASS:

@@ -32,11 +32,13 @@ class DebugEndpoint(Endpoint):
     join = _checked(Endpoint.join)
     leave = _checked(Endpoint.leave)
 
-    def send(self, data: bytes | bytearray | memoryview, address: Any = None) -> bool:
+    def send(
+        self, data: bytes | bytearray | memoryview, address: Any = None, source: str | None = None
+    ) -> bool:
         """Send as `Endpoint.send` does."""
         self._loop.check_thread("Endpoint.send")
         ended = self.is_closing()
-        sent = super().send(data, address)
+        sent = super().send(data, address, source)
         if ended:
             logger().warning("%d bytes sent by %s after its end, at %s", len(data), self, caller())
         return sent

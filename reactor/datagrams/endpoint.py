@@ -26,6 +26,7 @@ from reactor.connection.closing import close_quietly
 from reactor.connection.interrupts import Step
 from reactor.datagrams.control import (
     ANCILLARY_SIZE,
+    Route,
     info_of,
     segment_size_of,
     segmented,
@@ -33,7 +34,7 @@ from reactor.datagrams.control import (
 from reactor.datagrams.errors import FATAL, PASSED_ON, count_drops, queue_errors, queued_errors
 from reactor.datagrams.interface import error_handler, ignore, make_protocol
 from reactor.datagrams.limits import DatagramLimits, PrefixMeter
-from reactor.datagrams.multicast import change_membership, set_sending
+from reactor.datagrams.multicast import change_membership, interface_index, set_sending
 from reactor.datagrams.opening import Opened, SocketSettings, connect_first
 from reactor.datagrams.queue import RUN_BYTES, SEGMENTS, SendQueue
 from reactor.errors import (
@@ -162,6 +163,9 @@ class Endpoint:
     _local_address: Address | None = attrs.field(default=None, init=False)
 
     # Receiving.
+    _shared: bool = attrs.field(default=False, init=False)  # other processes receive on the socket, too
+    _deaf: bool = attrs.field(default=False, init=False)  # for ever, during a drain
+    _drops_before: int = attrs.field(default=0, init=False)  # those that the socket had counted
     _meter: PrefixMeter | None = attrs.field(default=None, init=False)
     _receive: Callable[[], bool] = attrs.field(init=False)
 
@@ -261,7 +265,7 @@ class Endpoint:
         """Return its counters since it was made, and its gauges."""
         dropped = Counter(self._dropped)
         if self._sock is not None and self._state not in _ENDED:
-            dropped["kernel"] += count_drops(self._sock)
+            dropped["kernel"] += count_drops(self._sock) - self._drops_before
         return DatagramStats(
             received=self._received,
             sent=self._sent,
@@ -285,7 +289,8 @@ class Endpoint:
         closing = self._state is _CLOSING
         try:
             sock = self._sock = opened.sock
-            self._path, self._peer = opened.path, opened.peer
+            self._path, self._peer, self._shared = opened.path, opened.peer, opened.shared
+            self._drops_before = count_drops(sock)
             self._own_name = sock.getsockname()
             self._queues_errors = queue_errors(sock)
             self._gso = self._settings.gso
@@ -517,7 +522,9 @@ class Endpoint:
 
     # Sending
 
-    def send(self, data: bytes | bytearray | memoryview, address: Any = None) -> bool:
+    def send(
+        self, data: bytes | bytearray | memoryview, address: Any = None, source: str | None = None
+    ) -> bool:
         """Send a datagram after everything that was sent before; does not block.
 
         Returns True if the kernel has it or it is queued, and False if it was refused or can't be sent, which
@@ -527,9 +534,14 @@ class Endpoint:
         address: where to: what `datagram_received` was called with, an `Address`, its text, or the path of
             a Unix socket. IP addresses are numeric; `connect_datagram` looks up names. (The socket module
             looks up a name in a pair, and blocks meanwhile.) None: the address that it is connected to.
-        Raises UsageError if there is no address, or another than that of a connected endpoint, AddressError
-        for an invalid one, TypeError for data that is not bytes.
+        source: the IP address of this host that it comes from, if the endpoint is bound to several: an
+            answer's is `DatagramInfo.local` of the question (IP_PKTINFO, ip(7)). None: the kernel chooses by
+            its routing table. One that is not this host's comes to `error_received`.
+        Raises UsageError if there is no address, or another than that of a connected endpoint, or a `source`
+        for such a one, AddressError for an invalid one, TypeError for data that is not bytes.
         """
+        if source is not None:
+            return self._send_indirectly(data, address, source)
         if not self._direct:
             fits = self._room and type(data) is bytes and len(data) == self._segment
             if fits and address == self._run_address:
@@ -551,11 +563,13 @@ class Endpoint:
         return True
 
     def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> bool:
-        """Send as `send` does; asyncio's name."""
+        """Send as `send` does, from the address that the kernel chooses; asyncio's name."""
         return self.send(data, addr)
 
-    def _send_indirectly(self, data: bytes | bytearray | memoryview, address: Any) -> bool:
-        """Send while something is queued, or datagrams are gathered for GSO, or refuse it."""
+    def _send_indirectly(
+        self, data: bytes | bytearray | memoryview, address: Any, source: str | None = None
+    ) -> bool:
+        """Send from `source`, or while something is queued or gathered for GSO, or refuse it."""
         if self._state not in _SENDS:
             self._loop.lifetime.check_process()
             self._refused["closing"] += 1
@@ -565,7 +579,11 @@ class Endpoint:
                 self._check_peer(address)
         elif not isinstance(address, tuple):
             address = self._sockaddr(address)
+        if source is not None:
+            address = self._route(source, address)
         piece = data if type(data) is bytes else bytes(memoryview(data))
+        if self._direct:
+            return self._send_now(piece, address)
         if self._gso and not self._queue and self._state is _OPEN:
             return self._begin_run(piece, address)
         return self._enqueue(piece, address)
@@ -620,12 +638,15 @@ class Endpoint:
                 self._bytes_sent += size
                 return True
         self._dropped[cause_of(exc)] += 1
-        self._note_error(exc, self._peer if address is None else address)
+        where = address.address if type(address) is Route else address
+        self._note_error(exc, self._peer if where is None else where)
         return False
 
     def _call(self, data: bytes | bytearray | memoryview, address: Any) -> int:
         """Send, with any form of an address, and return how many bytes. Raises OSError as send(2) does."""
         sock = self._sock
+        if type(address) is Route:
+            return self._call_from(data, address)
         try:
             sent: int = sock.sendto(data, address) if self._peer is None else sock.send(data)
         except (TypeError, OverflowError, socket.gaierror) as exc:
@@ -633,6 +654,22 @@ class Endpoint:
                 raise
             sent = sock.sendto(data, self._sockaddr(address, exc))
         return sent
+
+    def _call_from(self, data: bytes | bytearray | memoryview, route: Route) -> int:
+        try:
+            sent: int = self._sock.sendmsg([data], route.messages, 0, route.address)
+        except (TypeError, OverflowError, socket.gaierror) as exc:
+            sent = self._sock.sendmsg([data], route.messages, 0, self._sockaddr(route.address, exc))
+        return sent
+
+    def _route(self, source: str, address: Any) -> Route:
+        """Return the way from `source` to a socket address. Raises UsageError where there is no choice."""
+        if self._is_unix or self._target is not None or self._peer is not None:
+            raise UsageError(
+                f"{self} sends from one address only: `source` is for UDP that is not connected, and"
+                " `connect_datagram` has `local_address`"
+            )
+        return Route.between(source, address)
 
     def _sockaddr(self, address: Any, exc: Exception | None = None) -> Any:
         """Return `address` as the socket module takes it. exc: why that form was refused, if it was tried.
@@ -736,9 +773,12 @@ class Endpoint:
 
     def _send_joined(self, run: list[bytes], address: Any) -> bool:
         """Send a run of datagrams in one call; return whether the kernel took it."""
+        messages = segmented(len(run[0]))
+        if type(address) is Route:
+            messages, address = messages + address.messages, address.address
         where = () if self._peer is not None else (address,)
         try:
-            size = self._sock.sendmsg(run, segmented(len(run[0])), 0, *where)
+            size = self._sock.sendmsg(run, messages, 0, *where)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:
@@ -832,7 +872,8 @@ class Endpoint:
             self._direct = not self._gso
 
     def _update_interest(self) -> None:
-        events = (EVENT_READ if self._state is _OPEN else 0) | (EVENT_WRITE if self._armed else 0)
+        receives = self._state is _OPEN and not self._deaf
+        events = (EVENT_READ if receives else 0) | (EVENT_WRITE if self._armed else 0)
         try:
             self._loop.registry.modify(self._sock.fileno(), events)
         except (OSError, ValueError) as exc:
@@ -957,13 +998,15 @@ class Endpoint:
         Raises AddressError if it is no multicast address, or of another family than the socket, OSError if
         the interface does not exist or the kernel refuses.
         """
-        self._check_open()
-        change_membership(self._sock, group, interface, join=True)
+        self._change_membership(group, interface, join=True)
 
     def leave(self, group: str, interface: str | int | None = None) -> None:
         """Undo `join` for the same group and interface. Raises as `join`."""
+        self._change_membership(group, interface, join=False)
+
+    def _change_membership(self, group: str, interface: str | int | None, *, join: bool) -> None:
         self._check_open()
-        change_membership(self._sock, group, interface, join=False)
+        change_membership(self._sock, group, interface_index(interface, self._loop.system), join=join)
 
     def set_multicast(self, interface: str | int | None = None, *, loopback: bool | None = None) -> None:
         """Set how datagrams to groups are sent; None leaves a setting as it is.
@@ -973,7 +1016,8 @@ class Endpoint:
         Raises OSError if the interface does not exist or the kernel refuses.
         """
         self._check_open()
-        set_sending(self._sock, interface, loopback)
+        index = None if interface is None else interface_index(interface, self._loop.system)
+        set_sending(self._sock, index, loopback)
 
     def _check_open(self) -> None:
         self._loop.lifetime.check_process()
@@ -1054,7 +1098,7 @@ class Endpoint:
         """Close the socket, and remove the file of a Unix one. More than once does nothing."""
         sock = self._sock
         if sock is not None and sock.fileno() >= 0:
-            drops = count_drops(sock)
+            drops = count_drops(sock) - self._drops_before
             if drops:
                 self._dropped["kernel"] += drops
             self._unregister()
@@ -1085,12 +1129,17 @@ class Endpoint:
         """Serve what has arrived, wait for a protocol that is busy, and close."""
         if self._state is not _OPEN:
             return
-        if batches and self._receive():
+        if batches and not self._deaf and self._receive():
             self._loop.scheduler.call_soon(self._drain, batches - 1)
         elif self._is_busy():
             self._loop.scheduler.call_later(_DRAIN_PAUSE, self._drain)
         else:
             self.close()
+
+    def _stop_receiving(self) -> None:
+        """Leave what comes to the other processes that have the socket."""
+        self._deaf = True
+        self._update_interest()
 
     def _is_busy(self) -> bool:
         draining = getattr(self._protocol, "draining", None)
@@ -1161,9 +1210,14 @@ def look_up(
     endpoint._look_up(resolver)
 
 
-def drain_endpoint(endpoint: Endpoint) -> None:
-    """Serve what has arrived, and close when its protocol is not busy."""
+def drain_endpoint(endpoint: Endpoint, *, shared: bool = True) -> None:
+    """Serve what has arrived, and close when its protocol is not busy.
+
+    shared: receive it on a socket that other processes have, too; False leaves it to them.
+    """
     if endpoint._state is _OPEN:
+        if endpoint._shared and not shared:
+            endpoint._stop_receiving()
         endpoint._loop.scheduler.call_soon(endpoint._drain)
     else:
         endpoint.close()

@@ -16,7 +16,7 @@ from reactor.errors import AddressError, ConnectError, ListenError
 from reactor.listening.binding import SocketOption, UnixPath, clear_stale
 from reactor.loop.system import System
 
-__all__ = ["Opened", "SocketSettings", "adopt_datagram_socket", "bind_first", "connect_first"]
+__all__ = ["Opened", "SocketSettings", "adopt_datagram_socket", "adopt_shared", "bind_first", "connect_first"]
 
 
 @attrs.frozen(kw_only=True)
@@ -70,13 +70,14 @@ class SocketSettings:
 class Opened:
     """An open socket, the file to be removed with it, and the address that it is connected to, or None.
 
-    given: whether it is the caller's as long as it is not in use.
+    given: whether it is the caller's as long as it is not in use. shared: whether other processes have it.
     """
 
     sock: socket.socket
     path: UnixPath | None = None
     peer: Any = None
     given: bool = False
+    shared: bool = False
 
 
 def bind_first(address: Address, settings: SocketSettings, system: System) -> Opened:
@@ -133,6 +134,16 @@ def adopt_datagram_socket(sock: Any, settings: SocketSettings, *, owned: bool = 
             sock.detach()  # the descriptor stays the caller's
         if isinstance(exc, OSError):
             raise _cannot("use", sock, exc) from exc
+        raise
+
+
+def adopt_shared(sock: socket.socket, settings: SocketSettings) -> Opened:
+    """Return a bound socket that other processes have, too; its options are set. Raises as `apply`."""
+    try:
+        opened = adopt_datagram_socket(sock, attrs.evolve(settings, options=()))
+        return attrs.evolve(opened, given=False, shared=True)
+    except BaseException:
+        sock.close()
         raise
 
 

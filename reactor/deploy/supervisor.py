@@ -21,7 +21,7 @@ from reactor.address import Address, AddressLike
 from reactor.deploy.channel import Channel, Message
 from reactor.deploy.monitor import Member, Monitor, State
 from reactor.deploy.process import Child, Role, take_role
-from reactor.deploy.sockets import Key, ListeningSockets
+from reactor.deploy.sockets import Key, ListeningSockets, Request
 from reactor.deploy.status_address import StatusAddress
 from reactor.deploy.systemd import ServiceManager
 from reactor.deploy.worker import Setup, run_worker
@@ -289,8 +289,8 @@ class _Supervision:
 
     def _started(self) -> None:
         self._phase = _Phase.RUNNING
-        for address in self._sockets.addresses():
-            log.info("listening on %s", address)
+        for name in self._sockets.names():
+            log.info("listening on %s", name)
         if self._predecessor is None:
             self._manager.ready(self._status())
             return
@@ -332,18 +332,14 @@ class _Supervision:
             self._reactor.remove_reader(worker.child.channel)  # `_reap` comes to it
 
     def _bind(self, worker: _Worker, message: Message) -> None:
-        text, occurrence = message.fields["key"]
-        options = [
-            (level, name, value if isinstance(value, int) else bytes.fromhex(value))
-            for level, name, value in message.fields["options"]
-        ]
+        request = Request.from_fields(message.fields)
         try:
-            sockets = self._sockets.bind((text, occurrence), worker.index, message.fields["backlog"], options)
+            sockets = self._sockets.bind(request, worker.index)
         except (ListenError, AddressError) as exc:
             number = exc.errno if isinstance(exc, ListenError) else None
             worker.child.channel.send("bound", errno=number, error=getattr(exc, "strerror", str(exc)))
             return
-        worker.keys.add((text, occurrence))
+        worker.keys.add(request.key)
         if not worker.child.channel.send("bound", [sock.fileno() for sock in sockets]):
             worker.child.process.kill()  # it would wait for the answer; `_reap` comes to it
 

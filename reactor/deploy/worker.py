@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from reactor.address import Address
+from reactor.datagrams.opening import Opened, SocketSettings, adopt_shared
 from reactor.deploy.channel import Channel, Message
 from reactor.deploy.handover import Transfer, hand_over, take_over
 from reactor.deploy.process import HANDLED, Role
+from reactor.deploy.sockets import Request
 from reactor.errors import ListenError
 from reactor.listening.binding import SocketOption, UnixPath
 from reactor.loop.system import KERNEL
@@ -44,34 +46,52 @@ class SupervisorGone(Exception):
 
 
 class WorkerReactor(Reactor):
-    """A reactor whose listening sockets are bound, and kept, by the supervisor at the end of `channel`."""
+    """A reactor whose sockets are bound, and kept, by the supervisor at the end of `channel`."""
 
     _shares_sockets = True
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
         self._channel = channel
-        self._asked: Counter[str] = Counter()
+        self._asked: Counter[tuple[str, bool]] = Counter()
         self.unread: list[Message] = []  # came while it waited for an answer
 
     def _bind(
         self, address: Address, backlog: int, reuse_port: bool, options: Iterable[SocketOption]
     ) -> tuple[list[socket.socket], UnixPath | None]:
-        text = str(address)
-        key = (text, self._asked[text])
-        self._asked[text] += 1
-        plain = [
-            [level, name, value if isinstance(value, int) else value.hex()] for level, name, value in options
-        ]
-        if not self._channel.send("bind", key=key, backlog=backlog, options=plain):
+        descriptors = self._ask(address, options, backlog=backlog)
+        sockets = [KERNEL.listening_socket(fd) for fd in descriptors]
+        for sock in sockets:
+            sock.setblocking(False)
+        return sockets, None
+
+    def _bind_datagram(self, address: Address, settings: SocketSettings) -> Opened:
+        (fd,) = self._ask(address, settings.options, datagrams=True, spread=settings.reuse_port)
+        return adopt_shared(KERNEL.datagram_socket(fd), settings)
+
+    def _ask(
+        self,
+        address: Address,
+        options: Iterable[SocketOption],
+        *,
+        datagrams: bool = False,
+        backlog: int = 0,
+        spread: bool = True,
+    ) -> list[int]:
+        """Return the descriptors of the sockets that the supervisor has bound to an address."""
+        which = (str(address), datagrams)
+        request = Request(which[0], self._asked[which], datagrams, backlog, spread, tuple(options))
+        self._asked[which] += 1
+        if not self._channel.send("bind", **request.to_fields()):
             raise SupervisorGone("the supervisor has gone")
         answer = self._answer()
         if "error" in answer.fields:
             raise ListenError(answer.fields["errno"], answer.fields["error"])
-        sockets = [KERNEL.listening_socket(fd) for fd in answer.descriptors]
-        for sock in sockets:
-            sock.setblocking(False)
-        return sockets, None
+        return answer.descriptors
+
+    def leave_datagrams(self) -> None:
+        """Leave what comes on the shared sockets to the worker that replaces this one."""
+        self._drains_shared = False
 
     def _answer(self) -> Message:
         while True:
@@ -146,6 +166,7 @@ class _Worker:
         if transfer.error is None:
             for listener in self._reactor.listeners():
                 listener.close()
+            self._reactor.leave_datagrams()
         self._drain()
 
     def _terminate(self) -> None:

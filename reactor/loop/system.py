@@ -54,6 +54,14 @@ class System:
         """Return a new datagram socket."""
         return socket.socket(family, socket.SOCK_DGRAM)
 
+    def datagram_socket(self, fd: int) -> socket.socket:
+        """Return the datagram socket that has the descriptor `fd`, and owns it from now on."""
+        return socket.socket(fileno=fd)
+
+    def interface_index(self, name: str) -> int:
+        """Return the index of a network interface. Raises OSError if there is none of this name."""
+        return socket.if_nametoindex(name)
+
     def socketpair(self) -> tuple[socket.socket, socket.socket]:
         """Return two stream sockets that are connected to each other, for a wake-up."""
         return socket.socketpair()

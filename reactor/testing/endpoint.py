@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -18,9 +17,9 @@ from typing import Any
 
 import attrs
 
-from reactor.testing.host import socket_address
+from reactor.testing.host import error, socket_address
 
-__all__ = ["ACKNOWLEDGE_TIMEOUT", "CONNECT_TIMEOUT", "Endpoint", "ListeningEndpoint", "error"]
+__all__ = ["ACKNOWLEDGE_TIMEOUT", "CONNECT_TIMEOUT", "Endpoint", "ListeningEndpoint"]
 
 #: Seconds after which a kernel gives up connecting: tcp(7), tcp_syn_retries of 6.
 CONNECT_TIMEOUT = 127.0
@@ -35,11 +34,6 @@ _RETRANSMISSION = 1.0
 
 def _length(data: bytearray) -> str:
     return f"{len(data)} bytes"
-
-
-def error(number: int) -> OSError:
-    """Return the exception that the socket module raises for `number`."""
-    return OSError(number, os.strerror(number))
 
 
 @attrs.define(eq=False)

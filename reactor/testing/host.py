@@ -10,13 +10,21 @@ from typing import Any
 
 from reactor.errors import UsageError
 
-__all__ = ["ANY", "Host", "numeric", "socket_address"]
+__all__ = [
+    "ANY", "BROADCASTS", "LOOPBACK", "NETWORK", "Host", "error", "is_for_many", "numeric", "socket_address",
+]  # fmt: skip
 
 #: Source addresses of a host without addresses of its own.
 _DEFAULTS = ("10.0.0.1", "fd00::1")
 
 #: The addresses that stand for every interface.
 ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104
+
+#: Indices of the interfaces of a host: `lo`, which nothing leaves, and the network, by any other name.
+LOOPBACK, NETWORK = 1, 2
+
+#: The broadcast address of each interface; hosts in memory have no netmasks.
+BROADCASTS = {"127.255.255.255": LOOPBACK, "255.255.255.255": NETWORK}
 
 
 class Host:
@@ -45,17 +53,17 @@ class Host:
         ends = self._listening if ends is None else ends
         if isinstance(where, str):
             if any(known.sockname == where for known in ends if not known.closed):
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+                raise error(errno.EADDRINUSE)
             return where
         address = numeric(where[0] or "0.0.0.0")  # noqa: S104
         if (":" in address) is not (family == socket.AF_INET6):
             raise socket.gaierror(socket.EAI_FAMILY, "Address family for hostname not supported")
-        if address not in ANY and not self._has(address):
-            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        if address not in ANY and not self.has(address) and not is_for_many(address):
+            raise error(errno.EADDRNOTAVAIL)
         port = where[1]
         while not port or _is_taken(ends, address, port, shared=shared, both=both):
             if where[1]:
-                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+                raise error(errno.EADDRINUSE)
             port = self._network.next_port()
         return socket_address(address, port)
 
@@ -64,7 +72,8 @@ class Host:
         self._listening = [known for known in self._listening if not known.closed]
         self._listening.append(listening)
 
-    def _has(self, address: str) -> bool:
+    def has(self, address: str) -> bool:
+        """Return whether `address` is one of its own."""
         return ip_address(address).is_loopback or self._network.host_at(address) is self
 
     # Connecting
@@ -134,6 +143,19 @@ class Host:
         exact = connected or [known for known in found if known.sockname[0] == where] or found
         return self._network.random.choice(exact) if len(exact) > 1 else next(iter(exact), None)
 
+    def find_members(self, where: str, port: int, interface: int, sender: Any) -> list[Any]:
+        """Return the datagram sockets that get what `sender` sends to a group or a broadcast address."""
+        group = ip_address(where).is_multicast
+        if group and not any((where, interface) in known.groups.members for known in self.datagrams):
+            return []
+        return [
+            known
+            for known in self.datagrams
+            if _takes(known, where, port)
+            and (known.peer is None or known.peer[:2] == sender)
+            and (not group or known.groups.takes(where, interface))
+        ]
+
 
 def _is_taken(ends: list[Any], address: str, port: int, *, shared: bool, both: bool) -> bool:
     for other in ends:
@@ -168,3 +190,13 @@ def numeric(address: str) -> str:
 def socket_address(address: str, port: int) -> tuple[Any, ...]:
     """Return the socket address of an IP address and port, as the socket module has it."""
     return (address, port, 0, 0) if ":" in address else (address, port)
+
+
+def is_for_many(address: str) -> bool:
+    """Return whether it is a group or a broadcast address."""
+    return address in BROADCASTS or ip_address(address).is_multicast
+
+
+def error(number: int) -> OSError:
+    """Return the exception that the socket module raises for `number`."""
+    return OSError(number, os.strerror(number))

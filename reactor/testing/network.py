@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from reactor.address import Address
 from reactor.errors import UsageError
 from reactor.testing.clock import ManualClock
-from reactor.testing.endpoint import Endpoint, ListeningEndpoint, error
-from reactor.testing.host import Host, numeric, socket_address
+from reactor.testing.endpoint import Endpoint, ListeningEndpoint
+from reactor.testing.host import Host, error, numeric, socket_address
 
 __all__ = ["FIRST_DESCRIPTOR", "Network", "Place"]
 
@@ -176,6 +176,11 @@ class Network:
     def host_at(self, address: str) -> Host | None:
         """Return the host that has `address`; None if there is none."""
         return self._hosts.get(address, self._anywhere)
+
+    def hosts(self) -> list[Host]:
+        """Return all hosts, in the order in which they came."""
+        known = [*self._hosts.values(), *filter(None, [self._anywhere])]
+        return list(dict.fromkeys(known))
 
     def resolve(self, address: Address, *, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
         """Resolve as `Address.resolve` does, with the names of this network."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from selectors import EVENT_READ, EVENT_WRITE, SelectorKey
 from typing import Any
 
-from reactor.testing.endpoint import error
+from reactor.testing.host import error
 from reactor.testing.network import Network
 
 __all__ = ["MemorySelector"]

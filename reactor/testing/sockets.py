@@ -7,11 +7,11 @@ import socket
 import struct
 from typing import Any, Self
 
-from reactor.testing.endpoint import Endpoint, ListeningEndpoint, error
-from reactor.testing.host import Host
+from reactor.testing.endpoint import Endpoint, ListeningEndpoint
+from reactor.testing.host import Host, error
 from reactor.testing.network import Network
 
-__all__ = ["MemorySocket", "listening_socket", "new_socket"]
+__all__ = ["AnySocket", "MemorySocket", "listening_socket", "new_socket"]
 
 _LINGER = struct.Struct("ii")
 
@@ -26,7 +26,48 @@ _REUSE_PORT = (socket.SOL_SOCKET, getattr(socket, "SO_REUSEPORT", None))
 _V6_ONLY = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
-class MemorySocket:
+class AnySocket:
+    """The base class of sockets in memory: a descriptor, a kernel's side, options, counted calls.
+
+    end: the kernel's side. family: the address family.
+    """
+
+    proto = 0
+
+    def __init__(self, network: Network, end: Any, family: int) -> None:
+        self.end: Any = end
+        self.family = family
+        self.network = network
+        self._fd = network.open(self)
+        self._options: dict[tuple[int, int | None], Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._fd} {self.end.sockname}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def getsockname(self) -> Any:
+        self._call("getsockname")
+        return self.end.sockname
+
+    def _call(self, name: str) -> None:
+        if self._fd < 0:
+            self.network.complaints.append(f"{name} on a closed socket")
+            raise error(errno.EBADF)
+        self.network.call(name)
+
+
+class MemorySocket(AnySocket):
     """A stream socket in memory; its calls can fail and be partial, as the network decides.
 
     end: its endpoint, which a test's peer may use directly. host: its host; None for a socket that is
@@ -34,7 +75,6 @@ class MemorySocket:
     """
 
     type = socket.SOCK_STREAM
-    proto = 0
 
     def __init__(
         self,
@@ -43,34 +83,12 @@ class MemorySocket:
         host: Host | None = None,
         family: int = socket.AF_INET,
     ) -> None:
-        self.end: Any = end
-        self.family = family
-        self.network = network
+        super().__init__(network, end, family)
         self._host = host
-        self._fd = network.open(self)
         self._blocks = True
-        self._options: dict[tuple[int, int | None], Any] = {}
-
-    def __repr__(self) -> str:
-        return f"<MemorySocket {self._fd} {self.end.sockname}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def fileno(self) -> int:
-        return self._fd
 
     def setblocking(self, blocks: bool) -> None:
         self._blocks = blocks
-
-    def _call(self, name: str) -> None:
-        if self._fd < 0:
-            self.network.complaints.append(f"{name} on a closed socket")
-            raise error(errno.EBADF)
-        self.network.call(name)
 
     def _may_block(self, name: str) -> None:
         if self._blocks:
@@ -168,10 +186,6 @@ class MemorySocket:
         self.network.call("close")  # close(2) gives the descriptor back, whatever it returns
 
     # Facts and options
-
-    def getsockname(self) -> Any:
-        self._call("getsockname")
-        return self.end.sockname
 
     def getpeername(self) -> Any:
         self._call("getpeername")

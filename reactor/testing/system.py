@@ -15,9 +15,10 @@ from reactor.loop.system import System
 from reactor.loop.workers import Workers
 from reactor.options import Reconnect
 from reactor.testing.datagrams import MemoryDatagramSocket
+from reactor.testing.groups import interface_index
 from reactor.testing.host import Host
 from reactor.testing.network import Network
-from reactor.testing.sockets import MemorySocket, new_socket
+from reactor.testing.sockets import AnySocket, new_socket
 
 __all__ = ["MemorySystem"]
 
@@ -42,6 +43,10 @@ class MemorySystem(System):
     def new_datagram_socket(self, family: int) -> Any:
         """Return a `MemoryDatagramSocket`."""
         return MemoryDatagramSocket(self._network, self._host, family)
+
+    def interface_index(self, name: str) -> int:
+        """Return the index of an interface: `lo`, or any other name for the network."""
+        return interface_index(name)
 
     def socketpair(self) -> tuple[Any, Any]:
         """Return both ends of a wake-up's socket pair, which are the same object."""
@@ -68,7 +73,7 @@ class MemorySystem(System):
 
     def check(self, given: object) -> None:
         """Raise UsageError if `given` is a kernel socket or descriptor, or one of another network."""
-        if isinstance(given, (MemorySocket, MemoryDatagramSocket)):
+        if isinstance(given, AnySocket):
             if given.network is not self._network:
                 raise UsageError(f"{given!r} is of another network: make both reactors on one MemoryNetwork")
         elif self._is_real(given):

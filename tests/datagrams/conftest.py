@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from reactor.testing import DatagramRecorder, ScriptedSocket
+from reactor import Reactor
+from reactor.testing import DatagramRecorder, MemoryReactor, ScriptedSocket
 
 
 class Ends:
@@ -48,6 +49,13 @@ def ends(reactor):
     yield made
     for sock in made.sockets:
         sock.close()
+
+
+@pytest.fixture(params=[Reactor, MemoryReactor])
+def ends_anywhere(request):
+    """`ends` on kernel sockets, and in memory."""
+    with request.param() as reactor:
+        yield Ends(reactor)
 
 
 @pytest.fixture

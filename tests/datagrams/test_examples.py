@@ -46,10 +46,10 @@ def served(forwarder):
     """The network, a client, the resolver's protocol, and the forwarder's upstream side."""
     with MemoryNetwork(latency=(0.01, 0.02)) as network:
         resolver = network.reactor("10.0.0.9").bind_datagram(":53", Resolver).get_protocol()
-        middle = network.reactor("10.0.0.1")
+        middle = network.reactor("10.0.0.3", "10.0.0.1")
         upstream = middle.connect_datagram("10.0.0.9:53", forwarder["Upstream"]).get_protocol()
         limits = DatagramLimits(prefix_datagrams=10)
-        middle.bind_datagram("10.0.0.1:53", lambda: forwarder["Forwarder"](upstream), limits=limits)
+        middle.bind_datagram(":53", lambda: forwarder["Forwarder"](upstream), limits=limits, info=True)
         client = network.reactor("10.0.0.2").connect_datagram("10.0.0.1:53", DatagramRecorder).get_protocol()
         yield network, client, resolver, upstream
 

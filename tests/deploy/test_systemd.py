@@ -139,6 +139,28 @@ def test_socket_that_systemd_holds(tmp_path, workers):
         assert deployment.stop() == 0
 
 
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
+def test_datagram_socket_that_systemd_holds(tmp_path, workers):
+    """ListenDatagram= of a socket unit."""
+    port = free_port()
+    activate = [program("systemd-socket-activate"), "--datagram", "--listen", f"127.0.0.1:{port}"]
+    command = [*activate, "--fdname=echo", "--setenv=PYTHONPATH", "--setenv=PWD"]
+    command += serve("echo", "--udp", "--listen", "systemd:echo", *workers)
+    with service(tmp_path, *command) as deployment, socket.socket(type=socket.SOCK_DGRAM) as client:
+        deployment.wait_for("Listening on")
+        client.settimeout(DEADLINE)
+        client.connect(("127.0.0.1", port))
+        client.send(b"starts it")
+        assert client.recv(100) == b"starts it"
+        deployment.wait_for(rf"listening on udp:127.0.0.1:{port}")
+        if workers:
+            deployment.signal(signal.SIGUSR2)
+            deployment.follow()
+            client.send(b"again")
+            assert client.recv(100) == b"again"
+        assert deployment.stop() == 0
+
+
 def test_units_of_the_readme_are_accepted(tmp_path):
     text = (ROOT / "reactor" / "deploy" / "README.md").read_text()
     units = re.findall(r"^```ini\n# \S+/([\w.]+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

@@ -2,14 +2,18 @@
 
 import socket
 import threading
+from functools import partial
 
 import pytest
 
 from reactor import ListenError, Protocol
+from reactor.datagrams import EndpointState
 from reactor.deploy.channel import Channel
 from reactor.deploy.worker import SupervisorGone, WorkerReactor
 from reactor.loop.registry import EVENT_READ, EXCLUSIVE
 from reactor.reactor import loop_of
+from reactor.testing import DatagramRecorder
+from tests.helpers import DEADLINE
 
 
 @pytest.fixture
@@ -51,6 +55,55 @@ def test_it_listens_on_what_the_supervisor_has_bound(ends):
         assert [option[2] for option in asked[0].fields["options"]] == [1, "00200000"]
         assert listeners[0].addresses[0].port == bound.getsockname()[1]
         assert [message.kind for message in reactor.unread] == ["drain", "drain"]
+
+
+def test_datagrams_are_received_on_what_the_supervisor_has_bound(ends):
+    theirs, ours = ends
+    with socket.socket(type=socket.SOCK_DGRAM) as bound, WorkerReactor(ours) as reactor:
+        bound.bind(("127.0.0.1", 0))
+        asked, thread = answer(theirs, *[("bound", [bound.fileno()], {})] * 3)
+        reactor.bind_datagram("127.0.0.1:0", DatagramRecorder, reuse_port=True)
+        reactor.bind_datagram("127.0.0.1:0", DatagramRecorder)
+        with pytest.raises(TypeError):
+            reactor.bind_datagram("127.0.0.1:0", Protocol)
+        thread.join()
+        asked = [(message.fields["key"], message.fields["spread"]) for message in asked]
+        assert asked == [(["udp:127.0.0.1:0", number], number == 0) for number in range(3)]
+        assert len(reactor.endpoints()) == 2
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_drain_leaves_datagrams_to_the_worker_that_replaces_this_one(ends, replaced):
+    theirs, ours = ends
+    with socket.socket(type=socket.SOCK_DGRAM) as bound, WorkerReactor(ours) as reactor:
+        bound.bind(("127.0.0.1", 0))
+        _, thread = answer(theirs, ("bound", [bound.fileno()], {}))
+        shared = reactor.bind_datagram("127.0.0.1:0", DatagramRecorder)
+        thread.join()
+        client = reactor.connect_datagram(bound.getsockname(), DatagramRecorder)
+        busy = [shared, client]
+        for endpoint in busy:
+            endpoint.get_protocol().draining = partial(busy.__contains__, endpoint)
+        if replaced:
+            reactor.leave_datagrams()
+        reactor.drain(DEADLINE)
+        while not reactor.stats().draining:
+            reactor.run_once(1)
+        client.send(b"waits")
+        while not replaced and not shared.stats().received:
+            reactor.run_once(1)
+        busy.remove(shared)
+        while shared.state is not EndpointState.LOST:
+            reactor.run_once(1)
+        bound.sendto(b"an answer", client.get_extra_info("sockname"))
+        while not client.stats().received:  # its own socket
+            reactor.run_once(1)
+        busy.remove(client)
+        while client.state is not EndpointState.LOST:
+            reactor.run_once(1)
+        assert shared.stats().received == (not replaced)
+        if replaced:
+            assert bound.recv(100) == b"waits"
 
 
 def test_others_that_wait_for_the_same_socket_are_not_all_woken(ends):

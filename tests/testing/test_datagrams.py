@@ -88,6 +88,95 @@ def test_errors_are_those_of_icmp(address, number, how):
         )
 
 
+GROUP = "239.1.2.3"
+
+
+def members(network, *hosts, group=GROUP, address="0.0.0.0:53"):
+    """Return the recorders of a member on each host."""
+    endpoints = [network.reactor(host).bind_datagram(address, DatagramRecorder) for host in hosts]
+    for endpoint in endpoints:
+        endpoint.join(group, "eth0")
+    return [endpoint.get_protocol() for endpoint in endpoints]
+
+
+@pytest.mark.parametrize(
+    ("group", "address", "hosts"),
+    [
+        (GROUP, "0.0.0.0:53", ["10.0.0.1", "10.0.0.2", "10.0.0.3"]),
+        (GROUP, ":53", ["10.0.0.1", "10.0.0.2", "10.0.0.3"]),
+        (GROUP, f"{GROUP}:53", ["10.0.0.1", "10.0.0.2", "10.0.0.3"]),
+        ("ff02::fb", "[::]:53", ["fd00::1", "fd00::2", "fd00::3"]),
+    ],
+)
+def test_group_is_heard_by_its_members_on_all_hosts(group, address, hosts):
+    with MemoryNetwork() as network:
+        one, two = members(network, *hosts[:2], group=group, address=address)
+        (out,) = members(network, hosts[2], group=group, address=address)
+        out.endpoint.leave(group)
+        network.partition(hosts[0], hosts[1])
+        one.endpoint.send(b"cut", (group, 53))
+        network.run_out()
+        network.heal()
+        one.endpoint.send(b"hello", (group, 53))
+        network.run_out()
+        assert (one.received, two.received, out.received) == ([b"cut", b"hello"], [b"hello"], [])
+        sender = one.endpoint.get_extra_info("socket")._host.addresses[0]
+        assert two.calls[1][2][0].removeprefix("::ffff:") == sender
+        one.endpoint.set_multicast("eth0", loopback=False)
+        one.endpoint.send(b"others", (group, 53))
+        two.endpoint.set_multicast("lo")
+        two.endpoint.send(b"stays on this host", (group, 53))
+        network.run_out()
+        assert (len(one.received), two.received[1:], one.errors) == (2, [b"others"], [])
+
+
+def test_broadcast_reaches_all_hosts():
+    with MemoryNetwork() as network:
+        everywhere = [
+            network.reactor(f"10.0.0.{number}").bind_datagram("0.0.0.0:67", DatagramRecorder, broadcast=True)
+            for number in range(1, 4)
+        ]
+        network.reactor("10.0.0.4").bind_datagram("10.0.0.4:67", DatagramRecorder)
+        client = network.reactor("10.0.0.5").bind_datagram(":68", DatagramRecorder, broadcast=True)
+        assert client.send(b"discover", ("255.255.255.255", 67))
+        assert everywhere[0].send(b"offer", ("255.255.255.255", 68))
+        network.run_out()
+        assert [each.get_protocol().received for each in everywhere] == [[b"discover"]] * 3
+        assert client.get_protocol().calls[1:] == [
+            ("datagram_received", b"offer", ("::ffff:10.0.0.1", 67, 0, 0))
+        ]
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 1000))
+def test_each_member_has_losses_of_its_own(seed):
+    heard = {}
+    for name in ("loss", "duplication", "reordering"):
+        with MemoryNetwork(seed=seed, latency=(0.01, 0.02), **{name: 0.3}) as network:
+            one, two = members(network, "10.0.0.1", "10.0.0.2")
+            sender = FaultyDatagramPeer(NUMBERS, address=(GROUP, 53), delay=0.001)
+            network.reactor("10.0.0.9").bind_datagram("10.0.0.9:0", lambda sender=sender: sender)
+            network.run_out()
+            heard[name] = one.received, two.received
+    for one, two in heard.values():
+        assert one != two
+    for lost, twice, mixed in zip(*heard.values(), strict=True):
+        assert set(lost) < set(NUMBERS)
+        assert list(dict.fromkeys(twice)) == NUMBERS != twice
+        assert sorted(mixed, key=int) == NUMBERS != mixed
+
+
+def test_interfaces_of_a_host_are_two():
+    with MemoryReactor() as reactor:
+        endpoint = reactor.bind_datagram("0.0.0.0:53", DatagramRecorder)
+        endpoint.join(GROUP, "wlan0")
+        with pytest.raises(OSError, match="already in use"):
+            endpoint.join(GROUP)
+        endpoint.join(GROUP, 1)
+        with pytest.raises(OSError, match="No such device"):
+            endpoint.join(GROUP, 3)
+
+
 def test_receive_buffer_is_bounded_and_drops_are_counted():
     with MemoryReactor(buffers=(65536, 4096)) as reactor:
         server = reactor.bind_datagram("10.0.0.1:53", DatagramRecorder, limits=DatagramLimits(batch=1))
