@@ -55,9 +55,9 @@ __all__ = ["RedisBackplane"]
 _BEATS = 4
 
 # Messages and bytes of a topic's history that are read at once, and topics that are read at the same time.
-_CHUNK = 64
-_CHUNK_BYTES = 256 * 1024
-_READS = 32
+_CHUNK = 512
+_CHUNK_BYTES = 64 * 1024
+_READS = 64
 
 # Topics that are subscribed, and keys that are renewed, in one tick.
 _AT_ONCE = 1000

@@ -295,7 +295,7 @@ def do(world, step, node, topic):  # noqa: C901 - a table of steps
             world.go_back()
         case "evict":
             world.lossless = False
-            for key in [key for key in broker.keys() if f":{seconds}:".encode() in key]:
+            for key in [key for key in broker.all_keys() if f":{seconds}:".encode() in key]:
                 broker.forget(key)
         case "die":
             world.end(node, node.backplane._reactor.close)
