@@ -99,8 +99,8 @@ class _Visitor:
         self.member.handle(" ".join(message.splitlines()))
 
     def closed(self, exc: BaseException | None) -> None:
-        """Remove the member, and announce it."""
-        self.member.hall.remove(self.member, reason_of(exc) or "has left")
+        """Remove the member, and announce it, unless another process goes on with it."""
+        self.member.hall.remove(self.member, reason_of(exc))
 
 
 def _encode(what: Message | str) -> bytes:

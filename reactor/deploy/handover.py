@@ -532,6 +532,8 @@ class _Received:
 
     def whole(self) -> Snapshot:
         """Return the snapshot with what was written since."""
+        if not self.late:
+            return self.snapshot
         return attrs.evolve(self.snapshot, output=self.snapshot.output + self.late)
 
 

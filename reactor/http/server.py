@@ -145,7 +145,7 @@ class HTTP:
         fields, _, state = state.partition(b"\n")
         known = json.loads(fields)
         if "path" not in known:
-            return HTTPProtocol.go_on(self, connection, **known)
+            return HTTPProtocol.go_on(self, connection, is_timed=known["is_timed"])
         from reactor.http.websocket import go_on  # noqa: PLC0415 - needs wsproto
 
         return go_on(connection, known, state, self._take_over_of(known["path"]))

@@ -141,8 +141,11 @@ class Visitor(Peer):
         return text in [json.loads(each).get("text") for each in self.heard]
 
 
-def test_pages_go_over_to_another_process_with_name_and_room_or_stay():
-    halls = [Hall(), Hall()]
+def test_pages_go_over_to_another_process_with_name_and_room_or_stay(monkeypatch):
+    halls, announced, leave = [Hall(), Hall()], [], Hall.leave
+    monkeypatch.setattr(
+        Hall, "leave", lambda self, member, why: [announced.append(why), leave(self, member, why)]
+    )
     with world(*map(chat_page, halls)) as made:
         ann, bob = (Visitor(made, client, path="/socket?room=garden") for client in made.connect(2))
         ann.says("/nick ann")
@@ -161,6 +164,7 @@ def test_pages_go_over_to_another_process_with_name_and_room_or_stay():
         assert not any(ann.has_heard(f"{name} has left") for name in ("ann", "guest2"))
         bob.sock.close()
         made.until(lambda: ann.has_heard("guest2 has left"))
+        assert announced == [None, None, "has left"]
 
 
 def test_page_is_informed_when_it_loses_its_name_to_another(memory):
