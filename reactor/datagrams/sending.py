@@ -6,6 +6,7 @@ is writable. With GSO datagrams of one size and address are gathered until the e
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 from typing import Any
@@ -24,6 +25,9 @@ __all__ = ["Sender"]
 # Calls for one datagram that may fail with the errors of earlier ones. After each the kernel's queue of
 # errors is read; a receive buffer of the default size holds less than 400.
 _TRIES = 16
+
+# Errors of a connected Unix socket whose peer has closed its own: the first time, and afterwards.
+_PEER_GONE = frozenset({errno.ECONNREFUSED, errno.ENOTCONN})
 
 # Seconds until a datagram is tried again whose receiver, a Unix socket, has no room: no event tells when.
 _FIRST_RETRY = 0.005
@@ -117,6 +121,8 @@ class Sender:
             core.end(exc)
             return False
         listed = self._errors.read()
+        if exc.errno in _PEER_GONE and core.is_unix and core.target is not None:
+            return self._send_to_successor(data, address)
         for _ in range(_TRIES if exc.errno in PASSED_ON else 0):
             try:
                 size = self._call(data, address)
@@ -135,10 +141,29 @@ class Sender:
                 core.sent += 1
                 core.bytes_sent += size
                 return True
+        return self._drop(exc, address)
+
+    def _drop(self, exc: OSError, address: Any) -> bool:
+        """Count a datagram that can't be sent, and note why."""
+        core = self._core
         core.dropped[cause_of(exc)] += 1
         where = address.address if type(address) is Route else address
         self._errors.note(exc, core.peer if where is None else where)
         return False
+
+    def _send_to_successor(self, data: bytes | bytearray | memoryview, address: Any) -> bool:
+        """Send to the Unix socket that is bound to the peer's path now: the peer was started again."""
+        core = self._core
+        try:
+            core.sock.connect(core.peer)
+            size = core.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            raise
+        except OSError as exc:
+            return self._drop(exc, address)
+        core.sent += 1
+        core.bytes_sent += size
+        return True
 
     def _call(self, data: bytes | bytearray | memoryview, address: Any) -> int:
         """Send, with any form of an address, and return how many bytes. Raises OSError as send(2) does."""

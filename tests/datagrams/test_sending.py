@@ -8,7 +8,7 @@ import pytest
 
 from reactor.datagrams import DatagramLimits
 from reactor.testing import DatagramRecorder, ScriptedSocket
-from tests.helpers import pass_time
+from tests.helpers import pass_time, settle
 
 
 def flow(recorder):
@@ -129,6 +129,24 @@ def test_unix_receiver_without_room_is_tried_again(reactor, ends, tmp_path):
         ends.until(lambda: not sender.endpoint.stats().queued)
         heard.append(slow.recv(10))
     assert heard == [b"%d" % number for number in range(count)]
+
+
+def test_unix_peer_that_was_started_again_is_heard_again(reactor, ends, tmp_path):
+    where = f"unix:{tmp_path}/server"
+    first = ends.bind(where)
+    client = ends.connect(where, local_address=f"unix:{tmp_path}/client")
+    first.endpoint.close()
+    settle(reactor)
+    assert [client.endpoint.send(b"lost") for _ in range(2)] == [False, False]
+    settle(reactor)
+    assert [exc.errno for exc, _ in client.errors] == [errno.ENOENT] * 2
+    assert client.endpoint.stats().dropped == {"ENOENT": 2}
+    second = ends.bind(where)
+    numbers = [b"%d" % number for number in range(50)]
+    assert all(client.endpoint.send(number) for number in numbers)
+    ends.until(lambda: second.received == numbers)
+    second.endpoint.send(b"answer", f"{tmp_path}/client")
+    ends.until(lambda: client.received == [b"answer"])
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
