@@ -787,7 +787,7 @@ class Reactor(ContextExit):
 
     def _shared_datagram_buffer(self) -> bytearray:
         if self._datagram_buffer is None:
-            from reactor.datagrams.endpoint import SHARED_BUFFER  # noqa: PLC0415 - see above
+            from reactor.datagrams.receiving import SHARED_BUFFER  # noqa: PLC0415 - see above
 
             self._datagram_buffer = bytearray(SHARED_BUFFER)
         return self._datagram_buffer

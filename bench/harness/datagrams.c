@@ -15,17 +15,15 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "common.h"
+
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
 #endif
@@ -35,26 +33,11 @@
 
 enum { EVENTS = 256, RUN = 65000, BUFFER = 1 << 17, MOST = 1024 };
 
-static const uint64_t SECOND = 1000000000, LOST = 100000000;
+static const uint64_t LOST = 100000000;
 
 static int sockets[MOST], flying[MOST], clients, depth, size;
 static uint64_t heard[MOST], sent, received, lost;
 static char data[BUFFER];
-
-static void fail(const char *form, ...) {
-    va_list words;
-    va_start(words, form);
-    vfprintf(stderr, form, words);
-    va_end(words);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static uint64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * SECOND + time.tv_nsec;
-}
 
 static int open_socket(int port) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};

@@ -19,24 +19,21 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "common.h"
 #ifdef TLS
 #include <openssl/ssl.h>
 #endif
 
 enum { EVENTS = 1024, READ = 1 << 18, WRITE = 1 << 16, PER_SOURCE = 8192, HALF = 1024, BUCKETS = 40 };
 
-static const uint64_t SECOND = 1000000000, PATIENCE = 10 * (uint64_t)1000000000, SPIN = 100000;
+static const uint64_t PATIENCE = 10 * (uint64_t)1000000000, SPIN = 100000;
 
 struct connection {
     int fd;
@@ -59,21 +56,6 @@ static uint64_t counts[BUCKETS * HALF + HALF], messages, answered, sources;
 #ifdef TLS
 static SSL_CTX *context;
 #endif
-
-static void fail(const char *form, ...) {
-    va_list words;
-    va_start(words, form);
-    vfprintf(stderr, form, words);
-    va_end(words);
-    fputc('\n', stderr);
-    exit(1);
-}
-
-static uint64_t now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * SECOND + time.tv_nsec;
-}
 
 static int bucket_of(uint64_t value) {
     int shift = value < 2 * HALF ? 0 : 64 - __builtin_clzll(value) - 11;

@@ -36,7 +36,8 @@ def compiled(name: str, *, tls: bool = False) -> Path | None:
 
 def _compile(compiler: str, source: Path, libraries: list[str]) -> Path | None:
     words = [compiler, "-O2", str(source), *libraries]
-    digest = hashlib.sha256(source.read_bytes() + repr(words).encode()).hexdigest()[:16]
+    parts = (source.read_bytes(), (_SOURCES / "common.h").read_bytes(), repr(words).encode())
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "selectors-reactor-bench"
     program = folder / f"{source.stem}-{digest}"
     if not program.exists():

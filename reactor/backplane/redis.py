@@ -7,7 +7,6 @@ published in a tick leaves in one write, because the connection gathers it. The 
 
 from __future__ import annotations
 
-import re
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
@@ -34,11 +33,11 @@ from reactor.backplane.scripts import (
     MEMBERS,
     PUBLISH,
     READ,
-    RIGHTS,
     SCRIPTS,
     TAKE,
     digest,
 )
+from reactor.backplane.server import OPTIONS, SECTIONS, Server, check_rights, describe
 from reactor.backplane.topic import Live, Read, Topic
 from reactor.backplane.url import BrokerURL
 from reactor.connecting.connector import Connector, keep_through_drain
@@ -55,9 +54,9 @@ __all__ = ["RedisBackplane"]
 _BEATS = 4
 
 # Messages and bytes of a topic's history that are read at once, and topics that are read at the same time.
-_CHUNK = 64
-_CHUNK_BYTES = 256 * 1024
-_READS = 32
+_CHUNK = 512
+_CHUNK_BYTES = 64 * 1024
+_READS = 64
 
 # Topics that are subscribed, and keys that are renewed, in one tick.
 _AT_ONCE = 1000
@@ -75,11 +74,6 @@ _RENEW = FORGET / 8
 _LONGEST = 100 * 365 * FORGET
 
 _MAX_COUNT = 2**63 - 1  # what the broker takes for a number
-
-_OLDEST = (6, 2)
-
-# What a server adds to the error of a command in a script: Redis 6.2 before it, later ones behind it.
-_WHERE = re.compile(r"^(@user_script: \d+: )?-?| script: .*$")
 
 _DIGESTS = {script: digest(script) for script in SCRIPTS}
 
@@ -148,7 +142,7 @@ class RedisBackplane(Backplane):
         # The server, as it was when the commands' link was made.
         self._run = ""  # its name, with "+" if it is durable
         self._epochs = 0  # that it has proposed
-        self._evicts = False
+        self._evicts: str | None = None  # the policy
 
         self._outbox = Outbox()
         self._topics: dict[bytes, Topic] = {}
@@ -223,37 +217,22 @@ class RedisBackplane(Backplane):
     def _sign_in(self, link: Link) -> None:
         """Begin to use a new connection for commands: all that is to be known first, in one write."""
         self._authenticate(link)
-        facts: dict[bytes, bytes] = {}
-        for section in ("server", "replication", "memory"):
-            link.send(partial(_add_info, facts), "INFO", section)
-        for option in ("appendonly", "appendfsync"):
-            link.send(Refusable(partial(_add_option, facts)), "CONFIG", "GET", option)
+        server = Server()
+        for section in SECTIONS:
+            link.send(server.add_info, "INFO", section)
+        for option in OPTIONS:
+            link.send(Refusable(server.add_option), "CONFIG", "GET", option)
         for script in SCRIPTS:
             link.send(_ignore, "SCRIPT", "LOAD", script)
         keys = [self._key("c", f"{self._name}:{kind}") for kind in ("hash", "stream", "string")]
-        link.send(self._check_rights, "EVALSHA", _DIGESTS[CHECK], len(keys), *keys)
-        link.send(partial(self._signed_in, link, facts), "GET", self._key("p", self._outbox.publisher))
+        link.send(partial(check_rights, prefix=self._prefix), "EVALSHA", _DIGESTS[CHECK], len(keys), *keys)
+        link.send(partial(self._signed_in, link, server), "GET", self._key("p", self._outbox.publisher))
 
-    def _check_rights(self, refused: list[list[bytes]]) -> None:
-        """Raise BrokerError if there are commands that the broker refuses, to this user or to everybody."""
-        missing: dict[str, None] = {}
-        for command, error in refused:
-            text = error.decode()
-            if not any(word in text for word in ("NOPERM", "ACL", "The user")):
-                raise BrokerError(f"the broker has answered: {_WHERE.sub('', text).strip()}")
-            lacks_channel, lacks_key = "channel" in text, "key" in text
-            right = f"+{command.decode().lower()}"
-            if lacks_channel or lacks_key:
-                right = f"{'&' if lacks_channel else '~'}{self._prefix}*"
-            missing[right] = None
-        if missing:
-            raise BrokerError(f"the broker has answered: NOPERM its user lacks {' '.join(missing)}")
-
-    def _signed_in(self, link: Link, facts: dict[bytes, bytes], last: bytes | None) -> None:
+    def _signed_in(self, link: Link, server: Server, last: bytes | None) -> None:
         """Go on where the connection before has ended."""
-        _check_version(facts)
-        self._warn_of_eviction(facts)
-        self._run = facts.get(b"run_id", b"-").decode() + ("+" if _is_durable(facts) else "")
+        server.check_version()
+        self._warn_of_eviction(server.evicts)
+        self._run = server.run
         self._commands = link
         self._counts.connected += 1
         outbox = self._outbox
@@ -267,14 +246,12 @@ class RedisBackplane(Backplane):
         self._send_queued()
         self._send_beat()  # behind the rest: it is not heard if the broker refuses some of that
 
-    def _warn_of_eviction(self, facts: dict[bytes, bytes]) -> None:
+    def _warn_of_eviction(self, policy: str | None) -> None:
         """Log that the broker may evict topics, when that has become so."""
-        policy = facts.get(b"maxmemory_policy", b"noeviction")
-        evicts = policy != b"noeviction" and facts.get(b"maxmemory", b"0") != b"0"
-        if evicts and not self._evicts:
-            message = "%s: the broker may evict topics and messages: its maxmemory-policy is %s, not %s"
-            self._log.warning(("evicts", self._ear), message, self, policy.decode(), "noeviction")
-        self._evicts = evicts
+        if policy is not None and self._evicts is None:
+            message = "%s: the broker may evict topics: its maxmemory-policy is %s, not noeviction"
+            self._log.warning(("evicts", self._ear), message, self, policy)
+        self._evicts = policy
 
     def _listen(self, link: Link) -> None:
         """Begin to use a new connection for receiving."""
@@ -372,18 +349,11 @@ class RedisBackplane(Backplane):
         if self._state is BackplaneState.UP:
             self._state = BackplaneState.CONNECTING
             self._down_since = self._reactor.time()
-        problem = self._describe(exc)
+        problem = describe(exc, self._prefix)
         if problem not in self._logged and len(self._logged) < _PROBLEMS:
             self._problem = problem
             self._logged.add(problem)
             self._log.warning(("down", self._ear, problem), "%s: %s; reconnecting", self, problem)
-
-    def _describe(self, exc: BaseException | None) -> str:
-        if exc is None:
-            return "the broker has closed the connection"
-        if "NOPERM" not in str(exc):
-            return str(exc)
-        return f"{exc}; what it needs is: resetchannels ~{self._prefix}* &{self._prefix}* {RIGHTS}"
 
     # Commands
 
@@ -730,32 +700,3 @@ def _check_pong(reply: object) -> None:
     """Raise BrokerError unless the peer has answered to PING as a broker does."""
     if reply != b"PONG":
         raise BrokerError("the peer does not answer as Redis does")
-
-
-def _add_info(facts: dict[bytes, bytes], reply: bytes) -> None:
-    for line in reply.splitlines():
-        name, found, value = line.partition(b":")
-        if found:
-            facts[name] = value
-
-
-def _add_option(facts: dict[bytes, bytes], reply: list[bytes] | None) -> None:
-    if reply:  # None: the broker does not allow to ask
-        facts[reply[0]] = reply[1]
-
-
-def _is_durable(facts: dict[bytes, bytes]) -> bool:
-    """Return whether the server, started anew, has all that it had acknowledged or published before.
-
-    That is so if it waits for its disk before each answer, and has not replaced another server.
-    """
-    replaced = facts.get(b"master_replid2", b"").strip(b"0")
-    return facts.get(b"appendonly") == b"yes" and facts.get(b"appendfsync") == b"always" and not replaced
-
-
-def _check_version(facts: dict[bytes, bytes]) -> None:
-    """Raise BrokerError if the broker is too old. Valkey gives the version of Redis that it is like."""
-    version = facts.get(b"redis_version", b"").decode()
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers and numbers < _OLDEST:
-        raise BrokerError(f"the broker is Redis {version}; it must be 6.2 or newer, or Valkey")

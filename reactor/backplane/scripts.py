@@ -88,8 +88,8 @@ return 1
 #: KEYS: topic, history. ARGV: run, a new epoch, FORGET, the reader's epoch or '', the ID of its last
 #: message, how many messages and bytes are enough. Returns the epoch, the ID of the last message, the epoch
 #: before, the last ID of that, the messages after the reader's, or after the last one of the epoch before if
-#: that is not it, and whether these are all. Four messages are read at a time, so that a few large ones are
-#: what an answer can have beyond the bytes.
+#: that is not it, and whether these are all. Few messages are read at a time, one at first, so that an answer
+#: has not many more bytes.
 READ = (
     _HEAD
     + """
@@ -102,14 +102,15 @@ elseif ARGV[4] == before then
   local function number(id) return tonumber(string.match(id, '-(%d+)$')) end
   if number(ARGV[5]) < number(base) then from = ARGV[5] end
 end
-local found, size = {}, 0
+local found, size, step = {}, 0, 1
 while #found < tonumber(ARGV[6]) and size < tonumber(ARGV[7]) do
-  local part = redis.call('XRANGE', KEYS[2], '(' .. from, '+', 'COUNT', 4)
+  local part = redis.call('XRANGE', KEYS[2], '(' .. from, '+', 'COUNT', step)
   for _, entry in ipairs(part) do
     found[#found + 1] = entry
     from, size = entry[1], size + #entry[2][2]
   end
-  if #part < 4 then return {epoch, head, before, base, found, 1} end
+  if #part < step then return {epoch, head, before, base, found, 1} end
+  step = math.min(2 * step, 16)
 end
 return {epoch, head, before, base, found, 0}
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from typing import Any
 
 import attrs
@@ -38,12 +40,28 @@ def exchange(peer: DatagramPeer, wait: float) -> None:
     """
     with Reactor() as loop:
         terminal = _Terminal(loop, peer, wait)
-        loop.connect_datagram(peer.address, lambda: terminal, limits=_LIMITS, on_failure=terminal.end)
+        if peer.address.path is not None and sys.platform == "linux":
+            loop.bind_datagram(_named_socket(peer.address), lambda: terminal, limits=_LIMITS)
+        else:
+            loop.connect_datagram(peer.address, lambda: terminal, limits=_LIMITS, on_failure=terminal.end)
         loop.run()
     if isinstance(terminal.problem, CommandFailed):
         raise terminal.problem
     if terminal.problem is not None:
         raise CommandFailed(str(terminal.problem)) from terminal.problem
+
+
+def _named_socket(address: Address) -> socket.socket:
+    """Return a Unix socket connected to `address`, with a name by the kernel, for answers: unix(7)."""
+    assert address.path is not None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        sock.bind("")
+        sock.connect(address.path)
+    except OSError as exc:
+        sock.close()
+        raise CommandFailed(f"cannot connect to {address}: {exc.strerror}") from exc
+    return sock
 
 
 class _Terminal(DatagramProtocol):

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import ssl
 
     from reactor.backplane import Backplane
-    from reactor.datagrams import Endpoint
+    from reactor.datagrams import DatagramFactory, Endpoint
 
 __all__ = ["add_arguments", "run"]
 
@@ -250,7 +250,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_udp(options: argparse.Namespace) -> None:
-    """Refuse the options that datagrams have no use for."""
+    """Refuse apps without datagrams, and the options that those have no use for."""
+    if isinstance(options.app, App):
+        _datagram_factory(options, options.app)
     for option in _OF_CONNECTIONS:
         if getattr(options, option) not in {None, False}:
             options.error(f"--{option.replace('_', '-')} is for connections, and --udp has none")
@@ -363,19 +365,23 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
 
 
 def _bind_datagrams(options: argparse.Namespace, loop: Reactor) -> list[Endpoint]:
-    app = chosen_app(options)
+    factory = _datagram_factory(options, chosen_app(options))()
     refuse: Callable[[str], NoReturn] = options.error
-    if app.datagrams is None:
-        able = ", ".join(name for name, known in APPS.items() if known.datagrams)
-        refuse(f"--udp is for {able} and module:factory: this app has connections only")
     spread = options.workers is not None  # each worker has a socket of its own
-    factory = app.datagrams()
     try:
         return [loop.bind_datagram(address, factory, reuse_port=spread) for address in _addresses(options)]
     except AddressError as exc:
         refuse(str(exc))
     except ListenError as exc:
         raise CommandFailed(exc.strerror) from exc
+
+
+def _datagram_factory(options: argparse.Namespace, app: App) -> Callable[[], DatagramFactory]:
+    refuse: Callable[[str], NoReturn] = options.error
+    if app.datagrams is None:
+        able = ", ".join(name for name, known in APPS.items() if known.datagrams)
+        refuse(f"--udp is for {able} and module:factory: this app has connections only")
+    return app.datagrams
 
 
 def _addresses(options: argparse.Namespace) -> Iterable[Address]:

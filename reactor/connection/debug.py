@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from operator import attrgetter
 
 from reactor.connection.buffers import FilePart
 from reactor.connection.connection import Connection
-from reactor.loop.log import caller, logger
+from reactor.loop.log import caller, checked, logger
 
 __all__ = ["DebugConnection"]
 
 
-def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(self: DebugConnection, *args: Any, **kwargs: Any) -> Any:
-        self._settings.loop.check_thread(f"Connection.{method.__name__}")
-        return method(self, *args, **kwargs)
-
-    return call
+_checked = partial(checked, loop_of=attrgetter("_settings.loop"))
 
 
 class DebugConnection(Connection):

@@ -5,9 +5,10 @@ asyncio's `DatagramProtocol`; one that only uses its transport runs unchanged.
 """
 
 from reactor.datagrams.control import DatagramInfo
-from reactor.datagrams.endpoint import Endpoint, EndpointState
+from reactor.datagrams.endpoint import Endpoint
 from reactor.datagrams.limits import DatagramLimits
 from reactor.datagrams.protocol import DatagramFactory, DatagramProtocol
+from reactor.datagrams.state import EndpointState
 
 __all__ = [
     "DatagramFactory",

@@ -80,7 +80,8 @@ class Route:
     def between(cls, source: str, address: Any) -> Route:
         """Return the route to the socket address `address` from `source`, an IP address of this host.
 
-        Raises AddressError if `source` is no IP address, or of another family than `address`.
+        Raises AddressError if `source` is no IP address, or of another family than `address`, TypeError if it
+        is no text.
         """
         to_ipv4 = ":" not in address[0] or address[0].lower().startswith(_MAPPED)
         family, message = _source_message(source)
@@ -130,6 +131,8 @@ def _set(sock: socket.socket, level: int, option: int, value: int, name: str) ->
 @lru_cache(maxsize=256)
 def _source_message(source: str) -> tuple[int, ControlMessage]:
     """Return the family of `source`, and the control message for sendmsg(2) that has it sent from there."""
+    if not isinstance(source, str):
+        raise TypeError(f"source must be the text of an IP address, not {source!r}")
     text = source.removeprefix(_MAPPED)
     try:
         if ":" in text:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from reactor.datagrams.endpoint import Endpoint
-from reactor.loop.log import caller, logger
+from reactor.loop.log import caller, checked, logger
 
 __all__ = ["DebugEndpoint"]
 
 
-def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(self: DebugEndpoint, *args: Any, **kwargs: Any) -> Any:
-        self._loop.check_thread(f"Endpoint.{method.__name__}")
-        return method(self, *args, **kwargs)
-
-    return call
+_checked = partial(checked, loop_of=attrgetter("_loop"))
 
 
 class DebugEndpoint(Endpoint):

@@ -12,10 +12,19 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["FATAL", "PASSED_ON", "count_drops", "queue_errors", "queued_errors"]
+from reactor.datagrams.interface import ignore
+from reactor.datagrams.state import ENDED, Core
+from reactor.loop.timers import Handle
+
+__all__ = ["FATAL", "PASSED_ON", "ErrorReports", "count_drops", "queue_errors", "queued_errors"]
+
+# Errors that are read from the kernel's queue in one go, and those that wait for `error_received`.
+_ERRORS_AT_ONCE = 64
+_ERRORS_KEPT = 256
 
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _SO_MEMINFO = 55  # asm-generic/socket.h
@@ -96,3 +105,61 @@ def count_drops(sock: Any) -> int:
         return 0
     drops: int = _MEMINFO.unpack(found)[_DROPS] if len(found) == _MEMINFO.size else 0
     return drops
+
+
+class ErrorReports:
+    """Errors of an endpoint on their way to `error_received`, or to the log.
+
+    core: the endpoint's. queues: whether the kernel has a queue of ICMP errors. handler: takes each error and
+    the address that was sent to.
+    """
+
+    __slots__ = ("_core", "_due", "_waiting", "handler", "queues")
+
+    def __init__(self, core: Core) -> None:
+        self.queues = False
+        self.handler: Callable[[OSError, Any], object] = ignore
+        self._core = core
+        self._waiting: deque[tuple[OSError, Any]] = deque()
+        self._due: Handle | None = None
+
+    def read(self) -> bool:
+        """Note the errors in the kernel's queue; return whether there were any."""
+        if not self.queues:
+            return False
+        found = False
+        for exc, address in queued_errors(self._core.sock, _ERRORS_AT_ONCE):
+            found = True
+            self.note(exc, address)
+        return found
+
+    def note(self, exc: OSError, address: Any) -> None:
+        """Call `error_received` in this tick or the next; more than the limit are counted only."""
+        core = self._core
+        core.failed += 1
+        if self.handler is ignore:
+            where = "" if address is None else f" to {address}"
+            core.loop.scheduler.log.info(
+                (core.endpoint, exc.errno), "%s: a datagram%s: %s", core.endpoint, where, exc
+            )
+            return
+        if len(self._waiting) < _ERRORS_KEPT:
+            self._waiting.append((exc, address))
+        if self._due is None:
+            self._due = core.loop.scheduler.call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        self._due = None
+        for _ in range(len(self._waiting)):
+            exc, address = self._waiting.popleft()
+            if self._core.state in ENDED:
+                self._waiting.clear()
+                return
+            try:
+                self.handler(exc, address)
+            except Exception as problem:
+                self._core.callback_failed(problem, "error_received")
+
+    def recover(self) -> None:
+        """Deliver what waits, after an interrupt anywhere."""
+        self._due = self._core.loop.scheduler.call_soon(self._deliver)

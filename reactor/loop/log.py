@@ -6,6 +6,7 @@ message of this package, so that no peer can forge a record.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["LimitedLog", "caller", "logger", "printable"]
+__all__ = ["LimitedLog", "caller", "checked", "logger", "printable"]
 
 #: Seconds within which equal messages are logged once.
 INTERVAL = 1.0
@@ -32,6 +33,17 @@ def caller() -> str:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "reactor":
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def checked(method: Callable[..., Any], loop_of: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return `method`, which first checks its thread. loop_of: returns the loop of its object."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loop_of(self).check_thread(method.__qualname__)
+        return method(self, *args, **kwargs)
+
+    return call
 
 
 def printable(text: str) -> str:

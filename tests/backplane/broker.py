@@ -260,7 +260,7 @@ class Broker:
             table.pop(key, None)
         self.data.expiry.pop(key, None)
 
-    def keys(self) -> list[bytes]:
+    def all_keys(self) -> list[bytes]:
         return [*self.data.strings, *self.data.topics, *self.data.histories, *self.data.groups]
 
     def flush(self) -> None:
@@ -326,11 +326,13 @@ class Broker:
         messages = self.data.histories.get(history, [])
         later = [(ident, data) for ident, data in messages if order(ident) > order(after)]
         found: list[Any] = []
+        step = 1
         while len(found) < int(count) and sum(len(fields[1]) for _, fields in found) < int(size):
-            part = later[len(found) : len(found) + 4]
+            part = later[len(found) : len(found) + step]
             found += [[ident, [b"d", data]] for ident, data in part]
-            if len(part) < 4:
+            if len(part) < step:
                 return [*facts, found, 1]
+            step = min(2 * step, 16)
         return [*facts, found, 0]
 
     def alive(self, owner: bytes) -> bool:

@@ -122,16 +122,19 @@ class World:
     def go_back(self):
         """Undo what the broker did, without a restart: for a moment another one was the primary.
 
-        Who has got a message that is undone must be told; for all others it was never there.
+        Who is connected, and has got a message that is undone, must be told; for others it was never there.
         """
-        self.lossless = False
         self.network.advance(0.01)
-        if self.saved is not None:
+        if self.saved is not None and self.settled():
+            self.lossless = False
             self.undone.update(*self.broker.logs.values())
             self.broker.data, self.broker.logs = copy.deepcopy((self.saved, self.saved_logs))
             for node in self.nodes:
                 for reader in node.readers:
                     reader.since = min(reader.since, len(self.log(reader.topic)))
+            for topic in TOPICS:
+                self.publish(self.nodes[0], topic)
+            self.network.advance(5)
 
     def resubscribe(self, node, reader):
         if reader in node.readers:
@@ -169,6 +172,9 @@ class World:
         self.broker.fault = lambda session, command: None
         self.broker.resume()
         self.network.advance(seconds)
+        for node in self.nodes:
+            for reader in node.readers:
+                reader.action = None
 
     def settled(self):
         return all(
@@ -295,7 +301,7 @@ def do(world, step, node, topic):  # noqa: C901 - a table of steps
             world.go_back()
         case "evict":
             world.lossless = False
-            for key in [key for key in broker.keys() if f":{seconds}:".encode() in key]:
+            for key in [key for key in broker.all_keys() if f":{seconds}:".encode() in key]:
                 broker.forget(key)
         case "die":
             world.end(node, node.backplane._reactor.close)

@@ -30,6 +30,12 @@ def test_server_and_client_of_the_command_line():
         assert exchanged(address, b"one\ntwo\n\nlast", "--wait", "0.2") == (0, b"one\ntwo\n\nlast", b"")
 
 
+def test_unix_client_of_the_command_line_is_answered(tmp_path):
+    path = f"unix:{tmp_path}/server"
+    with server("serve", "echo", "--udp", "--listen", path) as (_, address):
+        assert exchanged(address, b"one\ntwo\n", "--wait", "0.2") == (0, b"one\ntwo\n", b"")
+
+
 def test_each_line_is_a_datagram(peer):
     sock, address = peer
     reading, writing = os.pipe()

@@ -545,6 +545,7 @@ def test_factory_of_a_module_serves_datagrams(tmp_path):
     ("words", "message"),
     [
         (("chat",), "--udp is for echo, daytime and module:factory: this app has connections only"),
+        (("chat", "--workers", "2"), "--udp is for echo, daytime and module:factory: this app has"),
         (("echo", "--idle-timeout", "5"), "--idle-timeout is for connections, and --udp has none"),
         (("echo", "--tls-cert", "file"), "--tls-cert is for connections, and --udp has none"),
         (

@@ -35,7 +35,7 @@ from reactor.testing import (
     Recorder,
     ScriptedSocket,
 )
-from tests.helpers import DEADLINE, connect, settle, spin
+from tests.helpers import DEADLINE, Factory, connect, settle, spin
 from tests.tls_peers import TlsPeer
 
 HERE = "10.0.0.1:80"
@@ -49,26 +49,9 @@ LINE = ProxyHeader(version=1, source=CLIENT, destination=SERVER)
 LOCAL = ProxyHeader(local=True)
 
 
-class Served:
-    """A factory of recorders, or of other protocols, that keeps them."""
-
-    def __init__(self, kind=Recorder):
-        self.kind = kind
-        self.made = []
-
-    def __call__(self):
-        self.made.append(self.kind())
-        return self.made[-1]
-
-    @property
-    def only(self):
-        (one,) = self.made
-        return one
-
-
 @pytest.fixture
 def served():
-    return Served()
+    return Factory()
 
 
 @pytest.fixture
@@ -133,7 +116,7 @@ def test_connection_without_a_proxy_has_no_header(memory, served):
     st.floats(0, 1),
 )
 def test_no_byte_is_lost_however_header_and_bytes_arrive(header, data, chunk, seed, choppy):
-    served = Served()
+    served = Factory()
     with MemoryReactor(seed=seed, choppy=choppy) as reactor:
         reactor.listen(HERE, served, proxy_protocol=PROXIES)
         sending(reactor, header.encode() + data, chunk=chunk, delay=0.001, ending="half-close")
@@ -155,7 +138,7 @@ def test_buffered_protocol_and_read_rate_get_what_follows(memory):
             self.received += self.room[:nbytes]
 
     for number, kind in enumerate((Into, Recorder)):
-        served = Served(kind)
+        served = Factory(kind)
         at = f"10.0.0.1:{81 + number}"
         memory.listen(at, served, proxy_protocol=PROXIES, limits=Limits(read_rate=8))
         sending(memory, HEADER.encode() + b"hello, world", at)
@@ -697,7 +680,7 @@ def test_header_that_can_t_be_sent_is_a_failed_attempt():
 
 @given(st.integers(0, 1000), st.floats(0, 1))
 def test_header_is_sent_whole_before_the_first_bytes(seed, choppy):
-    served = Served()
+    served = Factory()
     with MemoryReactor(seed=seed, choppy=choppy) as reactor:
         reactor.listen(HERE, served, proxy_protocol=PROXIES)
         peer = FaultyPeer(b"hello, world", chunk=5, ending="half-close")

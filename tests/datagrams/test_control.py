@@ -3,6 +3,7 @@
 import errno
 import socket
 import struct
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -182,6 +183,12 @@ def test_invalid_source_is_named(ends, bound, address, source, message):
     endpoint = ends.bind(bound).endpoint
     with pytest.raises(AddressError, match=message):
         endpoint.send(b"x", address, source)
+
+
+@pytest.mark.parametrize("source", [5, b"127.0.0.1", ip_address("127.0.0.1")])
+def test_source_is_a_text(ends, source):
+    with pytest.raises(TypeError, match="source must be the text of an IP address"):
+        ends.bind("0.0.0.0:0").endpoint.send(b"x", ("127.0.0.1", 9), source)
 
 
 def test_source_is_for_udp_that_is_not_connected(reactor, ends, tmp_path):

@@ -1,6 +1,5 @@
-"""Endpoints: sending, receiving, flow control, errors and the end."""
+"""Endpoints: both ways, names, callbacks that raise, the end, interrupts, forks, facts."""
 
-import contextlib
 import errno
 import os
 import socket
@@ -10,7 +9,6 @@ from itertools import repeat
 import pytest
 
 from reactor import (
-    AddressError,
     CloseTimeout,
     ConnectError,
     ConnectionAborted,
@@ -18,10 +16,9 @@ from reactor import (
     Reactor,
     UsageError,
 )
-from reactor.apps.echo import DatagramEcho, Echo
-from reactor.datagrams import DatagramLimits, DatagramProtocol
-from reactor.datagrams.endpoint import EndpointState
-from reactor.testing import DatagramRecorder, Errors, MemoryNetwork, Recorder, ScriptedSocket
+from reactor.apps.echo import DatagramEcho
+from reactor.datagrams import DatagramLimits, DatagramProtocol, EndpointState
+from reactor.testing import DatagramRecorder, Errors, MemoryNetwork, ScriptedSocket
 from tests.helpers import pass_time, settle, spin
 from tests.loop.test_fork import in_child
 
@@ -41,10 +38,6 @@ class Raises(DatagramRecorder):
     def fail(self, *args):
         self.calls.append(("failed",))
         raise LookupError("asked to")
-
-
-def flow(recorder):
-    return [name for name in recorder.names if name.endswith("_writing")]
 
 
 # Sending and receiving
@@ -71,238 +64,6 @@ def test_dual_stack_endpoint_hears_and_answers_both_families(reactor, ends):
         ends.until(lambda client=client: client.received == [b"hello"])
 
 
-def test_every_form_of_an_address_is_accepted(reactor, ends):
-    receiver = ends.bind()
-    address = receiver.endpoint.address
-    sender, both = ends.bind(), ends.bind(":0")
-    for form in (address, str(address), (address.host, address.port)):
-        assert sender.endpoint.send(b"x", form)
-        assert both.endpoint.send(b"y", form)  # as an address mapped into IPv6
-    ends.until(lambda: len(receiver.received) == 6)
-
-
-@pytest.mark.parametrize(
-    ("address", "error", "message"),
-    [
-        (None, UsageError, "is connected to no address: give `send` one"),
-        ("example.org:53", AddressError, "example.org:53 is not numeric, and a look-up would block"),
-        ("nonsense", AddressError, "'nonsense' has no port"),
-        (("127.0.0.1", 70_000), AddressError, "port 70000 .* is out of range"),
-        ("[::1]:53", AddressError, "is an IPv6 address, and .* is bound to an IPv4 one"),
-    ],
-)
-def test_address_that_can_t_be_sent_to_is_named(ends, address, error, message):
-    endpoint = ends.bind().endpoint
-    with pytest.raises(error, match=message):
-        endpoint.send(b"x", address)
-    assert endpoint.stats().sent == 0
-
-
-@pytest.mark.parametrize("data", [None, "text", 5])
-@pytest.mark.parametrize("options", [{}, {"gso": True}])
-def test_what_is_no_bytes_is_a_type_error(ends, data, options):
-    endpoint = ends.bind(**options).endpoint
-    with pytest.raises(TypeError):
-        endpoint.send(data, ("127.0.0.1", 9))
-
-
-def test_address_may_be_of_any_form_while_others_are_queued(ends):
-    receiver = ends.bind()
-    sock = ScriptedSocket(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), sendto=[BlockingIOError])
-    sender = ends.bind(sock)
-    address = receiver.endpoint.address
-    sender.endpoint.send(b"1", ("::1", 9, 0, 0))
-    for form in (address, str(address), (address.host, address.port)):
-        assert sender.endpoint.send(b"x", form)
-    ends.until(lambda: receiver.received == [b"x"] * 3)
-
-
-def test_connected_endpoint_has_one_address(ends):
-    one, other = ends.bind(), ends.bind()
-    client = ends.connect(one.endpoint.address)
-    assert client.endpoint.send(b"1", one.endpoint.address)
-    assert client.endpoint.send(b"2", one.endpoint.get_extra_info("sockname"))
-    with pytest.raises(UsageError, match="is another address"):
-        client.endpoint.send(b"3", other.endpoint.address)
-    other.endpoint.send(b"from another", client.endpoint.address)
-    one.endpoint.send(b"from the peer", client.endpoint.address)
-    ends.until(lambda: client.received)
-    assert client.received == [b"from the peer"]
-
-
-def test_bytes_may_be_changed_after_the_call(ends):
-    recorder, sock, theirs = ends.scripted()
-    sock.add(sendto=[BlockingIOError])
-    data = bytearray(b"before")
-    recorder.endpoint.send(data, theirs.getsockname())
-    data[:] = b"after!"
-    ends.until(lambda: not recorder.endpoint.get_write_buffer_size())
-    assert theirs.recv(100) == b"before"
-
-
-def test_batch_leaves_the_rest_to_the_next_tick(reactor, ends):
-    receiver = ends.bind(limits=DatagramLimits(batch=10))
-    for number in range(25):
-        receiver.endpoint.send(b"%d" % number, receiver.endpoint.address)
-    seen = []
-    for _ in range(3):
-        reactor.run_once(0)
-        seen.append(len(receiver.received))
-    assert seen == [10, 20, 25]
-
-
-def test_slow_callback_leaves_the_rest_of_the_batch(timed, clock):
-    class Slow(DatagramRecorder):
-        def datagram_received(self, data, address):
-            super().datagram_received(data, address)
-            clock.advance(0.003)
-
-    slow = Slow()
-    endpoint = timed.bind_datagram("127.0.0.1:0", lambda: slow)
-    for _ in range(3):
-        endpoint.send(b"x", endpoint.address)
-    timed.run_once(0)
-    assert len(slow.received) == 1
-    timed.call_soon(lambda: None)
-    timed.run_once(0)
-    assert len(slow.received) == 2
-
-
-def test_budget_of_a_step_ends_a_batch(timed, clock):
-    class Slow(DatagramRecorder):
-        def datagram_received(self, data, address):
-            super().datagram_received(data, address)
-            clock.advance(0.0004)
-
-    slow = Slow()
-    endpoint = timed.bind_datagram("127.0.0.1:0", lambda: slow)
-    for _ in range(10):
-        endpoint.send(b"x", endpoint.address)
-    timed.run_once(0, budget=0.001)
-    assert len(slow.received) == 3
-
-
-def test_flood_does_not_keep_a_connection_waiting(reactor, ends):
-    flooded = ends.bind()
-    listener = reactor.listen("127.0.0.1:0", Echo)
-    talk = Recorder()
-    reactor.connect(listener.addresses[0], lambda: talk)
-    ends.until(lambda: talk.calls)
-    talk.connection.write(b"hello")
-
-    def flood():
-        for _ in range(100):
-            flooded.endpoint.send(bytes(64), flooded.endpoint.address)
-        reactor.call_soon(flood)
-
-    flood()
-    for _ in range(6):
-        reactor.run_once(0)
-    assert talk.received == b"hello"
-    talk.connection.close()
-
-
-# Flow control
-
-
-def test_what_the_kernel_does_not_take_is_sent_in_order(ends):
-    recorder, sock, theirs = ends.scripted()
-    sock.add(sendto=[None, BlockingIOError, BlockingIOError])
-    for number in range(5):
-        assert recorder.endpoint.send(b"%d" % number, theirs.getsockname())
-    assert recorder.endpoint.stats().queued == 4
-    ends.until(lambda: not recorder.endpoint.stats().queued)
-    assert [theirs.recv(10) for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
-    assert recorder.endpoint.stats().sent == 5
-
-
-def test_pause_and_resume_follow_the_water_marks(ends):
-    limits = DatagramLimits(high_water=100, low_water=20)
-    recorder, sock, theirs = ends.scripted(limits=limits)
-    sock.add(sendto=repeat(BlockingIOError, 3))
-    for _ in range(12):
-        recorder.endpoint.send(bytes(10), theirs.getsockname())
-    assert flow(recorder) == ["pause_writing"]
-    assert recorder.endpoint.get_write_buffer_size() == 120
-    ends.until(lambda: not recorder.endpoint.get_write_buffer_size())
-    assert flow(recorder) == ["pause_writing", "resume_writing"]
-
-
-def test_many_small_datagrams_pause_writing_too(ends):
-    recorder, sock, theirs = ends.scripted(limits=DatagramLimits(max_queued_datagrams=8))
-    sock.add(sendto=[BlockingIOError])
-    for _ in range(5):
-        recorder.endpoint.send(b"", theirs.getsockname())
-    assert flow(recorder) == ["pause_writing"]
-    ends.until(lambda: flow(recorder) == ["pause_writing", "resume_writing"])
-
-
-@pytest.mark.parametrize(
-    ("limits", "size", "taken"),
-    [
-        (DatagramLimits(max_queued_datagrams=4), 1, 4),
-        (DatagramLimits(high_water=100, low_water=10, max_queued_bytes=100), 30, 3),
-    ],
-)
-def test_queue_is_bounded(ends, limits, size, taken):
-    recorder, sock, theirs = ends.scripted(limits=limits)
-    sock.add(sendto=repeat(BlockingIOError))
-    results = [recorder.endpoint.send(bytes(size), theirs.getsockname()) for _ in range(10)]
-    assert results == [True] * taken + [False] * (10 - taken)
-    assert recorder.endpoint.stats().refused == {"queue_full": 10 - taken}
-
-
-def test_late_datagrams_are_dropped_and_counted(timed, clock):
-    recorder, ours = DatagramRecorder(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock = ScriptedSocket(ours, sendto=repeat(BlockingIOError))
-    limits = DatagramLimits(queue_timeout=2.0, high_water=0, low_water=0)
-    endpoint = timed.bind_datagram(sock, lambda: recorder, limits=limits)
-    endpoint.send(b"early", ("127.0.0.1", 9))
-    pass_time(timed, clock, 1.0)
-    endpoint.send(b"later", ("127.0.0.1", 9))
-    pass_time(timed, clock, 1.0)
-    assert (endpoint.stats().queued, dict(endpoint.stats().dropped)) == (1, {"queue_timeout": 1})
-    assert flow(recorder) == ["pause_writing"]
-    pass_time(timed, clock, 1.0)
-    assert (endpoint.stats().queued, dict(endpoint.stats().dropped)) == (0, {"queue_timeout": 2})
-    assert flow(recorder) == ["pause_writing", "resume_writing"]
-
-
-def test_water_marks_can_be_set(ends):
-    recorder, sock, theirs = ends.scripted()
-    endpoint = recorder.endpoint
-    assert endpoint.get_write_buffer_limits() == (16384, 65536)
-    sock.add(sendto=repeat(BlockingIOError))
-    endpoint.send(bytes(50), theirs.getsockname())
-    endpoint.set_write_buffer_limits(high=40)
-    assert endpoint.get_write_buffer_limits() == (10, 40)
-    assert flow(recorder) == ["pause_writing"]
-    endpoint.set_write_buffer_limits()
-    assert endpoint.get_write_buffer_limits() == (16384, 65536)
-    assert flow(recorder) == ["pause_writing", "resume_writing"]
-    with pytest.raises(ValueError, match=r"low \(5\) must be between 0 and high \(4\)"):
-        endpoint.set_write_buffer_limits(high=4, low=5)
-
-
-def test_unix_receiver_without_room_is_tried_again(reactor, ends, tmp_path):
-    path = str(tmp_path / "slow")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as slow:
-        slow.bind(path)
-        sender = ends.bind(f"unix:{tmp_path}/sender")
-        count = 0
-        while not sender.endpoint.stats().queued:
-            sender.endpoint.send(b"%d" % count, path)
-            count += 1
-        polls = reactor.stats().ticks
-        for _ in range(3):
-            reactor.run_once(0.02)
-        assert reactor.stats().ticks - polls == 3  # it waits, although the socket is writable
-        heard = [slow.recv(10) for _ in range(count - 1)]
-        ends.until(lambda: not sender.endpoint.stats().queued)
-        heard.append(slow.recv(10))
-    assert heard == [b"%d" % number for number in range(count)]
-
-
 # Unix sockets
 
 
@@ -317,32 +78,6 @@ def test_unix_sockets_with_names_talk(reactor, ends, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("queued", [False, True])
-def test_every_form_of_a_unix_address_is_accepted(ends, tmp_path, queued):
-    receiver, sender = ends.bind(f"unix:{tmp_path}/receiver"), ends.bind(f"unix:{tmp_path}/sender")
-    address, count = receiver.endpoint.address, 0
-    if queued:
-        while not sender.endpoint.get_write_buffer_size():
-            assert sender.endpoint.send(b"x", address)
-            count += 1
-    for form in (address, str(address), address.path, os.fsencode(address.path)):
-        assert sender.endpoint.send(b"x", form)
-    ends.until(lambda: len(receiver.received) == count + 4)
-    assert not sender.errors
-
-
-def test_unix_sender_without_a_name_is_heard(ends, tmp_path):
-    server = ends.bind(f"unix:{tmp_path}/server")
-    client = ends.connect(f"unix:{tmp_path}/server")
-    client.endpoint.send(b"no answer wanted")
-    ends.until(lambda: server.received)
-    assert server.calls[1] == ("datagram_received", b"no answer wanted", None)
-    with pytest.raises(UsageError, match="has no address"):
-        client.endpoint.address  # noqa: B018
-    with pytest.raises(UsageError, match="connected to no address"):
-        server.endpoint.send(b"answer", None)
-
-
 def test_unix_pair_is_connected(ends):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     recorder = ends.bind(ours)
@@ -353,101 +88,7 @@ def test_unix_pair_is_connected(ends):
     theirs.close()
 
 
-def test_unix_datagram_larger_than_the_buffer_is_dropped_and_counted(ends, tmp_path):
-    server = ends.bind(f"unix:{tmp_path}/server")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-        client.setsockopt(socket.SOL_SOCKET, 32, 1 << 20)  # SO_SNDBUFFORCE
-        client.sendto(bytes(300_000), f"{tmp_path}/server")
-        client.sendto(b"small", f"{tmp_path}/server")
-    ends.until(lambda: server.received)
-    assert server.received == [b"small"]
-    assert server.endpoint.stats().dropped == {"truncated": 1}
-
-
 # Errors
-
-
-def test_closed_ports_are_named_and_others_are_served(reactor, ends, errors):
-    echo = reactor.bind_datagram("127.0.0.1:0", DatagramEcho)
-    client = ends.bind()
-    refused = []
-    for _ in range(3):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind(("127.0.0.1", 0))
-            refused.append(sock.getsockname())
-    for address in refused:
-        assert client.endpoint.send(b"anybody?", address)
-        assert client.endpoint.send(b"hello", echo.address)
-    ends.until(lambda: len(client.errors) == len(client.received) == 3)
-    assert [address for _, address in client.errors] == refused
-    for exc, _ in client.errors:
-        assert isinstance(exc, ConnectionRefusedError)
-        assert exc.strerror == "Connection refused (ICMP from 127.0.0.1)"
-    assert client.endpoint.stats().errors == 3
-    assert client.endpoint.stats().sent == 6
-
-
-def test_ipv6_errors_are_named(reactor, ends):
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-        sock.bind(("::1", 0))
-        address = sock.getsockname()
-    for client in (ends.bind("[::1]:0"), ends.connect(address[:2])):
-        client.endpoint.send(b"anybody?", address)
-        ends.until(lambda client=client: client.errors)
-        assert isinstance(client.errors[0][0], ConnectionRefusedError)
-        assert client.errors[0][1] == address
-
-
-def test_errors_come_while_nothing_is_received_or_sent(ends, closed_port):
-    client = ends.connect(closed_port)
-    client.endpoint.send(b"anybody?")
-    ends.until(lambda: client.errors)
-    assert client.errors[0][1] == closed_port
-    assert not client.lost
-
-
-def test_errors_of_many_others_do_not_cost_a_datagram(ends, closed_port):
-    client, server = ends.bind(), ends.bind()
-    sock = client.endpoint.get_extra_info("socket")
-    for _ in range(
-        401
-    ):  # of which every second one fails with the error of the one before, and takes it away
-        with contextlib.suppress(ConnectionRefusedError):
-            sock.sendto(b"x", closed_port)
-    assert client.endpoint.send(b"hello", server.endpoint.get_extra_info("sockname"))
-    ends.until(lambda: server.received and client.errors)
-    assert {address for _, address in client.errors} == {closed_port}
-    assert client.endpoint.stats().dropped == {}
-
-
-def test_datagram_that_can_t_be_sent_is_reported_once(ends):
-    client = ends.bind()
-    assert client.endpoint.send(bytes(70_000), ("127.0.0.1", 9)) is False
-    ends.until(lambda: client.errors)
-    ((exc, address),) = client.errors
-    assert (exc.errno, address) == (errno.EMSGSIZE, ("127.0.0.1", 9))
-    assert client.endpoint.stats().dropped == {"EMSGSIZE": 1}
-    assert client.endpoint.stats().sent == 0
-
-
-def test_without_an_error_queue_the_call_that_fails_is_made_again(ends):
-    """As on platforms without one: the error of one datagram comes with the next."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    sock = ScriptedSocket(ours, send=[ConnectionRefusedError(errno.ECONNREFUSED, "refused")])
-    recorder = ends.bind(sock)
-    assert recorder.endpoint.send(b"second")
-    assert theirs.recv(10) == b"second"
-    ends.until(lambda: recorder.errors)
-    assert recorder.errors[0][0].errno == errno.ECONNREFUSED
-    theirs.close()
-
-
-def test_error_of_receiving_does_not_end_the_endpoint(ends):
-    recorder, sock, theirs = ends.scripted()
-    sock.add(recvfrom=[InterruptedError, OSError(errno.ENETDOWN, "down")])
-    theirs.sendto(b"hello", sock.getsockname())
-    ends.until(lambda: recorder.received and recorder.errors)
-    assert recorder.errors[0][0].errno == errno.ENETDOWN
 
 
 @pytest.mark.parametrize("call", ["recvfrom", "sendto"])
@@ -460,27 +101,6 @@ def test_closed_descriptor_ends_the_endpoint(ends, call):
         assert recorder.endpoint.stats().dropped == {"EBADF": 1}
     ends.until(lambda: recorder.lost)
     assert recorder.reason.errno == errno.EBADF
-
-
-def test_errors_beyond_the_limit_are_counted(reactor, ends):
-    client = ends.bind()
-    for _ in range(300):
-        client.endpoint.send(bytes(70_000), ("127.0.0.1", 9))
-    settle(reactor)
-    assert len(client.errors) == 256
-    assert client.endpoint.stats().errors == 300
-
-
-def test_repeated_errors_are_logged_once_a_second(reactor, ends, caplog):
-    caplog.set_level("INFO", "reactor")
-    handling, ignoring = ends.bind(), reactor.bind_datagram("127.0.0.1:0", DatagramEcho)
-    for endpoint in (handling.endpoint, ignoring):
-        for _ in range(50):
-            endpoint.send(bytes(70_000), ("127.0.0.1", 9))
-    ends.until(lambda: handling.errors)
-    assert [record.message.partition(">: ")[2] for record in caplog.records] == [
-        "a datagram to ('127.0.0.1', 9): [Errno 90] Message too long"
-    ]
 
 
 @pytest.mark.parametrize("where", ["datagram_received", "error_received", "pause_writing", "resume_writing"])
@@ -903,125 +523,3 @@ def test_kernel_s_drops_are_counted_to_the_last_one(reactor, ends):
 def test_asyncio_s_base_methods_exist_on_the_base_class():
     for name in ("connection_made", "datagram_received", "error_received", "connection_lost"):
         assert callable(getattr(DatagramProtocol, name))
-
-
-# GSO and GRO
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
-@pytest.mark.parametrize("connected", [False, True])
-def test_runs_arrive_whole_with_gso_and_gro(ends, address, connected):
-    server = ends.bind(address, gro=True)
-    client = ends.connect(server.endpoint.address, gso=True) if connected else ends.bind(address, gso=True)
-    sent = [bytes([number]) * 1000 for number in range(100)] + [b"short", b"", b"x" * 40_000, b"end"]
-    for data in sent:
-        assert client.endpoint.send(data, server.endpoint.address)
-    ends.until(lambda: len(server.received) == len(sent))
-    assert server.received == sent
-    assert client.endpoint.stats().sent == len(sent)
-    assert server.endpoint.stats().bytes_received == sum(map(len, sent))
-
-
-def test_gso_sends_many_by_one_call_and_in_order(ends):
-    recorder, sock, theirs = ends.scripted(gso=True)
-    address = theirs.getsockname()
-    sock.calls.clear()
-    for number in range(10):
-        recorder.endpoint.send(b"%03d" % number, address)
-    recorder.endpoint.send(bytearray(b"end"), address)
-    ends.until(lambda: recorder.endpoint.stats().sent == 11)
-    assert [name for name in sock.calls if name.startswith("send")] == ["sendmsg"]
-    assert [theirs.recv(10) for _ in range(11)] == [b"%03d" % number for number in range(10)] + [b"end"]
-
-
-def test_gso_sends_to_several_addresses_in_order(ends):
-    receivers = [ends.bind() for _ in range(2)]
-    sender = ends.bind(gso=True)
-    for number in range(6):
-        sender.endpoint.send(b"%d" % number, receivers[number // 2 % 2].endpoint.address)
-    ends.until(lambda: sum(len(each.received) for each in receivers) == 6)
-    assert [each.received for each in receivers] == [[b"0", b"1", b"4", b"5"], [b"2", b"3"]]
-
-
-def test_run_that_the_kernel_does_not_take_is_queued(ends):
-    recorder, sock, theirs = ends.scripted(gso=True)
-    sock.add(sendmsg=[BlockingIOError, BlockingIOError])
-    for number in range(5):
-        recorder.endpoint.send(b"%d" % number, theirs.getsockname())
-    ends.until(lambda: recorder.endpoint.stats().queued == 5)
-    recorder.endpoint.send(b"5", theirs.getsockname())
-    ends.until(lambda: not recorder.endpoint.stats().queued)
-    assert [theirs.recv(10) for _ in range(6)] == [b"%d" % number for number in range(6)]
-
-
-def test_run_that_the_kernel_refuses_is_sent_one_by_one(ends, caplog):
-    caplog.set_level("INFO", "reactor")
-    recorder, sock, theirs = ends.scripted(gso=True)
-    sock.add(sendmsg=[OSError(errno.EIO, "no checksums")])
-    for number in range(5):
-        recorder.endpoint.send(b"%d" % number, theirs.getsockname())
-    ends.until(lambda: recorder.endpoint.stats().sent == 5)
-    assert [theirs.recv(10) for _ in range(5)] == [b"%d" % number for number in range(5)]
-    assert "the kernel sends 5 datagrams of 1 B one by one" in caplog.text
-
-
-def test_close_and_abort_leave_no_run_behind(ends):
-    recorder, _, theirs = ends.scripted(gso=True)
-    for number in range(3):
-        recorder.endpoint.send(b"%d" % number, theirs.getsockname())
-    recorder.endpoint.close()
-    ends.until(lambda: recorder.lost)
-    assert [theirs.recv(10) for _ in range(3)] == [b"0", b"1", b"2"]
-    other = ends.bind(gso=True)
-    other.endpoint.send(b"x", theirs.getsockname())
-    other.endpoint.abort()
-    ends.until(lambda: other.lost)
-    assert other.endpoint.stats().dropped == {"closed": 1}
-
-
-def test_joined_datagrams_after_a_close_are_counted(ends):
-    class Once(DatagramRecorder):
-        def datagram_received(self, data, address):
-            super().datagram_received(data, address)
-            self.endpoint.close()
-
-    once = Once()
-    server = ends.reactor.bind_datagram("127.0.0.1:0", lambda: once, gro=True)
-    client = ends.bind(gso=True)
-    for _ in range(7):
-        client.endpoint.send(bytes(10), server.address)
-    ends.until(lambda: once.lost)
-    assert (server.stats().received, dict(server.stats().dropped)) == (1, {"closed": 6})
-
-
-def test_joined_datagrams_after_a_change_of_the_protocol_are_the_new_one_s(ends):
-    class Greeting(DatagramRecorder):
-        def datagram_received(self, data, address):
-            super().datagram_received(data, address)
-            self.endpoint.set_protocol(other)
-
-    first, other = Greeting(), DatagramRecorder()
-    server = ends.reactor.bind_datagram("127.0.0.1:0", lambda: first, gro=True)
-    client = ends.bind(gso=True)
-    for _ in range(7):
-        client.endpoint.send(bytes(10), server.address)
-    ends.until(lambda: server.stats().received == 7)
-    assert (len(first.received), len(other.received)) == (1, 6)
-
-
-# Limits by client prefix
-
-
-@pytest.mark.parametrize("options", [{}, {"gro": True}, {"info": True}])
-def test_prefix_over_its_limit_is_dropped_before_the_protocol(timed, clock, options):
-    recorder, limits = DatagramRecorder(), DatagramLimits(prefix_datagrams=3)
-    endpoint = timed.bind_datagram("127.0.0.1:0", lambda: recorder, limits=limits, **options)
-    for _ in range(5):
-        endpoint.send(b"x", endpoint.address)
-    timed.run_once(0)
-    assert len(recorder.received) == endpoint.stats().received == 3
-    assert endpoint.stats().refused == {"prefix": 2}
-    clock.advance(1.0)
-    endpoint.send(b"y", endpoint.address)
-    timed.run_once(0)
-    assert recorder.received[-1] == b"y"

@@ -1,5 +1,6 @@
-"""The kernel's queue of errors, on sockets of its own."""
+"""The kernel's queue of errors, on sockets of its own, and what an endpoint makes of errors."""
 
+import contextlib
 import errno
 import select
 import socket
@@ -7,7 +8,10 @@ import struct
 
 import pytest
 
+from reactor.apps.echo import DatagramEcho
 from reactor.datagrams.errors import count_drops, queue_errors, queued_errors
+from reactor.testing import ScriptedSocket
+from tests.helpers import settle
 
 
 @pytest.fixture
@@ -101,3 +105,102 @@ def test_drops_are_counted(sock):
     assert kept + count_drops(sock) == 200
     sock.close()
     assert count_drops(sock) == 0
+
+
+# Errors of an endpoint
+
+
+def test_closed_ports_are_named_and_others_are_served(reactor, ends, errors):
+    echo = reactor.bind_datagram("127.0.0.1:0", DatagramEcho)
+    client = ends.bind()
+    refused = []
+    for _ in range(3):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            refused.append(sock.getsockname())
+    for address in refused:
+        assert client.endpoint.send(b"anybody?", address)
+        assert client.endpoint.send(b"hello", echo.address)
+    ends.until(lambda: len(client.errors) == len(client.received) == 3)
+    assert [address for _, address in client.errors] == refused
+    for exc, _ in client.errors:
+        assert isinstance(exc, ConnectionRefusedError)
+        assert exc.strerror == "Connection refused (ICMP from 127.0.0.1)"
+    assert client.endpoint.stats().errors == 3
+    assert client.endpoint.stats().sent == 6
+
+
+def test_ipv6_errors_are_named(reactor, ends):
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("::1", 0))
+        address = sock.getsockname()
+    for client in (ends.bind("[::1]:0"), ends.connect(address[:2])):
+        client.endpoint.send(b"anybody?", address)
+        ends.until(lambda client=client: client.errors)
+        assert isinstance(client.errors[0][0], ConnectionRefusedError)
+        assert client.errors[0][1] == address
+
+
+def test_errors_come_while_nothing_is_received_or_sent(ends, closed_port):
+    client = ends.connect(closed_port)
+    client.endpoint.send(b"anybody?")
+    ends.until(lambda: client.errors)
+    assert client.errors[0][1] == closed_port
+    assert not client.lost
+
+
+def test_errors_of_many_others_do_not_cost_a_datagram(ends, closed_port):
+    client, server = ends.bind(), ends.bind()
+    sock = client.endpoint.get_extra_info("socket")
+    for _ in range(
+        401
+    ):  # of which every second one fails with the error of the one before, and takes it away
+        with contextlib.suppress(ConnectionRefusedError):
+            sock.sendto(b"x", closed_port)
+    assert client.endpoint.send(b"hello", server.endpoint.get_extra_info("sockname"))
+    ends.until(lambda: server.received and client.errors)
+    assert {address for _, address in client.errors} == {closed_port}
+    assert client.endpoint.stats().dropped == {}
+
+
+def test_datagram_that_can_t_be_sent_is_reported_once(ends):
+    client = ends.bind()
+    assert client.endpoint.send(bytes(70_000), ("127.0.0.1", 9)) is False
+    ends.until(lambda: client.errors)
+    ((exc, address),) = client.errors
+    assert (exc.errno, address) == (errno.EMSGSIZE, ("127.0.0.1", 9))
+    assert client.endpoint.stats().dropped == {"EMSGSIZE": 1}
+    assert client.endpoint.stats().sent == 0
+
+
+def test_without_an_error_queue_the_call_that_fails_is_made_again(ends):
+    """As on platforms without one: the error of one datagram comes with the next."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock = ScriptedSocket(ours, send=[ConnectionRefusedError(errno.ECONNREFUSED, "refused")])
+    recorder = ends.bind(sock)
+    assert recorder.endpoint.send(b"second")
+    assert theirs.recv(10) == b"second"
+    ends.until(lambda: recorder.errors)
+    assert recorder.errors[0][0].errno == errno.ECONNREFUSED
+    theirs.close()
+
+
+def test_errors_beyond_the_limit_are_counted(reactor, ends):
+    client = ends.bind()
+    for _ in range(300):
+        client.endpoint.send(bytes(70_000), ("127.0.0.1", 9))
+    settle(reactor)
+    assert len(client.errors) == 256
+    assert client.endpoint.stats().errors == 300
+
+
+def test_repeated_errors_are_logged_once_a_second(reactor, ends, caplog):
+    caplog.set_level("INFO", "reactor")
+    handling, ignoring = ends.bind(), reactor.bind_datagram("127.0.0.1:0", DatagramEcho)
+    for endpoint in (handling.endpoint, ignoring):
+        for _ in range(50):
+            endpoint.send(bytes(70_000), ("127.0.0.1", 9))
+    ends.until(lambda: handling.errors)
+    assert [record.message.partition(">: ")[2] for record in caplog.records] == [
+        "a datagram to ('127.0.0.1', 9): [Errno 90] Message too long"
+    ]

@@ -127,5 +127,6 @@ def test_interrupt_at_any_line(share):
     assert failed("datagrams", share=share, shares=SHARES) == []
 
 
-def test_interrupt_at_some_lines():
-    assert failed(os.path.join("datagrams", "endpoint.py"), share=3, shares=20) == []
+@pytest.mark.parametrize("module", ["endpoint.py", "sending.py"])
+def test_interrupt_at_some_lines(module):
+    assert failed(os.path.join("datagrams", module), share=3, shares=20) == []

@@ -19,7 +19,7 @@ from reactor.apps.chat_web import chat_page
 from reactor.apps.proxy import Proxy
 from reactor.http import HTTP, Response
 from tests.deploy.balancers import documented, processes
-from tests.helpers import DEADLINE, Echo
+from tests.helpers import DEADLINE, Echo, Factory
 from tests.http.test_websocket import handshake
 
 MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
@@ -87,12 +87,7 @@ def behind_nginx(nginx, reactor_server):
 
 
 def test_stream_names_the_client_and_passes_its_end_of_file_on(nginx, reactor_server):
-    made = []
-
-    def factory():
-        made.append(Echo())
-        return made[-1]
-
+    factory = Factory(Echo)
     server = reactor_server(factory, proxy_protocol=ProxyProtocol(trusted=["127.0.0.1"]))
     public = nginx(documented("nginx", {"listen 4000": "listen PUBLIC", "127.0.0.1:9092": server.address}))
     with socket.create_connection(public, DEADLINE) as client:
@@ -100,10 +95,10 @@ def test_stream_names_the_client_and_passes_its_end_of_file_on(nginx, reactor_se
         client.shutdown(socket.SHUT_WR)
         with client.makefile("rb") as file:
             assert file.read() == b"hello"
-        (echo,) = made
-        header = echo.connection.get_extra_info("proxy")
+        connection = factory.only.connection
+        header = connection.get_extra_info("proxy")
         assert (header.version, header.source, header.destination) == (1, client.getsockname(), public)
-        assert echo.connection.get_extra_info("peername") == client.getsockname()
+        assert connection.get_extra_info("peername") == client.getsockname()
     assert server.reactor.stats().refused == {}
 
 

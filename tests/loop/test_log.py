@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reactor import Address
 from reactor.errors import FramingError
 from reactor.framing import Delimited, FixedLength, LengthPrefixed, Lines, Netstrings, VarintPrefixed
-from reactor.loop.log import LimitedLog, caller, printable
+from reactor.loop.log import LimitedLog, caller, checked, printable
 from reactor.loop.timers import TimerHeap
 from reactor.testing import ManualClock
 
@@ -149,3 +149,20 @@ def test_errors_made_of_a_peer_s_bytes_print_safely(framer, data):
         except FramingError as exc:
             assert str(exc).isprintable()
             assert repr(exc).isprintable()
+
+
+def test_checked_method_asks_for_its_thread_first():
+    asked = []
+
+    class Loop:
+        check_thread = asked.append
+
+    class Thing:
+        def double(self, number, *, by=2):
+            """Doubled."""
+            return len(asked), number * by
+
+    double = checked(Thing.double, lambda thing: Loop)
+    assert double(Thing(), 3, by=3) == (1, 9)
+    assert asked == [Thing.double.__qualname__]
+    assert double.__doc__ == "Doubled."
