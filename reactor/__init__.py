@@ -1,4 +1,4 @@
-"""A TCP reactor on one `selectors.DefaultSelector`, driven by your program."""
+"""An event loop for TCP, UDP and Unix sockets on one `selectors.DefaultSelector`, driven by your program."""
 
 from reactor.errors import (
     AddressError,

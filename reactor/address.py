@@ -26,6 +26,8 @@ _PORT = struct.Struct("!H")
 _PORT_FLOW_SCOPE = struct.Struct("!HII")
 _V4_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 peer of a socket for both: RFC 4291, 2.5.5.2
 
+_HEX_DIGITS = set("0123456789abcdefABCDEF")  # of an IPv6 address, up to its first colon
+
 # Bytes of a host's whole name in DNS: RFC 1035, 2.3.4, without the lengths of its labels.
 _HOST_LIMIT = 253
 
@@ -91,6 +93,8 @@ class Address:
             if ":" not in host:
                 raise AddressError(f"{host!r} in {text!r} is no IPv6 address: {_FORMS}")
         elif ":" in host:
+            if not set(kind) <= _HEX_DIGITS:
+                raise AddressError(f"{kind!r} in {text!r} is no kind of address: {_FORMS}")
             raise AddressError(f"{text!r} is ambiguous: put the IPv6 address in brackets, [IPV6]:PORT")
         return cls._inet(host, int(port), repr(text))
 

@@ -63,7 +63,7 @@ class SupervisorError(ReactorError, RuntimeError):
     """The supervisor of `reactor.deploy` ended, because workers did not start, or were stopped at once.
 
     The message says why, and names the process. `status` is the exit status of a worker that ended by itself
-    before it was ready, and said on standard error what to mend; else None.
+    before it was ready, and wrote the cause to standard error; else None.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -87,9 +87,9 @@ class ListenError(ReactorError, OSError):
 
 
 class BrokerError(ReactorError, ConnectionError):
-    """The broker of a `reactor.backplane` has answered with an error, or with what is no answer.
+    """The broker of a `reactor.backplane` answered with an error, or not in its protocol.
 
-    The message has its text. The connection is ended, and made again: what was not acknowledged is sent anew.
+    The message has its text. The backplane connects again, and sends again what was not acknowledged.
     """
 
 
@@ -167,9 +167,9 @@ class HandedOver(ReactorError, ConnectionError):
 
 
 class HandoverError(ReactorError, OSError):
-    """Connections could not be handed over, or taken over. Those that were not go on where they were.
+    """Connections could not be handed over, or taken over. They go on in the process that has them.
 
-    The message has the reason: the other process has ended, or is of another version, or the time was up.
+    The message has the reason: the other process ended, has another version, or took too long.
     """
 
 
@@ -224,7 +224,7 @@ class EndOfStream(ReactorError, EOFError):
 class ProxyHeaderError(ReactorError, ConnectionError):
     """A connection did not begin with a valid header of the PROXY protocol; the message has the reason.
 
-    The proxy sends none (HAProxy: `send-proxy-v2`, nginx: `proxy_protocol on`), or is not the sender.
+    Make the proxy send one (HAProxy: `send-proxy-v2`, nginx: `proxy_protocol on`); or the peer is no proxy.
     """
 
 

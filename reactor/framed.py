@@ -23,7 +23,8 @@ _COUNT = Struct("!I")
 class FramedProtocol(Protocol):
     r"""Base class of protocols that receive and send frames. Subclass it, and define `frame_received`.
 
-    framer: decodes the input and encodes what is sent; a new one for each connection.
+    framer: decodes the input and encodes what is sent; a new one for each connection. Raises TypeError for
+        a class.
 
     While the connection is above its high-water mark, nothing is read, and decoded frames wait. So they do
     from `Connection.pause_reading` to `resume_reading`, and, beyond `frames_per_tick` of them, until the next
@@ -77,6 +78,8 @@ class FramedProtocol(Protocol):
     connection: Connection
 
     def __init__(self, framer: Framer) -> None:
+        if isinstance(framer, type):
+            raise TypeError(f"framer must be a Framer, not the class: write {framer.__name__}()")
         self.framer = framer
         self._frames: Iterator[bytes] | None = None
         self._problem: FramingError | None = None
@@ -91,14 +94,20 @@ class FramedProtocol(Protocol):
         self.connection = connection
 
     def frame_received(self, frame: bytes) -> None:
-        """Called with each frame of the input. Override it."""
+        """Called with each frame of the input. Must be overridden."""
+        raise TypeError(f"{type(self).__name__} must define frame_received")
 
     def send(self, frame: bytes) -> bool:
         """Encode and send `frame`. Returns what `Connection.write` returns.
 
-        Raises ValueError if the framing can't represent it.
+        Raises ValueError if the framing can't represent it, TypeError if it is not bytes.
         """
-        return self.connection.write(self.framer.encode(frame))
+        try:
+            return self.connection.write(self.framer.encode(frame))
+        except TypeError as exc:
+            if isinstance(frame, str):
+                raise TypeError("a frame must be bytes, not str: encode it first") from exc
+            raise
 
     def set_framer(self, framer: Framer) -> None:
         """Replace the framer; it decodes all input after the current frame.
@@ -197,7 +206,7 @@ class FramedProtocol(Protocol):
         """Return the frames that wait and the beginning of the next, for `restore_input` elsewhere.
 
         None if the connection is about to end, and, where the framer changes, while frames wait: they are not
-        decoded yet, and how they are to be is up to the subclass.
+        decoded yet, because the subclass may still change the framer.
         """
         if self._at_end or self._problem is not None or (self.framer_changes and self._frames is not None):
             return None

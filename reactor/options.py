@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Network, IPv6Network
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 __all__ = [
     "Limits", "ProxyProtocol", "Reconnect", "Timeouts", "check_callable", "check_count", "check_size",
@@ -249,6 +249,15 @@ def _networks(value: Any) -> tuple[IPv4Network | IPv6Network | str, ...]:
     return tuple(networks)
 
 
+@lru_cache(maxsize=256)
+def _forms(host: str) -> set[IPv4Address | IPv6Address]:
+    """Return a peer's address, and the IPv4 address that it stands for; few proxies have all connections."""
+    import ipaddress  # noqa: PLC0415 - loaded with the networks
+
+    address = ipaddress.ip_address(host)
+    return {address, getattr(address, "ipv4_mapped", None) or address}
+
+
 @attrs.frozen(kw_only=True)
 class ProxyProtocol:
     """Options of a listener behind proxies that speak the PROXY protocol, version 1 or 2.
@@ -273,9 +282,7 @@ class ProxyProtocol:
         """Return whether a connection from `sockaddr`, a socket address, comes from a proxy."""
         if not isinstance(sockaddr, tuple):
             return _UNIX in self.trusted
-        import ipaddress  # noqa: PLC0415 - loaded with the networks
-
-        address = ipaddress.ip_address(sockaddr[0])
-        forms = {address, getattr(address, "ipv4_mapped", None) or address}
-        networks = [network for network in self.trusted if not isinstance(network, str)]
-        return any(form in network for form in forms for network in networks)
+        forms = _forms(sockaddr[0])
+        return any(
+            form in network for network in self.trusted if not isinstance(network, str) for form in forms
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 import time
 from collections import Counter
@@ -184,9 +185,9 @@ class Reactor(ContextExit):
     def run(self, *, signals: Collection[int] = (), drain_timeout: float = 30.0) -> None:
         """Drive the reactor on this thread until `stop` or `close`, or until a `drain` is done.
 
-        signals: while it runs, the first of these starts a drain, a second one stops at once; the handlers
-            of before are restored afterwards. None are touched otherwise. On the main thread only.
-        drain_timeout: for that drain, seconds.
+        signals: while it runs, the first of these starts a drain, a second one stops at once; the previous
+            handlers are restored afterwards. No other signal is touched. On the main thread only.
+        drain_timeout: of that drain, in seconds.
         Raises UsageError if the reactor is closed or being driven already, ValueError for a timeout below 0
         or NaN, TypeError for one that is no number. KeyboardInterrupt and SystemExit pass through, and the
         reactor can be run again after them.
@@ -208,13 +209,13 @@ class Reactor(ContextExit):
             self._drained()
 
     def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
-        """Run a step on this thread and return how many events and callbacks it handled.
+        """Run one tick, with `budget` several, on this thread; return how many events and callbacks it ran.
 
         timeout: seconds to wait for something to do; 0 or less does not wait, None waits for ever.
-        budget: seconds of work, from the end of the wait: it goes on while there is something to do, and
-            returns after the callback with which they are over. What is left is for the next call; some of
-            each kind, descriptors, timers and callbacks, is done in every one. None: one tick, which handles
-            a bounded number of each.
+        budget: seconds of work, from the end of the wait: it runs ticks while there is something to do, and
+            returns after the callback that exceeds the budget. The next call does the rest; every call
+            handles some of each kind: descriptors, timers and callbacks. None: one tick, which handles a
+            bounded number of each.
         Raises UsageError if the reactor is closed, or being driven already; ValueError for NaN, or for a
         budget below 0; TypeError for what is no number.
         """
@@ -223,12 +224,13 @@ class Reactor(ContextExit):
     def background(self, *, drain_timeout: float = 30.0, name: str = "reactor") -> Background[Self]:
         """Return a context manager in which a thread drives the reactor: `with reactor.background():`.
 
-        Methods of the reactor are then to be called on that thread, but for those that say otherwise:
-        `submit` gets there. drain_timeout: seconds that connections have to come to their end when the
-        block is left. name: the thread's. Raises UsageError if a host drives the reactor, ValueError for a
-        timeout below 0 or NaN, TypeError for one that is no number.
-        What ends the thread before, as a SystemExit in a callback, closes the reactor, and is raised where
-        the block is left. Raises UsageError there if the reactor is being driven already.
+        Inside the block call the reactor's methods on that thread, through `submit`, except those that may
+        be called on any thread.
+        drain_timeout: seconds that connections have to end when the block is left. name: the thread's.
+        Raises UsageError if a host drives the reactor, ValueError for a timeout below 0 or NaN, TypeError for
+        one that is no number.
+        An exception that ends the thread earlier, such as a SystemExit in a callback, closes the reactor, and
+        is raised at the end of the block; so is UsageError if the reactor is being driven already.
         """
         drain_timeout = seconds("drain_timeout", drain_timeout, zero=True)
         self._loop.lifetime.check_open()
@@ -246,8 +248,8 @@ class Reactor(ContextExit):
         """Drain: close connections as they become idle, as `Listener.drain` does; then `run` returns.
 
         Attempts to connect are ended. timeout: seconds, after which what is still open is aborted
-        with `DrainTimeout`; infinity: never. on_done: called with a `Drained`; None logs it. During a drain
-        another does nothing.
+        with `DrainTimeout`; infinity: never. on_done: called with a `Drained`; None logs it. A second call
+        during a drain does nothing.
         From any thread, callback or signal handler. Raises UsageError if the reactor is closed, ValueError
         for a timeout below 0 or NaN, TypeError for one that is no number.
         """
@@ -276,17 +278,17 @@ class Reactor(ContextExit):
     def fileno(self) -> int:
         """Return a descriptor for the host's own selector: readable while `run_once(0)` has something to do.
 
-        From the first call on the reactor keeps it so, for what is asked for outside of ticks too. Whether
-        timers show there as well, `timers_in_fileno` says.
+        After the first call this includes callbacks that are scheduled outside of ticks.
+        `timers_in_fileno` returns whether it includes timers.
         Raises UsageError where the platform's selector has none.
         """
         return self._loop.fileno()
 
     def timers_in_fileno(self) -> bool:
-        """Return whether `fileno` gets readable for timers too, by timerfd_create(2).
+        """Return whether `fileno` becomes readable for timers too, by timerfd_create(2).
 
-        Where it does not, the host is to call `run_once` after `next_timeout` seconds, and to ask for them
-        anew whenever it has been readable, as it is when a timer is set outside of ticks.
+        If not, the host must call `run_once` after `next_timeout()` seconds, and call `next_timeout` again
+        each time the descriptor was readable: it becomes so when a timer is set outside of ticks.
         """
         return self._loop.timers_in_fileno()
 
@@ -319,19 +321,19 @@ class Reactor(ContextExit):
         return self._loop.time()
 
     def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
-        """Run `callback(*args)` in the next tick, after what was asked for before. Cancellable."""
+        """Run `callback(*args)` in the next tick, after earlier ones; return a handle with `cancel()`."""
         return self._scheduler.call_soon(callback, *args)
 
     def call_later(self, delay: float, callback: Callable[[*Ts], object], *args: *Ts) -> TimerHandle:
-        """Run `callback(*args)` in `delay` seconds, never earlier. Cancellable.
+        """Run `callback(*args)` in `delay` seconds, never earlier; return a handle with `cancel()`.
 
-        A delay below 0 is none; an infinite one never passes.
+        A negative delay counts as 0; an infinite one never ends.
         Raises TypeError if `delay` is not a number, ValueError if it is NaN.
         """
         return self._scheduler.call_later(delay, callback, *args)
 
     def call_at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> TimerHandle:
-        """Run `callback(*args)` when `time()` has reached `when`. Cancellable.
+        """Run `callback(*args)` when `time()` has reached `when`; return a handle with `cancel()`.
 
         Raises TypeError if `when` is not a number, ValueError if it is NaN.
         """
@@ -345,24 +347,24 @@ class Reactor(ContextExit):
         return self._scheduler.call_soon_threadsafe(callback, *args)
 
     def call_each_tick(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
-        """Run `callback(*args)` at the end of every tick, before the reactor waits again. Cancellable.
+        """Run `callback(*args)` at the end of every tick; return a handle with `cancel()`.
 
         It begins no ticks: a reactor without anything to do waits. What it schedules runs in the next tick.
         """
         return self._loop.call_each_tick(callback, *args)
 
     def call_at_close(self, callback: Callable[[*Ts], object], *args: *Ts) -> Handle:
-        """Run `callback(*args)` when the reactor is closed, while its descriptors are open. Cancellable.
+        """Run `callback(*args)` when the reactor is closed; return a handle with `cancel()`.
 
-        It runs on the thread that closes the reactor.
+        It runs on the thread that closes the reactor, while the reactor's descriptors are open.
         """
         return self._loop.call_at_close(callback, *args)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> AwaitableFuture[T]:
         """Run `fn(*args, **kwargs)` on the thread that drives the reactor; return a future of its result.
 
-        From any thread. The future is cancelled if the reactor is closed before; waiting for it on the thread
-        that drives the reactor would wait for ever. Raises TypeError if `fn` can't be called.
+        From any thread. The future is cancelled if the reactor is closed before `fn` runs. Waiting for it on
+        the thread that drives the reactor never ends. Raises TypeError if `fn` can't be called.
         """
         return self._scheduler.submit(fn, *args, **kwargs)
 
@@ -372,9 +374,9 @@ class Reactor(ContextExit):
         """Run `fn(*args, **kwargs)` on a thread of `executor`; None: on one of up to 32 of the reactor's own.
 
         The future is completed on the thread that drives the reactor, so that is where its callbacks run.
-        From any thread. It is cancelled if the reactor is closed before; cancelling it withdraws what has not
-        begun. Raises TypeError if `executor` is no executor or `fn` can't be called, RuntimeError if the
-        reactor has no thread yet and the system allows none.
+        From any thread. It is cancelled if the reactor is closed before; cancelling it before `fn` has begun
+        withdraws the call. Raises TypeError if `executor` is no executor or `fn` can't be called,
+        RuntimeError if the reactor has no thread yet and the system allows none.
         """
         return self._scheduler.run_in_executor(executor, fn, *args, **kwargs)
 
@@ -392,7 +394,7 @@ class Reactor(ContextExit):
 
         Another call for the same descriptor replaces the callback.
         Raises UsageError for a descriptor that belongs to a connection or listener, OSError or
-        ValueError for one that can't be waited for.
+        ValueError for one that can't be waited for, TypeError for an object that has no descriptor.
         """
         self._loop.add_reader(fd, callback, *args)
 
@@ -409,16 +411,16 @@ class Reactor(ContextExit):
         return self._loop.remove_writer(fd)
 
     def add_signal_handler(self, signum: int, callback: Callable[[*Ts], object], *args: *Ts) -> None:
-        """Run `callback(*args)` in a tick when signal `signum` comes, until it is removed or closed.
+        """Run `callback(*args)` in a tick when signal `signum` comes.
 
-        Then the handler of before is restored. On the main thread only.
+        `remove_signal_handler` and `close` restore the previous handler. On the main thread only.
         Raises TypeError for what is no signal's number, UsageError on another thread, ValueError or OSError
         for a signal that can't be handled.
         """
         self._loop.add_signal_handler(signum, callback, *args)
 
     def remove_signal_handler(self, signum: int) -> bool:
-        """Restore the handler of before; return whether there was one of this reactor for `signum`."""
+        """Restore the previous handler of `signum`; return whether this reactor had one."""
         return self._loop.remove_signal_handler(signum)
 
     # Listening and connecting
@@ -451,7 +453,7 @@ class Reactor(ContextExit):
             It may make room, by aborting a connection of its choice, and returns whether it has; then
             accepting goes on at once instead of after the back-off.
         tls: speak TLS with this context (`reactor.tls.server_context`); the protocol is made when the
-            handshake is done, which is to take `Timeouts.handshake`. on_tls_error: called with the
+            handshake is done, within `Timeouts.handshake` seconds. on_tls_error: called with the
             `TLSHandshakeError` of a handshake that failed; None logs it.
         proxy_protocol: the trusted proxies, each of whose connections begins with a PROXY header, before TLS;
             "peername", `max_per_ip` and the log are of the client that it names. None: there are none.
@@ -520,13 +522,13 @@ class Reactor(ContextExit):
         local_address: what to connect from; numeric.
         on_failure: called once, with a `ConnectError` that names each attempt, if none succeeds; None hands
             it to the reactor's `on_error`.
-        reconnect: connect again, with a new protocol, when that has failed, or when the connection has ended,
-            until the connector is cancelled or the reactor drained. `on_failure` is called each time; None
-            logs what is tried again.
+        reconnect: connect again, with a new protocol, after a failure, and when the connection has ended,
+            until the connector is cancelled or the reactor drained. `on_failure` is called for each failure;
+            None logs those after which it connects again.
         tls: speak TLS with this context (`reactor.tls.client_context`); the protocol is made when the
             handshake is done. server_hostname: whose certificate is expected; None for the address's host.
-        tls_session: of a connection before with the same context, `get_extra_info("ssl_object").session`
-            when it has received something: if the server knows it, the handshake is shorter (RFC 8446, 2.2).
+        tls_session: a session to resume, with a shorter handshake (RFC 8446, 2.2): that of an earlier
+            connection with the same context, `get_extra_info("ssl_object").session` after its first input.
         proxy_protocol: the PROXY header to begin connections with, before TLS: a `ProxyHeader`, or "v1" or
             "v2" for one with the connection's own addresses. The server must expect it.
         Raises AddressError for an invalid address, UsageError if TLS to a Unix socket is to check a host
@@ -542,7 +544,7 @@ class Reactor(ContextExit):
         proxy_header = None if proxy_protocol is None else _maker_of_headers(proxy_protocol)
         where = Address.of(address)
         if where.fd is not None:
-            raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path, or adopt it")
+            raise AddressError(f"{where} can't be connected to: give HOST:PORT or unix:/path")
         source = None if local_address is None else Address.of(local_address)
         if source is not None and source.fd is not None:
             raise AddressError(
@@ -593,10 +595,12 @@ class Reactor(ContextExit):
             `connection_made` is called when the handshake is done, and the reactor's `on_error` if it
             fails. server_hostname: whose certificate is expected.
         Raises OSError, with `sock` still the caller's, if it is not connected or can't be watched, and
-        TypeError, naming the argument, for one of the wrong type, or a factory that makes no protocol; what
-        `factory` raises comes out as it is.
+        TypeError, naming the argument, for one of the wrong type, or a factory that makes no protocol; an
+        exception of `factory` is passed on.
         """
         self._loop.lifetime.check_lasting()
+        if not hasattr(sock, "getpeername"):
+            raise TypeError(f"sock must be a connected stream socket, not {sock!r}")
         _check_common(factory, limits, timeouts, tls)
         check_type("server_hostname", server_hostname, str, optional=True)
         self._loop.system.check(sock)
@@ -768,7 +772,7 @@ class Reactor(ContextExit):
         from reactor.datagrams.limits import DatagramLimits  # noqa: PLC0415
 
         self._loop.lifetime.check_lasting()
-        check_callable("factory", factory)
+        _check_factory(factory)
         check_type("limits", limits, DatagramLimits, optional=True)
         return (DebugEndpoint if self._debug else Endpoint)(
             loop=self._loop,
@@ -967,10 +971,17 @@ def _log_drained(report: Drained) -> None:
 def _check_common(
     factory: Factory, limits: Limits | None, timeouts: Timeouts | None, tls: ssl.SSLContext | None
 ) -> None:
-    check_callable("factory", factory)
+    _check_factory(factory)
     check_type("limits", limits, Limits, optional=True)
     check_type("timeouts", timeouts, Timeouts, optional=True)
     _check_ssl("tls", tls, "SSLContext")
+
+
+def _check_factory(factory: object) -> None:
+    check_callable("factory", factory)
+    if inspect.iscoroutinefunction(factory):
+        name = getattr(factory, "__name__", "fn")
+        raise TypeError(f"factory is a coroutine function: give reactor.streams.handler({name})")
 
 
 def _maker_of_headers(proxy_protocol: object) -> Callable[[Any, Any], ProxyHeader]:

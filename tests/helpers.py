@@ -136,6 +136,24 @@ class Echo(Recorder):
         self.connection.write(data)
 
 
+class Factory:
+    """A factory of recorders, or of other protocols, that keeps them."""
+
+    def __init__(self, kind: Callable[[], Any] = Recorder) -> None:
+        self.kind = kind
+        self.made: list[Any] = []
+
+    def __call__(self) -> Any:
+        self.made.append(self.kind())
+        return self.made[-1]
+
+    @property
+    def only(self) -> Any:
+        """The protocol, if there is one."""
+        (one,) = self.made
+        return one
+
+
 def connect(reactor: Reactor, address: Any) -> socket.socket:
     """Return a plain blocking client of a listener's address."""
     if address.path is not None:

@@ -55,6 +55,8 @@ def test_any_text_is_an_address_or_an_error_of_one_line(text):
         ("localhost:65536", "port 65536 in 'localhost:65536' is out of range: 0 to 65535"),
         ("localhost:٣", "is no port number"),
         ("::1:80", "'::1:80' is ambiguous: put the IPv6 address in brackets, [IPV6]:PORT"),
+        ("fe80::1:80", "'fe80::1:80' is ambiguous: put the IPv6 address in brackets, [IPV6]:PORT"),
+        ("tcp:127.0.0.1:80", "'tcp' in 'tcp:127.0.0.1:80' is no kind of address: write HOST:PORT"),
         ("[::1]", "'[::1]' has no port: write [IPV6]:PORT"),
         ("[::1]80", "'[::1]80' has no port: write [IPV6]:PORT"),
         ("[::1", "'[::1' has no port: write [IPV6]:PORT"),

@@ -1,5 +1,6 @@
 """Arguments: invalid ones are refused at the call by the parameter's name; any duration works."""
 
+import asyncio
 import contextlib
 import math
 import re
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor import CloseTimeout, DrainTimeout, IdleTimeout, Reactor, ReadTimeout, Reconnect, Timeouts
+from reactor.embed.guest import attach
 from reactor.options import number, seconds
 from reactor.pool import Pool
 from reactor.streams import handler
@@ -57,6 +59,10 @@ def typed_calls(reactor, connection, listener):
         for call in (
             (lambda make=make: make(factory=Recorder()), "factory must be callable, not <"),
             (lambda make=make: make(factory=None), "factory must be callable, not None"),
+            (
+                lambda make=make: make(factory=asyncio.sleep),
+                "factory is a coroutine function: give reactor.streams.handler(sleep)",
+            ),
             (lambda make=make: make(timeouts=60), "timeouts must be of type Timeouts or None, not 60"),
             (lambda make=make: make(timeouts=0), "timeouts must be of type Timeouts or None, not 0"),
             (lambda make=make: make(limits=5), "limits must be of type Limits or None, not 5"),
@@ -79,6 +85,7 @@ def typed_calls(reactor, connection, listener):
         (lambda: connect(there, Recorder, server_hostname=5), "server_hostname must be of type str or None"),
         (lambda: connect(there, Recorder, tls_session=5), "tls_session must be of type SSLSession or None"),
         (lambda: adopt(ours, Recorder, server_hostname=5), "server_hostname must be of type str or None"),
+        (lambda: adopt(None, Recorder), "sock must be a connected stream socket, not None"),
         (lambda: adopt(ours, object), "the factory object returned <object"),
         (lambda: connection.set_protocol(None), "set_protocol was given None, which is no protocol"),
         (lambda: connection.start_tls("cert.pem"), "context must be of type SSLContext, not 'cert.pem'"),
@@ -93,6 +100,7 @@ def typed_calls(reactor, connection, listener):
         (lambda: reactor.call_each_tick(None), "callback must be callable, not None"),
         (lambda: reactor.submit(None), "fn must be callable, not None"),
         (lambda: reactor.run_in_executor(None, None), "fn must be callable, not None"),
+        (lambda: reactor.add_reader("x", print), "fd must be a descriptor or have fileno(), not 'x'"),
         (lambda: reactor.add_reader(ours, None), "callback must be callable, not None"),
         (lambda: reactor.add_writer(ours, None), "callback must be callable, not None"),
         (lambda: reactor.add_signal_handler(signal.SIGUSR1, None), "callback must be callable, not None"),
@@ -101,6 +109,7 @@ def typed_calls(reactor, connection, listener):
         (lambda: Reconnect(random=0.5), "random must be callable, not 0.5"),
         (lambda: Pool(None), "handler must be callable, not None"),
         (lambda: handler(None), "fn must be callable, not None"),
+        (lambda: attach(reactor, None), "run_sync_soon_threadsafe must be callable, not None"),
     ]
 
 

@@ -381,6 +381,34 @@ def test_framer_set_later_decodes_the_bytes_received_before(reactor):
         assert protocol.frames[1] == ("Lines", b"c 7")
 
 
+class Careless(FramedProtocol):
+    """Has no `frame_received`."""
+
+    def __init__(self):
+        super().__init__(Lines())
+
+
+def test_missing_frame_received_is_reported(reactor, errors):
+    _, peer = pair(reactor, Careless())
+    peer.send(b"line\n")
+    spin(reactor, lambda: errors.seen)
+    assert str(errors.take()[0]) == "Careless must define frame_received"
+    peer.close()
+
+
+@pytest.mark.parametrize("framer", [Lines(), LengthPrefixed(2), Netstrings()])
+def test_text_in_place_of_bytes_is_refused(reactor, framer):
+    protocol = Upper(framer)
+    _, peer = pair(reactor, protocol)
+    with peer, pytest.raises(TypeError, match="a frame must be bytes, not str: encode it first"):
+        protocol.send("text")
+
+
+def test_class_in_place_of_a_framer_is_refused():
+    with pytest.raises(TypeError, match=r"framer must be a Framer, not the class: write Lines\(\)"):
+        Upper(Lines)
+
+
 def test_set_framer_is_refused_without_framer_changes(reactor):
     protocol = Upper(Lines())
     _, peer = pair(reactor, protocol)

@@ -99,7 +99,7 @@ def test_options_are_values(options):
         (["unix:/run/s"], "trusted has 'unix:/run/s', which is neither a network nor 'unix:'"),
     ],
 )
-def test_what_is_no_network_is_refused_in_one_line(trusted, message):
+def test_value_that_is_no_network_is_refused_in_one_line(trusted, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
         ProxyProtocol(trusted=trusted)
     assert "\n" not in str(caught.value)

@@ -22,7 +22,10 @@ ACROSS = {
     "datagrams": {
         "test_asyncio_protocol", "test_examples", "test_hosts", "test_interrupts", "test_machine",
     },
-    "deploy": {"test_datagrams", "test_handover_processes", "test_haproxy", "test_killed", "test_live"},
+    "deploy": {
+        "test_datagrams", "test_handover_processes", "test_haproxy", "test_interrupts", "test_killed",
+        "test_live", "test_nginx",
+    },
     "http": {"test_browser"},
     "loop": {"test_fork"},
     "status": {"test_browser"},

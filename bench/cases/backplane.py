@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import signal
 import socket
@@ -41,6 +42,10 @@ SILENT = Metric("missing in silence", "messages", "lower")
 DOUBLED = Metric("doubled", "messages", "lower")
 RECOVERED = Metric("read from the history", "messages")
 TOOK = Metric("time", "s", "lower")
+KILLED = Metric("broker killed", "times")
+STOPPED = Metric("broker stopped", "times")
+CLIENTS = Metric("connections killed", "connections")
+OVERRUN = Metric("subscribers cut off", "connections")
 MEMORY = Metric("memory/topic", "B", "lower")
 DEAF = Metric("until it knows", "s", "lower")
 HEARS = Metric("until it hears again", "s", "lower")
@@ -48,6 +53,7 @@ HEARS = Metric("until it hears again", "s", "lower")
 _OVERRUN = ("CONFIG", "SET", "client-output-buffer-limit", "pubsub 4096 4096 1")
 _RESTORED = ("CONFIG", "SET", "client-output-buffer-limit", "pubsub 33554432 8388608 60")
 _STOPPED = 6.0  # seconds that the broker is stopped
+_OVERRUN_WITHIN = 10.0  # seconds in which a subscriber must have been cut off
 _WAIT = 120.0  # seconds that the workers may take to get all when the faults are over
 
 
@@ -59,6 +65,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--faults", type=int, default=10, metavar="N", help="of the broker")
     parser.add_argument("--topics", type=int, default=100, metavar="N")
     parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="members of one topic")
+
+
+@attrs.frozen
+class Load:
+    """What is published while the broker fails: so many messages in all, and how often it fails."""
+
+    messages: int
+    topics: int
+    faults: int
+
+    def __str__(self) -> str:
+        return f"{self.messages:,} messages, {self.topics} topics, {self.faults} faults"
 
 
 @attrs.define
@@ -107,6 +125,10 @@ class Broker:
             client.sendall(f"*{len(parts)}\r\n{''.join(parts)}".encode())
             return client.recv(65536)
 
+    def subscribers(self) -> set[bytes]:
+        """Return the numbers of the connections that subscribe."""
+        return set(re.findall(rb"^id=(\d+)", self.call("CLIENT", "LIST", "TYPE", "pubsub"), re.MULTILINE))
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         assert self.process is not None
@@ -132,9 +154,13 @@ def _broker(fsync: str = "") -> Iterator[Broker]:
 
 def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure all parts, one after the other."""
-    for fsync in ("always", "everysec"):
-        workload = f"{options.messages:,} messages, {options.topics} topics, {options.faults} faults, {fsync}"
-        result.record(workload, "reactor", _fail(options, fsync, progress, workload))
+    whole = Load(options.messages, options.topics, options.faults)
+    part = Load(options.messages // 25, max(1, options.topics // 5), min(4, options.faults))
+    for load, fsync, note in (
+        (whole, "always", ""), (whole, "everysec", ""), (part, "always", ", more than the history has")
+    ):  # fmt: skip
+        workload = f"{load}, {fsync}{note}"
+        result.record(workload, "reactor", _fail(load, fsync, progress, workload))
     with _broker() as broker:
         latency = partial(_latency, broker, options.seconds)
         workload = f"publish to receive, {RATE:,} messages/s"
@@ -161,37 +187,43 @@ def _process(*words: str) -> Iterator[Child]:
 # Faults of the broker
 
 
-def _kill(broker: Broker) -> None:
+def _kill(broker: Broker) -> dict[Metric, int]:
     broker.kill()
     broker.start()
+    return {KILLED: 1}
 
 
-def _hang(broker: Broker) -> None:
+def _hang(broker: Broker) -> dict[Metric, int]:
     broker.signal(signal.SIGSTOP)
     time.sleep(_STOPPED)
     broker.signal(signal.SIGCONT)
+    return {STOPPED: 1}
 
 
-def _kill_clients(broker: Broker) -> None:
-    broker.call("CLIENT", "KILL", "TYPE", "pubsub")
-    broker.call("CLIENT", "KILL", "TYPE", "normal")
+def _kill_clients(broker: Broker) -> dict[Metric, int]:
+    answers = [broker.call("CLIENT", "KILL", "TYPE", kind) for kind in ("pubsub", "normal")]
+    return {CLIENTS: sum(int(answer.strip().removeprefix(b":")) for answer in answers)}
 
 
-def _overrun(broker: Broker) -> None:
+def _overrun(broker: Broker) -> dict[Metric, int]:
+    before, end = broker.subscribers(), time.monotonic() + _OVERRUN_WITHIN
     broker.call(*_OVERRUN)
-    time.sleep(0.5)
+    while before <= broker.subscribers() and time.monotonic() < end:
+        time.sleep(0.05)
     broker.call(*_RESTORED)
+    return {OVERRUN: len(before - broker.subscribers())}
 
 
-_FAULTS: tuple[Callable[[Broker], None], ...] = (_kill, _hang, _kill_clients, _overrun)
+_FAULTS: tuple[Callable[[Broker], dict[Metric, int]], ...] = (_kill, _hang, _kill_clients, _overrun)
 
 
-def _fail(options: argparse.Namespace, fsync: str, progress: Progress, workload: str) -> dict[Metric, float]:
+def _fail(load: Load, fsync: str, progress: Progress, workload: str) -> dict[Metric, float]:
     """Publish while the broker fails; return what all workers together have got, and what not."""
-    each = options.messages // WORKERS // options.topics * options.topics
+    each = load.messages // WORKERS // load.topics * load.topics
+    faults: Counter[Metric] = Counter(dict.fromkeys((KILLED, STOPPED, CLIENTS, OVERRUN), 0))
     with _broker(fsync) as broker, ExitStack() as stack:
         workers = [
-            stack.enter_context(_process("worker", broker.url, str(n), str(options.topics), str(each)))
+            stack.enter_context(_process("worker", broker.url, str(n), str(load.topics), str(each)))
             for n in range(WORKERS)
         ]
         for worker in workers:
@@ -200,13 +232,13 @@ def _fail(options: argparse.Namespace, fsync: str, progress: Progress, workload:
         begun = time.monotonic()
         for worker in workers:
             worker.send(b"go\n")
-        for number in progress.track(range(options.faults), description=workload):
-            due = options.messages * (number + 0.5) / options.faults
+        for number in progress.track(range(load.faults), description=workload):
+            due = load.messages * (number + 0.5) / load.faults
             while _published(workers) < due:
                 time.sleep(0.05)
-            _FAULTS[number % len(_FAULTS)](broker)
+            faults.update(_FAULTS[number % len(_FAULTS)](broker))
         counts = _final(workers, each * WORKERS)
-        return _figures(counts, time.monotonic() - begun)
+        return {**faults, **_figures(counts, time.monotonic() - begun)}
 
 
 def _published(workers: list[Child]) -> int:

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from bench.harness.clients import BrokenServerError, open_connections
 from bench.harness.measure import Server
-from bench.harness.metrics import CPU, RATE, UTILISATION, WAITED
+from bench.harness.metrics import CPU, RATE
 from bench.harness.options import add_peers, add_rounds, add_seconds
 from bench.harness.programs import PROGRAMS
 from bench.harness.rounds import serve_all
@@ -46,15 +46,9 @@ def _measure(members: int, seconds: float, server: Server) -> dict[Metric, float
         name = _say(room, room[0])
         for member in room:
             member.setblocking(False)
-        cpu, waited = server.cpu_seconds(), server.waited_seconds()
-        messages, took = talk(room, b"x" * (SIZE - len(name) - 2) + b"\r\n", seconds)
-        cpu, waited = server.cpu_seconds() - cpu, server.waited_seconds() - waited
-    return {
-        CPU: cpu / messages,
-        RATE: messages / took,
-        UTILISATION: min(1.0, cpu / max(took - waited, cpu)),
-        WAITED: waited / took,
-    }
+        with server.usage() as used:
+            messages, took = talk(room, b"x" * (SIZE - len(name) - 2) + b"\r\n", seconds)
+    return {CPU: used.cpu / messages, RATE: messages / took, **used.shares(took)}
 
 
 def _say(room: list[socket.socket], speaker: socket.socket) -> bytes:

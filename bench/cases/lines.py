@@ -1,4 +1,4 @@
-"""Lines: each comes back in upper case, 16 in one piece, each with a write of its own."""
+"""Lines: each is sent back in upper case, 16 of them in one piece, each by a write of its own."""
 
 from __future__ import annotations
 

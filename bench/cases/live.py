@@ -3,18 +3,22 @@
 The server is `python -m reactor serve --workers 1`, each restart a SIGHUP. First idle members of a chat, one
 in ten of whom says something meanwhile: all must be there afterwards, with name and room, and each must hear
 each line of its room once. Then connections of an echo server that send at full speed: each byte must come
-back once and in order.
+back once and in order. Then clients of HTTP that post on kept connections: each POST must be answered, and
+handled once.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -38,6 +42,8 @@ MOVED = Metric("until all are handed over", "s", "lower", compared=True)
 RESTARTED = Metric("until the old worker has exited", "s", "lower")
 WRONG = Metric("lost or wrong", "connections", "lower")
 ECHOED = Metric("bytes echoed", "B")
+ANSWERED = Metric("answered", "POSTs")
+MISSED = Metric("lost or doubled", "POSTs", "lower")
 
 _STEPS = r"connections: (\d+) handed over, (\d+) kept|has drained: it exited with status 0"
 
@@ -53,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure each in turn."""
     raise_descriptor_limit()
-    for step in progress.track([_chat, _echo], description="restarting"):
+    for step in progress.track([_chat, _echo, _posts], description="restarting"):
         step(options, result)
 
 
@@ -219,3 +225,56 @@ def _echo(options: argparse.Namespace, result: Result) -> None:
         wrong = [s.wrong or "bytes are missing" for s in streams if s.wrong or s.sent != s.received]
         result.record(workload, SUBJECT, {ECHOED: sum(stream.received for stream in streams)})
         _fail(result, workload, wrong)
+
+
+# HTTP
+
+_POSTERS = 8
+
+
+@attrs.define(eq=False)
+class _Poster:
+    """A client that posts one number after the other, and connects again only where an answer says so."""
+
+    number: int
+    answered: list[bytes] = attrs.field(factory=list)
+    wrong: str = ""
+
+    def post(self, address: tuple[str, int], path: str, ended: threading.Event) -> None:
+        """Post until `ended` is set."""
+        client = http.client.HTTPConnection(*address, timeout=TIMEOUT)
+        try:
+            while not ended.is_set():
+                body = b"%d.%d\n" % (self.number, len(self.answered))
+                client.request("POST", path, body)
+                if client.getresponse().read() != body:
+                    raise OSError("the answer is another one's")
+                self.answered.append(body)
+        except (OSError, http.client.HTTPException) as exc:
+            self.wrong = f"client {self.number}: {exc!r}"
+        finally:
+            client.close()
+
+
+def _posts(options: argparse.Namespace, result: Result) -> None:
+    workload = f"{_POSTERS} clients posting through {options.restarts} times SIGHUP"
+    posters, ended = [_Poster(number) for number in range(_POSTERS)], threading.Event()
+    with tempfile.TemporaryDirectory() as folder, deployed(1, "bench.harness.posted:page") as (deployment, _):
+        file = os.path.join(folder, "posted")
+        arguments = (deployment.address, f"/?file={file}", ended)
+        threads = [threading.Thread(target=poster.post, args=arguments) for poster in posters]
+        for thread in threads:
+            thread.start()
+        for _ in range(options.restarts):
+            deployment.restart()
+            deployment.wait_for("has drained: it exited with status 0")
+        ended.set()
+        for thread in threads:
+            thread.join()
+        with open(file, "rb") as found:
+            handled = Counter(found.read().splitlines(keepends=True))
+    answered = Counter(body for poster in posters for body in poster.answered)
+    missed = (handled - answered) + (answered - handled)
+    problems = [poster.wrong for poster in posters if poster.wrong]
+    result.record(workload, SUBJECT, {ANSWERED: answered.total(), MISSED: missed.total() + len(problems)})
+    result.failures += [f"{workload}: {each}" for each in (*problems, *map(repr, missed))][:5]

@@ -72,10 +72,9 @@ def _measure(seconds: float, kind: str) -> dict[Metric, float]:
         except TimeoutError:
             raise BrokenServerError(f"{kind} does not connect to its target") from None
         with target:
-            cpu, waited = server.cpu_seconds(), server.waited_seconds()
-            moved, took = _move(client, target, seconds)
-            cpu, waited = server.cpu_seconds() - cpu, server.waited_seconds() - waited
-            return bulk_figures(moved, took, cpu, waited)
+            with server.usage() as used:
+                moved, took = _move(client, target, seconds)
+            return bulk_figures(moved, took, used)
 
 
 def _connect(server: Server) -> socket.socket:

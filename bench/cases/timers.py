@@ -1,4 +1,4 @@
-"""Timers: the CPU time of one of 100,000, set and cancelled, or set and run."""
+"""Timers: the CPU time of a timer, set and cancelled, or set and run, 100,000 of them at once."""
 
 from __future__ import annotations
 

@@ -23,8 +23,6 @@ from bench.harness.metrics import (
     CONNECTION_MEMORY,
     CPU_HANDSHAKE,
     RATE_HANDSHAKES,
-    UTILISATION,
-    WAITED,
 )
 from bench.harness.options import add_peers, add_rounds, add_seconds
 from bench.harness.programs import PROGRAMS
@@ -112,9 +110,8 @@ def _handshakes(context: ssl.SSLContext, number: int, resumed: bool, server: Ser
         with _secured(context, server.port, 1) as (opened,):
             talk_once(opened, b"x")  # the ticket comes with the answer
             session = opened.session
-    cpu, waited = server.cpu_seconds(), server.waited_seconds()
     started = time.perf_counter()
-    with open_connections(server.port, number) as connections:
+    with server.usage() as used, open_connections(server.port, number) as connections:
         for each in connections:
             with context.wrap_socket(each, server_hostname="localhost", session=session) as opened:
                 talk_once(opened, b"x")
@@ -122,13 +119,7 @@ def _handshakes(context: ssl.SSLContext, number: int, resumed: bool, server: Ser
                     raise BrokenServerError("a session was resumed that should not, or the other way round")
                 reset_at_close(opened)
         took = time.perf_counter() - started
-    cpu, waited = server.cpu_seconds() - cpu, server.waited_seconds() - waited
-    return {
-        CPU_HANDSHAKE: cpu / number,
-        RATE_HANDSHAKES: number / took,
-        UTILISATION: min(1.0, cpu / max(took - waited, cpu)),
-        WAITED: waited / took,
-    }
+    return {CPU_HANDSHAKE: used.cpu / number, RATE_HANDSHAKES: number / took, **used.shares(took)}
 
 
 def _memory(number: int, folder: str, context: ssl.SSLContext, kind: str) -> dict[Metric, float]:

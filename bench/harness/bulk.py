@@ -6,8 +6,8 @@ import socket
 import ssl
 import time
 
-from bench.harness.measure import Server
-from bench.harness.metrics import CPU_BYTE, RATE_BYTES, UTILISATION, WAITED
+from bench.harness.measure import Server, Used
+from bench.harness.metrics import CPU_BYTE, RATE_BYTES
 from bench.results.schema import Metric
 
 __all__ = ["bulk_figures", "move"]
@@ -21,18 +21,13 @@ def move(opened: socket.socket, word: bytes, seconds: float, server: Server) -> 
     drop = 0 if isinstance(opened, ssl.SSLSocket) else socket.MSG_TRUNC  # nothing is copied: tcp(7)
     moved = 0
     opened.sendall(word)
-    cpu, waited = server.cpu_seconds(), server.waited_seconds()
-    started = time.perf_counter()
-    while (took := time.perf_counter() - started) < seconds:
-        moved += opened.send(chunk) if word == b"D" else opened.recv_into(chunk, _CHUNK, drop)
-    return bulk_figures(moved, took, server.cpu_seconds() - cpu, server.waited_seconds() - waited)
+    with server.usage() as used:
+        started = time.perf_counter()
+        while (took := time.perf_counter() - started) < seconds:
+            moved += opened.send(chunk) if word == b"D" else opened.recv_into(chunk, _CHUNK, drop)
+    return bulk_figures(moved, took, used)
 
 
-def bulk_figures(moved: int, took: float, cpu: float, waited: float) -> dict[Metric, float]:
+def bulk_figures(moved: int, took: float, used: Used) -> dict[Metric, float]:
     """Return the figures of so many bytes."""
-    return {
-        CPU_BYTE: cpu / moved * 1e9,
-        RATE_BYTES: moved / took / 1e6,
-        UTILISATION: min(1.0, cpu / max(took - waited, cpu)),
-        WAITED: waited / took,
-    }
+    return {CPU_BYTE: used.cpu / moved * 1e9, RATE_BYTES: moved / took / 1e6, **used.shares(took)}

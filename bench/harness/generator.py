@@ -55,15 +55,14 @@ class Load:
         with program("the load", *_command(self.tls), *map(str, words), self.mode, self.tls) as child:
             child.send(self.message + self.answer)
             child.line()
-            cpu, waited = server.cpu_seconds(), server.waited_seconds()
-            child.send(b"go\n")
-            result = child.answer(60 + seconds)
-            cpu, waited = server.cpu_seconds() - cpu, server.waited_seconds() - waited
+            with server.usage() as used:
+                child.send(b"go\n")
+                result = child.answer(60 + seconds)
         latencies = new_histogram()
         for value, number in result["latencies"]:
             latencies.record_value(value, number)
-        kept_waiting = min(1.0, (waited + result["waited_seconds"]) / result["seconds"])
-        rate, cost = result["messages"] / result["seconds"], cpu / max(1, result["answered"])
+        kept_waiting = min(1.0, (used.waited + result["waited_seconds"]) / result["seconds"])
+        rate, cost = result["messages"] / result["seconds"], used.cpu / max(1, result["answered"])
         busy = min(1.0, rate * cost / (1 - kept_waiting)) if kept_waiting < 1 else 1.0
         tail = {P50: _seconds(latencies, 50), P99: _seconds(latencies, 99)}
         if self.rate:

@@ -19,12 +19,16 @@ from typing import Any
 import attrs
 
 from bench.harness.instrumented import Plan
+from bench.harness.metrics import UTILISATION, WAITED
 from bench.harness.process import Child, ChildFailedError, child
 from bench.harness.servers import NO_COLLECTOR
+from bench.results.schema import Metric
 
 __all__ = [
+    "PEERS",
     "Instrumented",
     "Server",
+    "Used",
     "core",
     "instrumented",
     "loading",
@@ -37,9 +41,9 @@ __all__ = [
 
 SERVER_CORE = 0
 LOAD_CORE = 1
-_PACKAGES = (
-    "selectors-reactor",
-    "attrs",
+
+#: Packages that are measured beside this one.
+PEERS = (
     "uvloop",
     "aiofastnet",
     "rloop",
@@ -48,7 +52,23 @@ _PACKAGES = (
     "gevent",
     "trio",
     "pyftpdlib",
+    "aiohttp",
 )
+
+
+@attrs.define
+class Used:
+    """A server's CPU time, and the time in which it was kept waiting for a core, in seconds."""
+
+    cpu: float = 0.0
+    waited: float = 0.0
+
+    def shares(self, took: float) -> dict[Metric, float]:
+        """Return which parts of `took` seconds these are."""
+        return {
+            UTILISATION: min(1.0, self.cpu / max(took - self.waited, self.cpu)),
+            WAITED: self.waited / took,
+        }
 
 
 @attrs.frozen
@@ -67,6 +87,13 @@ class Server:
     def waited_seconds(self) -> float:
         """Return the seconds in which it was ready to run and another process had its core."""
         return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+
+    @contextmanager
+    def usage(self) -> Iterator[Used]:
+        """Measure what it uses within; the figures are there at the end."""
+        cpu, waited, used = self.cpu_seconds(), self.waited_seconds(), Used()
+        yield used
+        used.cpu, used.waited = self.cpu_seconds() - cpu, self.waited_seconds() - waited
 
     def anonymous_bytes(self) -> int:
         """Return its anonymous memory, in bytes."""
@@ -194,7 +221,7 @@ def core(number: int) -> str:
 
 def machine() -> dict[str, str]:
     """Return the conditions of the figures: processor, cores, kernel, Python and the versions of packages."""
-    versions = {name: _version(name) for name in _PACKAGES}
+    versions = {name: _version(name) for name in ("selectors-reactor", "attrs", *PEERS)}
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),

@@ -18,7 +18,7 @@ from typing import Any
 from bench.harness.clients import BrokenServerError, open_connections, run_first
 from bench.harness.echoes import on_asyncio, on_uvloop, serve_protocol, serve_reactor, until_stopped
 from bench.harness.measure import Server
-from bench.harness.metrics import CPU, RATE, UTILISATION, WAITED
+from bench.harness.metrics import CPU, RATE
 from bench.harness.servers import BACKLOG, announce
 from bench.results.schema import Metric
 
@@ -191,15 +191,9 @@ def get_pages(
         script.write(_SCRIPT.format(fields=lines, change=CHANGES[change]))
         script.flush()
         _wrk(server, connections, 1, script.name)  # warm
-        cpu, waited = server.cpu_seconds(), server.waited_seconds()
-        requests, took = _wrk(server, connections, seconds, script.name)
-        cpu, waited = server.cpu_seconds() - cpu, server.waited_seconds() - waited
-    return {
-        CPU: cpu / requests,
-        RATE: requests / took,
-        UTILISATION: min(1.0, cpu / max(took - waited, cpu)),
-        WAITED: waited / took,
-    }
+        with server.usage() as used:
+            requests, took = _wrk(server, connections, seconds, script.name)
+    return {CPU: used.cpu / requests, RATE: requests / took, **used.shares(took)}
 
 
 def _wrk(server: Server, connections: int, seconds: int, script: str) -> tuple[int, float]:
@@ -233,10 +227,11 @@ def receive_events(receivers: int, seconds: int, server: Server) -> dict[Metric,
             each.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             selector.register(each, selectors.EVENT_READ)
         _receive(selector, receivers)
-        cpu, started = server.cpu_seconds(), time.perf_counter()
-        _receive(selector, receivers * seconds)
-        cpu, took = server.cpu_seconds() - cpu, time.perf_counter() - started
-    return {CORE: cpu / took}
+        started = time.perf_counter()
+        with server.usage() as used:
+            _receive(selector, receivers * seconds)
+        took = time.perf_counter() - started
+    return {CORE: used.cpu / took}
 
 
 def _receive(selector: selectors.BaseSelector, events: int) -> None:

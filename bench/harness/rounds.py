@@ -14,7 +14,7 @@ from hdrh.histogram import HdrHistogram
 from rich.progress import Progress
 
 from bench.harness.clients import BrokenServerError
-from bench.harness.measure import Server, serving
+from bench.harness.measure import PEERS, Server, serving
 from bench.harness.process import ChildFailedError
 from bench.results.schema import Histogram, Metric, Result
 
@@ -33,21 +33,10 @@ class Round:
 
 def missing_packages(kinds: list[str]) -> dict[str, str]:
     """Return those of `kinds` that are packages and not installed, each with a line that says so."""
-    packages = {
-        "uvloop",
-        "aiofastnet",
-        "rloop",
-        "twisted",
-        "tornado",
-        "gevent",
-        "trio",
-        "pyftpdlib",
-        "aiohttp",
-    }
     return {
         kind: f"not installed: pip install {kind}"
         for kind in kinds
-        if kind in packages and find_spec(kind) is None
+        if kind in PEERS and find_spec(kind) is None
     }
 
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, islice
+from math import ceil
 from secrets import choice, token_hex
 from typing import Any, ClassVar
 
@@ -52,6 +53,10 @@ CARE = 1.0
 
 #: Lines of a member that are handled in one tick: each is written to the whole room.
 LINES_PER_TICK = 10
+
+#: Rooms that a member can go to within so many seconds: a broker keeps what each was sent for a day.
+MOVES = 10
+MOVES_WITHIN = 60.0
 
 #: Seconds that a member's further lines wait for a nickname to be taken.
 ANSWER_TIMEOUT = 5.0
@@ -143,16 +148,20 @@ class Hall:
         self.leave(member, why)
 
     def take_over(self, connection: Connection, state: bytes) -> LineProtocol:
-        """Go on with a member of another process, in its room and under its name.
+        """Go on with a member of another process whose client speaks lines."""
+        protocol = LineProtocol(self)
+        self.go_on(protocol.begin(connection), state)
+        return protocol
+
+    def go_on(self, member: Member, state: bytes) -> None:
+        """Go on with a member of another process, in its room and under its name. state: of `Member.freeze`.
 
         If somebody here has that name, the one who has not chosen it is given a new one, else the one who
         comes.
         """
         known = json.loads(state)
         name, room, chosen = known["name"], known["room"], known.get("chosen", False)
-        protocol = LineProtocol(self)
-        member = protocol.begin(connection)
-        member.token = known.get("token", member.token)
+        member.token, member.room = known.get("token", member.token), room
         holder = self.names.get(name.casefold())
         if holder is not None and not chosen:
             self.replace_name(holder, name)
@@ -167,12 +176,12 @@ class Hall:
             self.enter(member, room, again)
         else:
             self._go_on(member, room, known.get("position"), again)
-        return protocol
 
     def replace_name(self, member: Member, taken: str) -> None:
         """Give `member` another name: somebody else has this one."""
         self.name_guest(member)
         member.reply(f"{taken} is taken: you are {member.name}")
+        member.inform()
 
     def name_guest(self, member: Member) -> None:
         """Give `member` a name that nobody has, here or elsewhere."""
@@ -317,6 +326,7 @@ class Member:
     _careful_until: float = 0.0  # until then it says one line at a time
     _awaits: Handle | None = None  # the deadline of a line that is to be shown first
     _frozen: bool = False  # it is being handed over
+    _moves: tuple[float, ...] = ()  # when it went to its last rooms
 
     def __repr__(self) -> str:
         return f"<Member {self.name!r} in {self.room!r}, {self.connection}>"
@@ -368,9 +378,20 @@ class Member:
     def _join(self, room: str) -> None:
         if not is_name(room):
             self.reply(f"a room's name has 1 to {NAME_LIMIT} letters, digits, - or _")
-        elif room != self.room:
+        elif room != self.room and self._may_move():
             self._ask(f"/join {room}")
             self.hall.rooms[self.room].when_shown(partial(self._go_to, room))
+
+    def _may_move(self) -> bool:
+        """Return whether it has not been to too many rooms; if it may move, that counts as one."""
+        now = self.connection.reactor.time()
+        moves = [when for when in self._moves if when > now - MOVES_WITHIN]
+        if len(moves) >= MOVES:
+            wait = ceil(moves[0] + MOVES_WITHIN - now)
+            self.reply(f"you went to {MOVES} rooms within {MOVES_WITHIN:.0f} s: wait {wait} s")
+            return False
+        self._moves = (*moves, now)
+        return True
 
     def _go_to(self, room: str) -> None:
         if self._is_asking():

@@ -11,9 +11,10 @@ import hashlib
 import json
 import re
 import time
-from functools import partial
 from importlib.resources import files
 from typing import Any
+
+import attrs
 
 from reactor.apps.chat import LINE_LIMIT, LINES_PER_TICK, LOBBY, Hall, Member, is_name, reason_of
 from reactor.apps.chat_message import SAID, Message
@@ -53,16 +54,23 @@ _RESPONSE = Response(
 
 def chat_page(hall: Hall) -> HTTP:
     """Return the factory of the protocols that serve the page of `hall`."""
-    return HTTP({"/": lambda request: _RESPONSE, "/socket": partial(_join, hall)})
+    return HTTP({"/": lambda request: _RESPONSE, "/socket": _Door(hall)})
 
 
-def _join(hall: Hall, request: Request) -> None:
-    socket = request.websocket(max_message=LINE_LIMIT)
-    room = request.query.get("room", [LOBBY])[0]
-    visitor = _Visitor(socket, hall.admit(socket.connection, socket.write, _PAGES))
-    socket.on_message = visitor.received
-    socket.on_close = visitor.closed
-    hall.greet(visitor.member, room if is_name(room) else LOBBY)
+@attrs.frozen(eq=False)
+class _Door:
+    """The handler of the pages' WebSockets."""
+
+    _hall: Hall
+
+    def __call__(self, request: Request) -> None:
+        room = request.query.get("room", [LOBBY])[0]
+        visitor = _Visitor(self._hall, request.websocket(max_message=LINE_LIMIT))
+        self._hall.greet(visitor.member, room if is_name(room) else LOBBY)
+
+    def take_over(self, socket: WebSocket, state: bytes) -> None:
+        """Go on with a member of another process."""
+        self._hall.go_on(_Visitor(self._hall, socket).member, state)
 
 
 class _Visitor:
@@ -70,10 +78,14 @@ class _Visitor:
 
     __slots__ = ("_lines", "member", "socket")
 
-    def __init__(self, socket: WebSocket, member: Member) -> None:
+    def __init__(self, hall: Hall, socket: WebSocket) -> None:
         self.socket = socket
-        self.member = member
+        self.member = hall.admit(socket.connection, socket.write, _PAGES)
         self._lines = 0
+        socket.on_message = self.received
+        socket.on_close = self.closed
+        socket.on_hand_over = self.member.freeze
+        socket.on_kept = self.member.thaw
 
     def received(self, message: str | bytes) -> None:
         """Handle a line; the other members have their turn after a few."""
@@ -87,8 +99,8 @@ class _Visitor:
         self.member.handle(" ".join(message.splitlines()))
 
     def closed(self, exc: BaseException | None) -> None:
-        """Remove the member, and announce it."""
-        self.member.hall.remove(self.member, reason_of(exc) or "has left")
+        """Remove the member, and announce it, unless another process goes on with it."""
+        self.member.hall.remove(self.member, reason_of(exc))
 
 
 def _encode(what: Message | str) -> bytes:

@@ -12,6 +12,7 @@ from reactor.connection.connection import Connection
 from reactor.errors import ConnectError
 from reactor.framing.proxy_header import ProxyHeader
 from reactor.protocol import Protocol
+from reactor.reactor import loop_of
 
 __all__ = ["Proxy"]
 
@@ -102,6 +103,7 @@ class Proxy(_Side):
         )
 
     def _target_failed(self, exc: ConnectError) -> None:
+        loop_of(self.connection.reactor).scheduler.log.warning(("proxy", str(exc)), "proxy: %s", exc)
         self.connection.abort(exc)
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -41,6 +41,9 @@ MAX_QUEUED = 16 * 1024 * 1024
 #: Seconds for which the names of a process that has died stay taken, by default.
 PRESENCE_TTL = 10.0
 
+# Bytes of a topic, group or name, in UTF-8. Each message has its topic with it.
+_MAX_NAME = 512
+
 # Bytes of `max_queued` for each of the messages that wait, however small they are, but for the first ones.
 _LEAST_SIZE = 64
 _ALWAYS = 1024
@@ -238,7 +241,8 @@ class Backplane(ContextExit, ABC):
     Its methods are called on the reactor's thread, and its callbacks there too, never from within a call of
     it. As a context manager it is closed at the end. What a callback raises goes to the reactor's
     `on_error`, and neither loses the message for others nor ends the backplane. Topics, groups and names are
-    text that UTF-8 can encode; ValueError is raised for an empty one, and for one with a lone surrogate.
+    text of at most 512 bytes in UTF-8; ValueError is raised for a longer or an empty one, and for one with a
+    lone surrogate.
 
     >>> from reactor.backplane import Backplane, LocalBackplane
     >>> from reactor.testing import MemoryReactor
@@ -495,6 +499,8 @@ def _check_name(name: str, value: str) -> None:
     if not value:
         raise ValueError(f"{name} must not be empty")
     try:
-        value.encode()
+        size = len(value.encode())
     except UnicodeEncodeError:
-        raise ValueError(f"{name} must be text that UTF-8 can encode, not {value!r}") from None
+        raise ValueError(f"{name} must be text that UTF-8 can encode, not {value[:_MAX_NAME]!r}") from None
+    if size > _MAX_NAME:
+        raise ValueError(f"{name} must be at most {_MAX_NAME} bytes in UTF-8, not {size}: {value[:40]!r}...")

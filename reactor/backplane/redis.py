@@ -7,7 +7,7 @@ published in a tick leaves in one write, because the connection gathers it. The 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from secrets import token_hex
@@ -26,6 +26,7 @@ from reactor.backplane.interface import (
 from reactor.backplane.link import Link, Refusable, ReplyHandler
 from reactor.backplane.outbox import Outbox
 from reactor.backplane.scripts import (
+    CHECK,
     FORGET,
     GIVE,
     HAND_OVER,
@@ -36,6 +37,7 @@ from reactor.backplane.scripts import (
     TAKE,
     digest,
 )
+from reactor.backplane.server import OPTIONS, SECTIONS, Server, check_rights, describe
 from reactor.backplane.topic import Live, Read, Topic
 from reactor.backplane.url import BrokerURL
 from reactor.connecting.connector import Connector, keep_through_drain
@@ -51,9 +53,16 @@ __all__ = ["RedisBackplane"]
 # Heartbeats in the time after which a node that does not hear them is deaf.
 _BEATS = 4
 
-# Messages that are read from the history at once, and topics in one SUBSCRIBE.
-_CHUNK = 64
-_TOPICS_AT_ONCE = 1000
+# Messages and bytes of a topic's history that are read at once, and topics that are read at the same time.
+_CHUNK = 512
+_CHUNK_BYTES = 64 * 1024
+_READS = 64
+
+# Topics that are subscribed, and keys that are renewed, in one tick.
+_AT_ONCE = 1000
+
+# Different problems that are logged until messages pass again.
+_PROBLEMS = 20
 
 # The broker bounds what it queues for a connection itself; what it is sent is bounded by `max_queued`.
 _LIMITS = Limits(max_write_buffer=None, high_water=1024 * 1024, low_water=256 * 1024)
@@ -65,8 +74,6 @@ _RENEW = FORGET / 8
 _LONGEST = 100 * 365 * FORGET
 
 _MAX_COUNT = 2**63 - 1  # what the broker takes for a number
-
-_OLDEST = (6, 2)
 
 _DIGESTS = {script: digest(script) for script in SCRIPTS}
 
@@ -135,10 +142,13 @@ class RedisBackplane(Backplane):
         # The server, as it was when the commands' link was made.
         self._run = ""  # its name, with "+" if it is durable
         self._epochs = 0  # that it has proposed
+        self._evicts: str | None = None  # the policy
 
         self._outbox = Outbox()
         self._topics: dict[bytes, Topic] = {}
         self._confirming: Counter[bytes] = Counter()  # SUBSCRIBE commands without their confirmation
+        self._to_read: deque[Topic] = deque()  # when others have been read
+        self._reads = 0  # without their answer
 
         # Presence: the names of this process, and the key by which the broker knows that it lives.
         self._held: dict[tuple[str, str], Membership] = {}
@@ -152,6 +162,7 @@ class RedisBackplane(Backplane):
         self._heard_at: float | None = None
         self._down_since = reactor.time()
         self._problem = ""
+        self._logged: set[str] = set()  # problems since messages have passed
         self._connectors = self._connect(reconnect or Reconnect(first=0.1, max_delay=1.0), tls)
         self._begin()
         self._timer = reactor.call_later(self._deadline / _BEATS, self._beat)
@@ -206,19 +217,22 @@ class RedisBackplane(Backplane):
     def _sign_in(self, link: Link) -> None:
         """Begin to use a new connection for commands: all that is to be known first, in one write."""
         self._authenticate(link)
-        facts: dict[bytes, bytes] = {}
-        for section in ("server", "replication"):
-            link.send(partial(_add_info, facts), "INFO", section)
-        for option in ("appendonly", "appendfsync"):
-            link.send(Refusable(partial(_add_option, facts)), "CONFIG", "GET", option)
+        server = Server()
+        for section in SECTIONS:
+            link.send(server.add_info, "INFO", section)
+        for option in OPTIONS:
+            link.send(Refusable(server.add_option), "CONFIG", "GET", option)
         for script in SCRIPTS:
             link.send(_ignore, "SCRIPT", "LOAD", script)
-        link.send(partial(self._signed_in, link, facts), "GET", self._key("p", self._outbox.publisher))
+        keys = [self._key("c", f"{self._name}:{kind}") for kind in ("hash", "stream", "string")]
+        link.send(partial(check_rights, prefix=self._prefix), "EVALSHA", _DIGESTS[CHECK], len(keys), *keys)
+        link.send(partial(self._signed_in, link, server), "GET", self._key("p", self._outbox.publisher))
 
-    def _signed_in(self, link: Link, facts: dict[bytes, bytes], last: bytes | None) -> None:
+    def _signed_in(self, link: Link, server: Server, last: bytes | None) -> None:
         """Go on where the connection before has ended."""
-        _check_version(facts)
-        self._run = facts.get(b"run_id", b"-").decode() + ("+" if _is_durable(facts) else "")
+        server.check_version()
+        self._warn_of_eviction(server.evicts)
+        self._run = server.run
         self._commands = link
         self._counts.connected += 1
         outbox = self._outbox
@@ -226,26 +240,41 @@ class RedisBackplane(Backplane):
         publisher = self._key("p", outbox.publisher)
         self._command(None, "SET", publisher, outbox.acknowledged, "NX", "EX", FORGET)
         self._claim_all()
-        self._send_beat()
         for topic in self._topics.values():
             if topic.wants_history():
                 self._read(topic)
         self._send_queued()
+        self._send_beat()  # behind the rest: it is not heard if the broker refuses some of that
+
+    def _warn_of_eviction(self, policy: str | None) -> None:
+        """Log that the broker may evict topics, when that has become so."""
+        if policy is not None and self._evicts is None:
+            message = "%s: the broker may evict topics: its maxmemory-policy is %s, not noeviction"
+            self._log.warning(("evicts", self._ear), message, self, policy)
+        self._evicts = policy
 
     def _listen(self, link: Link) -> None:
         """Begin to use a new connection for receiving."""
         self._authenticate(link)
         self._receiver = link
         self._confirming.clear()
+        link.send(None, "UNSUBSCRIBE", self._ear)  # shows whether it may
         link.send(None, "SUBSCRIBE", self._ear)
-        keys = list(self._topics)
-        for start in range(0, len(keys), _TOPICS_AT_ONCE):
-            self._subscribe(keys[start : start + _TOPICS_AT_ONCE])
+        self._subscribe_all(link, list(self._topics))
+
+    def _subscribe_all(self, link: Link, keys: list[bytes]) -> None:
+        """Subscribe to topics, some in each tick."""
+        if link is self._receiver:  # it was not lost meanwhile
+            self._subscribe([key for key in keys[:_AT_ONCE] if key in self._topics])
+            if len(keys) > _AT_ONCE:
+                self._reactor.call_soon(self._subscribe_all, link, keys[_AT_ONCE:])
 
     def _commands_lost(self, link: Link, exc: BaseException | None) -> None:
         self._open.discard(link)
         if link is self._commands:
             self._commands = None
+            self._reads = 0
+            self._to_read.clear()
             for topic in self._topics.values():
                 topic.lost_history()
             waiting, self._looking_up = self._looking_up, {}
@@ -296,6 +325,7 @@ class RedisBackplane(Backplane):
         if self._commands is not None and self._state is not BackplaneState.UP:
             self._state = BackplaneState.UP
             self._problem = ""
+            self._logged.clear()
             self._log.info(("up", self._ear), "%s: messages pass, after %.1f s", self, now - self._down_since)
 
     def _deafen(self) -> None:
@@ -308,6 +338,7 @@ class RedisBackplane(Backplane):
                 ("deaf", self._ear), "%s is %s; %s", self, problem, self._problem or "the broker is silent"
             )
             self._state = BackplaneState.DEAF
+        self._logged.add(str(problem))
         for link in list(self._open):
             link.connection.abort(problem)
 
@@ -318,10 +349,11 @@ class RedisBackplane(Backplane):
         if self._state is BackplaneState.UP:
             self._state = BackplaneState.CONNECTING
             self._down_since = self._reactor.time()
-        problem = "the broker has closed the connection" if exc is None else str(exc)
-        if problem != self._problem:
+        problem = describe(exc, self._prefix)
+        if problem not in self._logged and len(self._logged) < _PROBLEMS:
             self._problem = problem
-            self._log.warning(("down", self._ear), "%s: %s; reconnecting", self, problem)
+            self._logged.add(problem)
+            self._log.warning(("down", self._ear, problem), "%s: %s; reconnecting", self, problem)
 
     # Commands
 
@@ -355,6 +387,9 @@ class RedisBackplane(Backplane):
 
     def _send_message(self, number: int, topic: str, data: bytes) -> None:
         keys = self._key("t", topic), self._key("h", topic), self._key("p", self._outbox.publisher)
+        known = self._topics.get(keys[0])
+        if known is not None and known.waiting and known.epoch is None:
+            self._send_read(known)  # it begins before this message
         self._run_script(
             self._acknowledged, PUBLISH, keys,
             self._run, self._new_epoch(), FORGET, number, data, self._history, self._history_age,
@@ -391,7 +426,7 @@ class RedisBackplane(Backplane):
                 self._receiver.send(None, "UNSUBSCRIBE", topic.key)
 
     def _subscribe(self, keys: list[bytes]) -> None:
-        if self._receiver is not None:
+        if keys and self._receiver is not None:
             self._confirming.update(keys)
             self._receiver.send(None, "SUBSCRIBE", *keys)
 
@@ -441,26 +476,40 @@ class RedisBackplane(Backplane):
     # The history
 
     def _read(self, topic: Topic) -> None:
+        """Read the history of a topic when fewer others are being read."""
         if self._commands is not None:
-            topic.reading = True
-            keys = topic.key, self._key("h", topic.name)
-            self._run_script(
-                partial(self._on_read, topic), READ, keys,
-                self._run, self._new_epoch(), FORGET, topic.epoch or "", topic.last, _CHUNK,
-            )  # fmt: skip
+            topic.reading = topic.waiting = True
+            self._to_read.append(topic)
+            self._read_more()
+
+    def _read_more(self) -> None:
+        while self._to_read and self._reads < _READS:
+            topic = self._to_read.popleft()
+            if topic.waiting and self._topics.get(topic.key) is topic:
+                self._send_read(topic)
+
+    def _send_read(self, topic: Topic) -> None:
+        topic.waiting = False
+        self._reads += 1
+        keys = topic.key, self._key("h", topic.name)
+        self._run_script(
+            partial(self._on_read, topic), READ, keys,
+            self._run, self._new_epoch(), FORGET, topic.epoch or "", topic.last, _CHUNK, _CHUNK_BYTES,
+        )  # fmt: skip
 
     def _on_read(self, topic: Topic, reply: Any) -> None:
+        self._reads -= 1
+        self._read_more()
         again, topic.reading, topic.again = topic.again, False, False
         if self._topics.get(topic.key) is not topic:
             return  # cancelled meanwhile
-        epoch, head, before, base, entries = reply
+        epoch, head, before, base, entries, complete = reply
         read = Read(epoch, head, before, base, [(ident, fields[1]) for ident, fields in entries])
-        complete = len(entries) < _CHUNK
         if topic.epoch is None:
             topic.start(read)
         else:
             topic.catch_up(
-                read, complete=complete,
+                read, complete=bool(complete),
                 on_message=partial(self._recovered, topic), on_gap=partial(self._missed, topic),
             )  # fmt: skip
         if not topic.subscribed:
@@ -503,8 +552,13 @@ class RedisBackplane(Backplane):
         """Keep the broker from forgetting the topics and groups that are in use."""
         self._renewal = self._reactor.call_later(_RENEW, self._renew)
         groups = {self._key("g", group) for group, _ in self._held}
-        for key in (self._key("p", self._outbox.publisher), *self._topics, *groups):
+        self._renew_some([self._key("p", self._outbox.publisher), *groups, *self._topics])
+
+    def _renew_some(self, keys: list[bytes]) -> None:
+        for key in keys[:_AT_ONCE]:
             self._command(None, "EXPIRE", key, FORGET)
+        if len(keys) > _AT_ONCE:
+            self._reactor.call_soon(self._renew_some, keys[_AT_ONCE:])
 
     # Presence
 
@@ -646,32 +700,3 @@ def _check_pong(reply: object) -> None:
     """Raise BrokerError unless the peer has answered to PING as a broker does."""
     if reply != b"PONG":
         raise BrokerError("the peer does not answer as Redis does")
-
-
-def _add_info(facts: dict[bytes, bytes], reply: bytes) -> None:
-    for line in reply.splitlines():
-        name, found, value = line.partition(b":")
-        if found:
-            facts[name] = value
-
-
-def _add_option(facts: dict[bytes, bytes], reply: list[bytes] | None) -> None:
-    if reply:  # None: the broker does not allow to ask
-        facts[reply[0]] = reply[1]
-
-
-def _is_durable(facts: dict[bytes, bytes]) -> bool:
-    """Return whether the server, started anew, has all that it had acknowledged or published before.
-
-    That is so if it waits for its disk before each answer, and has not replaced another server.
-    """
-    replaced = facts.get(b"master_replid2", b"").strip(b"0")
-    return facts.get(b"appendonly") == b"yes" and facts.get(b"appendfsync") == b"always" and not replaced
-
-
-def _check_version(facts: dict[bytes, bytes]) -> None:
-    """Raise BrokerError if the broker is too old. Valkey gives the version of Redis that it is like."""
-    version = facts.get(b"redis_version", b"").decode()
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers and numbers < _OLDEST:
-        raise BrokerError(f"the broker is Redis {version}; it must be 6.2 or newer, or Valkey")

@@ -52,15 +52,25 @@ def offset_of(ident: bytes) -> int:
     return int(ident.partition(b"-")[2])
 
 
+def _order_of(ident: bytes) -> tuple[int, int]:
+    time, _, offset = ident.partition(b"-")
+    return int(time), int(offset)
+
+
 @attrs.define(eq=False)
 class Topic:
     """The position of this process in a topic.
 
     name, key: the topic's. subscribers: of this process.
     epoch: None until the topic was read first. last, offset: the ID and offset of the last message passed on.
-    subscribed: whether the broker has confirmed it. reading: whether an answer of the history is due.
-    again: whether to read once more after that, because of what has happened meanwhile.
-    live: whether live messages follow the last one passed on, so that nothing is to be read.
+
+    These say what is due, and what comes with a message:
+
+    subscribed  the broker has confirmed it, so that live messages come
+    reading     the history is to be read; again: once more after that, because of what has happened meanwhile
+    waiting     it was not asked for yet, because others are being read
+    live        messages follow the last one passed on: the next one is passed on, else the history is read;
+                before that they are kept until it was
     """
 
     name: str
@@ -71,6 +81,7 @@ class Topic:
     offset: int = 0
     subscribed: bool = False
     reading: bool = False
+    waiting: bool = False
     again: bool = False
     live: bool = False
     _kept: list[tuple[bytes, bytes, bytes]] | None = None
@@ -87,7 +98,7 @@ class Topic:
                 if offset == self.offset + 1:
                     self.offset, self.last = offset, ident
                     return Live.DELIVER
-                if offset <= self.offset:
+                if offset <= self.offset and _order_of(ident) <= _order_of(self.last):
                     return Live.DUPLICATE
             self.live = False
             self._keep(epoch, ident, data)
@@ -111,7 +122,7 @@ class Topic:
 
     def lost_history(self) -> None:
         """Note that no answer of the history comes any more: the connection was lost."""
-        self.reading = self.again = False
+        self.reading = self.waiting = self.again = False
 
     def wants_history(self) -> bool:
         """Return whether the history is to be read now, and is not being read."""
@@ -138,11 +149,13 @@ class Topic:
         self._change_epoch(read, on_gap)
         for ident, data in read.messages:
             offset = offset_of(ident)
-            if offset > self.offset:
+            if _order_of(ident) > _order_of(self.last):
+                self._go_back(offset - 1, on_gap)
                 self._advance(offset - 1, on_gap)
                 self.offset, self.last = offset, ident
                 on_message(data)
         if complete:
+            self._go_back(offset_of(read.head), on_gap)
             self._advance(offset_of(read.head), on_gap)
             self.last = read.head
             if self._gap_after is not None:
@@ -160,18 +173,21 @@ class Topic:
 
     def _change_epoch(self, read: Read, on_gap: Callable[[int | None], object]) -> None:
         """Go over to the epoch that was read; report that messages may be missing between the two."""
-        base, head = offset_of(read.base), offset_of(read.head)
         if read.epoch == self.epoch:
-            if head < self.offset:  # it has lost some, and does not know
-                self.offset, self.last = head, read.head
-                on_gap(None)
             return
+        base = offset_of(read.base)
         follows = read.before == self.epoch and self.offset <= base
         self.epoch = read.epoch
         if follows:
             self._gap_after = base
         else:
             self.offset, self.last, self._gap_after = base, read.base, None
+            on_gap(None)
+
+    def _go_back(self, offset: int, on_gap: Callable[[int | None], object]) -> None:
+        """Go on after `offset` if that is an earlier one: the broker has lost some, and does not know it."""
+        if offset < self.offset:
+            self.offset = offset
             on_gap(None)
 
     def go_live(self) -> list[tuple[bytes, bytes, bytes]]:

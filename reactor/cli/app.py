@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Iterable
-from importlib import import_module
 from typing import Any
 
 from reactor.apps import APPS, App
@@ -75,12 +76,20 @@ def _import(options: argparse.Namespace, name: str) -> Any:
         sys.path.insert(0, "")  # the installed command finds modules where `python -m` does
     module_name, _, path = name.partition(":")
     try:
-        found: Any = import_module(module_name)
+        found: Any = importlib.import_module(module_name)
         for part in path.split("."):
             found = getattr(found, part)
     except (Exception, SystemExit) as exc:  # whatever the module raises is its author's to fix
-        options.error(f"argument APP: cannot import {name!r}: {type(exc).__name__}: {exc}")
+        options.error(f"argument APP: cannot import {name!r}: {type(exc).__name__}: {exc}{_place(exc)}")
     return found
+
+
+def _place(exc: BaseException) -> str:
+    """Return the file and line where the code of a module raised `exc`; "" if the import itself did."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    ours = {__file__, importlib.__file__}
+    own = [frame for frame in frames if frame.filename not in ours and not frame.filename.startswith("<")]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
 
 
 def _problem_of_factory(factory: Any, needed: Iterable[str]) -> str | None:
@@ -91,7 +100,7 @@ def _problem_of_factory(factory: Any, needed: Iterable[str]) -> str | None:
     if not callable(factory):
         return f"is not a factory: it is a {type(factory).__name__}, which can't be called"
     if inspect.iscoroutinefunction(factory):
-        return "is a coroutine function: a factory is a plain function or class"
+        return "is a coroutine function: give the factory that reactor.streams.handler makes of it"
     try:
         inspect.signature(factory).bind()
     except TypeError as exc:

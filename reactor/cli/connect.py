@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     Raises CommandFailed for a peer, network or file that failed, SystemExit for invalid arguments.
     """
     if sys.stdout is None:
-        raise CommandFailed("standard output is closed, and what the peer sends would go there")
+        raise CommandFailed("standard output is closed: what the peer sends has nowhere to go")
     if isinstance(options.address, DatagramPeer):
         _exchange_datagrams(options)
         return

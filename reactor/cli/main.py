@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "reactor") -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("-") and words[0] not in {"-h", "--help", "--version"}):
         words = ["serve", *words]
-    options = _parser(prog).parse_args(words)
+    options, unknown = _parser(prog).parse_known_args(words)
+    if unknown:
+        options.error(f"unrecognized arguments: {' '.join(unknown)}")
     lines = BackgroundLog(_STDERR)
     several = getattr(options, "workers", None) is not None
     process = "[%(process)d] " if several else ""

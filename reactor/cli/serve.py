@@ -175,7 +175,7 @@ def _add_processes(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--status-open",
         action="store_true",
-        help="allow any other address for --status: all who reach it can look",
+        help="allow any other address for --status: everybody who can reach it can read the page",
     )
 
 
@@ -306,9 +306,12 @@ def _serve_status(options: argparse.Namespace, loop: Reactor) -> None:
     from reactor.status import StatusPage  # noqa: PLC0415 - needs the extra `status`
 
     page = StatusPage(loop, name=_title(options))
-    listener = page.listen(options.status, open=options.status_open)
-    for bound in listener.addresses:
-        log.info("status page: %s", bound if bound.path is not None else f"http://{bound}/")
+    _log_pages("status page", [page.listen(options.status, open=options.status_open)], "http")
+
+
+def _log_pages(what: str, listeners: list[Listener], scheme: str) -> None:
+    for bound in chain(*(listener.addresses for listener in listeners)):
+        log.info("%s: %s", what, bound if bound.path is not None else f"{scheme}://{bound}/")
 
 
 @contextmanager
@@ -344,14 +347,15 @@ def _listen(options: argparse.Namespace, loop: Reactor) -> list[Listener]:
     try:
         app = chosen_app(options)
         factory = _factory(options, app, loop)
-        served = [(address, factory) for address in _addresses(options)]
+        tls = _server_context(options)
+        listen = partial(loop.listen, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies)
+        listeners = [listen(address, factory) for address in _addresses(options)]
         if options.web is not None and app.page is not None:
             with _extra("--web", "web"):
                 page = app.page(factory)
-            served += [(address, page) for address in chain(*options.web)]
-        tls = _server_context(options)
-        listen = partial(loop.listen, limits=limits, timeouts=timeouts, tls=tls, proxy_protocol=proxies)
-        return [listen(address, serving) for address, serving in served]
+            listeners += (pages := [listen(address, page) for address in chain(*options.web)])
+            _log_pages("page of the chat", pages, "http" if tls is None else "https")
+        return listeners
     except (ImportError, TLSContextError) as exc:
         raise CommandFailed(str(exc)) from exc
     except AddressError as exc:
@@ -425,6 +429,10 @@ def _reload_tls(loop: Reactor, options: argparse.Namespace) -> None:
 
 def _listen_address(text: str) -> list[Address]:
     kind, _, name = text.partition(":")
+    if kind == "udp":
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is for connect: to serve datagrams, write --udp --listen {name}"
+        )
     if kind != "systemd":
         return [parse_address(text)]
     try:

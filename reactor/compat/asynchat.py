@@ -109,7 +109,7 @@ class async_chat(asyncore.dispatcher):
         self.terminator = term
 
     def get_terminator(self) -> Any:
-        """Return the terminator; a number is what is left of it."""
+        """Return the terminator; if that is a number, how many bytes are missing yet."""
         return self.terminator
 
     def handle_read(self) -> None:

@@ -1,16 +1,16 @@
 """`asyncore`, which Python 3.12 removed: `import reactor.compat.asyncore as asyncore` is the whole migration.
 
 Every name of the standard module is here, and what was documented, or relied upon, holds: the order of the
-phases of a pass, what passes through a loop, private maps, and predicates that are asked in every pass where
-a program has overridden them. What differs:
+phases of a pass, the exceptions that leave a loop, private maps, and calls of a program's own `readable` and
+`writable` (its predicates) in every pass. What differs:
 
 - There is no limit of 1,024 descriptors, and dispatchers whose `readable` and `writable` are the ones of this
   module cost nothing while nothing happens to them.
 - Connected dispatchers without a `handle_write` are always writable to the standard module, so that its loop
   never waits. Here it waits; where a program could notice it (a `count`, `poll`, overridden predicates), for
   at most a millisecond.
-- An event of a descriptor that an earlier callback of the pass has closed is not reported to the dispatcher
-  that has got its number.
+- If a callback of a pass closes a descriptor, a later event of it in the same pass is dropped; the standard
+  module reports it to the dispatcher that has the number by then.
 - `poll` calls `handle_close` for a closed descriptor, as `poll2` does; the standard one leaves its loop.
 - `attach` puts a map on a `Reactor`.
 """
@@ -94,7 +94,7 @@ _POLL = hasattr(select, "poll")
 
 
 class ExitNow(Exception):
-    """Raised by a handler to leave `loop`; it passes through."""
+    """Raised by a handler to leave `loop`, which passes it on."""
 
 
 _reraised_exceptions = (ExitNow, KeyboardInterrupt, SystemExit)
@@ -262,8 +262,8 @@ def loop(
 
     timeout: seconds that one pass waits at most; None: for ever. use_poll: make them as `poll2` does, and
         not as `poll`. map: None for `socket_map`. count: the limit of passes; None for none.
-    ExitNow, KeyboardInterrupt and SystemExit that a handler raises, and all that a predicate raises, come
-    out. Any thread may be in a loop; one map is for one thread at a time.
+    ExitNow, KeyboardInterrupt and SystemExit of a handler, and every exception of a predicate, leave the
+    loop. Call it on any thread; one map is for one thread at a time.
     """
     map = socket_map if map is None else map
     report = _report_by_object if use_poll and _POLL else _report_by_phase
@@ -438,12 +438,12 @@ class dispatcher:
 
     @announced
     def readable(self) -> Any:
-        """Return whether read events are wanted. Asked in every pass if it is overridden."""
+        """Return whether read events are wanted. Called in every pass if it is overridden."""
         return True
 
     @announced
     def writable(self) -> Any:
-        """Return whether write events are wanted. Asked in every pass if it is overridden."""
+        """Return whether write events are wanted. Called in every pass if it is overridden."""
         return True
 
     def _reactor_interest(self) -> Callable[[Any], int] | None:
@@ -535,7 +535,7 @@ class dispatcher:
         return 0
 
     def recv(self, buffer_size: int) -> Any:
-        """Return up to `buffer_size` bytes; at the peer's end it calls `handle_close`, and returns none."""
+        """Return up to `buffer_size` bytes; at the peer's end of file call `handle_close`, and return b""."""
         try:
             data = self.socket.recv(buffer_size)
         except OSError as exc:
@@ -981,8 +981,8 @@ def attach(
 
     map: None for `socket_map`. What is put into a private one directly, and not by a dispatcher, is noticed
         with the next event. use_poll: report events as `loop` does with it.
-    interval: seconds. Objects with predicates of their own are asked in every tick of the reactor, and at
-        least that often. Where there are none, an idle map costs nothing.
+    interval: seconds. Overridden predicates are called in every tick of the reactor, and at least that
+        often. Without them an idle map costs nothing.
     ExitNow from a handler stops the reactor. On the reactor's thread.
     Raises UsageError if the reactor is closed, the map is on one, or the platform has no epoll; ValueError
     for an interval that is not above 0, TypeError for one that is no number.

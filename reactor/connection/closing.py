@@ -74,8 +74,9 @@ def reset_on_close(sock: Any) -> None:
 
 def release(loop: Loop, sock: Any) -> None:
     """Unregister `sock` from the selector, then close it. Does nothing if it is closed."""
-    if sock.fileno() >= 0:
-        loop.registry.unregister(sock.fileno())
+    fd = sock.fileno()
+    if fd >= 0:
+        loop.registry.unregister(fd)
         close_quietly(sock)
 
 

@@ -36,7 +36,20 @@ from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import GATHER_LIMIT, GATHER_QUEUE, Closing, Sending, SendQueue
 from reactor.connection.sendfile import FileEnded, part_of
 from reactor.connection.settings import Settings
-from reactor.connection.state import CLOSES, ENDED, READABLE, WRITABLE, Event, State, after
+from reactor.connection.state import (
+    CLOSES,
+    ENDED,
+    FROZEN,
+    HELD,
+    LENT,
+    PAUSED,
+    READABLE,
+    TRANSITIONS,
+    WRITABLE,
+    Event,
+    State,
+    after,
+)
 from reactor.errors import (
     ConnectionAborted,
     IdleTimeout,
@@ -63,12 +76,9 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
 __all__ = [
     "Connection", "activity", "await_header", "awaits_first_bytes", "begin", "begin_blocking_handshake",
     "begin_handshake", "check_deadlines", "connections_of", "detach", "fail", "flush_connections",
-    "identify", "interrupted", "lend_reading", "may_end", "note_activity", "open_connection", "prefix_of",
-    "recover", "unnotified_of",
+    "identify", "interrupted", "is_frozen", "lend_reading", "may_end", "note_activity", "open_connection",
+    "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
-
-# Which calls have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`, `handover.freeze`.
-_PAUSED, _HELD, _LENT, _FROZEN = 1, 2, 4, 8
 
 # After the peer's end of file too: the protocol may still hold what came before.
 _WANTS_INPUT = READABLE | WRITABLE
@@ -84,10 +94,13 @@ ERROR_LOOK = 0.5
 # Reads before a deadline ends a connection, enough for a receive buffer of 4 MiB; a limit for flooding peers.
 _LAST_READS = 64
 
+# What every connection needs: a look-up in an enum's class takes 50 times as long.
 _IDLE, _GATHERED, _QUEUED, _SHUT = Sending.IDLE, Sending.GATHERED, Sending.QUEUED, Sending.SHUT
+_OPENING, _READ_CLOSED, _ENDING, _LOST = State.OPENING, State.READ_CLOSED, State.ENDING, State.LOST
+_MADE, _PEER_EOF, _CUT, _NOTIFIED = Event.MADE, Event.PEER_EOF, Event.CUT, Event.NOTIFIED
 
 
-@attrs.define(eq=False, repr=False)
+@attrs.define(eq=False, repr=False, init=False)
 class Connection:
     """A connected stream socket and its protocol; what asyncio calls a transport.
 
@@ -113,29 +126,40 @@ class Connection:
     _settings: Settings
     _sock: Any  # a socket, or a `SecureSocket` from the beginning of a TLS handshake on
     _protocol: Any  # None after `connection_lost`
-    _peer: Any  # its socket address, packed: bytes, a path, or None
-    _state: State = attrs.field(default=State.OPENING, init=False)
+    _peer: bytes | str | None  # its socket address, packed
+    _state: State
 
     # Receiving.
-    _channel: Channel = attrs.field(default=CLEAR, init=False)
-    _reading_stopped: int = attrs.field(default=0, init=False)  # a sum of those above
+    _channel: Channel
+    _reading_stopped: int  # a sum of those above
 
     # Sending.
-    _sending: Sending = attrs.field(default=Sending.IDLE, init=False)
-    _piece: bytes = attrs.field(default=b"", init=False)  # while GATHERED
-    _queue: SendQueue | None = attrs.field(default=None, init=False)  # while QUEUED
+    _sending: Sending
+    _piece: bytes  # while GATHERED
+    _queue: SendQueue | None  # while QUEUED
 
     # Deadlines.
-    _last_active: float = attrs.field(init=False)  # the last byte in either direction, in the clock's seconds
-    _reading_changed: float = attrs.field(init=False)  # this side last stopped reading, or resumed it
-    _owed: tuple[float, float] | None = attrs.field(default=None, init=False)  # start, seconds to read in
-    _bucket: Bucket | None = attrs.field(default=None, init=False)  # the deadline monitor's
+    _last_active: float  # the last byte in either direction, in the clock's seconds
+    _reading_changed: float  # this side last stopped reading, or resumed it
+    _owed: tuple[float, float] | None  # start, seconds to read in
+    _bucket: Bucket | None  # the deadline monitor's
 
-    def __attrs_post_init__(self) -> None:
-        loop = self._settings.loop
-        loop.touch()
+    # Not by attrs, which would look up each default.
+    def __init__(self, settings: Settings, sock: Any, protocol: Any, peer: Any) -> None:
+        loop = settings.loop
+        if loop.outbox is None:
+            loop.touch()
+        self._settings = settings
+        self._sock = sock
+        self._protocol = protocol
+        self._peer = pack_sockaddr(peer)
+        self._state = _OPENING
+        self._channel = CLEAR
+        self._reading_stopped = 0
+        self._sending = _IDLE
+        self._piece = b""
+        self._queue = self._owed = self._bucket = None
         self._last_active = self._reading_changed = loop.now
-        self._peer = pack_sockaddr(self._peer)  # no converter: attrs would wrap each assignment of a field
 
     def __repr__(self) -> str:
         peer = self.get_extra_info("peername")
@@ -146,20 +170,21 @@ class Connection:
     # Opening
 
     def _made(self) -> None:
-        if self.is_closing():
-            self._handshake_completed()
+        if self._state is not _OPENING:
+            self._handshake_completed()  # during which `close` was called
             return
         settings = self._settings
         limits, timeouts, now = settings.limits, settings.timeouts, settings.loop.now
         called = None
         try:
-            self._move(Event.MADE)
+            self._move(_MADE)
             if limits.write_rate is not None:
                 queue = self._queued()
                 queue.rate = TokenBucket(limits.write_rate, now)
             if timeouts.read is not None:
                 self._owed = (now, timeouts.read)
-            if timeouts.idle is not None or timeouts.read is not None:
+                self._watch_deadlines()
+            elif timeouts.idle is not None:
                 self._watch_deadlines()
             self._protocol.connection_made(called := self)
         except Exception as exc:
@@ -172,8 +197,10 @@ class Connection:
 
     def _clear_channel(self) -> Channel:
         """Return the channel for this protocol and rate, in clear."""
-        rate, buffered = self._read_bucket(), takes_buffers(self._protocol)
-        return LimitedChannel(rate, buffered=buffered) if rate or buffered else CLEAR
+        buffered = takes_buffers(self._protocol)
+        if buffered or self._settings.limits.read_rate is not None:
+            return LimitedChannel(self._read_bucket(), buffered=buffered)
+        return CLEAR
 
     def _read_bucket(self) -> TokenBucket | None:
         rate = self._settings.limits.read_rate
@@ -188,8 +215,15 @@ class Connection:
         self._settings.loop.registry.replace(self._sock.fileno(), self._event_method(), self)
 
     def _move(self, event: Event) -> None:
-        self._state = after(self._state, event)
-        if self._sending is _IDLE and self._state not in WRITABLE:
+        try:
+            self._state = TRANSITIONS[self._state, event]
+        except KeyError:
+            after(self._state, event)  # raises the same, with both names
+
+    def _end_writing(self, event: Event) -> None:
+        """Move on `event`, and accept nothing more to send."""
+        self._move(event)
+        if self._sending is _IDLE:
             self._sending = _SHUT
 
     # Receiving
@@ -313,19 +347,19 @@ class Connection:
             self._callback_failed(exc, "buffer_updated")
 
     def _receive_eof(self) -> None:
-        self._move(Event.PEER_EOF)
-        both_ended = self._state is State.ENDING
+        self._move(_PEER_EOF)
+        both_ended = self._state is _ENDING
         try:
             keep = self._protocol.eof_received()
         except Exception as exc:
             self._callback_failed(exc, "eof_received")
             return
-        if self._state is State.READ_CLOSED and not keep:
+        if self._state is _READ_CLOSED and not keep:
             if self._sending is _IDLE and self._channel is CLEAR:
                 self._close_now(None)  # as `close` does when nothing is left to send, in one step
             else:
                 self.close()
-        elif both_ended and self._state is State.ENDING:
+        elif both_ended and self._state is _ENDING:
             self._begin_close(self._settings.timeouts.close, None)
         elif self._state not in ENDED:
             self._update_interest()
@@ -337,8 +371,10 @@ class Connection:
         if queue is not None and queue.armed:
             events |= EVENT_WRITE
         events = channel.interest(events)
+        if not events and loop.registry.reports_errors:
+            events = ERRORS
         try:
-            loop.registry.modify(self._sock.fileno(), events or ERRORS)
+            loop.registry.modify(self._sock.fileno(), events)
         except OSError as exc:
             self._fail(exc)
             return
@@ -347,7 +383,7 @@ class Connection:
             raise
         if channel.has_input() and self.is_reading() and not channel.throttled:
             loop.scheduler.call_soon(self._deliver)
-        if not (events or channel.throttled or loop.registry.reports_errors):
+        if not (events or channel.throttled):
             self._watch(loop.now, ERROR_LOOK)
 
     def _check_error(self) -> None:
@@ -386,7 +422,7 @@ class Connection:
         settings = self._settings
         settings.loop.lifetime.check_process()
         if self._state is not State.OPEN or self._channel.kind is Kind.SECURE:
-            raise UsageError("start_tls needs a connection in clear of which no direction has ended")
+            raise UsageError("start_tls needs a connection without TLS, with both directions open")
         server = settings.listener is not None if server_side is None else server_side
         tls = settings.make_tls(context, server, server_hostname)
         with Step(self._break_off):
@@ -780,7 +816,7 @@ class Connection:
         if not self.can_write_eof():
             raise UsageError(_NO_HALF_CLOSE)
         with Step(self._break_off):
-            self._move(Event.WRITE_EOF)
+            self._end_writing(Event.WRITE_EOF)
             if self._state is State.ENDING:
                 self._begin_close(self._settings.timeouts.close, None)
             elif self._sending is _SHUT:
@@ -821,7 +857,7 @@ class Connection:
                 self._fail(reason)
                 return
         with Step(self._break_off):
-            self._move(Event.CLOSE)
+            self._end_writing(Event.CLOSE)
             self._begin_close(self._settings.timeouts.close if timeout is None else timeout, reason)
 
     def abort(self, exc: BaseException | None = None) -> None:
@@ -915,8 +951,9 @@ class Connection:
         """Close the socket without lingering."""
         try:
             self._teardown(reason)
-            release(self._settings.loop, self._sock)
-            self._settings.loop.scheduler.post_notice(self._notify_lost, reason, True)
+            loop = self._settings.loop
+            release(loop, self._sock)
+            loop.scheduler.post_notice(self._notify_lost, reason, True)
         except BaseException:
             self._complete_end(reason)
             raise
@@ -926,13 +963,15 @@ class Connection:
         if self._queue is not None:
             self._queue.drop()
         self._queue, self._piece, self._sending = None, b"", _SHUT
-        self._move(Event.CUT)
-        self._settings.deadline_monitor.discard(self, self._bucket)
-        self._settings.loop.counters.closed[cause_of(reason)] += 1
+        self._move(_CUT)
+        settings = self._settings
+        if self._bucket is not None:
+            settings.deadline_monitor.discard(self, self._bucket)
+        settings.loop.counters.closed[cause_of(reason)] += 1
 
     def _notify_lost(self, reason: BaseException | None, closed: bool) -> None:
         """Call `connection_lost`. closed: the socket is closed, not lingering."""
-        if self._state is State.LOST:
+        if self._state is _LOST:
             return  # an interrupt at the end of the first call
         protocol, called = self._protocol, False
         try:
@@ -944,7 +983,7 @@ class Connection:
                     exc, f"{type(protocol).__qualname__}.connection_lost", self
                 )
             self._protocol = None
-            self._move(Event.NOTIFIED)
+            self._move(_NOTIFIED)
             if closed:
                 self._settings.on_gone(client_prefix(self._peer), reason)
         except BaseException:
@@ -1138,11 +1177,11 @@ class Connection:
 
         Meanwhile neither `Timeouts.idle` nor `Timeouts.read` counts.
         """
-        self._stop_reading(self._reading_stopped | _PAUSED)
+        self._stop_reading(self._reading_stopped | PAUSED)
 
     def resume_reading(self) -> None:
         """Resume receiving, and call the protocol's `reading_resumed`, if it has that method."""
-        self._stop_reading(self._reading_stopped & ~_PAUSED)
+        self._stop_reading(self._reading_stopped & ~PAUSED)
         resumed = getattr(self._protocol, "reading_resumed", None)
         if resumed is not None:
             resumed()
@@ -1154,7 +1193,7 @@ class Connection:
         subclasses.
         """
         stopped = self._reading_stopped
-        self._stop_reading(stopped | _HELD if held else stopped & ~_HELD)
+        self._stop_reading(stopped | HELD if held else stopped & ~HELD)
 
     def is_reading(self) -> bool:
         """Return whether bytes of the peer are received: reading is not stopped, and no end was reached."""
@@ -1165,7 +1204,7 @@ class Connection:
 
         Nor while the connection is being handed over to another process.
         """
-        return self._state in _WANTS_INPUT and not self._reading_stopped & (_PAUSED | _FROZEN)
+        return self._state in _WANTS_INPUT and not self._reading_stopped & (PAUSED | FROZEN)
 
     def _stop_reading(self, stopped: int) -> None:
         self._settings.loop.lifetime.check_process()
@@ -1181,14 +1220,14 @@ class Connection:
 
     def _holds_back(self) -> bool:
         """Return whether this side, and not the peer, is why nothing is received."""
-        return bool(self._reading_stopped & ~_LENT) or self._channel.throttled
+        return bool(self._reading_stopped & ~LENT) or self._channel.throttled
 
     def _note_reading(self, stopped: int, throttled: bool) -> None:
         """Stop the deadlines for what the peer sends, or let them go on, before reading stops or goes on.
 
         stopped, throttled: the new values of `_reading_stopped` and of the channel.
         """
-        will = bool(stopped & ~_LENT) or throttled
+        will = bool(stopped & ~LENT) or throttled
         if self._holds_back() is will:
             return
         now = self._settings.loop.time()
@@ -1337,11 +1376,11 @@ def open_connection(connection: Connection, first: bytes = b"") -> None:
     Raises OSError if they can't be sent, or if the selector refuses the socket: the caller is to close it.
     """
     settings, protocol = connection._settings, connection._protocol
-    connection._channel = connection._clear_channel()
+    connection._channel = channel = connection._clear_channel()
     try:
-        on_event = connection._event_method()
         rest = first and _send_first(connection, first)
-        settings.loop.registry.register(connection._sock.fileno(), EVENT_READ, on_event, connection)
+        on_event, fd = _EVENT_METHODS[channel.kind], connection._sock.fileno()
+        settings.loop.registry.register(fd, EVENT_READ, on_event, connection)
         if rest:
             connection._keep(rest, 0)
         if settings.tls is None:
@@ -1456,13 +1495,14 @@ def interrupted(connection: Connection, exc: BaseException) -> None:
     connection._interrupted(exc)
 
 
-def may_end(connection: Connection) -> bool:
+def may_end(connection: Connection, *, late: bool = False) -> bool:
     """Return whether the connection is idle, so that a drain may close it.
 
     It is idle if nothing is queued or unread, no read deadline is running, and the protocol's `draining`, if
     it has that method, returns False.
+    late: what this side waits for does not count: that the peer takes the queue, or sends what it owes.
     """
-    if connection._channel.is_busy() or connection.get_write_buffer_size():
+    if connection._channel.is_busy() or (connection.get_write_buffer_size() and not late):
         return False
     draining = getattr(connection._protocol, "draining", None)
     try:
@@ -1471,7 +1511,7 @@ def may_end(connection: Connection) -> bool:
     except Exception as exc:
         connection._callback_failed(exc, "draining")
         return False
-    if connection._owed is not None and connection._state in READABLE:
+    if not late and connection._owed is not None and connection._state in READABLE:
         return False  # asked after `draining`, which may have cleared it
     if connection._state not in READABLE:
         return True
@@ -1502,9 +1542,14 @@ def activity(connection: Connection) -> float:
     return connection._last_active
 
 
+def is_frozen(connection: Connection) -> bool:
+    """Return whether the connection is being handed over to another process."""
+    return bool(connection._reading_stopped & FROZEN)
+
+
 def lend_reading(connection: Connection) -> None:
     """Stop receiving for good: a duplicate of the socket is read elsewhere, and the deadlines go on."""
-    connection._stop_reading(_LENT)
+    connection._stop_reading(LENT)
 
 
 def note_activity(connection: Connection, now: float) -> None:

@@ -15,7 +15,7 @@ __all__ = ["CHECKS_AT_ONCE", "Deadline", "DeadlineMonitor", "first_passed"]
 CHECKS_AT_ONCE = 256
 
 # Seconds after which a sweep leaves the remaining members to the next tick.
-_LONGEST_SWEEP = 0.01
+_LONGEST_SWEEP = 0.002
 
 
 class Deadline(NamedTuple):

@@ -9,27 +9,33 @@ peer sees nothing of that: what it sends stays in the kernel's receive buffer. O
                                revive -> make_protocol_of        -> thaw    in that process
 
 `leave` closes the descriptor without shutdown(2), which would end the connection for the new owner too.
+
+A snapshot has all of a connection's attributes, so that this module knows them, as no other one does beside
+`connection`; what is done to a connection that goes over is here, and nothing of it there.
 """
 
 from __future__ import annotations
 
 import copy
+import socket
+from contextlib import suppress
 from typing import Any
 
 import attrs
 
 from reactor.connection.channel import Kind
-from reactor.connection.connection import _FROZEN, _LENT, Connection
+from reactor.connection.connection import Connection
 from reactor.connection.interface import check_protocol
+from reactor.connection.interrupts import Step
 from reactor.connection.rates import TokenBucket
 from reactor.connection.send_queue import Sending, SendQueue
 from reactor.connection.settings import Settings
-from reactor.connection.state import ENDED, Event, State
-from reactor.errors import HandedOver
+from reactor.connection.state import ENDED, FROZEN, LENT, Event, State
+from reactor.errors import ConnectionAborted, HandedOver
 
 __all__ = [
-    "Frozen", "Snapshot", "can_hand_over", "freeze", "leave", "make_protocol_of", "own_settings", "revive",
-    "socket_of", "take_snapshot", "thaw", "written_since",
+    "Frozen", "Snapshot", "can_hand_over", "cut", "freeze", "leave", "make_protocol_of", "own_settings",
+    "revive", "shut_down", "socket_of", "take_snapshot", "thaw", "written_since",
 ]  # fmt: skip
 
 # From each of these the other process can go on; a closing connection is on its way to its end here.
@@ -55,6 +61,7 @@ class Snapshot:
     owed: the seconds that have passed of the read deadline, and its timeout; None without one.
     timeouts, limits: the settings that are not those of its listener.
     proxy_header: the PROXY header that it began with; None without one.
+    read_tokens, write_tokens: bytes that `read_rate` and `write_rate` allow; None without the rate.
     """
 
     state: str
@@ -69,6 +76,8 @@ class Snapshot:
     timeouts: dict[str, Any]
     limits: dict[str, Any]
     proxy_header: bytes | None = None
+    read_tokens: float | None = None
+    write_tokens: float | None = None
 
 
 @attrs.frozen(eq=False)
@@ -94,20 +103,28 @@ def can_hand_over(connection: Connection) -> bool:
     return (
         connection._state in _LASTING
         and connection._channel.kind in {Kind.CLEAR, Kind.LIMITED}
-        and not connection._reading_stopped & (_LENT | _FROZEN)
+        and not connection._reading_stopped & (LENT | FROZEN)
         and (queue is None or not queue.has_files())
         and hasattr(connection._protocol, "hand_over")
     )
 
 
 def freeze(connection: Connection) -> Frozen:
-    """Stop receiving and sending until `thaw`, whatever the program and the timers do meanwhile."""
+    """Stop receiving and sending until `thaw`, whatever the program and the timers do meanwhile.
+
+    An interrupt in it, or in `thaw`, ends the connection.
+    """
+    with Step(connection._break_off):
+        return _freeze(connection)
+
+
+def _freeze(connection: Connection) -> Frozen:
     now, queue = connection._settings.loop.time(), connection._queue
     since = max(connection._last_active, connection._reading_changed)
     waits = connection._holds_back() or (queue is not None and queue.throttled)
     stuck = now - queue.since if queue is not None and queue.armed else 0.0
     frozen = Frozen(connection, connection._state, 0.0 if waits else max(0.0, now - since), max(0.0, stuck))
-    connection._stop_reading(connection._reading_stopped | _FROZEN)
+    connection._stop_reading(connection._reading_stopped | FROZEN)
     if connection._state not in ENDED and connection._sending is not Sending.SHUT:
         queue = copy.copy(connection._queued())  # another one, which no timer of `write_rate` knows
         queue.throttled, queue.armed, queue.room = True, False, 0
@@ -151,6 +168,8 @@ def take_snapshot(frozen: Frozen, common: Settings) -> Snapshot | None:
         timeouts=_differing(settings.timeouts, common.timeouts, _OWN_TIMEOUTS),
         limits=_differing(settings.limits, common.limits, _OWN_LIMITS),
         proxy_header=settings.proxy_header,
+        read_tokens=_level(connection, connection._channel.rate),
+        write_tokens=_level(connection, None if connection._queue is None else connection._queue.rate),
     )
 
 
@@ -166,8 +185,24 @@ def socket_of(connection: Connection) -> Any:
 
 
 def leave(connection: Connection) -> None:
-    """Close the descriptor, which another process has too; `connection_lost` is called with `HandedOver`."""
-    connection._close_now(HandedOver("the connection goes on in another process"))
+    """Close the descriptor, which another process has too; `connection_lost` is called with `HandedOver`.
+
+    Does nothing if the connection has ended.
+    """
+    if connection._state not in ENDED:
+        connection._close_now(HandedOver("the connection goes on in another process"))
+
+
+def cut(connection: Connection) -> None:
+    """End the connection for its peer, and for whoever has a duplicate of its socket."""
+    shut_down(connection._sock)
+    connection.abort(ConnectionAborted("an interrupt came while it was handed over"))
+
+
+def shut_down(sock: Any) -> None:
+    """End both directions of a socket, for all processes that have it."""
+    with suppress(OSError):  # the peer has reset it, or it is closed
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def thaw(connection: Connection, snapshot: Snapshot | None = None) -> None:
@@ -175,10 +210,15 @@ def thaw(connection: Connection, snapshot: Snapshot | None = None) -> None:
 
     snapshot: that of a revived connection, whose deadlines go on; None: `idle` and `write` begin anew.
     """
-    if connection._state in ENDED or not connection._reading_stopped & _FROZEN:
+    if connection._state in ENDED or not connection._reading_stopped & FROZEN:
         return
+    with Step(connection._break_off):
+        _thaw(connection, snapshot)
+
+
+def _thaw(connection: Connection, snapshot: Snapshot | None) -> None:
     now, queue = connection._settings.loop.time(), connection._queue
-    connection._stop_reading(connection._reading_stopped & ~_FROZEN)
+    connection._stop_reading(connection._reading_stopped & ~FROZEN)
     if snapshot is not None:
         connection._last_active = connection._reading_changed = now - snapshot.idle
     if queue is not None:
@@ -224,9 +264,11 @@ def revive(kind: type[Connection], common: Settings, sock: Any, snapshot: Snapsh
     if snapshot.output or state is not State.WRITE_CLOSED:
         connection._queue = _queue_of(connection, snapshot)
         connection._sending = Sending.QUEUED
-    if state is not State.OPEN:
-        connection._move(Event.PEER_EOF if state is State.READ_CLOSED else Event.WRITE_EOF)
-    connection._reading_stopped = _FROZEN
+    if state is State.READ_CLOSED:
+        connection._move(Event.PEER_EOF)
+    elif state is State.WRITE_CLOSED:
+        connection._end_writing(Event.WRITE_EOF)
+    connection._reading_stopped = FROZEN
     if snapshot.owed is not None:
         elapsed, timeout = snapshot.owed
         connection._owed = loop.now - elapsed, timeout
@@ -236,13 +278,16 @@ def revive(kind: type[Connection], common: Settings, sock: Any, snapshot: Snapsh
 
 def make_protocol_of(connection: Connection, snapshot: Snapshot, factory: Any) -> None:
     """Set the protocol that the factory's `take_over` makes; an exception is reported, and resets it."""
+    protocol: Any = None
     try:
         protocol = factory.take_over(connection, snapshot.protocol_state)
         check_protocol(protocol, "take_over returned")
         connection._protocol = protocol
         if connection._state in ENDED:
             return
-        connection._set_channel(connection._clear_channel())
+        channel = connection._clear_channel()
+        _fill(channel.rate, snapshot.read_tokens)
+        connection._set_channel(channel)
         if connection.is_paused():
             protocol.pause_writing()
         if snapshot.input:
@@ -251,6 +296,11 @@ def make_protocol_of(connection: Connection, snapshot: Snapshot, factory: Any) -
         name = f"take_over of {getattr(factory, '__qualname__', repr(factory))}"
         connection._settings.loop.scheduler.report(exc, name, connection)
         connection.abort(exc)
+    except BaseException:
+        if protocol is not None and connection._state is not State.LOST:
+            connection._protocol = protocol  # which is called with the end
+        connection._break_off()
+        raise
 
 
 def _queue_of(connection: Connection, snapshot: Snapshot) -> SendQueue:
@@ -260,13 +310,24 @@ def _queue_of(connection: Connection, snapshot: Snapshot) -> SendQueue:
     queue.throttled = True
     queue.paused = snapshot.write_paused
     queue.rate = None if rate is None else TokenBucket(rate, now)
+    _fill(queue.rate, snapshot.write_tokens)
     return queue
+
+
+def _level(connection: Connection, bucket: TokenBucket | None) -> float | None:
+    return None if bucket is None else bucket.level(connection._settings.loop.time())
+
+
+def _fill(bucket: TokenBucket | None, tokens: float | None) -> None:
+    """Fill the bucket as that of the other process; it is full if that had none."""
+    if bucket is not None and tokens is not None:
+        bucket.fill(tokens)
 
 
 def _content(frozen: Frozen) -> bytes | None:
     """Return what is queued; None if the connection is not as it was frozen, or part of a file is queued."""
     connection, queue = frozen.connection, frozen.connection._queue
-    if connection._state is not frozen.state or not connection._reading_stopped & _FROZEN:
+    if connection._state is not frozen.state or not connection._reading_stopped & FROZEN:
         return None
     if queue is None:
         return b""

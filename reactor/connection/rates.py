@@ -32,6 +32,15 @@ class TokenBucket:
         self._updated = now
         return max(0, math.floor(self._tokens))
 
+    def fill(self, tokens: float) -> None:
+        """Set the tokens, of a bucket of another process; a smaller bucket is full."""
+        self._tokens = min(float(self.rate), tokens)
+
+    def level(self, now: float) -> float:
+        """Return the tokens at `now`, less than 0 for a debt."""
+        self.available(now)
+        return self._tokens
+
     def take(self, nbytes: int) -> None:
         """Remove `nbytes` tokens, for bytes that have passed."""
         self._tokens -= nbytes

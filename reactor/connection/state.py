@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TypeVar
 
-__all__ = ["CLOSES", "ENDED", "READABLE", "TRANSITIONS", "WRITABLE", "Event", "State", "after"]
+__all__ = [
+    "CLOSES", "ENDED", "FROZEN", "HELD", "LENT", "PAUSED", "READABLE", "TRANSITIONS", "WRITABLE", "Event",
+    "State", "after",
+]  # fmt: skip
 
 S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)
@@ -70,6 +73,9 @@ READABLE = frozenset({State.OPEN, State.WRITE_CLOSED})
 WRITABLE = frozenset({State.OPEN, State.READ_CLOSED})
 CLOSES = frozenset({State.CLOSING, State.ENDING})
 ENDED = frozenset({State.CLOSED, State.LOST})
+
+#: The calls that have stopped reading: `pause_reading`, `hold_reading`, `lend_reading`, `handover.freeze`.
+PAUSED, HELD, LENT, FROZEN = 1, 2, 4, 8
 
 
 # The table is a default argument: a function bound to it would cost 1 % of a short connection.

@@ -29,6 +29,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -40,15 +41,18 @@ from reactor.connection.handover import (
     Frozen,
     Snapshot,
     can_hand_over,
+    cut,
     freeze,
     leave,
     make_protocol_of,
     own_settings,
+    shut_down,
     socket_of,
     take_snapshot,
     thaw,
     written_since,
 )
+from reactor.connection.interrupts import Step
 from reactor.connection.state import State
 from reactor.deploy.messages import Messages
 from reactor.errors import HandoverError, UsageError
@@ -59,6 +63,7 @@ from reactor.listening.listener import (
     hold_for_handover,
     settings_of,
 )
+from reactor.loop.timers import Handle
 from reactor.options import check_callable, seconds
 from reactor.reactor import Reactor
 
@@ -167,10 +172,138 @@ def _log(transfer: Transfer) -> None:
 
 
 class _Phase(Enum):
-    SENDING = "sending"  # the connections; those that were sent are here still
-    ENDED = "ended"  # "end" is sent: "taken" is awaited
+    SENDING = "sending"  # the connections; those that were sent are with the old process still
+    ENDED = "ended"  # "end" is sent: "taken" is awaited, or on its way
     TAKEN = "taken"  # they are the new process's; the last messages are on their way
     DONE = "done"
+
+
+class _Side:
+    """A side of a handover: its channel and listeners, its time, and its end.
+
+    Each step goes on where an interrupt (KeyboardInterrupt, say) has left the one before: see `_interrupted`.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        channel: socket.socket,
+        listeners: list[Listener],
+        timeout: float,
+        on_done: TransferHandler,
+    ) -> None:
+        self._reactor = reactor
+        self._listeners = listeners
+        self._timeout = timeout
+        self._on_done = on_done
+        self._phase = _Phase.SENDING
+        self._moved = 0
+        self._ending: tuple[HandoverError | None] | None = None  # its error, while it is brought to its end
+        self._pipe: int | None = None  # this side's end of that which shows whether the old process lives
+        self._timer: Handle | None = None
+        self._at_close: Handle | None = None
+        self._messages = Messages(
+            reactor,
+            channel,
+            on_message=self._on_message,
+            on_end=partial(self._run, self._on_end),
+            on_clear=self._on_clear,
+            on_interrupt=self._interrupted,
+        )
+
+    def is_done(self) -> bool:
+        """Return whether it has ended."""
+        return self._phase is _Phase.DONE
+
+    def cancel(self) -> None:
+        """Go on as before, unless the new process has taken the connections over. Calls `on_done`."""
+        self._run(self._fail, HandoverError(errno.ECANCELED, "the handover was cancelled"))
+
+    # Steps: what the reactor calls
+
+    def _run(self, step: Callable[..., object], *args: Any) -> None:
+        with Step(self._interrupted):
+            step(*args)
+
+    def _soon(self, step: Callable[[], object]) -> None:
+        self._reactor.call_soon(self._run, step)
+
+    def _begin(self) -> None:
+        self._messages.begin()
+        self._start_timer()
+        self._at_close = self._reactor.call_at_close(self.cancel)
+
+    def _start_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._reactor.call_later(self._timeout, self._run, self._time_out)
+
+    def _time_out(self) -> None:
+        self._fail(HandoverError(errno.ETIMEDOUT, f"not done within {self._timeout:g} s"))
+
+    def _on_message(self, header: dict[str, Any], body: bytes, descriptor: int | None) -> None:
+        """Handle a message: again, if an interrupt came meanwhile."""
+        raise NotImplementedError
+
+    def _on_clear(self) -> None:
+        raise NotImplementedError
+
+    def _on_end(self, exc: OSError | None) -> None:
+        raise NotImplementedError
+
+    def _fail(self, exc: OSError | None) -> None:
+        raise NotImplementedError
+
+    def _interrupted(self, exc: BaseException) -> None:
+        """Make up for a step in which an interrupt came."""
+        self._messages.repeats = True
+        if self._ending is not None:
+            self._end()
+        elif self._phase is not _Phase.DONE:
+            name = type(exc).__name__
+            self._recover(HandoverError(errno.EINTR, f"{name} came in the middle of it"))
+            self._messages.go_on_later()
+
+    def _recover(self, problem: HandoverError) -> None:
+        raise NotImplementedError
+
+    # Its end
+
+    def _hold_listeners(self, held: bool) -> None:
+        for listener in self._listeners:
+            hold_for_handover(listener, held)
+
+    def _finish(self, error: HandoverError | None) -> None:
+        if self._ending is None and self._phase is not _Phase.DONE:
+            self._ending = (error,)
+            self._end()
+
+    def _end(self) -> None:
+        """Release everything, and report: once, wherever an interrupt comes."""
+        ((error,), phase) = (self._ending or (None,), self._phase)
+        for handle in (self._timer, self._at_close):
+            if handle is not None:
+                handle.cancel()
+        self._messages.close()
+        self._release(error)
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            os.close(pipe)
+        report = self._report(error)
+        called = False
+        try:
+            self._ending, self._phase = None, _Phase.DONE
+            self._on_done((called := True) and report)
+        except BaseException:
+            if not called:
+                self._ending, self._phase = (error,), phase
+            raise
+
+    def _release(self, error: HandoverError | None) -> None:
+        raise NotImplementedError
+
+    def _report(self, error: HandoverError | None) -> Transfer:
+        raise NotImplementedError
 
 
 @attrs.define(eq=False)
@@ -181,7 +314,7 @@ class _Sent:
     output: int
 
 
-class HandOver:
+class HandOver(_Side):
     """A handover in progress, on the old process's side. Made by `hand_over`.
 
     >>> from reactor import Reactor
@@ -197,38 +330,31 @@ class HandOver:
     def __init__(
         self, reactor: Reactor, channel: socket.socket, timeout: float, on_done: TransferHandler
     ) -> None:
-        self._reactor = reactor
-        self._on_done = on_done
-        self._phase = _Phase.SENDING
-        self._timeout = timeout
-        self._listeners = reactor.listeners()
-        for listener in self._listeners:
-            hold_for_handover(listener, True)
-        found = (connection for connection in reactor.connections() if _takes_over(connection.listener))
-        self._to_freeze: deque[Connection] = deque(found)
+        super().__init__(reactor, channel, reactor.listeners(), timeout, on_done)
+        self._candidates = [found for found in reactor.connections() if _takes_over(found.listener)]
+        self._to_freeze = deque(self._candidates)
         self._to_send: deque[Frozen] = deque()
         self._sent: dict[int, _Sent] = {}
-        self._unanswered = 0
+        self._unanswered: set[int] = set()
         self._numbers = 0
-        self._moved = 0
         self._scheduled = False
-        self._messages = Messages(
-            reactor, channel, on_message=self._on_message, on_end=self._fail, on_clear=self._go_on
-        )
-        self._timer = reactor.call_later(timeout, self._time_out)
-        self._at_close = reactor.call_at_close(self.cancel)
-        alive, self._alive = os.pipe2(os.O_CLOEXEC)
-        self._messages.send({"kind": "begin", "version": VERSION}, descriptor=alive)
-        os.close(alive)
-        reactor.call_soon(self._freeze_some)
+        # When they are the new process's: the numbers of those whose late bytes are to be sent, of the one
+        # whose are being sent, of those that have ended here, and whether "serve" is sent.
+        self._to_give: list[int] = []
+        self._giving: int | None = None
+        self._kept: set[int] = set()
+        self._served = False
+        self._run(self._begin)
 
-    def is_done(self) -> bool:
-        """Return whether it has ended."""
-        return self._phase is _Phase.DONE
-
-    def cancel(self) -> None:
-        """Go on with all connections here, unless the new process has taken them over. Calls `on_done`."""
-        self._fail(_cancelled())
+    def _begin(self) -> None:
+        super()._begin()
+        self._hold_listeners(True)
+        alive, self._pipe = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._messages.send({"kind": "begin", "version": VERSION}, descriptor=alive)
+        finally:
+            os.close(alive)
+        self._soon(self._freeze_some)
 
     def _freeze_some(self) -> None:
         if self._phase is not _Phase.SENDING:
@@ -238,7 +364,7 @@ class HandOver:
             if can_hand_over(connection):
                 self._to_send.append(freeze(connection))
         if self._to_freeze:
-            self._reactor.call_soon(self._freeze_some)
+            self._soon(self._freeze_some)
         else:
             self._go_on()
 
@@ -249,7 +375,7 @@ class HandOver:
         if self._phase is not _Phase.SENDING or self._to_freeze:
             return
         for _ in range(_BATCH):
-            if not self._to_send or self._unanswered >= _WINDOW or not self._messages.is_clear():
+            if not self._to_send or len(self._unanswered) >= _WINDOW or not self._messages.is_clear():
                 break
             self._send(self._to_send.popleft())
         else:
@@ -261,7 +387,7 @@ class HandOver:
     def _go_on_later(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._reactor.call_soon(self._next_tick)
+            self._soon(self._next_tick)
 
     def _next_tick(self) -> None:
         self._scheduled = False
@@ -277,18 +403,20 @@ class HandOver:
         header, body = _encode(snapshot)
         header |= {"kind": "connection", "number": number, "listener": [str(at) for at in listener.addresses]}
         self._sent[number] = _Sent(frozen, len(snapshot.output))
-        self._unanswered += 1
+        self._unanswered.add(number)
         self._messages.send(header, body, socket_of(frozen.connection).fileno())
 
     def _on_message(self, header: dict[str, Any], body: bytes, descriptor: int | None) -> None:
         match header["kind"]:
             case "received":
-                self._unanswered -= 1
+                self._unanswered.discard(header["number"])
             case "refused":
-                self._unanswered -= 1
-                connection = self._sent.pop(header["number"]).frozen.connection
-                log.warning("%s is kept: the new process has refused it: %s", connection, header["why"])
-                thaw(connection)
+                self._unanswered.discard(header["number"])
+                refused = self._sent.pop(header["number"], None)
+                if refused is not None:
+                    connection = refused.frozen.connection
+                    log.warning("%s is kept: the new process has refused it: %s", connection, header["why"])
+                    thaw(connection)
             case "taken" if self._phase is _Phase.ENDED:
                 self._give_up_all()
             case "abort":
@@ -296,28 +424,40 @@ class HandOver:
                 self._fail(HandoverError(errno.ECONNABORTED, f"the new process says: {header['why']}"))
         self._go_on()
 
+    def _on_clear(self) -> None:
+        self._go_on()
+
+    def _on_end(self, exc: OSError | None) -> None:
+        self._fail(exc)
+
     def _give_up_all(self) -> None:
         """Give up what the new process has taken over: in one go, so that nothing is written in between."""
+        self._to_give = list(self._sent)
         self._phase = _Phase.TAKEN
-        self._timer.cancel()
-        self._timer = self._reactor.call_later(self._timeout, self._time_out)
-        kept = []
-        for number, sent in self._sent.items():
+        self._start_timer()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        while self._to_give:
+            number = self._to_give[-1]
+            sent = self._sent[number]
             late = written_since(sent.frozen, sent.output)
             if late is None:
-                kept.append(number)
+                self._kept.add(number)
             elif late:
+                self._giving = number
                 self._messages.send({"kind": "late", "number": number}, late)
-        self._messages.send({"kind": "serve", "kept": kept})
-        for number in kept:
-            thaw(self._sent.pop(number).frozen.connection)
-        for sent in self._sent.values():
-            leave(sent.frozen.connection)
-        self._moved = len(self._sent)
-        self._sent.clear()
-
-    def _time_out(self) -> None:
-        self._fail(HandoverError(errno.ETIMEDOUT, f"not done within {self._timeout:g} s"))
+            self._to_give.pop()
+            self._giving = None
+        if not self._served:
+            self._messages.send({"kind": "serve", "kept": list(self._kept)})
+            self._served = True
+        for number in self._kept:
+            thaw(self._sent[number].frozen.connection)
+        self._moved = len(self._sent) - len(self._kept)
+        for number, sent in self._sent.items():
+            if number not in self._kept:
+                leave(sent.frozen.connection)
 
     def _fail(self, exc: OSError | None) -> None:
         """Go on with all connections here, unless the new process has said that it has taken them over."""
@@ -330,41 +470,74 @@ class HandOver:
             self._messages.send({"kind": "abort", "why": problem.strerror})
             self._finish(problem)
 
-    def _finish(self, error: HandoverError | None) -> None:
-        if self._phase is _Phase.DONE:
+    def _recover(self, problem: HandoverError) -> None:
+        """Go on here, if the new process can't have the connections; else give up what it may have.
+
+        What can't be said to it any more, as which bytes were written since the snapshot, it must not miss in
+        silence: the connection is cut for both.
+        """
+        if self._phase is _Phase.ENDED and self._messages.lost_input:
+            self._to_give = list(self._sent)
+            self._phase = _Phase.TAKEN  # what was lost may be "taken"
+        if self._phase is not _Phase.TAKEN:
+            self._fail(problem)
             return
-        self._phase = _Phase.DONE
-        self._timer.cancel()
-        self._at_close.cancel()
-        self._messages.close()
-        if error is not None:
-            _give_notice(self._alive)
-        os.close(self._alive)
-        for frozen in (*self._to_send, *(sent.frozen for sent in self._sent.values())):
-            thaw(frozen.connection)
-        self._to_send.clear()
+        if self._giving is not None:
+            self._cut(self._giving)
+        if self._messages.lost_output and not self._served:
+            for number in self._to_give:
+                sent = self._sent[number]
+                if written_since(sent.frozen, sent.output) != b"":
+                    self._cut(number)
+            for number in self._kept:
+                self._cut(number)
+            self._served = True
+        self._to_give = [number for number in self._to_give if number not in self._kept]
+        self._give_up()
+        self._soon(self._go_on)
+
+    def _cut(self, number: int) -> None:
+        """End a connection for its peer and for both processes."""
+        connection = self._sent[number].frozen.connection
+        self._kept.add(number)
+        cut(connection)
+
+    def _release(self, error: HandoverError | None) -> None:
+        if error is not None and self._pipe is not None:
+            _give_notice(self._pipe)
+        for connection in self._candidates:
+            thaw(connection)
         self._to_freeze.clear()
+        self._to_send.clear()
         self._sent.clear()
         if error is not None:
-            for listener in self._listeners:
-                hold_for_handover(listener, False)
+            self._hold_listeners(False)
+
+    def _report(self, error: HandoverError | None) -> Transfer:
         kept = sum(
             connection.listener is not None and not connection.is_closing()
             for connection in self._reactor.connections()
         )
-        self._on_done(Transfer(moved=self._moved, kept=kept, error=error))
+        return Transfer(moved=self._moved, kept=kept, error=error)
 
 
 @attrs.define(eq=False)
 class _Received:
-    """A connection that was received: not served yet."""
+    """A connection that was received: not served yet. late: what was written on it since the snapshot."""
 
     listener: Listener
     sock: socket.socket
     snapshot: Snapshot
+    late: bytes = b""
+
+    def whole(self) -> Snapshot:
+        """Return the snapshot with what was written since."""
+        if not self.late:
+            return self.snapshot
+        return attrs.evolve(self.snapshot, output=self.snapshot.output + self.late)
 
 
-class TakeOver:
+class TakeOver(_Side):
     """A handover in progress, on the new process's side. Made by `take_over`.
 
     >>> from reactor import Reactor
@@ -385,62 +558,44 @@ class TakeOver:
         timeout: float,
         on_done: TransferHandler,
     ) -> None:
-        self._reactor = reactor
-        self._on_done = on_done
-        self._phase = _Phase.SENDING
-        self._timeout = timeout
-        self._listeners = listeners
+        super().__init__(reactor, channel, listeners, timeout, on_done)
         self._by_address = {str(at): listener for listener in listeners for at in listener.addresses}
         self._received: dict[int, _Received] = {}
+        self._reviving: socket.socket | None = None  # that of the one in the works
         self._revived: deque[tuple[Connection, Snapshot]] = deque()
-        self._old_process: int | None = None  # the pipe that it holds the other end of
         self._refused = 0
-        self._moved = 0
-        self._begun = self._serving = False
-        self._messages = Messages(
-            reactor, channel, on_message=self._on_message, on_end=self._on_end, on_clear=self._on_clear
-        )
-        self._timer = reactor.call_later(timeout, self._time_out)
-        self._at_close = reactor.call_at_close(self._finish, _cancelled())
-
-    def is_done(self) -> bool:
-        """Return whether it has ended."""
-        return self._phase is _Phase.DONE
-
-    def cancel(self) -> None:
-        """Take nothing over, unless that was done; the old process goes on. Calls `on_done`."""
-        self._fail(_cancelled())
+        self._serving = False
+        self._run(self._begin)
 
     def _on_message(self, header: dict[str, Any], body: bytes, descriptor: int | None) -> None:
         kind = header["kind"]
         if kind == "begin" and descriptor is not None:
-            self._begin(header, descriptor)
+            self._begun(header, descriptor)
         elif kind == "abort":
             self._fail(HandoverError(errno.ECONNABORTED, f"the old process says: {header['why']}"))
         elif kind == "connection" and descriptor is not None:
             self._receive(header, _decode(header, body), socket.socket(fileno=descriptor))
-        elif kind == "end" and self._begun:
+        elif kind == "end" and self._pipe is not None:
             self._phase = _Phase.ENDED
-            self._messages.send({"kind": "taken"})
-            self._on_clear()
+            self._say_taken()
         elif kind == "late":
-            self._add_late(header["number"], body)
-        elif kind == "serve" and self._phase is _Phase.TAKEN:
+            self._received[header["number"]].late = body
+        elif kind == "serve" and self._phase in {_Phase.ENDED, _Phase.TAKEN}:
             for number in header["kept"]:
-                close_quietly(self._received.pop(number).sock)
+                kept = self._received.pop(number, None)
+                if kept is not None:
+                    close_quietly(kept.sock)
             self._serve()
 
-    def _begin(self, header: dict[str, Any], old_process: int) -> None:
-        self._old_process = old_process
+    def _begun(self, header: dict[str, Any], pipe: int) -> None:
         if header["version"] != VERSION:
+            os.close(pipe)
             problem = f"its messages are of version {header['version']}, and these of {VERSION}"
             self._fail(HandoverError(errno.EPROTO, problem))
             return
-        self._begun = True
-        for listener in self._listeners:
-            hold_for_handover(listener, True)
-        self._timer.cancel()
-        self._timer = self._reactor.call_later(self._timeout, self._time_out)
+        self._pipe = pipe  # the read end; the old process has the other
+        self._hold_listeners(True)
+        self._start_timer()
 
     def _receive(self, header: dict[str, Any], snapshot: Snapshot, sock: socket.socket) -> None:
         number = header["number"]
@@ -467,24 +622,26 @@ class TakeOver:
             return None, str(exc)
         return listener, ""
 
+    def _say_taken(self) -> None:
+        """Say that they are all here; more than once changes nothing."""
+        self._messages.send({"kind": "taken"})
+        self._on_clear()
+
     def _on_clear(self) -> None:
         # The kernel has "taken": from here on they are this process's.
         if self._phase is _Phase.ENDED and self._messages.is_clear():
             self._phase = _Phase.TAKEN
 
-    def _add_late(self, number: int, late: bytes) -> None:
-        known = self._received[number]
-        known.snapshot = attrs.evolve(known.snapshot, output=known.snapshot.output + late)
-
     def _on_end(self, exc: OSError | None) -> None:
         if self._phase is _Phase.TAKEN:
             self._serve()  # the old process has died after that
-        elif self._old_process is None or not self._begun:
+        elif self._pipe is None:
             self._fail(exc)
-        elif self._phase is not _Phase.DONE:
-            self._timer.cancel()
-            self._timer = self._reactor.call_later(_DYING, self._fail, exc)
-            self._reactor.add_reader(self._old_process, self._learn_fate, self._old_process, exc)
+        elif self._phase is not _Phase.DONE and self._ending is None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._reactor.call_later(_DYING, self._run, self._fail, exc)
+            self._reactor.add_reader(self._pipe, self._run, self._learn_fate, self._pipe, exc)
 
     def _learn_fate(self, pipe: int, exc: OSError | None) -> None:
         self._reactor.remove_reader(pipe)
@@ -495,43 +652,49 @@ class TakeOver:
             self._serve()
 
     def _time_out(self) -> None:
-        if self._phase is _Phase.TAKEN:
+        if self._serving:
+            self._start_timer()
+            self._revive_some()
+        elif self._phase is _Phase.TAKEN:
             self._serve()
         else:
-            self._fail(HandoverError(errno.ETIMEDOUT, f"not done within {self._timeout:g} s"))
+            super()._time_out()
 
     def _serve(self) -> None:
         """Go on with the connections: all have their protocols before the first receives anything."""
         if self._serving:
             return
         self._serving, self._phase = True, _Phase.TAKEN
-        self._timer.cancel()
         self._messages.close()
+        self._start_timer()
         self._revive_some()
 
     def _revive_some(self) -> None:
         for number in list(islice(self._received, _BATCH)):
             self._revive(self._received.pop(number))
         if self._received:
-            self._reactor.call_soon(self._revive_some)
+            self._soon(self._revive_some)
         else:
             self._thaw_some()
 
     def _revive(self, known: _Received) -> None:
+        self._reviving, snapshot = known.sock, known.whole()
         try:
-            connection = admit_taken_over(known.listener, known.sock, known.snapshot)
+            connection = admit_taken_over(known.listener, known.sock, snapshot)
         except OSError as exc:
             self._reactor.report(exc, f"taking over a connection of {known.listener}")
-            return
-        self._moved += 1
-        self._revived.append((connection, known.snapshot))
-        make_protocol_of(connection, known.snapshot, factory_of(known.listener))
+        else:
+            self._moved += 1
+            self._revived.append((connection, snapshot))
+            make_protocol_of(connection, snapshot, factory_of(known.listener))
+        self._reviving = None
 
     def _thaw_some(self) -> None:
         for _ in range(min(_BATCH, len(self._revived))):
-            thaw(*self._revived.popleft())
+            thaw(*self._revived[0])
+            self._revived.popleft()
         if self._revived:
-            self._reactor.call_soon(self._thaw_some)
+            self._soon(self._thaw_some)
         else:
             self._finish(None)
 
@@ -543,22 +706,42 @@ class TakeOver:
         self._messages.send({"kind": "abort", "why": problem.strerror})
         self._finish(problem)
 
-    def _finish(self, error: HandoverError | None) -> None:
-        if self._phase is _Phase.DONE:
+    def _recover(self, problem: HandoverError) -> None:
+        """Drop what was received, if the old process can go on with it; else go on with what is whole."""
+        if self._serving:
+            self._end_reviving()
+            self._soon(self._revive_some)
+        elif self._phase is _Phase.TAKEN:
+            if self._messages.lost_input:  # bytes that the old process has written meanwhile, say
+                for known in self._received.values():
+                    shut_down(known.sock)
+                self._serve()
+        elif self._phase is not _Phase.ENDED:
+            self._fail(problem)
+        elif not self._messages.lost_output:
+            self._say_taken()
+        # else it may be said, or not: the old process shows it
+
+    def _end_reviving(self) -> None:
+        """End the connection that was being revived."""
+        sock, self._reviving = self._reviving, None
+        if sock is None:
             return
-        self._phase = _Phase.DONE
-        self._timer.cancel()
-        self._at_close.cancel()
-        self._messages.close()
-        if self._old_process is not None:
-            self._reactor.remove_reader(self._old_process)
-            os.close(self._old_process)
+        for connection in self._reactor.connections():
+            if socket_of(connection) is sock:
+                connection.abort()
+        close_quietly(sock)
+
+    def _release(self, error: HandoverError | None) -> None:
+        if self._pipe is not None:
+            self._reactor.remove_reader(self._pipe)
         for known in self._received.values():
             close_quietly(known.sock)
         self._received.clear()
-        for listener in self._listeners:
-            hold_for_handover(listener, False)
-        self._on_done(Transfer(moved=self._moved, kept=self._refused, error=error))
+        self._hold_listeners(False)
+
+    def _report(self, error: HandoverError | None) -> Transfer:
+        return Transfer(moved=self._moved, kept=self._refused, error=error)
 
 
 def _takes_over(listener: Listener | None) -> bool:
@@ -570,10 +753,6 @@ def _lost(exc: OSError | None, side: str) -> HandoverError:
     problem = HandoverError(errno.ECONNRESET, f"the {side} process has ended the handover{reason}")
     problem.__cause__ = exc
     return problem
-
-
-def _cancelled() -> HandoverError:
-    return HandoverError(errno.ECANCELED, "the handover was cancelled")
 
 
 def _give_notice(pipe: int) -> None:
@@ -618,4 +797,6 @@ def _decode(header: dict[str, Any], body: bytes) -> Snapshot:
         timeouts=header["timeouts"],
         limits=header["limits"],
         proxy_header=None if proxy_header is None else bytes.fromhex(proxy_header),
+        read_tokens=header.get("read_tokens"),
+        write_tokens=header.get("write_tokens"),
     )

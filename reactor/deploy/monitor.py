@@ -67,6 +67,7 @@ class Monitor:
         self._name = name
         self._ledger = Ledger()
         self._snapshots: dict[int, Snapshot] = {}
+        self._looked: dict[int, float] = {}  # when, by process, unless it has said what it counted to its end
         # A question under way: its deadline, what it is for, and the processes that it waits for.
         self._deadline = Handle(self._finish, ())
         self._on_done: list[Callable[[Overview], object]] = []
@@ -100,10 +101,18 @@ class Monitor:
         self._owing |= self._expected
         self._deadline = self._reactor.call_later(_TIMEOUT if self._expected else 0, self._finish)
 
+    def began(self, pid: int) -> None:
+        """Note that a worker serves, and counts, from now on."""
+        self._looked[pid] = self._reactor.time()
+
     def answer(self, index: int, pid: int, message: Message) -> None:
         """Keep the snapshot of a worker; it comes when it was asked, and at its end."""
         snapshot = Snapshot.from_json(message.fields["snapshot"])
         self._snapshots[pid] = snapshot
+        if message.fields.get("last"):
+            self._looked.pop(pid, None)
+        else:
+            self._looked[pid] = self._reactor.time()
         self._ledger.update(index, snapshot)
         self._arrived(pid)
 
@@ -111,12 +120,18 @@ class Monitor:
         """Add one to a counter of the worker of `index`."""
         self._ledger.count(index, {name: 1})
 
-    def ended(self, pid: int) -> None:
-        """Keep what a worker has counted: it has ended."""
+    def ended(self, pid: int) -> float:
+        """Keep what a worker has counted: it has ended.
+
+        Returns of how many seconds, until now, its counts are lost; 0 if it has sent them at its end.
+        """
+        now = self._reactor.time()
+        unseen = now - self._looked.pop(pid, now)
         self._ledger.end(pid)
         self._snapshots.pop(pid, None)
         self._report()
         self._arrived(pid)
+        return unseen
 
     def _arrived(self, number: int) -> None:
         self._owing.discard(number)

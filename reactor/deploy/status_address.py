@@ -61,6 +61,10 @@ class StatusAddress:
             where = str(listener.addresses[0])
             log.info("status page: %s", where if where.startswith("unix:") else f"http://{where}/")
 
+    def is_served(self) -> bool:
+        """Return whether there is a page."""
+        return self._page is not None
+
     def refresh(self) -> None:
         """Show at once what has happened."""
         if self._page is not None:

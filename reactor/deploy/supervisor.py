@@ -352,6 +352,7 @@ class _Supervision:
         self._serving[index] = worker
         self._failures.pop(index, None)
         log.info("%s is ready", worker)
+        self._monitor.began(worker.child.pid)
         if old is not None:
             self._drain(old, _take_over(worker))
         if self._phase is _Phase.ENDING or index >= self._target:
@@ -439,7 +440,9 @@ class _Supervision:
                     self._monitor.answer(worker.index, worker.child.pid, message)
         except EOFError:
             pass  # that is the end
-        self._monitor.ended(worker.child.pid)
+        lost = self._monitor.ended(worker.child.pid)
+        if lost and self._status_address.is_served():
+            log.warning("%s: the status page lacks what it counted in its last %.1f s", worker, lost)
 
     def _drain(self, worker: _Worker, end: socket.socket | None = None) -> None:
         """Tell a worker to serve what is in its queue, and end. end: of the stream to the next worker."""

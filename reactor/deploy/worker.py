@@ -121,8 +121,10 @@ class _Worker:
         self._channel.send("ready")
         for message in self._reactor.unread:
             self._handle(message)
-        self._reactor.run()
-        self.report()  # what it has counted until its end
+        try:
+            self._reactor.run()
+        finally:
+            self.report(last=True)
 
     def _read(self) -> None:
         try:
@@ -147,9 +149,9 @@ class _Worker:
         elif message.kind == "stop":
             self._reactor.stop()
 
-    def report(self) -> None:
-        """Send a snapshot to the supervisor."""
-        self._channel.send("snapshot", snapshot=take_snapshot(self._reactor).to_json())
+    def report(self, *, last: bool = False) -> None:
+        """Send a snapshot to the supervisor. last: of what was counted to the end."""
+        self._channel.send("snapshot", snapshot=take_snapshot(self._reactor).to_json(), last=last)
 
     def _take_over(self, end: socket.socket) -> None:
         take_over(self._reactor, end)

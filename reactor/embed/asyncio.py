@@ -1,4 +1,4 @@
-"""The reactor in asyncio's loop, uvloop's, or a notebook's; and calls from one to the other and back."""
+"""The reactor in the loop of asyncio, uvloop or a notebook; calls between coroutines and the reactor."""
 
 from __future__ import annotations
 
@@ -52,14 +52,18 @@ def attach(
 
 
 async def call(reactor: Reactor, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what `fn(*args, **kwargs)` returns or raises on the thread that drives `reactor`."""
+    """Call `fn(*args, **kwargs)` on the thread that drives `reactor`, whichever that is; return its result.
+
+    Awaited in asyncio's loop, on any thread. Raises what `fn` raises, CancelledError if the reactor is closed
+    before `fn` runs, and UsageError if it is closed already.
+    """
     return await asyncio.wrap_future(reactor.submit(fn, *args, **kwargs))
 
 
 def complete(future: asyncio.Future[T], result: T | BaseException) -> None:
-    """Set the result of `future`, from a callback of a reactor on any thread; nothing if it is done.
+    """Set the result of `future`, from any thread; do nothing if it is done.
 
-    result: an exception is set as one.
+    For callbacks of a reactor. result: the value, or an exception for the future to raise.
     """
     future.get_loop().call_soon_threadsafe(_complete, future, result)
 

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from reactor.embed.attachment import BUDGET, HostDriver
 from reactor.errors import UsageError
 from reactor.loop.wakeup import Wakeup
+from reactor.options import check_callable
 from reactor.reactor import Reactor
 
 __all__ = ["Guest", "attach"]
@@ -29,7 +30,7 @@ def attach(
 
     That is called on the host's thread and on another, and must not block. budget: seconds of work after
     which the host handles its other events. To be called on the host's thread.
-    Raises UsageError if the reactor's selector has no descriptor.
+    Raises UsageError if the reactor's selector has no descriptor, TypeError for what can't be called.
 
         from queue import SimpleQueue
         from reactor import Reactor
@@ -41,6 +42,7 @@ def attach(
             while callback := callbacks.get():  # the host's loop
                 callback()
     """
+    check_callable("run_sync_soon_threadsafe", run_sync_soon_threadsafe)
     return Guest(reactor, run_sync_soon_threadsafe, budget)
 
 

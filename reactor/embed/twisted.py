@@ -1,4 +1,4 @@
-"""The reactor in Twisted's."""
+"""The reactor in Twisted's reactor."""
 
 from __future__ import annotations
 

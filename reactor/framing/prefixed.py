@@ -230,7 +230,9 @@ class Netstrings(_Prefixed):
             raise MalformedFrame(f"a netstring begins with its length and a colon, not with {digits[:20]!r}")
         if not colon:
             if len(digits) > longest:
-                raise MalformedFrame(f"a netstring of at most {self._limit} bytes has no length {digits!r}")
+                raise MalformedFrame(
+                    f"a netstring of at most {self._limit} bytes can't have the length {digits!r}"
+                )
             return None
         if not digits:
             raise MalformedFrame("a netstring begins with its length, not with a colon")

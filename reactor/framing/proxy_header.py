@@ -164,7 +164,8 @@ class ProxyHeader:
     tlvs: pairs of type and value, without CRC32C and NOOP: see `TLVType`.
     checksum: the header has a CRC32c. One that was received was checked.
 
-    Raises ValueError for what no such header can have, TypeError for TLVs that are no pairs of int and bytes.
+    Raises ValueError for a value that no header can have, TypeError for TLVs that are no pairs of int and
+    bytes.
 
     >>> header = ProxyHeader(version=1, source=("192.0.2.7", 40000), destination=("192.0.2.1", 443))
     >>> header.encode()
@@ -298,6 +299,19 @@ class ProxyHeader:
         """The TLS between the client and the proxy; None if there is none, or it is not reported."""
         value = self.tlv(TLVType.TLS)
         return None if value is None else _decode_tls(value)
+
+
+def least_missing(data: bytes) -> int:
+    """Return how many bytes, at least, the header lacks that begins with `data` and is not complete.
+
+    >>> least_missing(b"PROXY UNK")
+    6
+    """
+    if len(data) >= _FIXED.size and data.startswith(_SIGNATURE):
+        return int(_FIXED.size + _FIXED.unpack_from(data)[3] - len(data))
+    if data.startswith(_SIGNATURE[:1]):
+        return _FIXED.size - len(data)
+    return max(len(_V1_UNKNOWN) + 2 - len(data), 1 if data.endswith(b"\r") else 2)
 
 
 def _text(value: bytes | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Coroutine, Mapping
@@ -10,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import attrs
 
-from reactor.connection.connection import Connection, activity, interrupted
+from reactor.connection.connection import Connection, activity, interrupted, is_frozen
 from reactor.connection.interrupts import Step
 from reactor.errors import ReadTimeout, StreamClosed, UsageError
 from reactor.http.files import FilePart
@@ -48,6 +49,9 @@ LINGER = 2.0
 SMALL_FILE = 16 * 1024
 
 _METHODS = ("GET", "HEAD", "POST")
+
+#: Fields of an event stream. nginx would collect 4 KiB of it, unless the response has the second.
+_OF_EVENTS = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
 
 
 @attrs.frozen
@@ -133,6 +137,19 @@ class HTTP:
         """Return the protocol of a new connection."""
         return HTTPProtocol(self)
 
+    def take_over(self, connection: Connection, state: bytes) -> HTTPProtocol | WebSocket:
+        """Return the protocol of a connection that another process has handed over (`reactor.deploy`).
+
+        It is one between two requests, or a WebSocket with `on_hand_over`.
+        """
+        fields, _, state = state.partition(b"\n")
+        known = json.loads(fields)
+        if "path" not in known:
+            return HTTPProtocol.go_on(self, connection, is_timed=known["is_timed"])
+        from reactor.http.websocket import go_on  # noqa: PLC0415 - needs wsproto
+
+        return go_on(connection, known, state, self._take_over_of(known["path"]))
+
     def find(self, head: Head) -> Handler:
         """Return the handler for a request. Raises HTTPError: 404, 405 or 501."""
         if head.method not in self._methods:
@@ -146,6 +163,11 @@ class HTTP:
         if handler is None:
             raise HTTPError(405, headers=(("Allow", ", ".join(sorted(route))),))
         return handler
+
+    def _take_over_of(self, path: str) -> Callable[[WebSocket, bytes], object] | None:
+        """Return the method of the handler of `path` that takes its WebSockets over; None without one."""
+        route = self._routes.get(path) or self._tree(path) or {}
+        return getattr(self._handler or route.get("GET"), "take_over", None)
 
     def _tree(self, path: str) -> dict[str, Handler] | None:
         """Return the route of the longest tree that `path` is in."""
@@ -215,6 +237,14 @@ class HTTPProtocol(Protocol):
         self._left: float = 0  # bytes that its body may have
         self._stream: ResponseStream | None = None
         self._scopes: list[Scope] = []  # of the coroutines that run; one may go on after its answer
+
+    @classmethod
+    def go_on(cls, http: HTTP, connection: Connection, *, is_timed: bool) -> HTTPProtocol:
+        """Return the protocol of a connection that was between two requests in another process."""
+        protocol = cls(http)
+        protocol.connection = connection
+        protocol._is_timed = is_timed
+        return protocol
 
     # Callbacks of the reactor
 
@@ -310,9 +340,26 @@ class HTTPProtocol(Protocol):
         return False
 
     def reading_resumed(self) -> None:
-        """Go on with an upload."""
-        if self._upload is not None:
+        """Go on with an upload, or with requests that wait since the connection was frozen."""
+        if self._upload is not None or (self._state is _HEAD and self._reader.buffered()):
             self.go_on_later()
+
+    def hand_over(self) -> bytes | None:
+        """Return the state between two requests; None within one, which is answered here."""
+        if self._state is _HEAD and not self._peer_ended:
+            return json.dumps({"is_timed": self._is_timed}).encode()
+        self._is_draining = True  # an answer that comes before the drain begins is the last one, too
+        return None
+
+    def buffered_input(self) -> bytes:
+        """Return what of the next requests was received."""
+        rest = self._reader.take_rest()
+        self._reader.feed(rest)
+        return rest
+
+    def restore_input(self, data: bytes) -> None:
+        """Go on with that, when the connection is no longer frozen."""
+        self._reader.feed(data)
 
     # Reading
 
@@ -400,6 +447,8 @@ class HTTPProtocol(Protocol):
         self.connection.reactor.call_soon(self._go_on)
 
     def _go_on(self) -> None:
+        if is_frozen(self.connection):
+            return  # until `reading_resumed`
         with Step(lambda exc: interrupted(self.connection, exc)):
             try:
                 self._advance()
@@ -577,8 +626,7 @@ class HTTPProtocol(Protocol):
         """Send the head of a stream of events, and return the stream."""
         self._check(request)
         head = request.head
-        lines = start_lines(200, "text/event-stream") + field_lines((("Cache-Control", "no-store"),))
-        lines += field_lines(headers)
+        lines = start_lines(200, "text/event-stream") + field_lines(_OF_EVENTS) + field_lines(headers)
         stream = EventStream(
             self.connection,
             lambda: self._finish(is_close=True),

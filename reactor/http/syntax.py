@@ -31,8 +31,15 @@ MAX_FIELDS = 100
 REMEMBERED = 256
 REMEMBERED_SIZE = 1024
 
+#: Bytes of a chunk's size with its extensions, and of a trailer; and of a chunked body that h11 gets at once.
+#: It takes a millisecond for a kilobyte of short fields, and nobody reads them.
+CHUNK_PIECE = 4096
+
 # That of h11: a method and a target, each followed by one space.
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9a-zA-Z-]+) ([\x21-\x7e]+) ")
+
+# What h11 quotes of a request at the end of a message: it is not sent back.
+_QUOTED = re.compile(r":? \(?(?:b['\"]|bytearray)")
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _TOKEN_FIRST = re.compile(rb"[!#$%&'*+.^_`|~0-9a-zA-Z-]")
@@ -209,23 +216,31 @@ class RequestReader:
 
     def next_piece(self) -> bytes | None:
         r"""Return the next piece of the body; None if it has not arrived, b"" at the end of the body."""
-        parser = self._parser
-        assert parser is not None
-        if self._buffer:
-            self._fed = self._fed[-4:] + self._buffer
-            parser.receive_data(bytes(self._buffer))
-            self._buffer = b""
-        event = _next_event(parser)
+        event = self._next_body_event()
         if isinstance(event, h11.Data):
             return bytes(event.data)
         if not isinstance(event, h11.EndOfMessage):
             return None
-        self._buffer, _ = parser.trailing_data
+        assert self._parser is not None
+        behind, _ = self._parser.trailing_data
+        taken = self._fed[: len(self._fed) - len(behind)]
+        self._buffer = behind + self._buffer
         self._parser = None
-        taken = self._fed[: len(self._fed) - len(self._buffer)]
         if self._is_chunked and not taken.endswith(b"\r\n\r\n"):  # h11 lets a bare LF end the trailer
             raise HTTPError(400, "lines end with CR and LF")
         return b""
+
+    def _next_body_event(self) -> object:
+        parser = self._parser
+        assert parser is not None
+        event = _next_event(parser)
+        while event is h11.NEED_DATA and self._buffer:
+            size = CHUNK_PIECE if self._is_chunked else len(self._buffer)
+            piece, self._buffer = bytes(self._buffer[:size]), self._buffer[size:]
+            self._fed = self._fed[-4:] + piece
+            parser.receive_data(piece)
+            event = _next_event(parser)
+        return event
 
     def _check_beginning(self, buffer: bytes | bytearray) -> None:
         """Raise HTTPError if no head can come of the buffer."""
@@ -249,7 +264,7 @@ class RequestReader:
             raise HTTPError(400, "a field is folded")
         if lines > MAX_FIELDS + 2:
             raise HTTPError(431, f"{MAX_FIELDS} fields are the limit")
-        parser = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_head)
+        parser = h11.Connection(h11.SERVER, max_incomplete_event_size=CHUNK_PIECE)  # the head is whole
         parser.receive_data(data)
         event = _next_event(parser)
         if not isinstance(event, h11.Request):
@@ -272,7 +287,8 @@ def _next_event(parser: h11.Connection) -> object:
     try:
         return parser.next_event()
     except h11.RemoteProtocolError as exc:
-        raise HTTPError(exc.error_status_hint) from exc
+        text = _QUOTED.split(str(exc))[0]
+        raise HTTPError(exc.error_status_hint, text[:1].lower() + text[1:]) from exc
 
 
 def _head_of(event: h11.Request) -> Head:

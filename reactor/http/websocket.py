@@ -10,14 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from enum import Enum
 from typing import Any
 
-from reactor.connection.connection import Connection, interrupted
+from reactor.connection.connection import Connection, interrupted, is_frozen
 from reactor.connection.interrupts import Step
 from reactor.errors import ReadTimeout, StreamClosed, UsageError, missing_package
+from reactor.http.frames import encode_frame, received_by
 from reactor.http.streaming import Outflow
 from reactor.http.syntax import Head, HTTPError
 from reactor.options import seconds
@@ -29,10 +31,11 @@ try:
     from wsproto.connection import ConnectionState, ConnectionType
     from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
     from wsproto.extensions import Extension, PerMessageDeflate
+    from wsproto.frame_protocol import Opcode
 except ImportError:
     raise missing_package("reactor.http.websocket", "wsproto", "web") from None
 
-__all__ = ["WebSocket", "accept", "encode_message"]
+__all__ = ["WebSocket", "accept", "encode_message", "go_on"]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
@@ -88,7 +91,12 @@ class WebSocket(Outflow, Protocol):
     on_drain: called without arguments when the queue has fallen to the low-water mark, after `send` has
         returned False.
     on_close: called with the reason once the connection has ended, None after a clean end; `code` and
-        `reason` are then those of the peer.
+        `reason` are then those of the peer. `HandedOver` says that it goes on in another process.
+    on_hand_over: called when the connection is about to go to another process (`reactor.deploy`); returns the
+        program's state of it as bytes, or None for "not now". There the handler's method
+        `take_over(socket, state)` is called. None: it stays, and is closed when this process drains; so are
+        those of coroutines, without `on_message`, and with compression.
+    on_kept: called without arguments if that has failed after `on_hand_over`, and it goes on here.
     subprotocol: that was agreed on, or None. code: of the peer's Close frame; 1005 if that has none, 1006
         without such a frame. reason: its text.
 
@@ -123,8 +131,9 @@ class WebSocket(Outflow, Protocol):
 
     __slots__ = (
         "_arrived", "_close_timeout", "_events", "_frames", "_is_compressed", "_is_going_on", "_is_heard",
-        "_is_held", "_limit", "_messages", "_parts", "_ping", "_pong", "_scope", "_size", "_state",
-        "_unread", "code", "on_message", "reason", "subprotocol",
+        "_is_held", "_is_offered", "_limit", "_messages", "_parts", "_path", "_ping", "_pong", "_scope",
+        "_size", "_state", "_unread", "code", "on_hand_over", "on_kept", "on_message", "reason",
+        "subprotocol",
     )  # fmt: skip
 
     _interruptible = ()  # an interrupt would lose messages
@@ -135,6 +144,7 @@ class WebSocket(Outflow, Protocol):
         scope: Any,
         extensions: list[Extension],
         *,
+        path: str,
         subprotocol: str | None,
         max_message: int,
         ping: float | None,
@@ -142,15 +152,19 @@ class WebSocket(Outflow, Protocol):
     ) -> None:
         super().__init__(connection)
         self.on_message: Callable[[Any], object] | None = None
+        self.on_hand_over: Callable[[], bytes | None] | None = None
+        self.on_kept: Callable[[], object] | None = None
         self.subprotocol = subprotocol
         self.code = ABNORMAL
         self.reason = ""
+        self._path = path  # of its request
         self._frames = Frames(ConnectionType.SERVER, extensions)
         self._is_compressed = bool(extensions)
         self._unread = b""  # received, and not decompressed yet
         self._events: Iterator[Any] | None = None  # those that wait, in the middle of what was received
         self._is_held = False  # reading is stopped, as messages wait
         self._is_going_on = False  # `_go_on` is scheduled
+        self._is_offered = False  # `on_hand_over` was called, and how that has ended is not known
         self._parts: list[Any] = []  # of a message that is not complete
         self._size = 0
         self._limit = max_message
@@ -167,8 +181,16 @@ class WebSocket(Outflow, Protocol):
         """Begin, with the bytes that were received after the request. Called by the server."""
         self.connection.set_timeouts(read=self._ping)
         if rest:
+            self._feed(rest)
             self._hold(True)
-            self.connection.reactor.call_soon(self._begin_with, rest)
+            self._go_on_later()
+
+    def begin_again(self, *, is_heard: bool, is_closing: bool) -> None:
+        """Go on as in the process that has handed the connection over. Called by the server."""
+        self._is_heard = is_heard
+        if is_closing:
+            self._frames.send(CloseConnection(NORMAL))  # which is sent already
+            self._state = _State.CLOSING
 
     # Messages
 
@@ -249,10 +271,7 @@ class WebSocket(Outflow, Protocol):
         self._is_heard = True
         if self._state is _State.OVER:
             return
-        if self._is_compressed:
-            self._unread += data
-        else:
-            self._frames.receive_data(data)
+        self._feed(data)
         self._advance()
 
     def resume_writing(self) -> None:
@@ -263,7 +282,11 @@ class WebSocket(Outflow, Protocol):
         self.resume()
 
     def reading_resumed(self) -> None:
-        """Go on with the messages that wait."""
+        """Go on with the messages that wait, and here, if the connection was to go to another process."""
+        if self._is_offered and not is_frozen(self.connection):
+            self._is_offered = False
+            if self.on_kept is not None:
+                self.on_kept()
         if self._is_held:
             self._go_on_later()
 
@@ -281,6 +304,34 @@ class WebSocket(Outflow, Protocol):
         self.close(GOING_AWAY)
         return self._state is not _State.OVER
 
+    def hand_over(self) -> bytes | None:
+        """Return the state with that of the program; None if it stays in this process."""
+        stays = self._scope is not None or self._is_compressed or self.on_message is None
+        state = None if stays or self.on_hand_over is None else self.on_hand_over()
+        if state is None:
+            return None
+        self._is_offered = True
+        known = {
+            "path": self._path,
+            "subprotocol": self.subprotocol,
+            "max_message": self._limit,
+            "ping": self._ping,
+            "close_timeout": self._close_timeout,
+            "is_heard": self._is_heard,
+            "is_closing": self._state is _State.CLOSING,
+        }
+        return json.dumps(known).encode() + b"\n" + state
+
+    def buffered_input(self) -> bytes:
+        """Return what was received and not passed on: bytes of which a new reader makes the same."""
+        ping = b"" if self._pong is None else encode_frame(Opcode.PING, bytes(self._pong.payload))
+        return ping + received_by(self._frames, self._parts)
+
+    def restore_input(self, data: bytes) -> None:
+        """Go on with that, when the connection is no longer frozen."""
+        self._feed(data)
+        self._hold(True)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the coroutine, and call `on_close`."""
         self._state = _State.OVER
@@ -293,9 +344,11 @@ class WebSocket(Outflow, Protocol):
 
     # Reading
 
-    def _begin_with(self, rest: bytes) -> None:
-        with Step(self._interrupted):
-            self.data_received(rest)
+    def _feed(self, data: bytes) -> None:
+        if self._is_compressed:
+            self._unread += data
+        else:
+            self._frames.receive_data(data)
 
     def _advance(self) -> None:
         """Handle what is received, as far as the program takes it."""
@@ -447,12 +500,34 @@ def accept(
         server.connection,
         request.scope,
         extensions,
+        path=head.path,
         subprotocol=subprotocol,
         max_message=max_message,
         ping=ping,
         close_timeout=close_timeout,
     )
     made.begin(server.switch(request, "\r\n".join([*lines, "", ""]).encode(), made))
+    return made
+
+
+def go_on(
+    connection: Connection,
+    known: dict[str, Any],
+    state: bytes,
+    take_over: Callable[[WebSocket, bytes], object] | None,
+) -> WebSocket:
+    """Return the WebSocket of a connection that another process has handed over.
+
+    known: what `WebSocket.hand_over` says of it. state: the program's. take_over: that of the handler; None:
+    it has none, and the WebSocket is closed, as by a drain.
+    """
+    is_heard, is_closing = known.pop("is_heard"), known.pop("is_closing")
+    made = WebSocket(connection, None, [], **known)
+    made.begin_again(is_heard=is_heard, is_closing=is_closing)
+    if take_over is not None:
+        take_over(made, state)
+    else:
+        made.close(GOING_AWAY)
     return made
 
 

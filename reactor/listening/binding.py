@@ -102,6 +102,7 @@ def cannot_listen(address: Address, exc: OSError) -> ListenError:
         errno.EACCES: "choose a port above 1023 or a path that you may write to",
         errno.EADDRNOTAVAIL: "choose an address of this machine",
         errno.ENOENT: "make its directory first",
+        errno.EBADF: "this process inherited no descriptor of that number",
     }
     hint = hints.get(exc.errno or 0)
     cause = exc.strerror or str(exc)

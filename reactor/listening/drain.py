@@ -30,8 +30,9 @@ _NO_FIRST_BYTES = 0.5
 class Drained:
     """How the connections of a drain ended.
 
-    idle: closed at once, because nothing was under way. finished: came to their own end in time, or went on
-    in another process. failed: were lost meanwhile. aborted: were still busy when the time was up.
+    idle: closed at once, because nothing was under way. finished: came to their end in time, were closed
+    after a long silence, or went on in another process. failed: were lost meanwhile. aborted: were still busy
+    when the time was up.
 
     >>> str(Drained(idle=3, finished=1, failed=0, aborted=0))
     '3 idle, 1 finished, 0 failed, 0 aborted'
@@ -52,7 +53,10 @@ class Drain:
 
     It gets more insistent with time. A connection that was accepted and has received nothing is a client that
     is about to send: it has `FIRST_BYTES` seconds, and half of `timeout` at most, before it counts as idle.
-    At the end of `timeout` what is still busy is aborted.
+    One that only waits for its peer is closed when no byte has passed for as long as is left of `timeout`:
+    after half of it at the earliest, and then after ever shorter silences. So those that would hardly be done
+    in time end with all that was sent to them, and not all in one moment. At the end of `timeout` what is
+    still busy is aborted.
 
     It counts the connections that it waits for: those that `count_connections` finds when it begins, those
     that `connection_opened` adds, without those of `connection_ended`. It is done when there is none left,
@@ -92,6 +96,7 @@ class Drain:
     _first_bytes_due: float = attrs.field(init=False)
 
     # Its timers.
+    _begun: float = attrs.field(init=False)
     _due: float = attrs.field(init=False)
     _deadline: Handle = attrs.field(init=False)
     _pause: float = attrs.field(default=_FIRST_PAUSE, init=False)
@@ -103,7 +108,7 @@ class Drain:
         scheduler = self._loop.scheduler
         self._open = self._count_connections()
         self._unchecked = list(self._connections())
-        now = self._loop.time()
+        self._begun = now = self._loop.time()
         self._due = now + self._timeout
         self._first_bytes_due = now + min(FIRST_BYTES, self._timeout * _NO_FIRST_BYTES)
         for connection in self._unchecked:
@@ -210,10 +215,11 @@ class Drain:
         self._check()
 
     def _is_idle(self, connection: Connection) -> bool:
-        silent = activity(connection) == self._silent_since.get(connection) and connection.is_reading()
-        if silent and self._loop.time() < self._first_bytes_due:
+        now, active = self._loop.time(), activity(connection)
+        silent = active == self._silent_since.get(connection) and connection.is_reading()
+        if silent and now < self._first_bytes_due:
             return False
-        return may_end(connection)
+        return may_end(connection, late=now - max(active, self._begun) > self._due - now)
 
     def _time_out(self) -> None:
         if self._done:

@@ -195,9 +195,9 @@ class Listener:
     def drain(self, timeout: float = 30.0, on_done: Callable[[Drained], object] | None = None) -> None:
         """Serve the connections in the accept queue, accept no more, and let all come to their end.
 
-        A connection that has nothing under way is closed at once: no unread input, nothing queued, no
-        message owed (`Timeouts.read`), and `Protocol.draining`, where there is one, does not return True.
-        The others are checked again. on_done: called with a `Drained` when all have ended; None logs it.
+        An idle connection is closed at once: no unread input, nothing queued, no read deadline running, and
+        `Protocol.draining`, if there is one, does not return True. The others are checked again.
+        on_done: called with a `Drained` when all have ended; None logs it.
         timeout: seconds, after which what is still open is aborted with `DrainTimeout`; infinity: never.
         More than once does nothing. Raises UsageError after `close`, ValueError for a timeout below 0 or NaN,
         TypeError for one that is no number.
@@ -259,7 +259,8 @@ class Listener:
             else:
                 self._backoff = _FIRST_BACKOFF
                 self._admit(accepted, sockaddr)
-                self._count_backlog(sock)
+                if self._left_in_backlog:
+                    self._count_backlog(sock)
         self._accept_again(sock)
 
     def _accept_again(self, sock: socket.socket) -> None:
@@ -274,9 +275,10 @@ class Listener:
                 self._close_socket(sock)
 
     def _admit(self, sock: socket.socket, sockaddr: Any) -> None:
-        limits, proxy = self._settings.limits, self._proxy_protocol
-        by_ip = limits.max_per_ip is not None and proxy is None
-        prefix = client_prefix(pack_sockaddr(sockaddr)) if by_ip else None
+        settings, proxy = self._settings, self._proxy_protocol
+        limits, prefix = settings.limits, None
+        if limits.max_per_ip is not None and proxy is None:
+            prefix = client_prefix(pack_sockaddr(sockaddr))
         if limits.max_connections is not None and self.connections >= limits.max_connections:
             self._refuse(sock, "max_connections")
             return
@@ -290,7 +292,7 @@ class Listener:
             protocol: Any
             if proxy is not None:
                 protocol = self._pending_header(sock, sockaddr, proxy)
-            elif self._settings.tls is None:
+            elif settings.tls is None:
                 protocol = make_protocol(self._factory)
             else:
                 protocol = self._pending_handshake(sockaddr)
@@ -310,10 +312,10 @@ class Listener:
             if sys.platform != "linux":
                 set_no_delay(sock)  # inherited from the listening socket on Linux only
             if proxy is None:
-                connection = self._connection_type(self._settings, sock, protocol, sockaddr)
+                connection = self._connection_type(settings, sock, protocol, sockaddr)
                 open_connection(connection)
             else:
-                connection = self._connection_type(self._settings, sock, protocol, None)
+                connection = self._connection_type(settings, sock, protocol, None)
                 await_header(connection)
         except OSError as exc:
             reset(sock)

@@ -187,8 +187,11 @@ class Loop:
                 if self._driver is None:
                     self._driver = entered = here  # one step: neither a thread nor an interrupt comes between
                 else:
-                    where = "this" if self._driver == here else "another"
-                    raise UsageError(f"the reactor is being driven by {where} thread already")
+                    raise UsageError(
+                        "the reactor is being driven by this thread already: return from the callback first"
+                        if self._driver == here
+                        else "the reactor is being driven by another thread already: pass it calls by submit"
+                    )
                 self.outbox = self.outbox or []  # what an interrupt has left
                 if self.unsure:
                     self._recover()

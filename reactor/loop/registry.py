@@ -37,7 +37,7 @@ class Registry:
     fold: converts the event bits of a descriptor into its registered ones of EVENT_READ and EVENT_WRITE.
     stale: descriptors whose events in the current batch are outdated: they were removed, added, or lost
         interest in an event. Selectors are level-triggered: the next poll reports what is true then.
-    reports_errors: whether the selector supports `ERRORS` and `EXCLUSIVE`; else `ERRORS` means no events.
+    reports_errors: whether the selector supports `ERRORS` and `EXCLUSIVE`.
     leftover: events beyond the limit, for the next ticks.
     """
 
@@ -51,6 +51,7 @@ class Registry:
         self._poll, self.fold = poll_of(selector)
         self._unsure = False  # an interrupt came in the middle of a change
         self.reports_errors = isinstance(selector, FlatSelector)
+        self._change = selector.change if isinstance(selector, FlatSelector) else self._change_keys
         self.poll = self._poll if self.reports_errors else self._poll_bounded
 
     def _poll_bounded(self, timeout: float | None, limit: int) -> list[tuple[int, int]]:
@@ -93,8 +94,6 @@ class Registry:
         Events in the current batch that are no longer registered, or were not yet, are dropped: selectors are
         level-triggered, and the next poll reports what is true then.
         """
-        if events == ERRORS and not self.reports_errors:
-            events = 0
         before = self._interest[fd]
         if events == before:
             return
@@ -103,8 +102,6 @@ class Registry:
         try:
             if unsure:
                 self._force(fd, events)
-            elif isinstance(self.selector, FlatSelector):
-                self.selector.change(fd, before, events)
             else:
                 self._change(fd, before, events)
         except (OSError, ValueError):
@@ -115,7 +112,7 @@ class Registry:
         if not before or before & ~events:
             self.stale.add(fd)
 
-    def _change(self, fd: int, before: int, events: int) -> None:
+    def _change_keys(self, fd: int, before: int, events: int) -> None:
         """As `FlatSelector.change`, for another selector."""
         if not before:
             self.selector.register(fd, events)
@@ -183,7 +180,13 @@ class Registry:
         fd = _descriptor(fileobj)
         watch = self.owner_of(fd)
         if watch is None:
-            self.register(fd, event, _Watch.on_event, _Watch(call, event, callback, args))
+            try:
+                self.register(fd, event, _Watch.on_event, _Watch(call, event, callback, args))
+            except PermissionError as exc:  # epoll_ctl(2)
+                cause = (
+                    f"{fileobj!r} can't be waited for: a regular file is always ready, read it on a thread"
+                )
+                raise PermissionError(exc.errno, cause) from exc
         elif isinstance(watch, _Watch):
             watch.callbacks[event] = (callback, args)
             self.modify(fd, watch.events())
@@ -266,6 +269,8 @@ def _ignore(owner: Any, events: int) -> None:
 
 
 def _descriptor(fileobj: FileDescriptorLike) -> int:
+    if not (isinstance(fileobj, int) or hasattr(fileobj, "fileno")):
+        raise TypeError(f"fd must be a descriptor or have fileno(), not {fileobj!r}")
     fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
     if fd < 0:
         raise ValueError(f"{fileobj!r} is closed: it has no descriptor to wait for")

@@ -236,6 +236,8 @@ def _listeners(overview: Overview) -> str:
             else '<span class="good">accepts</span>'
         )
         rows.append([escape(address), state, f"{sum(listener.connections for listener in same):,}"])
+    if not rows:
+        return '<p class="none">Nothing is listened on.</p>'
     columns = [("Address", False), ("State", True), ("Connections", False)]
     return _table("What is listened on, and whether it accepts", columns, rows, cards=True)
 

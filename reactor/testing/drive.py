@@ -38,7 +38,7 @@ def drive(network: Network, run_peers: Callable[[], int] = lambda: 0, until: flo
         if due is None or due > until:
             return
         _go_to(network, due)
-    raise AssertionError(f"no end: {_TIME_LIMIT} times at which something was due, until {network.clock.now}")
+    raise AssertionError(f"no end: something was due at {_TIME_LIMIT} times, until {network.clock.now}")
 
 
 def wait(network: Network, selector: MemorySelector, timeout: float | None) -> None:

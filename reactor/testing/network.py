@@ -261,7 +261,7 @@ class Network:
         if isinstance(place, str):
             return [numeric(each) for each in (self._look_up(place) if place in self.names else [place])]
         if not place.addresses:
-            raise UsageError("this reactor has no addresses of its own: give those that it listens on")
+            raise UsageError("this reactor has no addresses of its own: give the address that it listens on")
         return list(place.addresses)
 
     # Connections

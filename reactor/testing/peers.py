@@ -50,9 +50,9 @@ class FaultyPeer(Recorder):
     ) -> None:
         super().__init__()
         if chunk is not None and chunk < 1:
-            raise UsageError(f"a chunk has 1 byte or more, not {chunk}")
+            raise UsageError(f"chunk must be 1 byte or more, not {chunk}")
         if ending not in _ENDINGS:
-            raise UsageError(f"a peer's ending is one of {', '.join(_ENDINGS)}, not {ending}")
+            raise UsageError(f"ending must be one of {', '.join(_ENDINGS)}, not {ending}")
         self._outgoing = memoryview(outgoing)
         self._chunk = chunk or len(outgoing) or 1
         self._delay = delay
@@ -99,10 +99,10 @@ class FaultyDatagramPeer(DatagramRecorder):
 
     outgoing: the datagrams that it sends. address: where to; None: where its endpoint is connected to.
     delay: seconds before each. copies: how often each is sent. cut: bytes left of each; None for all.
-    seed: of the random order in which they are sent; None for the one given.
-    closes: it closes when everything is sent, so that answers find nobody.
+    seed: of a random order in which they are sent; None for the order of `outgoing`.
+    closes: it closes when everything is sent, so that answers find no socket.
 
-    It is a `DatagramRecorder`, on any reactor. What a network does on the way, `MemoryNetwork` has as `loss`,
+    It is a `DatagramRecorder`, on any reactor. For faults of the network use `MemoryNetwork` with `loss`,
     `duplication` and `reordering`. Raises UsageError for fewer than one copy or a negative `cut`.
 
     >>> from reactor.testing import MemoryReactor
@@ -128,9 +128,9 @@ class FaultyDatagramPeer(DatagramRecorder):
     ) -> None:
         super().__init__()
         if copies < 1:
-            raise UsageError(f"a datagram is sent once or more, not {copies} times")
+            raise UsageError(f"copies must be 1 or more, not {copies}")
         if cut is not None and cut < 0:
-            raise UsageError(f"what is left of a datagram has 0 bytes or more, not {cut}")
+            raise UsageError(f"cut must be 0 bytes or more, not {cut}")
         self._outgoing = [data[:cut] for data in outgoing for _ in range(copies)]
         if seed is not None:
             Random(seed).shuffle(self._outgoing)

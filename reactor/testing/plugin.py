@@ -90,7 +90,7 @@ class RunningServer:
     errors: Errors
 
     def connect(self, timeout: float = 10.0) -> socket.socket:
-        """Return a blocking socket that is connected to the server. timeout: of each of its calls, in s."""
+        """Return a blocking socket that is connected to the server. timeout: of its calls, in seconds."""
         if self.address.path is not None:
             client = socket.socket(socket.AF_UNIX)
             client.settimeout(timeout)
@@ -116,11 +116,7 @@ def reactor_server() -> Iterator[Callable[..., RunningServer]]:
             drain_timeout: float = 5.0,
             **options: Any,
         ) -> RunningServer:
-            errors = Errors()
-            reactor = servers.enter_context(Reactor(on_error=errors))
-            servers.callback(_fail_of, errors)
-            servers.callback(_fail_of_leaks, reactor)
-            servers.enter_context(reactor.background(drain_timeout=drain_timeout))
+            reactor, errors = _running(servers, drain_timeout)
             listener = reactor.submit(lambda: reactor.listen(address, factory, **options)).result()
             return RunningServer(reactor, listener.addresses[0], errors)
 
@@ -148,7 +144,7 @@ class RunningEndpoint:
     errors: Errors
 
     def connect(self, timeout: float = 10.0) -> socket.socket:
-        """Return a blocking datagram socket connected to the endpoint. timeout: of each call, in s."""
+        """Return a blocking datagram socket connected to the endpoint. timeout: of its calls, in seconds."""
         family, sockaddr = self.address.resolve()[0]
         client = socket.socket(family, socket.SOCK_DGRAM)
         client.settimeout(timeout)
@@ -173,14 +169,21 @@ def datagram_server() -> Iterator[Callable[..., RunningEndpoint]]:
             drain_timeout: float = 5.0,
             **options: Any,
         ) -> RunningEndpoint:
-            errors = Errors()
-            reactor = servers.enter_context(Reactor(on_error=errors))
-            servers.callback(_fail_of, errors)
-            servers.enter_context(reactor.background(drain_timeout=drain_timeout))
+            reactor, errors = _running(servers, drain_timeout)
             endpoint = reactor.submit(lambda: reactor.bind_datagram(address, factory, **options)).result()
             return RunningEndpoint(reactor, endpoint, endpoint.address, errors)
 
         yield start
+
+
+def _running(servers: ExitStack, drain_timeout: float) -> tuple[Reactor, Errors]:
+    """Return a reactor on a thread, and its errors. `servers` drains it, and fails for errors and leaks."""
+    errors = Errors()
+    reactor = servers.enter_context(Reactor(on_error=errors))
+    servers.callback(_fail_of, errors)
+    servers.callback(_fail_of_leaks, reactor)
+    servers.enter_context(reactor.background(drain_timeout=drain_timeout))
+    return reactor, errors
 
 
 def _fail_of(errors: Errors) -> None:
@@ -193,4 +196,4 @@ def _fail_of(errors: Errors) -> None:
 def _fail_of_leaks(reactor: Reactor) -> None:
     leaked = reactor.stats().closed.get("DrainTimeout", 0)
     if leaked:
-        pytest.fail(f"{leaked} connections were still busy when the server was drained", pytrace=False)
+        pytest.fail(f"connections that were still busy when the server was drained: {leaked}", pytrace=False)

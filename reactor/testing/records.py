@@ -40,7 +40,8 @@ class Errors:
 class _Recorded:
     """Calls of a protocol, which are recorded in `calls`, each as a tuple of name and arguments."""
 
-    calls: list[tuple[Any, ...]]
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
 
     @property
     def names(self) -> list[str]:
@@ -59,6 +60,18 @@ class _Recorded:
         assert self.names[-1] == "connection_lost", self.names
         reason: BaseException | None = self.calls[-1][1]
         return reason
+
+    def pause_writing(self) -> None:
+        """Record the call."""
+        self.calls.append(("pause_writing",))
+
+    def resume_writing(self) -> None:
+        """Record the call."""
+        self.calls.append(("resume_writing",))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Record the call."""
+        self.calls.append(("connection_lost", exc))
 
 
 class Recorder(_Recorded, Protocol):
@@ -80,7 +93,7 @@ class Recorder(_Recorded, Protocol):
     """
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
+        super().__init__()
         self.connection: Connection
         self.keep_open = False
 
@@ -103,18 +116,6 @@ class Recorder(_Recorded, Protocol):
         self.calls.append(("eof_received",))
         return self.keep_open
 
-    def pause_writing(self) -> None:
-        """Record the call."""
-        self.calls.append(("pause_writing",))
-
-    def resume_writing(self) -> None:
-        """Record the call."""
-        self.calls.append(("resume_writing",))
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Record the call."""
-        self.calls.append(("connection_lost", exc))
-
 
 class DatagramRecorder(_Recorded, DatagramProtocol):
     """A datagram protocol that records its calls in `calls`, each as a tuple of name and arguments.
@@ -130,7 +131,7 @@ class DatagramRecorder(_Recorded, DatagramProtocol):
     """
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
+        super().__init__()
         self.endpoint: Endpoint
 
     @property
@@ -155,15 +156,3 @@ class DatagramRecorder(_Recorded, DatagramProtocol):
     def error_received(self, exc: OSError, address: Any) -> None:
         """Record the call."""
         self.calls.append(("error_received", exc, address))
-
-    def pause_writing(self) -> None:
-        """Record the call."""
-        self.calls.append(("pause_writing",))
-
-    def resume_writing(self) -> None:
-        """Record the call."""
-        self.calls.append(("resume_writing",))
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Record the call."""
-        self.calls.append(("connection_lost", exc))

@@ -35,8 +35,8 @@ def server_context(
     min_version: the lowest version of TLS.
     Raises TLSContextError, in one line: for a file that can't be used, which it names; for a name in `alpn`
     that does not have 1 to 255 ASCII characters; and for a context in `names` that differs from this one in
-    whether it requires a client certificate, or in `min_version`: for a client that asks for a name OpenSSL
-    switches certificates, authorities and protocols, but not these.
+    whether it requires a client certificate, or in `min_version`: OpenSSL takes certificates, authorities
+    and protocols from it, but not these two.
 
     >>> server_context("cert.pem", "key.pem", alpn=["h2", "http/1.1"]).minimum_version
     <TLSVersion.TLSv1_2: 771>

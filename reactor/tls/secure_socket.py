@@ -553,10 +553,22 @@ TLS_FACTS: dict[str, Callable[[SecureSocket], Any]] = {
 _NOT_TLS = {
     "WRONG_VERSION_NUMBER": "what the peer sends is not TLS",
     "PACKET_LENGTH_TOO_LONG": "what the peer sends is not TLS",
-    "UNEXPECTED_MESSAGE": "the peer does not speak TLS, or not in turn: unexpected message",
+    "UNEXPECTED_MESSAGE": "the peer does not speak TLS, or breaks its rules: unexpected message",
     "HTTP_REQUEST": "the peer speaks HTTP without TLS",
     "HTTPS_PROXY_REQUEST": "the peer speaks to a proxy, without TLS",
 }
+
+# OpenSSL's reasons for alerts by which the peer refuses our certificate (RFC 8446, 6.2).
+_CERTIFICATE_ALERTS = frozenset(
+    {
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "TLSV1_ALERT_UNKNOWN_CA",
+    }
+)
 
 # A fatal alert, unexpected_message (RFC 8446, 6.2), as a first record; OpenSSL sends none in this case.
 _UNEXPECTED_MESSAGE = bytes.fromhex("15 0301 0002 020a")
@@ -571,4 +583,7 @@ def words_of(exc: ssl.SSLError) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"the peer's certificate is not accepted: {exc.verify_message}"
     reason = exc.reason or str(exc)
-    return _NOT_TLS.get(reason, reason.replace("_", " ").lower())
+    words = reason.replace("_", " ").lower()
+    if reason in _CERTIFICATE_ALERTS:
+        return f"the peer does not accept our certificate: {words}"
+    return _NOT_TLS.get(reason, words)

@@ -212,6 +212,26 @@ def test_members_that_read_stay_connected_when_all_speak_at_once(memory, hall):
             assert own == [f"guest{number}: {said:01000}" for said in range(20)]
 
 
+def test_a_member_goes_to_ten_rooms_a_minute_and_a_room_without_members_is_forgotten(memory, hall):
+    (member,) = members(memory, hall, 1)
+
+    def join(*rooms):
+        member.get_protocol().calls.clear()
+        for room in rooms:
+            member.write(f"/join {room}\r\n".encode())
+            memory.settle()
+        return heard(member)
+
+    assert join(*range(10)) == [f"* guest1 has joined {room}" for room in range(10)]
+    memory.advance(20)
+    assert join("more", "9") == ["* you went to 10 rooms within 60 s: wait 40 s"]
+    assert list(hall.rooms) == ["9"]
+    memory.advance(40)
+    assert join("more") == ["* guest1 has joined more"]
+    assert list(hall.rooms) == ["more"]
+    assert hall.backplane.stats().topics == 1
+
+
 def test_slow_member_receives_every_line(memory, hall):
     speaker, slow, other = members(memory, hall, 3)
     slow.pause_reading()

@@ -17,11 +17,13 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 from reactor.apps.chat import Hall
 from reactor.apps.chat_web import chat_page
+from reactor.deploy import Transfer
 from reactor.testing import MemoryReactor, Recorder
 from tests.deploy.programs import serving
+from tests.deploy.test_handover import world
 from tests.helpers import DEADLINE
 from tests.http.exchange import answers, get
-from tests.http.test_websocket import Browser, handshake
+from tests.http.test_websocket import Browser, Peer, handshake
 
 # In memory
 
@@ -126,6 +128,54 @@ def test_page_and_lines_are_in_one_room(memory):
     assert (said["kind"], said["name"], said["text"]) == ("said", "ann", "welcome")
     page.send(CloseConnection(1001))
     assert lines_of(lines)[-1] == "* bob has left"
+
+
+class Visitor(Peer):
+    """A page over a real socket."""
+
+    def says(self, line):
+        self.sock.send(bytes(self.frames.send(TextMessage(line))))
+
+    def has_heard(self, text):
+        self.hears(None)
+        return text in [json.loads(each).get("text") for each in self.heard]
+
+
+def test_pages_go_over_to_another_process_with_name_and_room_or_stay(monkeypatch):
+    halls, announced, leave = [Hall(), Hall()], [], Hall.leave
+    monkeypatch.setattr(
+        Hall, "leave", lambda self, member, why: [announced.append(why), leave(self, member, why)]
+    )
+    with world(*map(chat_page, halls)) as made:
+        ann, bob = (Visitor(made, client, path="/socket?room=garden") for client in made.connect(2))
+        ann.says("/nick ann")
+        made.until(lambda: bob.has_heard("guest1 is now ann"))
+        _, there = made.begin()
+        there.cancel()  # the transfer fails
+        made.until(lambda: len(made.transfers) == 2)
+        ann.says("still here")
+        made.until(lambda: bob.has_heard("still here"))
+        assert made.move() == [Transfer(moved=2, kept=0)] * 2
+        assert (list(halls[0].names), list(halls[1].names)) == ([], ["ann", "guest2"])
+        ann.says("over there")
+        made.until(lambda: bob.has_heard("over there"))
+        bob.says("/who")
+        made.until(lambda: bob.has_heard("in garden: ann, guest2"))
+        assert not any(ann.has_heard(f"{name} has left") for name in ("ann", "guest2"))
+        bob.sock.close()
+        made.until(lambda: ann.has_heard("guest2 has left"))
+        assert announced == [None, None, "has left"]
+
+
+def test_page_is_informed_when_it_loses_its_name_to_another(memory):
+    page = opened(memory)
+    page.say("/nick ann")
+    (member,) = memory.hall.names.values()
+    page.hear()
+    memory.hall.replace_name(member, "ann")
+    memory.settle()
+    notice, state = page.hear()
+    assert (notice["text"], state["name"]) == ("ann is taken: you are guest2", "guest2")
 
 
 def test_page_is_informed_of_its_name_and_room(memory):
@@ -309,7 +359,7 @@ def test_chromium_and_telnet_are_in_one_room_with_the_keyboard_alone(tmp_path, o
         assert page.title() == "garden \N{EN DASH} chat"
 
 
-def test_page_says_when_it_is_disconnected_and_comes_back_as_it_was(tmp_path, open_page):
+def test_page_notices_no_restart_but_an_end_and_comes_back_as_it_was(tmp_path, open_page):
     with chat(tmp_path) as deployment:
         address = deployment.page.removeprefix("http://").removesuffix("/")
         page = open_page(f"{deployment.page}#garden")
@@ -320,14 +370,13 @@ def test_page_says_when_it_is_disconnected_and_comes_back_as_it_was(tmp_path, op
         expect(page.locator("#me")).to_have_text("You are ann")
         page.keyboard.type("before the restart\n")
         expect(last(page)).to_contain_text("before the restart")
-        deployment.signal(signal.SIGHUP)  # the page is connected anew by itself
-        deployment.workers(1)
-        expect(page.get_by_role("log")).to_contain_text("You are disconnected")
-        expect(page.get_by_role("status").first).to_have_text("Connected")
-        expect(page.locator("#me")).to_have_text("You are ann")
-        expect(page.get_by_role("heading")).to_have_text("Room garden")
+        deployment.signal(signal.SIGHUP)
+        deployment.wait_for_all(2, "connections: .* handed over, 0 kept")
         page.keyboard.type("after the restart\n")
         expect(last(page)).to_contain_text("after the restart")
+        page.keyboard.type("/who\n")
+        expect(last(page)).to_contain_text("in garden: ann")
+        expect(page.get_by_role("log")).not_to_contain_text("disconnected")
     expect(page.get_by_role("status").first).to_contain_text("Disconnected: the next try is in")
     page.clock.pause_at(time.time() + 1)  # no try of its own from now on
     expect(page.get_by_role("status").first).to_contain_text("Disconnected: the next try is in")

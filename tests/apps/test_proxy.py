@@ -100,7 +100,7 @@ def test_side_that_reads_nothing_pauses_the_other(reactor, target):
             with contextlib.suppress(BlockingIOError):
                 rest = rest[client.send(rest) :]
             reactor.run_once(0.01)
-        spin(reactor, lambda: len(served.received) == len(BIG) * 8)
+        spin(reactor, lambda: reactor.stats().bytes_received == 2 * len(BIG) * 8)  # and by the proxy
         assert served.received == BIG * 8
 
 
@@ -125,7 +125,7 @@ def test_reset_of_the_target_resets_the_client(reactor, proxied):
         client.recv(1)
 
 
-def test_client_is_reset_if_the_target_refuses(reactor):
+def test_client_is_reset_if_the_target_refuses_and_the_log_says_so(reactor, caplog):
     closed = reactor.listen("127.0.0.1:0", Protocol)
     address = closed.addresses[0]
     closed.close()
@@ -135,6 +135,7 @@ def test_client_is_reset_if_the_target_refuses(reactor):
         assert reactor.stats().closed == {ConnectError.__name__: 1}
         with pytest.raises(ConnectionResetError):
             client.recv(1)
+    assert caplog.messages == [f"proxy: cannot connect to {address}: Connection refused"]
 
 
 def test_client_that_disconnects_cancels_the_attempt_to_the_target(reactor):

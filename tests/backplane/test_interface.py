@@ -225,6 +225,26 @@ def test_invalid_arguments_are_refused_and_cost_nobody_else_anything(anywhere, c
 
 
 @pytest.mark.parametrize(
+    ("what", "call"),
+    [
+        ("topic", lambda b, name: b.publish(name, b"")),
+        ("topic", lambda b, name: b.subscribe(name, print)),
+        ("topic", lambda b, name: b.read_last(name, 1, lambda found: None)),
+        ("group", lambda b, name: b.members(name, lambda found: None)),
+        ("group", lambda b, name: b.take(name, "name", lambda taken: None)),
+        ("name", lambda b, name: b.take("group", name, lambda taken: None)),
+        ("token", lambda b, name: b.take("group", "name", lambda taken: None, token=name)),
+    ],
+)
+def test_names_are_bounded(anywhere, what, call):
+    backplane = anywhere.node()
+    call(backplane, "ü" * 256)
+    with pytest.raises(ValueError, match=f"{what} must be at most 512 bytes in UTF-8, not 514: 'ü") as caught:
+        call(backplane, "ü" * 257)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
     ("options", "error"),
     [
         ({"max_message": 0}, ValueError),

@@ -6,7 +6,9 @@ where the broker may have lost some, that some are. A hundred nodes do the same.
 
 from __future__ import annotations
 
+import copy
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from random import Random
 
@@ -24,6 +26,14 @@ BROKER = "10.0.0.1"
 TOPICS = ("a", "b")
 
 
+class Bug(Exception):
+    """What a callback of the program raises."""
+
+
+def _report(exc, callback, subject):
+    assert isinstance(exc, Bug), exc
+
+
 @attrs.define(eq=False)
 class Reader:
     """A subscriber, and what it was given. since: messages of its topic in the log when it was made.
@@ -36,12 +46,22 @@ class Reader:
     since: int
     events: list = attrs.field(factory=list)
     subscription: object = None
+    action: object = None
+    ended: bool = False  # it gets nothing any more
 
     def message(self, topic, data):
         self.events.append(data)
+        self.act()
 
     def gap(self, topic, missed):
         self.events.append(missed)
+        self.act()
+
+    def act(self):
+        """Do once, from within a message or a gap, what was put off until then."""
+        action, self.action = self.action, None
+        if action is not None:
+            action()
 
 
 @attrs.define(eq=False)
@@ -63,14 +83,20 @@ class World:
         self.broker = Broker(self.network.reactor(BROKER), f"{BROKER}:6379", **options)
         self.lossless = True  # as far as the nodes can know
         self.saved = None  # what the broker has on its disk
+        self.saved_logs = {}
+        self.undone = set()  # messages that it had
         self.numbers = count()
-        self.nodes = [self.node(index, history) for index in range(nodes)]
+        self.history = history
+        self.addresses = count()
+        self.nodes = [self.node() for _ in range(nodes)]
+        self.ended = []  # nodes that were closed, or have died
 
-    def node(self, index, history):
+    def node(self):
+        index = next(self.addresses)
         address = f"10.0.{1 + index // 200}.{1 + index % 200}"
         random = Random(index).random
         backplane = RedisBackplane(
-            self.network.reactor(address), f"redis://{BROKER}", history=history,
+            self.network.reactor(address, on_error=_report), f"redis://{BROKER}", history=self.history,
             reconnect=Reconnect(first=0.1, max_delay=1.0, random=random),
         )  # fmt: skip
         return Node(backplane, address)
@@ -83,6 +109,41 @@ class World:
         reader = Reader(node, topic, 0 if joins else len(self.log(topic)))
         reader.subscription = node.backplane.subscribe(topic, reader.message, reader.gap)
         node.readers.append(reader)
+
+    def end(self, node, end):
+        """End a node by `end`; a new one comes."""
+        if node in self.nodes:
+            end()
+            for reader in node.readers:
+                reader.ended = True
+            self.ended.append(node)
+            self.nodes[self.nodes.index(node)] = self.node()
+
+    def go_back(self):
+        """Undo what the broker did, without a restart: for a moment another one was the primary.
+
+        Who is connected, and has got a message that is undone, must be told; for others it was never there.
+        """
+        self.network.advance(0.01)
+        if self.saved is not None and self.settled():
+            self.lossless = False
+            self.undone.update(*self.broker.logs.values())
+            self.broker.data, self.broker.logs = copy.deepcopy((self.saved, self.saved_logs))
+            for node in self.nodes:
+                for reader in node.readers:
+                    reader.since = min(reader.since, len(self.log(reader.topic)))
+            for topic in TOPICS:
+                self.publish(self.nodes[0], topic)
+            self.network.advance(5)
+
+    def resubscribe(self, node, reader):
+        if reader in node.readers:
+            node.readers.remove(reader)
+            reader.subscription.cancel()
+            self.subscribe(node, reader.topic)
+
+    def fail(self):
+        raise Bug
 
     def publish(self, node, topic):
         data = b"%d" % next(self.numbers)
@@ -111,6 +172,9 @@ class World:
         self.broker.fault = lambda session, command: None
         self.broker.resume()
         self.network.advance(seconds)
+        for node in self.nodes:
+            for reader in node.readers:
+                reader.action = None
 
     def settled(self):
         return all(
@@ -128,14 +192,16 @@ class World:
                 self.publish(node, topic)  # so that each reader has one message at least
         self.network.advance(5)
         assert self.settled()
-        for node in self.nodes:
+        for node in (*self.nodes, *self.ended):
+            unsent = 0
             for topic in TOPICS:
-                mine = set(node.accepted[topic])
-                in_log = [data for data in self.log(topic) if data in mine]
+                mine = node.accepted[topic]
+                in_log = [data for data in self.log(topic) if data in set(mine)]
+                unsent += len(set(mine) - set(in_log) - self.undone)
                 if self.lossless:
-                    assert in_log == node.accepted[topic]  # each once, in order
-                else:
-                    assert set(in_log) == mine
+                    assert in_log == mine[: len(in_log)]  # each once, in order
+            counted = node.backplane.stats().unsent
+            assert unsent <= counted if node in self.ended else unsent == counted == 0
             for reader in node.readers:
                 self.check_reader(reader)
 
@@ -153,12 +219,13 @@ class World:
                 assert event > 0
                 positions = positions and {position + event for position in positions}
             else:
-                here = places[event] if positions is None else places[event] & positions
-                assert here, (event, reader.events, log)
+                here = places.get(event, set())
+                here = here if positions is None else here & positions
+                assert here or event in self.undone, (event, reader.events, log)
                 positions = {position + 1 for position in here}
-        assert len(log) in positions, (reader.events, log)
-        first = next(iter(reader.events))
-        if isinstance(first, bytes):  # it began where it was made, or later: when the broker knew of it
+        assert reader.ended or len(log) in positions, (reader.events, log)
+        first = next(iter(reader.events), None)
+        if first in places:  # it began where it was made, or later: when the broker knew of it
             assert max(places[first]) >= reader.since
 
     def close(self):
@@ -176,8 +243,10 @@ STEPS = {
     "publish": 30, "burst": 8, "advance 0.01": 12, "advance 0.05": 12, "advance 0.3": 8, "advance 2": 3,
     "advance 7": 1, "subscribe": 6, "unsubscribe": 5, "resubscribe": 4, "reset": 8, "partition": 3,
     "heal": 4, "hang": 2, "resume": 4, "kill clients": 2, "drop a reply": 4, "refuse": 1, "restart": 2,
+    "die": 1, "close": 1, "then publish": 3, "then resubscribe": 3, "then close": 1, "then raise": 3,
+    "once more": 3,
 }  # fmt: skip
-LOSSES = {"remember": 4, "lose": 3, "flush": 1}
+LOSSES = {"remember": 4, "lose": 3, "go back": 2, "evict h": 1, "evict t": 1, "evict p": 1, "flush": 1}
 
 
 def do(world, step, node, topic):  # noqa: C901 - a table of steps
@@ -221,13 +290,36 @@ def do(world, step, node, topic):  # noqa: C901 - a table of steps
             broker.restart()
             world.lossless = world.lossless and broker.options["appendfsync"] == "always"
         case "remember":
-            world.saved = broker.save()
+            world.saved, world.saved_logs = broker.save(), copy.deepcopy(broker.logs)
         case "lose":
             world.lossless = False
             broker.restart(world.saved)
         case "flush":
             world.lossless = False
             broker.flush()
+        case "go":
+            world.go_back()
+        case "evict":
+            world.lossless = False
+            for key in [key for key in broker.all_keys() if f":{seconds}:".encode() in key]:
+                broker.forget(key)
+        case "die":
+            world.end(node, node.backplane._reactor.close)
+        case "close":
+            world.end(node, node.backplane.close)
+        case "once":  # all within a tick
+            world.subscribe(node, topic)
+            node.readers.pop().subscription.cancel()
+            world.publish(node, topic)
+            world.subscribe(node, topic)
+        case "then" if node.readers:  # from within the next message or gap
+            reader = node.readers[0]
+            reader.action = {
+                "publish": partial(world.publish, node, topic),
+                "resubscribe": partial(world.resubscribe, node, reader),
+                "close": partial(world.end, node, node.backplane.close),
+                "raise": world.fail,
+            }[seconds]
 
 
 def steps(chances, **sizes):

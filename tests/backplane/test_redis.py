@@ -141,6 +141,77 @@ def test_publishing_is_queued_while_the_broker_is_away_then_refused(world):
     assert node.stats().refused == {"queue full": 1}
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("h", [b"before", 1, b"after"]), ("t", [b"before", None, b"after"])]
+)
+def test_a_topic_that_the_broker_has_evicted_is_a_gap(world, kind, expected):
+    node, other = world.node(), world.node(reconnect=Reconnect(first=0.2, max_delay=0.2))
+    heard = subscribed(other)
+    world.spin(lambda: settled(node, other))
+    node.publish("topic", b"before")
+    world.spin(lambda: heard.events)
+    other._receiver.connection.abort()
+    node.publish("topic", b"lost")
+    node._command(None, "DEL", node._key(kind, "topic"))
+    node.publish("topic", b"after")
+    world.spin(lambda: len(heard.events) == 3 and settled(node, other))
+    assert heard.events == expected
+
+
+def test_the_number_of_a_publisher_that_the_broker_has_evicted_costs_no_message(world):
+    node = world.node(reconnect=QUICK)
+    heard = subscribed(node)
+    world.spin(lambda: settled(node))
+    for number in range(10):
+        node.publish("topic", b"%d" % number)
+        if number == 4:
+            node._command(None, "DEL", node._key("p", node._outbox.publisher))
+    world.spin(lambda: len(heard.events) == 10)
+    assert heard.events == [b"%d" % number for number in range(10)]
+
+
+def test_many_topics_are_read_a_few_at_a_time(world):
+    node, heard, most = world.node(reconnect=QUICK), [], 0
+    names = [f"topic {number}" for number in range(100)]
+    for name in names:
+        node.subscribe(name, lambda topic, data: heard.append(topic))
+        node.publish(name, b"the first after it was subscribed")
+    world.spin(lambda: settled(node))
+    assert sorted(heard) == sorted(names)
+    node._receiver.connection.abort()
+    for name in names:
+        node.publish(name, b"missed")
+
+    def recovered():
+        nonlocal most
+        most = max(most, node._reads)
+        return len(heard) == 200 and settled(node)
+
+    world.spin(recovered)
+    assert sorted(heard[100:]) == sorted(names)
+    assert 0 < most <= 64
+    assert node.stats().unknown_gaps == node.stats().missed == 0
+
+
+def test_more_topics_than_in_one_subscribe_are_subscribed_again(world, monkeypatch):
+    monkeypatch.setattr("reactor.backplane.redis._AT_ONCE", 3)
+    node, heard = world.node(reconnect=QUICK), []
+    subscriptions = [node.subscribe(f"{n}", lambda topic, data: heard.append(topic)) for n in range(10)]
+    world.spin(lambda: settled(node))
+    node._receiver.connection.abort()
+    world.spin(lambda: node._receiver is None)
+    world.spin(lambda: node._receiver)
+    subscriptions[9].cancel()  # before it is its turn
+    subscriptions[8].cancel()
+    node.subscribe("8", lambda topic, data: heard.append(topic))
+    world.spin(lambda: settled(node))
+    node._renew()
+    for number in range(10):
+        node.publish(f"{number}", b"")
+    world.spin(lambda: len(heard) == 9 and not node.stats().queued)
+    assert heard == [f"{number}" for number in range(9)]
+
+
 def test_names_are_unique_among_nodes_and_shown_on_all(world):
     one, two = world.node(), world.node()
     first = take(world, one, "ann")
@@ -246,8 +317,8 @@ def test_what_others_publish_on_a_channel_is_ignored_and_logged(world, caplog):
 
 
 def test_publishes_of_a_tick_leave_in_one_write(world):
-    node = world.node()
-    world.spin(lambda: settled(node))
+    node = world.node(deadline=100, presence_ttl=200)  # no heartbeat meanwhile
+    world.spin(lambda: settled(node) and not node._commands._replies)
     writes = []
     sock = node._commands.connection.get_extra_info("socket")
     before = world.reactor.stats().bytes_sent
@@ -722,6 +793,47 @@ def test_a_broker_that_refuses_to_write_does_not_count_as_up(network, far, caplo
     assert "OOM" in caplog.text
     broker.fault = lambda session, command: None
     assert seconds_until(network, lambda: up(node)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("error", "commands"),
+    [
+        ("LOADING Redis is loading the dataset in memory", None),
+        ("NOPERM this user has no permissions to run the 'set' command", [b"SET"]),
+        ("NOPERM this user has no permissions to access one of the channels", [b"SUBSCRIBE"]),
+        ("READONLY You can't write against a read only replica.", [b"SET", b"EVALSHA"]),
+        ("MISCONF Errors writing to the AOF file: No space left on device", [b"SET", b"EVALSHA"]),
+    ],
+)
+def test_what_is_refused_for_long_is_logged_once_and_asked_for_with_delays(
+    network, far, caplog, error, commands
+):
+    broker, make = far
+    node = make()
+    network.advance(5)
+    broker.fault = lambda session, command: Error(error) if command[0] in (commands or command) else None
+    if commands is None:
+        broker.restart()
+    else:
+        network.reset("10.0.0.1", "10.0.0.2")
+    broker.commands.clear()
+    network.advance(60)
+    assert node.state is BackplaneState.DEAF
+    warned = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert sum(error in text for text in warned) == 1
+    assert ("what it needs is: resetchannels ~reactor:0:*" in "".join(warned)) == ("NOPERM" in error)
+    assert [each.levelname for each in caplog.records if "is deaf" in each.getMessage()] == ["ERROR"]
+    assert broker.commands.count(b"PING") < 240  # two connections, each at most twice a second
+    broker.fault = lambda session, command: None
+    assert seconds_until(network, lambda: up(node)) <= 2
+
+
+def test_problems_that_differ_each_time_are_not_logged_without_end(network, far, caplog):
+    broker, make = far
+    make()
+    broker.fault = lambda session, command: Error(f"ERR problem {len(broker.commands)}")
+    network.advance(120)
+    assert 10 <= caplog.text.count("problem") <= 25
 
 
 def test_an_old_broker_is_refused(network, caplog):

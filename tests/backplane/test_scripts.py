@@ -7,15 +7,16 @@ from reactor.backplane.link import Link
 from reactor.backplane.scripts import FORGET, PUBLISH, READ, SCRIPTS, digest
 from reactor.errors import BrokerError
 from tests.backplane.broker import Broker
+from tests.backplane.conftest import PROGRAMS, SERVERS
 from tests.helpers import spin
 
 
-@pytest.fixture(params=["redis", "scripted"])
+@pytest.fixture(params=["scripted", *SERVERS])
 def call(request, tmp_path):
     """Call a command or a script on a broker, and return the reply."""
     with Reactor() as reactor:
-        if request.param == "redis":
-            server = request.getfixturevalue("shared_redis")
+        if request.param in PROGRAMS:
+            server = request.getfixturevalue("shared_servers")(request.param)
             address = f"unix:{server.folder}/redis.sock"
             server.call("FLUSHALL")
         else:
@@ -50,8 +51,8 @@ def publish(call, number, data, run="run", epoch="e1", length=1000, age=60_000):
     )  # fmt: skip
 
 
-def read(call, epoch="", last="0-0", run="run", new="e2", count=10):
-    return call("EVALSHA", digest(READ), 2, *KEYS, run, new, FORGET, epoch, last, count)
+def read(call, epoch="", last="0-0", run="run", new="e2", count=10, size=1000):
+    return call("EVALSHA", digest(READ), 2, *KEYS, run, new, FORGET, epoch, last, count, size)
 
 
 def test_publish_counts_messages_once(call):
@@ -59,13 +60,27 @@ def test_publish_counts_messages_once(call):
     assert publish(call, 1, "one") == 1
     assert publish(call, 1, "one") == 0
     assert publish(call, 2, "two") == 1
-    epoch, head, before, base, messages = read(call, b"e1")
+    epoch, head, before, base, messages, _ = read(call, b"e1")
     assert (epoch, before, base) == (b"e1", b"", b"0-0")
     assert head.endswith(b"-2")
     assert [fields for _, fields in messages] == [[b"d", b"one"], [b"d", b"two"]]
     assert read(call, b"e1", messages[0][0])[4] == messages[1:]
-    assert read(call, b"e1", count=1)[4] == messages[:1]
-    assert read(call)[4] == []
+    assert read(call)[4:] == [[], 1]
+
+
+def test_an_answer_of_the_history_is_bounded_by_messages_and_bytes_and_says_whether_it_is_all(call):
+    call("SET", "p:me", 0, "EX", FORGET)
+    for number in range(1, 11):
+        publish(call, number, b"x" * 100)
+    last = b"0-0"
+    for sizes, options in (([7, 3], {"count": 5}), ([3, 3, 3, 1], {"size": 300}), ([7, 3], {"size": 301})):
+        last = b"0-0"
+        for size in sizes:
+            *_, messages, complete = read(call, b"e1", last, **options)
+            assert len(messages) == size
+            last = messages[-1][0]
+            assert complete == (last.endswith(b"-10"))
+    assert read(call, b"e1", last)[4:] == [[], 1]
 
 
 @pytest.mark.parametrize("known", [None, 0, 5])
@@ -80,7 +95,7 @@ def test_another_run_of_the_server_is_another_epoch_that_says_where_the_one_befo
     call("SET", "p:me", 0, "EX", FORGET)
     publish(call, 1, "one")
     _, last, *_ = read(call)
-    epoch, head, before, base, messages = read(call, b"e1", last, run="run2")
+    epoch, head, before, base, messages, _ = read(call, b"e1", last, run="run2")
     assert (epoch, head, before, base, messages) == (b"e2", last, b"e1", last, [])
     publish(call, 2, "two", run="run2")
     for epoch, after in ((b"e1", last), (b"e2", last), (b"e1", b"9-9"), (b"unknown", b"0-0")):
@@ -95,6 +110,17 @@ def test_another_run_of_a_durable_server_is_the_same_epoch(call):
     assert [fields[1] for _, fields in read(call, b"e1", run="run3+", new="e3")[4]] == [b"one", b"two"]
     assert read(call, run="run4", new="e4")[0] == b"e4"  # it may have lost some from now on
     assert read(call, run="run5+", new="e5")[0] == b"e5"
+
+
+def test_within_a_run_the_epoch_goes_on_whoever_knows_how_durable_it_is(call):
+    call("SET", "p:me", 0, "EX", FORGET)
+    for number, run in enumerate(("run", "run+", "run"), 1):
+        publish(call, number, "one", run=run, epoch=f"e{number}")
+    assert read(call, run="run+")[0] == b"e1"
+    assert read(call, run="run2+", new="e2")[0] == b"e2"  # somebody could not tell that the run was durable
+    assert read(call, run="run3+", new="e3")[0] == b"e2"
+    assert read(call, run="run3", new="e4")[0] == b"e2"
+    assert read(call, run="run4+", new="e5")[0] == b"e5"
 
 
 def test_numbers_of_any_size_are_counted(call):

@@ -121,6 +121,24 @@ def test_a_broker_behind_the_reader_is_an_unknown_gap_and_nothing_later_is_left_
     assert topic.offset == 2
 
 
+def later(offset):
+    return b"6-%d" % offset
+
+
+def test_a_broker_that_has_lost_messages_without_a_new_epoch_is_found_out_by_their_times():
+    topic = topic_at(8)
+    assert topic.receive(b"e", later(8), b"other") is Live.READ
+    assert caught_up(topic, Read(b"e", later(8), b"", ident(0), [(later(8), b"other")])) == [None, b"other"]
+    topic = topic_at(8)
+    messages = [(later(offset), b"%d" % offset) for offset in range(6, 11)]
+    assert caught_up(topic, Read(b"e", later(10), b"", ident(0), messages)) == [
+        None, b"6", b"7", b"8", b"9", b"10",
+    ]  # fmt: skip
+    assert topic.receive(b"e", later(10), b"10") is Live.DUPLICATE
+    assert topic.receive(b"e", ident(8), b"8") is Live.DUPLICATE
+    assert topic.receive(b"e", later(11), b"11") is Live.DELIVER
+
+
 def test_lost_connections_are_noted():
     topic = topic_at(3)
     topic.receive(b"e", ident(5), b"")

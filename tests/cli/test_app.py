@@ -22,10 +22,11 @@ def test_serves_a_factory_of_a_module_in_the_working_directory(tmp_path):
 
 
 def test_module_that_fails_to_import_is_one_line(capfd, tmp_path, monkeypatch):
-    (tmp_path / "broken_app.py").write_text("1 / 0")
+    (tmp_path / "broken_app.py").write_text("def divide():\n    1 / 0\n\ndivide()")
     monkeypatch.syspath_prepend(tmp_path)
     message = usage_error(capfd, "serve", "broken_app:App")
     assert "cannot import 'broken_app:App': ZeroDivisionError: division by zero" in message
+    assert f" ({tmp_path}/broken_app.py, line 2) " in message
 
 
 def test_module_that_exits_when_it_is_imported_is_one_line(capfd, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from tests.cli.programs import usage_error
         (["--listen", "[::1]"], "argument --listen: '[::1]' has no port: write [IPV6]:PORT"),
         (["--listen", "http://127.0.0.1:80"], "'http://127.0.0.1:80' is a URL: write HOST:PORT"),
         (["--listen", "x" * 64 + ":80"], "is no host name: label"),
+        (["--listen", "udp::53"], "'udp::53' is for connect: to serve datagrams, write --udp --listen :53"),
         (["--listen", "nonsense"], "'nonsense' has no port: write HOST:PORT"),
         (["--listen", "127.0.0.1:99999"], "port 99999 in '127.0.0.1:99999' is out of range: 0 to 65535"),
         (["--listen", "127.0.0.1:http"], "'http' in '127.0.0.1:http' is no port number"),

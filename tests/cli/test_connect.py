@@ -102,7 +102,7 @@ def test_interrupted_connect_exits_130():
 
 
 def test_closed_standard_output_is_one_line_and_status_1():
-    message = b"python -m reactor: standard output is closed, and what the peer sends would go there\n"
+    message = b"python -m reactor: standard output is closed: what the peer sends has nowhere to go\n"
     assert connected(">&-") == (1, b"", message)
     assert connected("<&- >&-") == (1, b"", message)
 
@@ -254,8 +254,9 @@ def test_client_talks_with_openssl(certificates, version):
 )
 def test_client_refuses_a_certificate_in_one_line(certificates, tls, capfd, words, message):
     words = [certificates.file("ca.pem") if word == "CA" else word for word in words]
-    with server("serve", "echo", *tls) as (_, address):
+    with server("serve", "echo", *tls) as (process, address):
         assert main(["connect", address, *words]) == 1
+        assert b"the peer does not accept our certificate: " in process.stderr.readline()
     line = capfd.readouterr().err
     assert message in line
     assert line.count("\n") == 1
@@ -281,7 +282,7 @@ def test_client_reports_that_the_server_does_not_speak_tls(capfd):
         assert main(["connect", address, "--tls"]) == 1
         assert capfd.readouterr().err == (
             f"reactor: cannot connect to {address}: "
-            "the peer does not speak TLS, or not in turn: unexpected message\n"
+            "the peer does not speak TLS, or breaks its rules: unexpected message\n"
         )
     with server("serve", "greet", "--listen", "127.0.0.1:0") as (_, address):
         assert main(["connect", address, "--tls"]) == 1

@@ -23,7 +23,8 @@ def test_messages_name_the_command_as_it_was_called(capfd):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert capfd.readouterr().out.startswith("usage: reactor ")
-    assert usage_error(capfd, "--bogus").startswith("reactor: ")
+    assert usage_error(capfd, "bogus").startswith("reactor: ")
+    assert usage_error(capfd, "--bogus").endswith("(try reactor serve --help)\n")
     assert usage_error(capfd, "--listen", "x").endswith("(try reactor serve --help)\n")
 
 

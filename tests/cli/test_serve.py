@@ -394,7 +394,7 @@ def test_certificate_is_reloaded_at_sighup(certificates, tmp_path):
         (["serve", "reactor.apps.chat:Hall"], "is not a protocol class: it has no connection_made"),
         (
             ["serve", "asyncio:sleep"],
-            "'asyncio:sleep' is a coroutine function: a factory is a plain function",
+            "'asyncio:sleep' is a coroutine function: give the factory that reactor.streams",
         ),
         (["serve", "my_app.py"], "names a file: name the module as Python imports it, my_app:FACTORY"),
         (["serve", "./app.py:Factory"], "name the module as Python imports it, app:Factory"),
@@ -596,10 +596,11 @@ def test_chat_serves_while_its_broker_is_away_and_is_not_ready(tmp_path):
     with command("serve", "chat", "--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", *words) as process:
         said = ""
         addresses = []
-        while len(addresses) < 3 or "cannot connect" not in said:
+        while len(addresses) < 4 or "cannot connect" not in said:
             said += process.stderr.readline().decode()
-            addresses = re.findall(r"(?:listening on |http://)(127\.0\.0\.1:\d+)", said)
-        status, lines, page = addresses
+            addresses = re.findall(r"(?:status page: http://|chat: http://|listening on )(127[0-9.:]+)", said)
+        status, page, lines, again = addresses
+        assert again == page
         answer = get(status, "/ready")
         assert answer[0] == 503
         assert "other processes can't be reached" in str(answer)

@@ -80,7 +80,7 @@ def test_input_is_collected_as_by_the_standard_module(pieces, ends, reads_buffer
 
 
 @given(st.binary(max_size=6), st.binary(min_size=1, max_size=6))
-def test_prefix_at_the_end(haystack, needle):
+def test_find_prefix_at_end_is_as_the_standard_one(haystack, needle):
     assert asynchat.find_prefix_at_end(haystack, needle) == STANDARD.find_prefix_at_end(haystack, needle)
 
 
@@ -274,7 +274,7 @@ def test_close_when_done_closes_in_a_later_pass(pair):
     assert pair[1].recv(10) == b""
 
 
-def test_chat_that_is_dropped_goes_at_once():
+def test_unreferenced_chat_is_freed_without_the_collector():
     class Ending(asynchat.async_chat):
         def __del__(self):
             ended.append(True)

@@ -190,7 +190,7 @@ def test_oserror_of_the_disconnected_is_handle_close_in_poll2(pair, make_pass):
 
 @pytest.mark.parametrize("exception", [asyncore.ExitNow, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("use_poll", [False, True])
-def test_what_passes_through_a_loop(exception, use_poll, pair):
+def test_exit_now_and_interrupts_leave_a_loop_that_can_be_run_again(exception, use_poll, pair):
     class Leaving(Keeping):
         def handle_read(self):
             super().handle_read()
@@ -228,7 +228,7 @@ def test_functions_report_to_handle_error(function, exception):
     assert obj.failed == (exception is not asyncore.ExitNow)
 
 
-def test_what_a_predicate_raises_comes_out_and_the_loop_can_go_on(pair, make_pass):
+def test_exception_of_a_predicate_leaves_a_loop_that_can_be_run_again(pair, make_pass):
     class Failing(Keeping):
         fails = True
 
@@ -304,7 +304,7 @@ def test_compact_traceback():
         asyncore.compact_traceback()
 
 
-def test_close_all_goes_on_or_not():
+def test_close_all_raises_what_the_standard_one_raises():
     class Failing:
         def __init__(self, exception):
             self.exception = exception
@@ -370,7 +370,7 @@ def test_connecting_and_its_failure(make_pass):
     assert calls[-1] in ("close", ("error", f"[Errno {errno.ECONNREFUSED}] Connection refused"))
 
 
-def test_connecting_at_once_and_not_at_all(tmp_path):
+def test_connect_that_succeeds_or_fails_at_once(tmp_path):
     class Client(asyncore.dispatcher):
         def handle_connect(self):
             self.seen = self.connected
@@ -615,7 +615,7 @@ def test_dispatcher_may_have_a_new_socket(make_pass, pair, new_pair):
     assert keeping.got == b"hello"
 
 
-def test_event_of_a_closed_dispatcher_is_not_its_successor_s(make_pass, new_pair):
+def test_event_of_a_closed_dispatcher_is_not_passed_to_the_new_one_with_its_number(make_pass, new_pair):
     pairs = [new_pair() for _ in range(2)]
     new = []
 
@@ -789,7 +789,7 @@ def test_fork(pair):
 # Passes
 
 
-def test_loop_ends_with_the_map_and_counts(make_pass, pair):
+def test_loop_ends_with_an_empty_map_or_after_its_count(make_pass, pair):
     asyncore.loop(timeout=DEADLINE)
     make_pass(DEADLINE)
     asked = []
@@ -834,7 +834,7 @@ class Leaving(asyncore.dispatcher):
         return False
 
 
-def test_passes_that_somebody_sees_are_short_where_the_standard_ones_were(waits, pair, new_pair):
+def test_passes_wait_a_millisecond_where_the_program_can_count_them(waits, pair, new_pair):
     quiet, other = Keeping(pair[0]), new_pair()
     asyncore.poll(5)
     asyncore.poll2(None)
@@ -849,7 +849,7 @@ def test_passes_that_somebody_sees_are_short_where_the_standard_ones_were(waits,
     assert waits[5:] == [5]
 
 
-def test_passes_that_nobody_sees_wait(waits, pair, monkeypatch):
+def test_passes_of_an_endless_loop_wait_for_its_timeout(waits, pair, monkeypatch):
     class Once(Keeping):
         def handle_read(self):
             super().handle_read()

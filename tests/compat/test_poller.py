@@ -96,7 +96,7 @@ def test_only_what_changes_reaches_the_selector(calls, pairs):
     assert calls == ["unregister"] * 20 + ["close"]
 
 
-def test_stock_predicates_are_not_asked(pairs, monkeypatch):
+def test_inherited_predicates_are_not_called(pairs, monkeypatch):
     asked = []
     chats = [Chat(ours) for ours, _ in pairs]
     chats[7].writable = lambda: asked.append("own") or False

@@ -508,7 +508,7 @@ def test_protocol_may_answer_its_read_deadline_with_another(timed, clock):
     peer.close()
 
 
-def test_read_deadline_that_is_answered_without_another_is_none(timed, clock):
+def test_connection_kept_at_its_read_deadline_has_none_from_then_on(timed, clock):
     answering = Answering(lambda connection: True)
     connection, peer = pair(timed, answering, timeouts=Timeouts(read=8))
     pass_time(timed, clock, 100)

@@ -1,10 +1,12 @@
 """A connection that is frozen, and revived on another descriptor of its socket."""
 
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import repeat
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reactor import Limits, Reactor, Timeouts, WriteTimeout
 from reactor.connection.handover import (
@@ -22,7 +24,7 @@ from reactor.errors import HandedOver
 from reactor.listening.listener import settings_of
 from reactor.testing import Errors, ManualClock, ScriptedSocket
 from tests.deploy.test_handover import Movable
-from tests.helpers import pair, settle, spin
+from tests.helpers import examples, pair, settle, spin
 
 
 @contextmanager
@@ -207,7 +209,7 @@ def test_take_over_may_change_the_water_marks():
         peer.close()
 
 
-def test_leaving_says_so_and_ends_nothing():
+def test_leave_calls_connection_lost_and_the_new_connection_goes_on():
     with two_reactors() as (old, new, settings, _):
         before = Movable()
         connection, peer = pair(old, before)
@@ -265,4 +267,44 @@ def test_a_take_over_that_returns_no_protocol_is_reported():
         assert "take_over returned None" in str(errors.seen[0][0])
         new.run_once(0)
         assert new.connections() == []
+        peer.close()
+
+
+@examples(40)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.sampled_from(["read_rate", "write_rate"]))
+def test_rates_hold_through_any_number_of_handovers(tenths, rate):
+    limits = Limits(**{rate: 1000})
+    with two_reactors(limits=limits) as (first, second, settings, clock):
+        connection, peer = pair(first, Movable(), limits=limits)
+        both = {first: settings_of(first.listen("127.0.0.1:0", Movable, limits=limits)), second: settings}
+        reactors, passed, start = [first, second], 0, clock()
+        (peer.send if rate == "read_rate" else connection.write)(bytes(20_000))
+        for tenth in tenths:
+            for reactor in reactors:
+                settle(reactor)
+            revived, snapshot = moved(connection, both[reactors[1]])
+            thaw(revived, snapshot)
+            connection = revived
+            reactors.reverse()
+            clock.advance(tenth / 10)
+            settle(reactors[0])
+            with suppress(BlockingIOError):
+                passed += len(peer.recv(1 << 20))
+            since = clock() - start
+            total = passed if rate == "write_rate" else len(connection.get_protocol().received)
+            assert 1000 * since - 200 <= total <= 1000 * (since + 1)
+        peer.close()
+
+
+def test_a_rate_that_is_lower_there_is_not_exceeded():
+    with two_reactors(limits=Limits(write_rate=100)) as (old, _, settings, clock):
+        connection, peer = pair(old, Movable(), limits=Limits(write_rate=10_000))
+        connection.write(bytes(1000))
+        connection.write(bytes(20_000))
+        assert len(peer.recv(1 << 20)) == 10_000
+        clock.advance(1)
+        revived, snapshot = moved(connection, settings)
+        assert snapshot.write_tokens == 10_000
+        thaw(revived, snapshot)
+        assert len(peer.recv(1 << 20)) == 100
         peer.close()

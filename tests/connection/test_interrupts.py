@@ -74,7 +74,7 @@ def test_interrupt_in_a_callback_ends_the_connection_if_something_is_left_half_d
             spin(reactor, lambda: protocol.received == b"onetwo")
 
 
-def test_exception_of_elsewhere_came_out_of_no_callback():
+def test_exception_raised_elsewhere_did_not_come_out_of_a_callback():
     try:
         raise KeyboardInterrupt
     except KeyboardInterrupt as exc:
@@ -83,7 +83,7 @@ def test_exception_of_elsewhere_came_out_of_no_callback():
 
 
 @pytest.mark.parametrize("exc", [KeyboardInterrupt(), SystemExit(), ValueError(), None])
-def test_step_tells_of_interrupts_alone(exc):
+def test_step_reports_interrupts_and_no_other_exceptions(exc):
     seen = []
     step = Step(seen.append)
     if exc is None:

@@ -35,7 +35,7 @@ from reactor.testing import (
     Recorder,
     ScriptedSocket,
 )
-from tests.helpers import DEADLINE, connect, settle, spin
+from tests.helpers import DEADLINE, Factory, connect, settle, spin
 from tests.tls_peers import TlsPeer
 
 HERE = "10.0.0.1:80"
@@ -49,26 +49,9 @@ LINE = ProxyHeader(version=1, source=CLIENT, destination=SERVER)
 LOCAL = ProxyHeader(local=True)
 
 
-class Served:
-    """A factory of recorders, or of other protocols, that keeps them."""
-
-    def __init__(self, kind=Recorder):
-        self.kind = kind
-        self.made = []
-
-    def __call__(self):
-        self.made.append(self.kind())
-        return self.made[-1]
-
-    @property
-    def only(self):
-        (one,) = self.made
-        return one
-
-
 @pytest.fixture
 def served():
-    return Served()
+    return Factory()
 
 
 @pytest.fixture
@@ -133,7 +116,7 @@ def test_connection_without_a_proxy_has_no_header(memory, served):
     st.floats(0, 1),
 )
 def test_no_byte_is_lost_however_header_and_bytes_arrive(header, data, chunk, seed, choppy):
-    served = Served()
+    served = Factory()
     with MemoryReactor(seed=seed, choppy=choppy) as reactor:
         reactor.listen(HERE, served, proxy_protocol=PROXIES)
         sending(reactor, header.encode() + data, chunk=chunk, delay=0.001, ending="half-close")
@@ -155,7 +138,7 @@ def test_buffered_protocol_and_read_rate_get_what_follows(memory):
             self.received += self.room[:nbytes]
 
     for number, kind in enumerate((Into, Recorder)):
-        served = Served(kind)
+        served = Factory(kind)
         at = f"10.0.0.1:{81 + number}"
         memory.listen(at, served, proxy_protocol=PROXIES, limits=Limits(read_rate=8))
         sending(memory, HEADER.encode() + b"hello, world", at)
@@ -230,7 +213,7 @@ def test_deadlines_of_a_connection_begin_after_its_header(memory, served):
         (b"PROXY TCP4 1.2", "reset", "Connection reset by peer within it"),
     ],
 )
-def test_what_is_no_header_ends_the_connection_with_the_cause_in_the_log(
+def test_input_without_a_header_ends_the_connection_and_logs_the_cause(
     memory, served, caplog, data, ending, message
 ):
     memory.listen(HERE, served, proxy_protocol=PROXIES)
@@ -245,7 +228,7 @@ def test_what_is_no_header_ends_the_connection_with_the_cause_in_the_log(
     assert message in line
 
 
-def test_connections_of_others_are_refused(memory, served, caplog):
+def test_connections_from_untrusted_addresses_are_refused(memory, served, caplog):
     memory.listen(HERE, served, proxy_protocol=ProxyProtocol(trusted=["10.9.0.0/16"]))
     peer = sending(memory, HEADER.encode())
     memory.settle()
@@ -519,13 +502,15 @@ def test_client_of_a_socket_for_both_families_is_trusted_by_its_ipv4_address(rea
 class Accepting(ScriptedSocket):
     """A listening socket whose connections have a script for `recv`."""
 
-    def __init__(self, sock, script):
+    def __init__(self, sock, script=()):
         super().__init__(sock)
         self.script_of_each = script
+        self.accepted = []
 
     def accept(self):
         sock, sockaddr = super().accept()
-        return ScriptedSocket(sock, recv=self.script_of_each), sockaddr
+        self.accepted.append(ScriptedSocket(sock, recv=self.script_of_each))
+        return self.accepted[-1], sockaddr
 
 
 def test_partial_receives_and_errors_of_the_kernel(reactor, served):
@@ -549,6 +534,36 @@ def test_partial_receives_and_errors_of_the_kernel(reactor, served):
                 spin(reactor, lambda listener=listener: reactor.stats().closed.get("clean"))
                 assert len(served.made) == before
             listener.close()
+
+
+LONG = ProxyHeader(tlvs=((0xE0, bytes(4000)),))
+
+
+@pytest.mark.parametrize(("encoded", "looks"), [(LONG.encode(), 3), (LINE.encode(), 16)])
+def test_header_that_comes_byte_by_byte_is_looked_at_a_few_times(reactor, served, encoded, looks):
+    with socket.create_server(("127.0.0.1", 0)) as bound, ExitStack() as stack:
+        listening = Accepting(bound)
+        listener = reactor.listen(listening, served, proxy_protocol=LOCALHOST)
+        client = stack.enter_context(connect(reactor, listener.addresses[0]))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(len(encoded)):
+            client.sendall(encoded[at : at + 1])
+            reactor.run_once(0)
+        spin(reactor, lambda: served.made)
+        (accepted,) = listening.accepted
+        assert accepted.calls.count("recv") <= 2 * looks  # to see what there is, and to take it
+        client.sendall(b"x")
+        spin(reactor, lambda: served.only.received == b"x")
+        listener.close()
+
+
+def test_end_within_a_header_is_seen_at_once(reactor, served):
+    listener = reactor.listen("127.0.0.1:0", served, proxy_protocol=LOCALHOST)
+    with connect(reactor, listener.addresses[0]) as client:
+        client.sendall(LONG.encode()[:1000])
+        spin(reactor, lambda: reactor.stats().bytes_received == 1000)
+    reactor.run_once(0)
+    assert refusals(reactor) == {"proxy_header": 1}
 
 
 def test_connection_whose_child_process_inherits_it_before_the_header_goes_on(reactor, served):
@@ -665,7 +680,7 @@ def test_header_that_can_t_be_sent_is_a_failed_attempt():
 
 @given(st.integers(0, 1000), st.floats(0, 1))
 def test_header_is_sent_whole_before_the_first_bytes(seed, choppy):
-    served = Served()
+    served = Factory()
     with MemoryReactor(seed=seed, choppy=choppy) as reactor:
         reactor.listen(HERE, served, proxy_protocol=PROXIES)
         peer = FaultyPeer(b"hello, world", chunk=5, ending="half-close")
@@ -676,7 +691,7 @@ def test_header_is_sent_whole_before_the_first_bytes(seed, choppy):
 
 
 @pytest.mark.parametrize("wrong", ["v3", "", 1, True])
-def test_other_values_are_refused_by_name(reactor, wrong):
+def test_invalid_proxy_protocol_is_refused_by_its_name(reactor, wrong):
     kind = ValueError if isinstance(wrong, str) else TypeError
     with pytest.raises(kind, match=r"^proxy_protocol must be a ProxyHeader"):
         reactor.connect("127.0.0.1:1", Recorder, proxy_protocol=wrong)

@@ -265,27 +265,27 @@ def test_bytes_arrive_unchanged_however_the_records_are_cut(
             peer.receive(next(cuts_out, 1 << 20))
             return True
 
-        spin(reactor, lambda: step() and peer.established and protocol.calls, deadline=5)
+        spin(reactor, lambda: step() and peer.established and protocol.calls, wait=0)
         for data in theirs:
             peer.write(data)
         for data in ours:
             connection.write(data)
         if who_closes == "we":
-            spin(reactor, lambda: step() and len(protocol.received) == sum(map(len, theirs)), deadline=5)
+            spin(reactor, lambda: step() and len(protocol.received) == sum(map(len, theirs)), wait=0)
             connection.close()
         elif who_closes == "they":
-            spin(reactor, lambda: step() and len(peer.received) == sum(map(len, ours)), deadline=5)
+            spin(reactor, lambda: step() and len(peer.received) == sum(map(len, ours)), wait=0)
             peer.close()
         else:
             step()
             peer.sock.close()
-            spin(reactor, lambda: protocol.lost, deadline=5)
+            spin(reactor, lambda: protocol.lost, wait=0)
         assert peer.in_clear == (upgrade or b"")
         if who_closes == "reset":
             assert b"".join(theirs).startswith(protocol.received)
             assert isinstance(protocol.reason, OSError)
         else:
-            spin(reactor, lambda: step() and protocol.lost and peer.ended, deadline=5)
+            spin(reactor, lambda: step() and protocol.lost and peer.ended, wait=0)
             assert peer.received == b"".join(ours)
             assert protocol.received == b"".join(theirs)
             assert protocol.reason is None

@@ -733,9 +733,9 @@ def test_another_version_is_refused():
     with world(Echo, Echo) as made:
         ours, theirs = made.channel()
         reports = []
-        messages = Messages(
-            made.reactors[0], ours, on_message=lambda *_: None, on_end=lambda _: None, on_clear=lambda: None
-        )
+        calls = dict.fromkeys(["on_message", "on_end", "on_clear", "on_interrupt"], lambda *_: None)
+        messages = Messages(made.reactors[0], ours, **calls)
+        messages.begin()
         take_over(made.reactors[1], theirs, on_done=reports.append)
         messages.send({"kind": "begin", "version": 99}, descriptor=ours.fileno())
         made.until(lambda: reports)

@@ -2,23 +2,26 @@
 
 import json
 import logging
-import re
+import os
 import shutil
 import socket
-import subprocess
-from contextlib import contextmanager
+import threading
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from reactor import Address, Protocol, ProxyProtocol, Reactor
 from reactor.apps.proxy import Proxy
+from reactor.connection import pending_header
+from reactor.http import HTTP, Response
 from reactor.loop.selector import default_selector
 from reactor.testing import Recorder
-from tests.helpers import DEADLINE, Echo, spin
+from tests.deploy.balancers import documented, processes
+from tests.helpers import DEADLINE, Echo, Factory, spin
 from tests.tls_peers import TlsPeer
 
-README = Path(__file__).parent.parent.parent / "reactor" / "deploy" / "README.md"
 PROXIES = ProxyProtocol(trusted=["127.0.0.1"])
 
 DEFAULTS = """
@@ -53,22 +56,17 @@ def reactor_selector():
 @pytest.fixture
 def haproxy(tmp_path):
     """Return a function that starts HAProxy with a configuration, until the end of the test."""
-    assert shutil.which("haproxy"), "haproxy is missing: install its package"
-    started = []
+    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert program, "haproxy is missing: install its package"
+    with processes() as start_process:
 
-    def start(configuration, *listening):
-        file = tmp_path / f"haproxy{len(started)}.cfg"
-        file.write_text(configuration)
-        descriptors = [sock.fileno() for sock in listening]
-        words = ["haproxy", "-db", "-q", "-f", str(file)]
-        started.append(subprocess.Popen(words, pass_fds=descriptors, stderr=subprocess.PIPE))
+        def start(configuration, *listening):
+            file = tmp_path / f"{len(list(tmp_path.iterdir()))}.cfg"
+            file.write_text(configuration)
+            descriptors = [sock.fileno() for sock in listening]
+            start_process([program, "-db", "-q", "-f", file], pass_fds=descriptors)
 
-    yield start
-    for process in started:
-        ended = process.poll()
-        process.terminate()
-        _, output = process.communicate(timeout=DEADLINE)
-        assert ended is None, output.decode()
+        yield start
 
 
 @pytest.fixture
@@ -76,29 +74,6 @@ def public():
     """The socket that HAProxy is to listen on."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock
-
-
-class Served:
-    """A factory of recorders that keeps them."""
-
-    def __init__(self, kind=Echo):
-        self.kind = kind
-        self.made = []
-
-    def __call__(self):
-        self.made.append(self.kind())
-        return self.made[-1]
-
-
-def documented(replacements):
-    """Return the configuration of the README, with other values in the places of its addresses and files."""
-    (text,) = re.findall(
-        r"^```haproxy\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
-    for old, new in replacements.items():
-        assert text.count(old) == 1, f"{old} is not in the README's configuration once"
-        text = text.replace(old, str(new))
-    return text
 
 
 def checked(reactor):
@@ -113,23 +88,25 @@ def client_of(public):
 
 
 def test_documented_configuration_names_client_and_tls_and_its_checks_are_quiet(
-    reactor, public, haproxy, certificates, tmp_path, caplog
+    reactor, public, haproxy, certificates, tmp_path, caplog, monkeypatch
 ):
+    monkeypatch.setattr(pending_header, "LOCAL_SILENCE", DEADLINE)  # a busy HAProxy leaves late
     caplog.set_level(logging.INFO)
-    served = Served()
+    served = Factory(Echo)
     listener = reactor.listen("127.0.0.1:0", served, proxy_protocol=PROXIES)
     both = tmp_path / "server.pem"
     both.write_bytes(
         b"".join(Path(certificates.file(name)).read_bytes() for name in ("server.key", "server.pem"))
     )
     configuration = documented(
+        "haproxy",
         {
             "bind :4000": f"bind fd@{public.fileno()}",
             "/etc/haproxy/server.pem": both,
             "/etc/haproxy/clients.pem": certificates.file("ca.pem"),
             "127.0.0.1:9092": listener.addresses[0],
             "inter 2s": "inter 50ms",
-        }
+        },
     )
     haproxy(configuration, public)
     spin(reactor, lambda: checked(reactor) >= 3)
@@ -157,7 +134,7 @@ def test_documented_configuration_names_client_and_tls_and_its_checks_are_quiet(
 
 @pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
 def test_client_without_tls_and_its_end_of_file(reactor, public, haproxy, version):
-    served = Served()
+    served = Factory(Echo)
     listener = reactor.listen("127.0.0.1:0", served, proxy_protocol=PROXIES)
     haproxy(
         f"{DEFAULTS}\nlisten front\n    bind fd@{public.fileno()}\n"
@@ -180,7 +157,7 @@ def test_check_that_expects_a_banner_finds_the_server_up(reactor, public, haprox
             super().connection_made(connection)
             connection.write(b"220 ready\r\n")
 
-    served = Served(Greeting)
+    served = Factory(Greeting)
     listener = reactor.listen("127.0.0.1:0", served, proxy_protocol=PROXIES)
     admin = str(tmp_path / "admin")
     haproxy(
@@ -264,6 +241,33 @@ def test_connector_s_own_addresses_are_understood_by_haproxy(reactor, public, ha
     spin(reactor, lambda: recorder.lost)
     host, port, *_ = json.loads(recorder.received.partition(b"\r\n\r\n")[2])
     assert (host, port) == recorder.connection.get_extra_info("sockname", (host, port))
+
+
+def test_documented_configuration_for_pages_names_the_client_of_each_connection(
+    public, haproxy, reactor_server
+):
+    checks, names = threading.Semaphore(0), []
+
+    def page(request):
+        if request.connection.get_extra_info("proxy").local:
+            checks.release()
+        else:
+            names.append(request.peername)
+        return Response(200, "hello")
+
+    server = reactor_server(HTTP(page), proxy_protocol=PROXIES)
+    replacements = {"bind :8000": f"bind fd@{public.fileno()}", "127.0.0.1:9094": server.address}
+    haproxy(documented("haproxy", {**replacements, "inter 2s": "inter 50ms"}, number=1), public)
+    for _ in range(4):
+        assert checks.acquire(timeout=DEADLINE)  # a server is down after three that fail
+    with ExitStack() as stack:
+        clients = [HTTPConnection(*public.getsockname(), timeout=DEADLINE) for _ in range(2)]
+        for client in clients * 2:
+            stack.callback(client.close)
+            client.request("GET", "/")
+            assert client.getresponse().read() == b"hello"
+        assert names == [client.sock.getsockname() for client in clients * 2]
+    assert server.reactor.stats().refused == {}
 
 
 def test_server_that_does_not_trust_haproxy_is_down_for_it(public, haproxy):

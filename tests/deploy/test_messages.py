@@ -20,6 +20,7 @@ class End:
     def __init__(self, reactor, sock):
         self.received = []
         self.ended = []
+        self.interrupts = []
         self.clear = 0
         self.messages = Messages(
             reactor,
@@ -27,7 +28,9 @@ class End:
             on_message=lambda *message: self.received.append(message),
             on_end=self.ended.append,
             on_clear=self.cleared,
+            on_interrupt=self.interrupts.append,
         )
+        self.messages.begin()
 
     def cleared(self):
         self.clear += 1

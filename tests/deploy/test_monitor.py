@@ -3,12 +3,15 @@
 import select
 import signal
 import time
+from contextlib import closing
 
 import pytest
 
+from reactor import Reactor
 from reactor.deploy.channel import Channel
 from reactor.deploy.monitor import Member, Monitor, State
 from reactor.status.overview import Phase
+from reactor.testing import ManualClock
 from tests.deploy.programs import client_of, deployed, serving
 from tests.helpers import DEADLINE, spin
 from tests.status.clients import get, metrics
@@ -44,14 +47,14 @@ class Workers:
         assert self.ends[pid].receive().kind == "status"
         self.say(pid, **counters)
 
-    def say(self, pid, **counters):
-        self.ends[pid].send("snapshot", snapshot=snapshot(pid, **counters).to_json())
+    def say(self, pid, last=False, **counters):
+        self.ends[pid].send("snapshot", snapshot=snapshot(pid, **counters).to_json(), last=last)
         (member,) = (member for member in self.members if member.pid == pid)
         self.monitor.answer(member.index, pid, member.channel.receive())
 
     def end(self, pid):
         self.members = [member for member in self.members if member.pid != pid]
-        self.monitor.ended(pid)
+        return self.monitor.ended(pid)
 
     def close(self):
         self.monitor.close()
@@ -183,6 +186,24 @@ def test_sums_that_the_successor_has_no_room_for_come_later(workers):
     assert to_old.receive() is None  # nothing is counted twice
 
 
+def test_it_is_known_of_how_many_seconds_a_killed_worker_takes_its_counts_with_it():
+    clock = ManualClock()
+    with Reactor(clock=clock) as reactor, closing(Workers(reactor)) as workers:
+        for index in range(4):
+            workers.add(index, index)
+            if index:
+                workers.monitor.began(index)
+        clock.advance(5)
+        reactor.run_once(0)
+        workers.say(2)
+        clock.advance(2)
+        reactor.run_once(0)
+        workers.say(3, last=True)
+        # One that was never ready, one that nobody has looked at, one that somebody has, one that was asked
+        # to end and has said what it counted.
+        assert [workers.end(pid) for pid in range(4)] == [0, 7, 2, 0]
+
+
 # Real processes
 
 
@@ -229,6 +250,8 @@ def test_counters_go_on_through_restarts_replacements_and_kills(tmp_path):
             int(labels[0]) for name, *labels in found if name == "reactor_worker_up" and labels[2] == "0"
         )
         deployment.signal(signal.SIGKILL, victim)
+        lost = f"process {victim}[)]: the status page lacks what it counted in its last [0-9.]+ s"
+        deployment.wait_for(lost)
         deployment.workers(1)
         found = wait_until(status, lambda found: found.get(("reactor_worker_failures_total", "0")))
         assert found[ACCEPTED] == 15
@@ -236,6 +259,7 @@ def test_counters_go_on_through_restarts_replacements_and_kills(tmp_path):
         assert found["reactor_worker_starts_total", "0"] == 4
         assert found["reactor_worker_starts_total", "1"] == 3
         assert deployment.stop() == 0
+        assert len([line for line in deployment.lines if "lacks" in line]) == 1
         assert not path.exists()
 
 

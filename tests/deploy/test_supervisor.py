@@ -301,7 +301,7 @@ def test_program_that_does_not_start_is_one_line_and_its_status(folder):
         assert said == [
             (
                 "python -m reactor serve: argument APP: cannot import 'app:Who': RuntimeError: half a deploy "
-                "(try python -m reactor serve --help)"
+                f"({folder}/app.py, line 1) (try python -m reactor serve --help)"
             )
         ]
 

@@ -194,7 +194,7 @@ def decoded(framer, pieces):
         (Netstrings(), b"1:a,-1:b,", [b"a"], MalformedFrame, "not with b'-1'"),
         (Netstrings(), b"1:a,GET / HTTP", [b"a"], MalformedFrame, "begins with its length and a colon"),
         (Netstrings(9), b"1:a,10:", [b"a"], FrameTooLong, "limit of 9 bytes"),
-        (Netstrings(9), b"1:a,1000", [b"a"], MalformedFrame, "at most 9 bytes has no length b'100'"),
+        (Netstrings(9), b"1:a,1000", [b"a"], MalformedFrame, "at most 9 bytes can't have the length b'100'"),
     ],
 )
 def test_malformed_frame_raises_after_the_frames_before_it(framer, data, frames, error, message):

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactor.errors import ProxyHeaderError
-from reactor.framing.proxy_header import PROXY_HEADER_LIMIT, ProxyHeader, ProxyTLS, TLVType
+from reactor.framing.proxy_header import (
+    PROXY_HEADER_LIMIT,
+    ProxyHeader,
+    ProxyTLS,
+    TLVType,
+    least_missing,
+)
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -77,6 +83,15 @@ def test_header_gives_one_answer_at_every_split(header, rest):
         assert ProxyHeader.parse(encoded[:end]) is None
     for end in range(len(encoded), len(encoded) + len(rest) + 1):
         assert ProxyHeader.parse(bytearray((encoded + rest)[:end])) == (header, len(encoded))
+
+
+@given(HEADERS | st.just(ProxyHeader(version=1)))
+def test_no_more_bytes_are_said_missing_than_come(header):
+    encoded = header.encode()
+    for end in range(len(encoded)):
+        assert 1 <= least_missing(encoded[:end]) <= len(encoded) - end
+        if header.version == 2 and end >= 16:
+            assert least_missing(encoded[:end]) == len(encoded) - end
 
 
 @st.composite

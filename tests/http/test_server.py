@@ -7,9 +7,11 @@ import subprocess
 import pytest
 
 from reactor import Timeouts, UsageError
+from reactor.deploy import Transfer
 from reactor.http import HTTP, HTTPError, Response
-from reactor.testing import Errors, MemoryReactor, Recorder
-from tests.helpers import DEADLINE
+from reactor.testing import Errors, ManualClock, MemoryReactor, Recorder
+from tests.deploy.test_handover import read, world
+from tests.helpers import DEADLINE, spin
 from tests.http.exchange import GET, answer, answers, client_of, exchange, get, hello, mirror, post
 
 # Routes
@@ -526,3 +528,138 @@ def test_wrk(served):
     assert errors is None or errors.groups() == ("0", "0", "0")  # what is slow is no error of ours
     assert "Non-2xx" not in report
     assert int(re.search(r"(\d+) requests in", report)[1]) > 0
+
+
+# Handing over
+
+
+def answered(made, clients, count):
+    """What each client has received, once it has that many answers."""
+    heard = [bytearray() for _ in clients]
+
+    def enough():
+        for client, received in zip(clients, heard, strict=True):
+            received.extend(read(client))
+        return all(received.count(b"HTTP/1.1 ") == count for received in heard)
+
+    made.until(enough)
+    return [answers(bytes(received), ended=False) for received in heard]
+
+
+def test_connections_go_over_at_every_byte_but_within_a_body():
+    data = get("/first") + b"\r\n" + get("/second", "X: " + "y" * 50) + post(b"third", path="/last")
+    body = len(data) - len(b"third")
+    handled = []
+
+    def handle(request):
+        handled.append(request.path)
+        return mirror(request)
+
+    with world(HTTP(handle), HTTP(handle)) as made:
+        clients = made.connect(len(data))
+        for place, client in enumerate(clients):
+            client.send(data[:place])
+        ends = [data.index(b"\r\n\r\n", start) + 4 for start in (0, data.index(b"/second"))]
+        whole = sum(place >= end for place in range(len(data)) for end in ends)
+        spin(made.reactors[0], lambda: len(handled) == whole)
+        assert made.move()[0] == Transfer(moved=body, kept=len(b"third"))
+        made.reactors[0].drain(10.0)
+        for place, client in enumerate(clients):
+            client.send(data[place:])
+        for place, found in enumerate(answered(made, clients, 3)):
+            assert [each.body for each in found] == [
+                b"GET /first 0 ", b"GET /second 0 ", b"POST /last 5 third",
+            ]  # fmt: skip
+            assert [each.headers.get("connection") for each in found[:2]] == [None, None]
+            assert found[2].headers.get("connection") == ("close" if place >= body else None)
+    assert sorted(handled) == sorted(["/first", "/second", "/last"] * len(data))
+
+
+def test_requests_that_wait_for_room_go_over_and_are_handled_once():
+    handled = []
+
+    def handle(request):
+        handled.append(request.path)
+        return Response(200, bytes(30_000))
+
+    with world(HTTP(handle), HTTP(handle)) as made:
+        clients = made.connect()
+        clients[0].send(b"".join(get(f"/{number}") for number in range(9)))
+        spin(made.reactors[0], lambda: handled and made.only(0).is_paused())
+        before = len(handled)
+        assert made.move()[0] == Transfer(moved=1, kept=0)
+        received = bytearray()
+        made.until(lambda: received.extend(read(clients[0])) or received.count(b"\0") == 270_000)
+        assert len(answers(bytes(received), ended=False)) == 9
+        assert handled == [f"/{number}" for number in range(9)]
+        assert 0 < before < 9
+
+
+@pytest.mark.parametrize("drains", [False, True])
+def test_connection_within_an_answer_stays_for_that_one(drains):
+    waiting = []
+    with world(HTTP(waiting.append), HTTP(hello)) as made:
+        (client,) = made.connect()
+        client.send(GET)
+        spin(made.reactors[0], lambda: waiting)
+        assert made.move()[0] == Transfer(moved=0, kept=1)
+        if drains:
+            made.reactors[0].drain(10.0)
+            made.turn()
+        waiting[0].respond(Response(200, b"late"))
+        (found,) = answered(made, [client], 1)[0]
+        assert (found.body, found.headers["connection"]) == (b"late", "close")
+        client.close()
+        made.until(lambda: not made.reactors[0].connections())
+
+
+def test_coroutine_that_goes_on_after_its_answer_ends_with_the_handover():
+    ends = []
+
+    async def goes_on(request):
+        request.respond(Response(200, b"early"))
+        try:
+            await request.sleep(1000)
+        finally:
+            ends.append(True)
+
+    with world(HTTP(goes_on), HTTP(hello)) as made:
+        clients = made.connect()
+        clients[0].send(GET)
+        answered(made, clients, 1)
+        assert made.move()[0] == Transfer(moved=1, kept=0)
+        assert ends == [True]
+        clients[0].send(GET)
+        assert answered(made, clients, 1)[0][0].body == b"hello"
+
+
+def test_deadlines_of_a_connection_that_was_handed_over_go_on():
+    clock, options = ManualClock(), {"head_timeout": 10.0, "keep_alive": 30.0}
+    with world(HTTP(hello, **options), HTTP(hello, **options), clock=clock) as made:
+        fresh, slow, idle = clients = made.connect(3)
+        idle.send(GET)
+        slow.send(GET[:10])
+        answered(made, [idle], 1)
+        clock.advance(7)
+        assert made.move()[0] == Transfer(moved=3, kept=0)
+        clock.advance(4)
+        made.until(lambda: len(made.by_peer(1)) == 1)
+        assert (fresh.recv(100), slow.recv(100)[:12]) == (b"", b"HTTP/1.1 408")
+        idle.send(GET)
+        assert len(answered(made, clients[2:], 1)[0]) == 1
+        clock.advance(31)
+        made.turn()
+        clock.advance(31)
+        made.until(lambda: not made.by_peer(1))
+
+
+def test_connection_whose_transfer_fails_goes_on_with_the_requests_that_came():
+    with world(HTTP(mirror), HTTP(mirror)) as made:
+        clients = made.connect()
+        clients[0].send(GET[:9])
+        made.turn()
+        _, there = made.begin()
+        there.cancel()
+        made.until(lambda: len(made.transfers) == 2)
+        clients[0].send(GET[9:] + post(b"more"))
+        assert [each.body for each in answered(made, clients, 2)[0]] == [b"GET / 0 ", b"POST / 4 more"]

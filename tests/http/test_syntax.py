@@ -157,6 +157,22 @@ def test_bad_head_is_refused(data, status):
     assert read(*(data[at : at + 1] for at in range(len(data)))) == [status]
 
 
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "missing mandatory Host: header"),
+        (b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 443\r\n\r\n", "illegal request line"),
+        (get("/", "<script>"), "illegal header line"),
+        (get("/", "Content-Length: x"), "bad Content-Length"),
+        (get("/", "Transfer-Encoding: chunked") + b"<script>\r\n", "illegal chunk header"),
+        (get("/", "Transfer-Encoding: chunked") + b"1\r\nx<script>", "malformed chunk footer"),
+    ],
+)
+def test_answer_says_what_is_wrong_and_quotes_nothing(data, text):
+    found = answers(exchange(mirror, data))[0]
+    assert (found.status, found.body.decode()) == (400, f"400 Bad Request: {text}\n")
+
+
 BAD_CHUNKS = {
     "no size": b"\r\nhello\r\n0\r\n\r\n",
     "bare LF after the size": b"5\nhello\r\n0\r\n\r\n",
@@ -174,6 +190,8 @@ BAD_CHUNKS = {
     "bad trailer": b"0\r\nX : y\r\n\r\n",
     "endless size": b"0" * 20000,
     "endless extension": b"5;" + b"x" * 20000,
+    "long extension": b"5;" + b"x" * 10000 + b"\r\nhello\r\n0\r\n\r\n",
+    "long trailer": b"0\r\n" + b"X:y\r\n" * 2000 + b"\r\n",
 }
 
 

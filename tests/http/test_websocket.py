@@ -1,6 +1,7 @@
 """WebSocket: handshakes, origins, messages and fragments, pings, the closing handshake, flow control."""
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -10,15 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto import ConnectionType
 from wsproto.connection import Connection as Frames
-from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from reactor import ReadTimeout, StreamClosed, UsageError
+from reactor import HandedOver, ReadTimeout, StreamClosed, UsageError
+from reactor.deploy import Transfer
 from reactor.http import HTTP, Response, WebSocket, encode_message
 from reactor.http.websocket import PARTS
-from reactor.testing import Errors, MemoryReactor, Recorder
-from tests.helpers import examples
+from reactor.testing import Errors, ManualClock, MemoryReactor, Recorder
+from tests.deploy.test_handover import read, world
+from tests.helpers import examples, spin
 from tests.http.exchange import answer, client_of, get, hello
+from tests.http.test_frames import FRAGMENTED, Reader, stream_of
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # that of RFC 6455, 1.3
 FIELDS = ("Upgrade: websocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Version: 13")
@@ -725,3 +729,189 @@ def test_over_loopback(reactor_server):
         while data := client.recv(1000):
             received += data
     assert b"\x81\x05hello" in received
+
+
+# Handing over
+
+
+class Log:
+    """A handler whose WebSockets are handed over, with what they have received as their state."""
+
+    def __init__(self):
+        self.kept = 0
+        self.ends = []
+        self.sockets = []
+
+    def __call__(self, request):
+        self.join(request.websocket(subprotocols=["log"], max_message=100_000), [])
+
+    def take_over(self, socket_, state):
+        self.join(socket_, json.loads(state))
+
+    def join(self, socket_, heard):
+        def received(message):
+            heard.append(len(message))
+            socket_.send(message)
+
+        def kept():
+            self.kept += 1
+
+        self.sockets.append(socket_)
+        socket_.on_message = received
+        socket_.on_hand_over = lambda: json.dumps(heard).encode()
+        socket_.on_kept = kept
+        socket_.on_close = self.ends.append
+
+
+class Peer:
+    """A client of a WebSocket over a real socket, after its opening handshake."""
+
+    def __init__(self, made, sock, *fields, path="/"):
+        self.sock, self.frames, self.heard, self.parts = sock, Frames(ConnectionType.CLIENT), [], []
+        sock.send(handshake(*fields, path=path))
+        answer = bytearray()
+        made.until(lambda: answer.extend(read(sock)) or b"\r\n\r\n" in answer)
+        self.frames.receive_data(bytes(answer.partition(b"\r\n\r\n")[2]))
+
+    def hears(self, what):
+        """Return whether `what` is among the events until now."""
+        data = read(self.sock)
+        if data:
+            self.frames.receive_data(data)
+        for event in self.frames.events():
+            if not isinstance(event, Message):
+                self.heard.append(event)
+                continue
+            self.parts.append(event.data)
+            if event.message_finished:
+                self.heard.append(event.data[:0].join(self.parts))
+                self.parts = []
+        return what in self.heard
+
+
+@examples(8)
+@given(FRAGMENTED)
+def test_websockets_go_over_at_every_byte(messages):
+    data = stream_of(messages)
+    places = range(0, len(data), 1 + len(data) // 40)
+    logs = [Log(), Log()]
+    with world(*map(HTTP, logs)) as made:
+        peers = [Peer(made, client) for client in made.connect(len(places))]
+        for peer, place in zip(peers, places, strict=True):
+            peer.sock.send(data[:place])
+        made.turn()  # some have received it, and some have not
+        assert made.move() == [Transfer(moved=len(peers), kept=0)] * 2
+        for peer, place in zip(peers, places, strict=True):
+            peer.sock.send(data[place:])
+        end = CloseConnection(4000, "done")
+        made.until(lambda: all(peer.hears(end) for peer in peers))
+        reader = Reader([])
+        reader.receive(data)
+        expected = [event.response() if isinstance(event, Ping) else event for event in reader.heard]
+        assert [peer.heard for peer in peers] == [expected] * len(peers)
+        assert [type(exc) for exc in logs[0].ends] == [HandedOver] * len(peers)
+        made.until(lambda: logs[1].ends == [None] * len(peers))
+        assert all(socket_.code == 4000 for socket_ in logs[1].sockets)
+
+
+def test_a_websocket_goes_over_with_its_options_and_deadlines():
+    clock, logs = ManualClock(), [Log(), Log()]
+    with world(*map(HTTP, logs), clock=clock) as made:
+        (client,) = made.connect()
+        peer = Peer(made, client, "Sec-WebSocket-Protocol: log")
+        clock.advance(15)  # of the 20 s until a ping
+        made.move()
+        (socket_,) = logs[1].sockets
+        assert (socket_.subprotocol, socket_.is_closed) == ("log", False)
+        clock.advance(6)
+        made.until(lambda: peer.hears(Ping(b"")))
+        clock.advance(15)
+        client.send(bytes(peer.frames.send(BytesMessage(bytes(100_001)))))
+        made.until(lambda: peer.heard[-1:] != [Ping(b"")] or peer.hears(None))
+        assert peer.heard[-1] == CloseConnection(1009, "a message may have 100000 bytes")
+
+
+def test_a_ping_that_waits_for_room_is_answered_there():
+    with world(*map(HTTP, (Log(), Log()))) as made:
+        (client,) = made.connect()
+        peer = Peer(made, client)
+        connection = made.only(0)
+        connection.write(encode_message(bytes(1 << 18)))
+        assert connection.is_paused()
+        client.send(bytes(peer.frames.send(Ping(b"first"))))
+        client.send(bytes(peer.frames.send(Ping(b"last"))))
+        spin(made.reactors[0], lambda: connection.get_protocol()._pong == Ping(b"last"))
+        made.move()
+        made.until(lambda: peer.hears(Pong(b"last")))
+        assert peer.heard == [bytes(1 << 18), Pong(b"last")]
+
+
+def test_a_websocket_that_is_closing_goes_on_to_do_so():
+    clock, logs = ManualClock(), [Log(), Log()]
+    with world(*map(HTTP, logs), clock=clock) as made:
+        first, second = (Peer(made, client) for client in made.connect(2))
+        for socket_ in logs[0].sockets:
+            socket_.close(4001, "bye")
+        made.move()
+        assert [socket_.is_closed for socket_ in logs[1].sockets] == [True, True]
+        made.until(lambda: first.hears(CloseConnection(4001, "bye")))
+        first.sock.send(bytes(first.frames.send(first.heard[0].response())))
+        made.until(lambda: logs[1].ends == [None])
+        clock.advance(11)
+        made.until(lambda: len(logs[1].ends) == 2)
+        assert isinstance(logs[1].ends[1], ReadTimeout)
+        assert second.heard == []
+
+
+def test_a_websocket_is_closed_where_the_next_version_can_not_go_on_with_it():
+    with world(HTTP({"/": Log()}), HTTP({"/": echo})) as made:
+        (client,) = made.connect()
+        peer = Peer(made, client)
+        made.move()
+        made.until(lambda: peer.hears(CloseConnection(1001, "")))
+
+
+async def listening(request):
+    async for _ in request.websocket():
+        pass
+
+
+def compressed(request):
+    log = Log()
+    log.join(request.websocket(compress=True), [])
+
+
+def busy(request):
+    socket_ = request.websocket()
+    Log().join(socket_, [])
+    socket_.on_hand_over = lambda: None
+
+
+@pytest.mark.parametrize("handler", [listening, compressed, busy, echo])
+def test_a_websocket_stays_if_its_program_or_its_compression_can_not_leave(handler):
+    with world(HTTP(handler), HTTP(Log())) as made:
+        (client,) = made.connect()
+        peer = Peer(made, client, "Sec-WebSocket-Extensions: permessage-deflate")
+        assert made.move() == [Transfer(moved=0, kept=1), Transfer(moved=0, kept=0)]
+        client.send(bytes(peer.frames.send(Ping(b"there?"))))
+        made.until(lambda: peer.hears(Pong(b"there?")))
+
+
+def test_a_websocket_is_informed_that_it_stays_after_all():
+    log = Log()
+    with world(HTTP(log), HTTP(Log())) as made:
+        (client,) = made.connect()
+        peer = Peer(made, client)
+        part, rest = (bytes(peer.frames.send(BytesMessage(b"x" * 9, message_finished=end))) for end in (0, 1))
+        client.send(part + rest[:8])
+        made.turn()
+        there = made.begin()[1]
+        while not log.sockets[0]._is_offered:
+            made.reactors[0].run_once(0)
+        log.sockets[0].resume_reading()
+        assert log.kept == 0
+        there.cancel()
+        made.until(lambda: len(made.transfers) == 2)
+        assert log.kept == 1
+        client.send(rest[8:])
+        made.until(lambda: peer.hears(b"x" * 18))

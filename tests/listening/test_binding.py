@@ -282,5 +282,5 @@ def test_descriptor_that_does_not_listen_is_refused_and_stays_open():
 
 
 def test_descriptor_that_is_not_open_is_refused():
-    with pytest.raises(ListenError, match="Bad file descriptor"):
+    with pytest.raises(ListenError, match="Bad file descriptor: this process inherited no descriptor"):
         listen("fd:9999")

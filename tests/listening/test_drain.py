@@ -4,16 +4,19 @@ import logging
 import socket
 import struct
 from collections import Counter
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reactor import Drained, DrainTimeout, Limits, Protocol, Reactor, Timeouts, UsageError
 from reactor.listening.drain import FIRST_BYTES
 from reactor.reactor import loop_of
 from reactor.streams import handler
-from reactor.testing import Recorder
-from tests.helpers import DEADLINE, Echo, connect, pair, spin
+from reactor.testing import MemoryReactor, Recorder
+from tests.helpers import DEADLINE, Echo, connect, examples, pair, spin
 
 BIG = bytes(4 << 20)
 
@@ -558,3 +561,75 @@ def test_draining_may_clear_the_read_deadline(reactor, clock, reports):
         reactor.drain(30, reports.append)
         spin(reactor, lambda: waiting[0].lost)
         assert waiting[0].reason is None
+
+
+class Owed(Recorder):
+    """A protocol whose peer owes it the next message; `busy`: it has something to finish."""
+
+    busy = False
+    ended = None
+
+    def data_received(self, data):
+        super().data_received(data)
+        self.connection.set_timeouts(read=1000.0)
+
+    def draining(self):
+        return self.busy
+
+    def connection_lost(self, exc):
+        super().connection_lost(exc)
+        self.ended = self.connection.reactor.time()
+
+
+@contextmanager
+def drained(timeout, reports):
+    """A connection that has been served for a while, whose listener begins to drain."""
+    server, client = Owed(), Recorder()
+    with MemoryReactor() as reactor:
+        listener = reactor.listen("10.0.0.1:80", lambda: server)
+        reactor.connect("10.0.0.1:80", lambda: client)
+        reactor.advance(0)
+        client.connection.write(b"x")
+        reactor.advance(20)
+        listener.drain(timeout, reports.append)
+        yield reactor, server, client
+
+
+@examples(50)
+@given(timeout=st.floats(1, 100), pauses=st.lists(st.floats(0, 30), max_size=8))
+def test_what_waits_for_its_peer_is_closed_after_a_silence_as_long_as_what_is_left(timeout, pauses):
+    reports = []
+    with drained(timeout, reports) as (reactor, server, client):
+        silent_since = start = reactor.time()
+        for pause in pauses:
+            closing, now = (silent_since + start + timeout) / 2, reactor.time() + pause
+            if now > closing:
+                break
+            reactor.advance(pause)
+            assert server.ended is None
+            client.connection.write(b"x")
+            reactor.advance(0)
+            silent_since = now
+        reactor.advance(timeout)
+        closing, due = (silent_since + start + timeout) / 2, start + timeout
+        assert closing <= server.ended <= min(closing + 0.11, due)
+        if server.ended < due:
+            assert (client.reason, reports) == (None, [Drained(idle=0, finished=1, failed=0, aborted=0)])
+
+
+@pytest.mark.parametrize("reason", ["queue", "busy"])
+def test_what_is_late_and_has_something_to_send_or_to_finish_has_until_the_deadline(reason):
+    reports = []
+    with drained(10.0, reports) as (reactor, server, client):
+        start = reactor.time()
+        if reason == "queue":
+            client.connection.pause_reading()
+            server.connection.write(BIG)
+        server.busy = reason == "busy"
+        reactor.advance(9)
+        assert server.connection.is_closing() is (reason == "queue")
+        client.connection.resume_reading()
+        reactor.advance(2)
+        assert (reports[0].finished, reports[0].aborted) == ((1, 0) if reason == "queue" else (0, 1))
+        assert server.ended == pytest.approx(start + (9 if reason == "queue" else 10), abs=0.2)
+        assert len(client.received) == (len(BIG) if reason == "queue" else 0)

@@ -14,19 +14,7 @@ from reactor import AddressError, ConnectionAborted, Limits, ListenError, Reacto
 from reactor.connection.closing import lingering_of
 from reactor.reactor import loop_of
 from reactor.testing import ManualClock, Recorder, ScriptedSocket
-from tests.helpers import DEADLINE, Echo, connect, refuse_changes, spin
-
-
-class Factory:
-    """A protocol factory that keeps the recorders it made."""
-
-    def __init__(self, kind=Recorder):
-        self.kind = kind
-        self.made = []
-
-    def __call__(self):
-        self.made.append(self.kind())
-        return self.made[-1]
+from tests.helpers import DEADLINE, Echo, Factory, connect, refuse_changes, spin
 
 
 @pytest.fixture

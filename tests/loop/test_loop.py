@@ -75,7 +75,7 @@ def test_driving_from_inside_a_callback_is_an_error(reactor, errors, drive):
     reactor.run_once()
     exc, _, _ = errors.take()
     assert isinstance(exc, UsageError)
-    assert str(exc) == "the reactor is being driven by this thread already"
+    assert str(exc) == "the reactor is being driven by this thread already: return from the callback first"
 
 
 def test_driving_from_a_second_thread_is_an_error(reactor, ran):
@@ -92,7 +92,7 @@ def test_driving_from_a_second_thread_is_an_error(reactor, ran):
 
     reactor.call_soon(start)
     reactor.run_once()
-    assert ran == ["the reactor is being driven by another thread already"]
+    assert ran == ["the reactor is being driven by another thread already: pass it calls by submit"]
 
 
 @pytest.mark.parametrize("leaver", [KeyboardInterrupt, SystemExit])
@@ -553,7 +553,7 @@ def test_closed_file_is_refused(reactor, pairs):
 
 def test_regular_file_is_refused_on_epoll(tmp_path):
     with Reactor() as reactor, open(tmp_path / "file", "w") as file:
-        with pytest.raises(PermissionError):
+        with pytest.raises(PermissionError, match="a regular file is always ready, read it on a thread"):
             reactor.add_reader(file, print)
         assert reactor.remove_reader(file) is False
 

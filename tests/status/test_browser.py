@@ -7,6 +7,8 @@ import signal
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from reactor import Protocol
+from reactor.status import StatusPage
 from tests.deploy.programs import GATE, client_of, held, serving
 from tests.helpers import DEADLINE
 
@@ -144,16 +146,36 @@ def test_page_says_that_its_figures_are_old_and_goes_on_when_the_server_is_back(
     with serving(tmp_path, "--status", address, app="echo", workers=1) as another:
         (pid,) = another.workers(1).values()
         expect(page.locator("#workers")).to_contain_text(f"process {pid}")
-        expect(page.locator("#connection")).to_have_text(re.compile("^Figures of"))
+        expect(page.locator("#connection")).to_have_text(re.compile(r"^\s*Figures of"))
         expect(page.locator("body")).to_have_class("")
         assert another.stop() == 0
+
+
+@pytest.mark.slow
+def test_page_says_that_a_server_is_silent_and_goes_on_when_it_is_heard_again(deployment, open_page):
+    page = open_page()
+    page.clock.install()
+    page.reload()
+    spoken = page.get_by_role("banner").get_by_role("status")
+    expect(figure(page, "New")).to_contain_text("/s")
+    expect(spoken).to_have_text("")
+    deployment.signal(signal.SIGSTOP)
+    try:
+        page.clock.fast_forward(6000)
+        expect(spoken).to_have_text("No connection: trying again.")
+        expect(page.locator("body")).to_have_class("stale")
+    finally:
+        deployment.signal(signal.SIGCONT)
+    expect(spoken).to_have_text("")
+    expect(page.locator("body")).to_have_class("")
 
 
 @pytest.mark.slow
 def test_readers_find_headings_tables_and_the_state(open_page):
     page = open_page()
     expect(page.get_by_role("heading", level=1)).to_have_text("reactor serve gated:Gated")
-    expect(page.get_by_role("status")).to_have_text("Running, ready: 2 of 2 workers serve")
+    state = page.get_by_role("region", name="State")
+    expect(state.get_by_role("status")).to_have_text("Running, ready: 2 of 2 workers serve")
     for width in (1280, 320):
         page.set_viewport_size({"width": width, "height": 800})
         for name in ("Workers", "Loop lag", "Listeners", "Refused connections", "Closed connections"):
@@ -162,6 +184,24 @@ def test_readers_find_headings_tables_and_the_state(open_page):
         assert workers.get_by_role("row").count() == 3
         assert workers.get_by_role("rowheader").count() == 2
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(OVERFLOWING) == []
+
+
+@pytest.mark.slow
+def test_long_names_are_wrapped(browser, reactor_server, tmp_path):
+    server = reactor_server(Protocol)
+
+    def serve():
+        page = StatusPage(server.reactor, name="n" * 100, checks={"y" * 100: lambda: "x" * 100})
+        server.reactor.listen(f"unix:{tmp_path}/" + "s" * (90 - len(str(tmp_path))), Protocol)
+        return page.listen("127.0.0.1:0").addresses[0]
+
+    address = server.reactor.submit(serve).result(DEADLINE)
+    with browser.new_context(viewport={"width": 320, "height": 800}) as context:
+        page = context.new_page()
+        page.goto(f"http://{address}/")
+        expect(page.locator("#state")).to_contain_text("y" * 100)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
         assert page.evaluate(OVERFLOWING) == []
 
 

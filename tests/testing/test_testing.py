@@ -232,7 +232,7 @@ def test_peer_stops_sending_when_the_connection_ends(memory):
 
 
 def test_invalid_parameters_of_a_peer_are_refused():
-    with pytest.raises(UsageError, match="a chunk has 1 byte or more, not 0"):
+    with pytest.raises(UsageError, match="chunk must be 1 byte or more, not 0"):
         FaultyPeer(b"x", chunk=0)
     with pytest.raises(UsageError, match="one of stay, half-close, close, reset, not explode"):
         FaultyPeer(ending="explode")
@@ -341,7 +341,7 @@ def test_errors_and_leaks_fail_the_test(pytester):
             "*LookupError: yours*",
             "*ExceptionGroup: callbacks of the reactor raised, in Broken.data_received (1 sub-exception)*",
             "*LookupError: mine*",
-            "*1 connections were still busy when the server was drained*",
+            "*connections that were still busy when the server was drained: 1*",
         ]
     )
 
