@@ -77,8 +77,8 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     from concurrent.futures import Executor
 
     from reactor.datagrams.endpoint import Endpoint
-    from reactor.datagrams.endpoint import FailureHandler as DatagramFailureHandler
     from reactor.datagrams.limits import DatagramLimits
+    from reactor.datagrams.lookup import FailureHandler as DatagramFailureHandler
     from reactor.datagrams.opening import Opened, SocketSettings
     from reactor.datagrams.protocol import DatagramFactory
     from reactor.framing.proxy_header import ProxyHeader

@@ -13,6 +13,7 @@ from reactor.cli.arguments import CommandFailed
 from reactor.cli.terminal import CHUNK, InputReader, write_output
 from reactor.datagrams import DatagramInfo, DatagramLimits, DatagramProtocol, Endpoint
 from reactor.errors import ConnectError
+from reactor.loop.system import KERNEL
 from reactor.loop.timers import Handle
 from reactor.reactor import Reactor
 
@@ -54,7 +55,7 @@ def exchange(peer: DatagramPeer, wait: float) -> None:
 def _named_socket(address: Address) -> socket.socket:
     """Return a Unix socket connected to `address`, with a name by the kernel, for answers: unix(7)."""
     assert address.path is not None
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock = KERNEL.new_datagram_socket(socket.AF_UNIX)
     try:
         sock.bind("")
         sock.connect(address.path)

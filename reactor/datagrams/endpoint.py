@@ -26,15 +26,14 @@ from reactor.datagrams.addresses import check_peer
 from reactor.datagrams.errors import ErrorReports, count_drops, queue_errors
 from reactor.datagrams.interface import error_handler, make_protocol
 from reactor.datagrams.limits import DatagramLimits
+from reactor.datagrams.lookup import FailureHandler, Lookup
 from reactor.datagrams.multicast import change_membership, interface_index, set_sending
-from reactor.datagrams.opening import Opened, SocketSettings, connect_first
+from reactor.datagrams.opening import Opened, SocketSettings
 from reactor.datagrams.receiving import Receiver
 from reactor.datagrams.sending import Sender
 from reactor.datagrams.state import ENDED, SENDS, Core, EndpointState
 from reactor.errors import (
-    AddressError,
     CloseTimeout,
-    ConnectError,
     ConnectionAborted,
     UsageError,
 )
@@ -48,12 +47,9 @@ if TYPE_CHECKING:
     from reactor.loop.workers import Workers
 
 __all__ = [
-    "Endpoint", "FailureHandler", "detach_endpoint", "drain_endpoint", "look_up",
+    "Endpoint", "detach_endpoint", "drain_endpoint", "look_up",
     "open_endpoint", "recover_endpoint",
 ]  # fmt: skip
-
-#: Called with the error of `connect_datagram`, if its name can't be resolved or there is no route.
-FailureHandler = Callable[[ConnectError], object]
 
 # Batches that a drain receives before it takes the socket for one that never gets empty, and the seconds
 # between two checks of a protocol that is busy.
@@ -111,10 +107,7 @@ class Endpoint:
     _drops_before: int = attrs.field(default=0, init=False)  # those that the socket had counted
     _reason: BaseException | None = attrs.field(default=None, init=False)
     _close_timer: Handle | None = attrs.field(default=None, init=False)
-    # While OPENING: what the name was resolved to, or why not.
-    _answer: tuple[list[Any], OSError | None] | None = attrs.field(default=None, init=False)
-    _on_failure: FailureHandler | None = attrs.field(default=None, init=False)
-    _local_address: Address | None = attrs.field(default=None, init=False)
+    _lookup: Lookup | None = attrs.field(default=None, init=False)  # of the name to connect to
 
     def __attrs_post_init__(self) -> None:
         self._core = Core(
@@ -248,65 +241,13 @@ class Endpoint:
             self._end(ConnectionAborted(f"{type(exc).__name__} came in connection_made"))
             raise
 
-    def _look_up(self, resolver: Workers) -> None:
-        assert self._target is not None
-        target = self._target
-        if target.family is not None:
-            self._resolve_now(target)
-            self._resolved(at_once=True)
-            return
-        try:
-            resolver.submit(lambda: self._resolve(target))
-        except RuntimeError as exc:  # the system allows no thread
-            self._answer = [], OSError(str(exc))
-            self._loop.scheduler.call_soon(self._resolved)
-
-    def _resolve_now(self, target: Address) -> None:
-        try:
-            self._answer = self._loop.system.resolve(target), None
-        except OSError as exc:
-            self._answer = [], exc
-
-    def _resolve(self, target: Address) -> None:
-        # On a thread of the resolver: getaddrinfo(3) may take seconds.
-        self._resolve_now(target)
-        try:
-            self._loop.scheduler.call_soon_threadsafe(self._resolved)
-        except UsageError:
-            pass  # closed meanwhile
-
-    def _resolved(self, *, at_once: bool = False) -> None:
-        core = self._core
-        if self._answer is None or core.sock is not None or core.state in ENDED:
-            return
-        assert self._target is not None
-        places, problem = self._answer
-        try:
-            if problem is not None:
-                cause = problem.strerror or str(problem)
-                text = f"cannot connect to {self._target}: {cause}"
-                raise ConnectError(text, ((str(self._target), problem),)) from problem
-            opened = connect_first(
-                self._target, places, self._local_address, self._settings, self._loop.system
-            )
-        except (ConnectError, AddressError, UsageError) as exc:
-            self._not_connected(exc, at_once)
-            return
-        try:
-            self._open(opened)
-        except Exception as exc:
-            if at_once:
-                raise
-            self._loop.scheduler.report(exc, f"the protocol factory of {self}")
-
-    def _not_connected(self, exc: ConnectError | AddressError | UsageError, at_once: bool) -> None:
-        self._give_up()
-        if self._on_failure is not None and isinstance(exc, ConnectError):
-            self._loop.scheduler.call_soon(self._on_failure, exc)
-        elif at_once:
-            raise exc
-        else:
-            self._loop.scheduler.report(exc, repr(self))
+    def _look_up(
+        self, resolver: Workers, local_address: Address | None, on_failure: FailureHandler | None
+    ) -> None:
+        self._lookup = Lookup(
+            self._core, local_address, on_opened=self._open, on_gone=self._give_up, on_failure=on_failure
+        )
+        self._lookup.begin(resolver)
 
     def _give_up(self) -> None:
         self._core.state = _LOST
@@ -562,7 +503,8 @@ class Endpoint:
                 scheduler.post_notice(self._notify_lost)
             return
         if core.sock is None:
-            scheduler.call_soon(self._resolved)
+            if self._lookup is not None:
+                scheduler.call_soon(self._lookup.finish)
             return
         if core.state is _LOST:
             return  # its notice is due again
@@ -598,9 +540,7 @@ def look_up(
 
     Raises what the factory raises, and without `on_failure` ConnectError, if the target is numeric.
     """
-    endpoint._local_address = local_address
-    endpoint._on_failure = on_failure
-    endpoint._look_up(resolver)
+    endpoint._look_up(resolver, local_address, on_failure)
 
 
 def drain_endpoint(endpoint: Endpoint, *, shared: bool = True) -> None:

@@ -273,17 +273,24 @@ class MemoryDatagramSocket(AnySocket):
             self.bind(_ANYWHERE[self.family])
         bound, port = self.end.sockname[:2]
         source = source or (own if bound in ANY or is_for_many(bound) else bound)
-        on = self.end.groups.way_to(host) if is_for_many(host) else LOOPBACK
-        if not is_for_many(host) and not self._host.has(host):
-            on = NETWORK
-        default = 1 if ip_address(host).is_multicast else 64
-        ttl = self._options.get(_TTL[ip_address(host).version], default)
-        sent = _Sent(data, source, port, host, target[1], ttl, on)
+        sent = _Sent(data, source, port, host, target[1], self._ttl_to(host), self._way_to(host))
         if is_for_many(host):
             self._send_to_many(sent)
         else:
             self._travel(partial(self._deliver, sent, target))
         return len(data)
+
+    def _way_to(self, host: str) -> int:
+        """Return the index of the interface to `host`."""
+        groups: Groups = self.end.groups
+        if is_for_many(host):
+            return groups.way_to(host)
+        return LOOPBACK if self._host.has(host) else NETWORK
+
+    def _ttl_to(self, host: str) -> int:
+        address = ip_address(host)
+        ttl: int = self._options.get(_TTL[address.version], 1 if address.is_multicast else 64)
+        return ttl
 
     def _source_for(self, host: str) -> str:
         """Return the address to send to `host` from. Raises OSError if that is not possible."""

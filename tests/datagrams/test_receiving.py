@@ -149,3 +149,16 @@ def test_prefix_over_its_limit_is_dropped_before_the_protocol(timed, clock, opti
     endpoint.send(b"y", endpoint.address)
     timed.run_once(0)
     assert recorder.received[-1] == b"y"
+
+
+@pytest.mark.parametrize("options", [{}, {"gro": True}])
+def test_bytes_of_a_prefix_are_those_that_have_come(ends, options):
+    server = ends.bind(limits=DatagramLimits(prefix_bytes=950), **options)
+    client = ends.connect(server.endpoint.address, gso=True)
+    for size in (300, 300, 300, 50):
+        client.endpoint.send(bytes(size))
+    client.endpoint.send(b"")
+    client.endpoint.send(b"too much")
+    ends.until(lambda: server.endpoint.stats().refused)
+    assert list(map(len, server.received)) == [300, 300, 300, 50, 0]
+    assert server.endpoint.stats().bytes_received == 950
