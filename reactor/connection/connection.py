@@ -556,8 +556,7 @@ class Connection:
         queued only once the kernel has refused it. Raises TypeError if `data` is not bytes-like, UsageError
         after `write_eof`.
         """
-        sending = self._sending
-        if sending is _IDLE:
+        if self._sending is _IDLE:
             if type(data) is bytes and data:
                 loop = self._settings.loop
                 outbox = loop.outbox
@@ -567,7 +566,7 @@ class Connection:
                     outbox.append(self)
                     return True
                 return self._send(loop, data)
-        elif sending is _QUEUED and type(data) is bytes:
+        elif self._sending is _QUEUED and type(data) is bytes:
             queue = self._queue
             if 0 < len(data) <= queue.room:  # type: ignore[union-attr]
                 queue.room -= len(data) + PIECE_OVERHEAD  # type: ignore[union-attr]
@@ -931,7 +930,7 @@ class Connection:
             return
         try:
             self._teardown(closing.reason)
-            Linger(settings, sock, client_prefix(self._peer), closing.start, closing.timeout)
+            Linger(settings, sock, prefix_of(self), closing.start, closing.timeout)
             settings.loop.scheduler.post_notice(self._notify_lost, closing.reason, False)
         except BaseException:
             self._complete_end(closing.reason)
@@ -975,7 +974,7 @@ class Connection:
             self._protocol = None
             self._move(_NOTIFIED)
             if closed:
-                self._settings.on_gone(client_prefix(self._peer), reason)
+                self._settings.on_gone(prefix_of(self), reason)
         except BaseException:
             if called:
                 self._protocol = None  # not called again; a second run of this method does the rest
@@ -1522,8 +1521,9 @@ def awaits_first_bytes(connection: Connection, since: float) -> bool:
 
 
 def prefix_of(connection: Connection) -> bytes | None:
-    """Return the client prefix that `Limits.max_per_ip` counts it by, or None."""
-    return client_prefix(connection._peer)
+    """Return the client prefix that `Limits.max_per_ip` counts it by; None if that is not limited."""
+    limited = connection._settings.limits.max_per_ip is not None
+    return client_prefix(connection._peer) if limited else None
 
 
 def activity(connection: Connection) -> float:
