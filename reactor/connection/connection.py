@@ -84,7 +84,7 @@ ERROR_LOOK = 0.5
 # Reads before a deadline ends a connection, enough for a receive buffer of 4 MiB; a limit for flooding peers.
 _LAST_READS = 64
 
-# What every connection needs: a look-up in an enum's class takes 50 times as long.
+# What every connection needs: a look-up in an enum's class takes 90 ns on Python 3.11.
 _IDLE, _GATHERED, _QUEUED, _SHUT = Sending.IDLE, Sending.GATHERED, Sending.QUEUED, Sending.SHUT
 _OPENING, _READ_CLOSED, _ENDING, _LOST = State.OPENING, State.READ_CLOSED, State.ENDING, State.LOST
 _MADE, _PEER_EOF, _CUT, _NOTIFIED = Event.MADE, Event.PEER_EOF, Event.CUT, Event.NOTIFIED
