@@ -94,7 +94,7 @@ ERROR_LOOK = 0.5
 # Reads before a deadline ends a connection, enough for a receive buffer of 4 MiB; a limit for flooding peers.
 _LAST_READS = 64
 
-# What every connection needs: a look-up in an enum's class takes 50 times as long.
+# What every connection needs: a look-up in an enum's class takes 90 ns on Python 3.11.
 _IDLE, _GATHERED, _QUEUED, _SHUT = Sending.IDLE, Sending.GATHERED, Sending.QUEUED, Sending.SHUT
 _OPENING, _READ_CLOSED, _ENDING, _LOST = State.OPENING, State.READ_CLOSED, State.ENDING, State.LOST
 _MADE, _PEER_EOF, _CUT, _NOTIFIED = Event.MADE, Event.PEER_EOF, Event.CUT, Event.NOTIFIED
@@ -566,8 +566,7 @@ class Connection:
         queued only once the kernel has refused it. Raises TypeError if `data` is not bytes-like, UsageError
         after `write_eof`.
         """
-        sending = self._sending
-        if sending is _IDLE:
+        if self._sending is _IDLE:
             if type(data) is bytes and data:
                 loop = self._settings.loop
                 outbox = loop.outbox
@@ -577,7 +576,7 @@ class Connection:
                     outbox.append(self)
                     return True
                 return self._send(loop, data)
-        elif sending is _QUEUED and type(data) is bytes:
+        elif self._sending is _QUEUED and type(data) is bytes:
             queue = self._queue
             if 0 < len(data) <= queue.room:  # type: ignore[union-attr]
                 queue.room -= len(data) + PIECE_OVERHEAD  # type: ignore[union-attr]
@@ -941,7 +940,7 @@ class Connection:
             return
         try:
             self._teardown(closing.reason)
-            Linger(settings, sock, client_prefix(self._peer), closing.start, closing.timeout)
+            Linger(settings, sock, prefix_of(self), closing.start, closing.timeout)
             settings.loop.scheduler.post_notice(self._notify_lost, closing.reason, False)
         except BaseException:
             self._complete_end(closing.reason)
@@ -985,7 +984,7 @@ class Connection:
             self._protocol = None
             self._move(_NOTIFIED)
             if closed:
-                self._settings.on_gone(client_prefix(self._peer), reason)
+                self._settings.on_gone(prefix_of(self), reason)
         except BaseException:
             if called:
                 self._protocol = None  # not called again; a second run of this method does the rest
@@ -1533,8 +1532,9 @@ def awaits_first_bytes(connection: Connection, since: float) -> bool:
 
 
 def prefix_of(connection: Connection) -> bytes | None:
-    """Return the client prefix that `Limits.max_per_ip` counts it by, or None."""
-    return client_prefix(connection._peer)
+    """Return the client prefix that `Limits.max_per_ip` counts it by; None if that is not limited."""
+    limited = connection._settings.limits.max_per_ip is not None
+    return client_prefix(connection._peer) if limited else None
 
 
 def activity(connection: Connection) -> float:

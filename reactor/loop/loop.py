@@ -50,6 +50,15 @@ def _do_nothing() -> None:
     pass
 
 
+def _time_until(due: float, timeout: float | None) -> float:
+    """Return how long to wait for events: until a timer that is `due` in so many seconds, up to `timeout`."""
+    if due <= 0:
+        return 0.0
+    if timeout is not None and timeout < due:
+        return timeout
+    return min(due, _LONGEST_WAIT)
+
+
 class Loop:
     """An event loop: one selector, driven by one thread at a time; any number in a process.
 
@@ -71,8 +80,8 @@ class Loop:
 
     # A dictionary would be faster only up to 30 attributes.
     __slots__ = (
-        "__weakref__", "_alarm", "_alarm_due", "_at_close", "_close_asked", "_driver", "_each_tick", "_ended",
-        "_flush", "_host", "_host_at_close", "_hosted", "_on_close", "_on_fork", "_on_recover", "_signals",
+        "__weakref__", "_alarm", "_alarm_due", "_at_close", "_close_asked", "_driver", "_each_tick", "_flush",
+        "_host", "_host_at_close", "_hosted", "_on_close", "_on_fork", "_on_recover", "_signals",
         "_slow_callback", "_stop_asked", "_wakeup", "bytes_received", "bytes_sent", "counters", "events",
         "lifetime", "now", "outbox", "registry", "scheduler", "slice_end", "system", "tick_times", "ticks",
         "time", "unsure",
@@ -102,8 +111,6 @@ class Loop:
         self.now = clock()
         #: Ticks, and the events, timers and callbacks that they handled.
         self.ticks = self.events = 0
-        #: Its time at the end of the last tick: how long to wait counts from here.
-        self._ended = self.now
         #: Counted by whoever receives and sends.
         self.bytes_received = self.bytes_sent = 0
         self.counters = Counters()
@@ -196,7 +203,6 @@ class Loop:
                 if self.unsure:
                     self._recover()
                 self.unsure = True
-                self._ended = self.time()
                 result = step(*args)
                 self.unsure = False
                 return result
@@ -371,12 +377,13 @@ class Loop:
         timed = budget is not None or self._slow_callback is not None
         end = None
         self.slice_end = _NEVER
+        ended = clock()  # the last tick, from which the wait counts
         while True:
             due = scheduler.timers.due
             if registry.leftover:
                 events = registry.batch(registry.leftover, limit)
             else:
-                wait = timeout if due == _NEVER else self._time_until(due, timeout)
+                wait = timeout if due == _NEVER else _time_until(due - ended, timeout)
                 if ready_queue or self.outbox:  # a flush may call back, and that write
                     wait = 0.0
                 if stale:
@@ -407,20 +414,11 @@ class Loop:
 
             self.ticks += 1
             self.events += handled
-            self._ended = ended = clock()
+            ended = clock()
             if timed or ended - now > self.tick_times.usual:
                 self._end_tick(ended)
             if once or self._stop_asked:
                 return handled
-
-    def _time_until(self, due: float, timeout: float | None) -> float:
-        """Return how long to wait for events, in seconds: until `due`, but no longer than `timeout`."""
-        wait = due - self._ended
-        if wait <= 0:
-            return 0.0
-        if timeout is not None and timeout < wait:
-            return timeout
-        return min(wait, _LONGEST_WAIT)
 
     def _run_due(self, due: float, end: float | None) -> int:
         """Run the timers, the earliest of which is due at `due`, and the callbacks; return how many."""
