@@ -113,8 +113,15 @@ def worker(url: str, number: str, topics: str, messages: str) -> None:
         if done < total:
             reactor.call_later(_TICK, publish)
 
-    def on_command() -> None:
-        match sys.stdin.readline().strip():
+    def on_input() -> None:
+        data = os.read(sys.stdin.fileno(), 4096)  # several commands may have come: `readline` would keep one
+        if not data:
+            reactor.stop()
+        for command in data.decode().split():
+            on_command(command)
+
+    def on_command(command: str) -> None:
+        match command:
             case "go":
                 publish()
             case "finish":
@@ -126,13 +133,11 @@ def worker(url: str, number: str, topics: str, messages: str) -> None:
                     sent=done, queued=counts.queued, state=backplane.state.value, deaf=counts.deaf,
                     recovered=counts.recovered, **check.counts,
                 )  # fmt: skip
-            case "":
-                reactor.stop()
 
     with Reactor() as reactor, RedisBackplane(reactor, url) as backplane:
         for name in names:
             backplane.subscribe(name, check.message, check.gap)
-        reactor.add_reader(sys.stdin, on_command)
+        reactor.add_reader(sys.stdin, on_input)
         _when_up(reactor, backplane)
         reactor.run()
 
