@@ -74,6 +74,7 @@ class Load:
     messages: int
     topics: int
     faults: int
+    history: int = 1000
 
     def __str__(self) -> str:
         return f"{self.messages:,} messages, {self.topics} topics, {self.faults} faults"
@@ -155,9 +156,9 @@ def _broker(fsync: str = "") -> Iterator[Broker]:
 def run(options: argparse.Namespace, result: Result, progress: Progress) -> None:
     """Measure all parts, one after the other."""
     whole = Load(options.messages, options.topics, options.faults)
-    part = Load(options.messages // 25, max(1, options.topics // 5), min(4, options.faults))
+    part = Load(options.messages // 25, max(1, options.topics // 5), min(4, options.faults), history=100)
     for load, fsync, note in (
-        (whole, "always", ""), (whole, "everysec", ""), (part, "always", ", more than the history has")
+        (whole, "always", ""), (whole, "everysec", ""), (part, "always", f", a history of {part.history}")
     ):  # fmt: skip
         workload = f"{load}, {fsync}{note}"
         result.record(workload, "reactor", _fail(load, fsync, progress, workload))
@@ -223,7 +224,9 @@ def _fail(load: Load, fsync: str, progress: Progress, workload: str) -> dict[Met
     faults: Counter[Metric] = Counter(dict.fromkeys((KILLED, STOPPED, CLIENTS, OVERRUN), 0))
     with _broker(fsync) as broker, ExitStack() as stack:
         workers = [
-            stack.enter_context(_process("worker", broker.url, str(n), str(load.topics), str(each)))
+            stack.enter_context(
+                _process("worker", broker.url, *map(str, (n, load.topics, each, load.history)))
+            )
             for n in range(WORKERS)
         ]
         for worker in workers:

@@ -92,7 +92,7 @@ class Check:
                     self.hole(name, publisher, each - last)
 
 
-def worker(url: str, number: str, topics: str, messages: str) -> None:
+def worker(url: str, number: str, topics: str, messages: str, history: str) -> None:
     """Publish `messages` to `topics` topics in turn, and check what comes.
 
     Commands: "go", "report", "finish".
@@ -134,7 +134,7 @@ def worker(url: str, number: str, topics: str, messages: str) -> None:
                     recovered=counts.recovered, **check.counts,
                 )  # fmt: skip
 
-    with Reactor() as reactor, RedisBackplane(reactor, url) as backplane:
+    with Reactor() as reactor, RedisBackplane(reactor, url, history=int(history)) as backplane:
         for name in names:
             backplane.subscribe(name, check.message, check.gap)
         reactor.add_reader(sys.stdin, on_input)
