@@ -74,12 +74,12 @@ def test_cancelled_timer_frees_its_callback():
 
 
 @pytest.mark.slow
-def test_a_million_timers_set_and_cancelled_leave_memory_flat():
+def test_timers_that_are_set_and_cancelled_leave_memory_flat():
     heap = TimerHeap()
     heap.add(0, list)
     tracemalloc.start()
     try:
-        for number in range(1_000_000):
+        for number in range(100_000):
             heap.add(number, list).cancel()
         gc.collect()
         kept, _ = tracemalloc.get_traced_memory()
