@@ -124,12 +124,13 @@ class Receiver:
         try:
             for start in range(0, size or 1, segment):
                 end = start + segment
-                own = min(segment, size - start)  # the last one may be shorter
-                if meter is not None and not meter.admits(address, own, core.loop.now):
-                    core.refused["prefix"] += 1
-                    core.received -= 1
-                    core.bytes_received -= own
-                    continue
+                if meter is not None:
+                    own = min(segment, size - start)  # the last one may be shorter
+                    if not meter.admits(address, own, core.loop.now):
+                        core.refused["prefix"] += 1
+                        core.received -= 1
+                        core.bytes_received -= own
+                        continue
                 try:
                     # The same object, if it is all.
                     core.protocol.datagram_received(joined[start:end], address, *extra)
