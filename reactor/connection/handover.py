@@ -41,6 +41,9 @@ __all__ = [
 # From each of these the other process can go on; a closing connection is on its way to its end here.
 _LASTING = frozenset({State.OPEN, State.READ_CLOSED, State.WRITE_CLOSED})
 
+# The fields of a snapshot that are in the bytes of its message.
+_PARTS = ("protocol_state", "input", "output")
+
 # The settings that a connection may have of its own, from `set_timeouts` and `set_write_buffer_limits`.
 _OWN_TIMEOUTS = ("idle", "write", "close")
 _OWN_LIMITS = ("high_water", "low_water")
@@ -78,6 +81,45 @@ class Snapshot:
     proxy_header: bytes | None = None
     read_tokens: float | None = None
     write_tokens: float | None = None
+
+    def to_message(self) -> tuple[dict[str, Any], bytes]:
+        """Return it as fields for JSON, and bytes."""
+        fields = attrs.asdict(self)
+        parts = [fields.pop(name) for name in _PARTS]
+        if isinstance(self.peer, bytes):
+            fields["peer"] = {"packed": self.peer.hex()}
+        if self.proxy_header is not None:
+            fields["proxy_header"] = self.proxy_header.hex()
+        fields["sizes"] = [len(part) for part in parts]
+        return fields, b"".join(parts)
+
+    @classmethod
+    def from_message(cls, fields: dict[str, Any], body: bytes) -> Snapshot:
+        """Return the snapshot whose `to_message` returned these; fields that it does not know are ignored.
+
+        Raises ValueError, KeyError or TypeError for invalid ones.
+        """
+        first, second, third = fields["sizes"]
+        if first + second + third != len(body):
+            raise ValueError(f"the parts of {len(body)} bytes have {first}, {second} and {third}")
+        peer, owed = fields["peer"], fields["owed"]
+        proxy_header = fields.get("proxy_header")  # a process of before that has none
+        return cls(
+            state=State(fields["state"]).value,
+            peer=bytes.fromhex(peer["packed"]) if isinstance(peer, dict) else peer,
+            protocol_state=body[:first],
+            input=body[first : first + second],
+            output=body[first + second :],
+            write_paused=fields["write_paused"],
+            idle=fields["idle"],
+            stuck=fields["stuck"],
+            owed=None if owed is None else (owed[0], owed[1]),
+            timeouts=fields["timeouts"],
+            limits=fields["limits"],
+            proxy_header=None if proxy_header is None else bytes.fromhex(proxy_header),
+            read_tokens=fields.get("read_tokens"),
+            write_tokens=fields.get("write_tokens"),
+        )
 
 
 @attrs.frozen(eq=False)

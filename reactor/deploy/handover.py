@@ -26,6 +26,7 @@ import errno
 import logging
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -53,7 +54,6 @@ from reactor.connection.handover import (
     written_since,
 )
 from reactor.connection.interrupts import Step
-from reactor.connection.state import State
 from reactor.deploy.messages import Messages
 from reactor.errors import HandoverError, UsageError
 from reactor.listening.listener import (
@@ -178,7 +178,7 @@ class _Phase(Enum):
     DONE = "done"
 
 
-class _Side:
+class _Side(ABC):
     """A side of a handover: its channel and listeners, its time, and its end.
 
     Each step goes on where an interrupt (KeyboardInterrupt, say) has left the one before: see `_interrupted`.
@@ -241,18 +241,21 @@ class _Side:
     def _time_out(self) -> None:
         self._fail(HandoverError(errno.ETIMEDOUT, f"not done within {self._timeout:g} s"))
 
+    @abstractmethod
     def _on_message(self, header: dict[str, Any], body: bytes, descriptor: int | None) -> None:
         """Handle a message: again, if an interrupt came meanwhile."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _on_clear(self) -> None:
-        raise NotImplementedError
+        """Go on: the kernel has all that was sent."""
 
+    @abstractmethod
     def _on_end(self, exc: OSError | None) -> None:
-        raise NotImplementedError
+        """Handle the end of the channel. exc: the error; None: the other side has closed it."""
 
+    @abstractmethod
     def _fail(self, exc: OSError | None) -> None:
-        raise NotImplementedError
+        """End the handover without effect, if that is possible still. exc: why."""
 
     def _interrupted(self, exc: BaseException) -> None:
         """Make up for a step in which an interrupt came."""
@@ -264,8 +267,9 @@ class _Side:
             self._recover(HandoverError(errno.EINTR, f"{name} came in the middle of it"))
             self._messages.go_on_later()
 
+    @abstractmethod
     def _recover(self, problem: HandoverError) -> None:
-        raise NotImplementedError
+        """Go on after an interrupt, which `problem` names, or end the handover."""
 
     # Its end
 
@@ -280,7 +284,7 @@ class _Side:
 
     def _end(self) -> None:
         """Release everything, and report: once, wherever an interrupt comes."""
-        ((error,), phase) = (self._ending or (None,), self._phase)
+        (error,), phase = self._ending or (None,), self._phase
         for handle in (self._timer, self._at_close):
             if handle is not None:
                 handle.cancel()
@@ -293,17 +297,19 @@ class _Side:
         called = False
         try:
             self._ending, self._phase = None, _Phase.DONE
-            self._on_done((called := True) and report)
+            self._on_done((called := True) and report)  # in one line: no interrupt comes between the two
         except BaseException:
             if not called:
                 self._ending, self._phase = (error,), phase
             raise
 
+    @abstractmethod
     def _release(self, error: HandoverError | None) -> None:
-        raise NotImplementedError
+        """Release the connections and listeners of this side. More than once does no harm."""
 
+    @abstractmethod
     def _report(self, error: HandoverError | None) -> Transfer:
-        raise NotImplementedError
+        """Return what `on_done` is called with."""
 
 
 @attrs.define(eq=False)
@@ -400,7 +406,7 @@ class HandOver(_Side):
             thaw(frozen.connection)
             return
         number = self._numbers = self._numbers + 1
-        header, body = _encode(snapshot)
+        header, body = snapshot.to_message()
         header |= {"kind": "connection", "number": number, "listener": [str(at) for at in listener.addresses]}
         self._sent[number] = _Sent(frozen, len(snapshot.output))
         self._unanswered.add(number)
@@ -574,7 +580,7 @@ class TakeOver(_Side):
         elif kind == "abort":
             self._fail(HandoverError(errno.ECONNABORTED, f"the old process says: {header['why']}"))
         elif kind == "connection" and descriptor is not None:
-            self._receive(header, _decode(header, body), socket.socket(fileno=descriptor))
+            self._receive(header, Snapshot.from_message(header, body), socket.socket(fileno=descriptor))
         elif kind == "end" and self._pipe is not None:
             self._phase = _Phase.ENDED
             self._say_taken()
@@ -761,42 +767,3 @@ def _give_notice(pipe: int) -> None:
         os.write(pipe, b"\0")
     except BrokenPipeError:
         pass  # it does not
-
-
-def _encode(snapshot: Snapshot) -> tuple[dict[str, Any], bytes]:
-    """Return the header and body of a snapshot's message."""
-    parts = (snapshot.protocol_state, snapshot.input, snapshot.output)
-    header = attrs.asdict(snapshot)
-    for name in ("protocol_state", "input", "output"):
-        del header[name]
-    if isinstance(snapshot.peer, bytes):
-        header["peer"] = {"packed": snapshot.peer.hex()}
-    if snapshot.proxy_header is not None:
-        header["proxy_header"] = snapshot.proxy_header.hex()
-    header["sizes"] = [len(part) for part in parts]
-    return header, b"".join(parts)
-
-
-def _decode(header: dict[str, Any], body: bytes) -> Snapshot:
-    """Return the snapshot of a message. Raises ValueError, KeyError or TypeError if it is none."""
-    first, second, third = header["sizes"]
-    if first + second + third != len(body):
-        raise ValueError(f"the parts of {len(body)} bytes have {first}, {second} and {third}")
-    peer, owed = header["peer"], header["owed"]
-    proxy_header = header.get("proxy_header")  # a process of before that has none
-    return Snapshot(
-        state=State(header["state"]).value,
-        peer=bytes.fromhex(peer["packed"]) if isinstance(peer, dict) else peer,
-        protocol_state=body[:first],
-        input=body[first : first + second],
-        output=body[first + second :],
-        write_paused=header["write_paused"],
-        idle=header["idle"],
-        stuck=header["stuck"],
-        owed=None if owed is None else (owed[0], owed[1]),
-        timeouts=header["timeouts"],
-        limits=header["limits"],
-        proxy_header=None if proxy_header is None else bytes.fromhex(proxy_header),
-        read_tokens=header.get("read_tokens"),
-        write_tokens=header.get("write_tokens"),
-    )

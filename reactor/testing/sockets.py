@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from abc import ABC, abstractmethod
 from typing import Any, Self
 
 from reactor.testing.endpoint import Endpoint, ListeningEndpoint
@@ -26,7 +27,7 @@ _REUSE_PORT = (socket.SOL_SOCKET, getattr(socket, "SO_REUSEPORT", None))
 _V6_ONLY = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
-class AnySocket:
+class AnySocket(ABC):
     """The base class of sockets in memory: a descriptor, a kernel's side, options, counted calls.
 
     end: the kernel's side. family: the address family.
@@ -50,8 +51,8 @@ class AnySocket:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def close(self) -> None: ...
 
     def fileno(self) -> int:
         return self._fd
