@@ -4,11 +4,14 @@ import faulthandler
 import gc
 import os
 import selectors
+import shutil
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -167,3 +170,28 @@ def threads() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     assert [thread for thread in threading.enumerate() if not (thread.daemon or thread in before)] == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by playwright."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - few tests need it
+
+    program = shutil.which("chromium")
+    assert program, "chromium is missing: install the package chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A TCP port for a server of another program, which the kernel gives to nobody else meanwhile.
+
+    It is bound, and does not listen: another socket with SO_REUSEADDR may be bound to it too (socket(7)).
+    """
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]

@@ -1,7 +1,6 @@
 """A server that is killed, stopped, overrun, refuses, or asks for a password and TLS."""
 
 import re
-import socket
 from pathlib import Path
 
 import pytest
@@ -131,10 +130,8 @@ def with_users(folder, users):
 
 
 def test_the_rights_of_the_readme_are_enough_over_tls_in_a_database(
-    reactor, make_redis, make_node, certificates, tmp_path
+    reactor, make_redis, make_node, certificates, port, tmp_path
 ):
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
     make_redis(
         "--tls-port", str(port), "--tls-auth-clients", "no", *with_users(tmp_path, {"ann": RULE}),
         "--tls-cert-file", certificates.file("server.pem"), "--tls-key-file", certificates.file("server.key"),
@@ -248,12 +245,10 @@ def test_a_server_that_refuses_is_named_once_and_gets_the_messages_when_it_accep
 
 
 def test_a_replica_that_takes_over_without_the_last_messages_is_an_unknown_gap(
-    reactor, make_server, make_node, tmp_path
+    reactor, make_server, make_node, port, tmp_path
 ):
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = str(reserved.getsockname()[1])
-    first = make_server(*DURABLE, "--port", port, "--repl-diskless-sync-delay", "0", name="first")
-    second = make_server(*DURABLE, "--replicaof", "127.0.0.1", port, name="second")
+    first = make_server(*DURABLE, "--port", str(port), "--repl-diskless-sync-delay", "0", name="first")
+    second = make_server(*DURABLE, "--replicaof", "127.0.0.1", str(port), name="second")
     (tmp_path / "current").symlink_to("first")
     one, two = (make_node(f"unix://{tmp_path}/current/redis.sock") for _ in range(2))
     heard = subscribed(two)

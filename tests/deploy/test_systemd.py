@@ -13,8 +13,8 @@ import pytest
 
 from reactor import AddressError
 from reactor.deploy.systemd import ServiceManager, inherited
-from tests.deploy.programs import ROOT, Deployment, ask_anew, client_of, until, write_app
-from tests.helpers import DEADLINE
+from tests.deploy.programs import ROOT, Deployment, ask_anew, until, write_app
+from tests.helpers import DEADLINE, client_of
 
 
 def program(name):
@@ -114,15 +114,10 @@ def test_server_without_workers_says_that_it_is_ready(tmp_path, notified):
         assert deployment.stop() == 0
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
-
-
 @pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
-def test_socket_that_systemd_holds(tmp_path, workers):
+def test_socket_that_systemd_holds(tmp_path, port, workers):
     write_app(tmp_path)
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{port}"
     activate = [program("systemd-socket-activate"), "--listen", address, "--fdname=who"]
     kept = [f"--setenv={name}" for name in ("PYTHONPATH", "PWD")]
     command = [*activate, *kept, *serve("app:Who", "--listen", "systemd:who", *workers)]
@@ -142,7 +137,9 @@ def test_socket_that_systemd_holds(tmp_path, workers):
 @pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
 def test_datagram_socket_that_systemd_holds(tmp_path, workers):
     """ListenDatagram= of a socket unit."""
-    port = free_port()
+    with socket.socket(type=socket.SOCK_DGRAM) as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
     activate = [program("systemd-socket-activate"), "--datagram", "--listen", f"127.0.0.1:{port}"]
     command = [*activate, "--fdname=echo", "--setenv=PYTHONPATH", "--setenv=PWD"]
     command += serve("echo", "--udp", "--listen", "systemd:echo", *workers)
