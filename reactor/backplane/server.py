@@ -69,9 +69,7 @@ class Server:
         """
         facts = self._facts
         replaced = facts.get("master_replid2", "").strip("0")
-        return (
-            facts.get("appendonly") == "yes" and facts.get("appendfsync") == "always" and not replaced
-        )  # fmt: skip
+        return facts.get("appendonly") == "yes" and facts.get("appendfsync") == "always" and not replaced
 
     @property
     def evicts(self) -> str | None:

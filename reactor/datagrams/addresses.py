@@ -6,13 +6,11 @@ import socket
 from typing import Any
 
 from reactor.address import Address
-from reactor.datagrams.control import Route
+from reactor.datagrams.control import MAPPED, Route
 from reactor.datagrams.state import Core
 from reactor.errors import AddressError, UsageError
 
 __all__ = ["check_peer", "is_unix_text", "route", "sockaddr"]
-
-_MAPPED = "::ffff:"  # an IPv4 address on an IPv6 socket: RFC 4291, 2.5.5.2
 
 
 def is_unix_text(address: Any) -> bool:
@@ -41,7 +39,7 @@ def sockaddr(core: Core, address: Any, exc: Exception | None = None) -> Any:
     if where.family == family:
         return core.loop.system.resolve(where)[0][1]
     if family == socket.AF_INET6:
-        return _MAPPED + (where.host or ""), where.port
+        return MAPPED + (where.host or ""), where.port
     raise AddressError(f"{where} is an IPv6 address, and {core.endpoint} is bound to an IPv4 one") from None
 
 

@@ -19,8 +19,8 @@ import attrs
 from reactor.errors import AddressError, UsageError
 
 __all__ = [
-    "ANCILLARY_SIZE", "DatagramInfo", "Route", "ask_for_info", "enable_gro", "enable_gso", "info_of",
-    "segment_size_of", "segmented",
+    "ANCILLARY_SIZE", "MAPPED", "DatagramInfo", "Route", "ask_for_info", "enable_gro", "enable_gso",
+    "info_of", "segment_size_of", "segmented",
 ]  # fmt: skip
 
 _IP_TOS, _IP_TTL, _IP_PKTINFO, _IP_RECVTTL, _IP_RECVTOS = 1, 2, 8, 12, 13
@@ -43,7 +43,8 @@ _ECN = 3  # the two lower bits of the traffic class: RFC 3168, 5
 
 _IPV6_GROUP = 0xFF  # the first byte of an IPv6 multicast address: RFC 4291, 2.7
 
-_MAPPED = "::ffff:"  # an IPv4 address on an IPv6 socket: RFC 4291, 2.5.5.2
+#: Before an IPv4 address on an IPv6 socket: RFC 4291, 2.5.5.2.
+MAPPED = "::ffff:"
 
 ControlMessage = tuple[int, int, bytes]
 
@@ -83,7 +84,7 @@ class Route:
         Raises AddressError if `source` is no IP address, or of another family than `address`, TypeError if it
         is no text.
         """
-        to_ipv4 = ":" not in address[0] or address[0].lower().startswith(_MAPPED)
+        to_ipv4 = ":" not in address[0] or address[0].lower().startswith(MAPPED)
         family, message = _source_message(source)
         if to_ipv4 is not (family == socket.AF_INET):
             raise AddressError(
@@ -133,7 +134,7 @@ def _source_message(source: str) -> tuple[int, ControlMessage]:
     """Return the family of `source`, and the control message for sendmsg(2) that has it sent from there."""
     if not isinstance(source, str):
         raise TypeError(f"source must be the text of an IP address, not {source!r}")
-    text = source.removeprefix(_MAPPED)
+    text = source.removeprefix(MAPPED)
     try:
         if ":" in text:
             packed = socket.inet_pton(socket.AF_INET6, text)

@@ -32,11 +32,7 @@ from reactor.datagrams.opening import Opened, SocketSettings
 from reactor.datagrams.receiving import Receiver
 from reactor.datagrams.sending import Sender
 from reactor.datagrams.state import ENDED, SENDS, Core, EndpointState
-from reactor.errors import (
-    CloseTimeout,
-    ConnectionAborted,
-    UsageError,
-)
+from reactor.errors import CloseTimeout, ConnectionAborted, UsageError
 from reactor.listening.binding import UnixPath
 from reactor.loop.loop import Loop
 from reactor.loop.stats import DatagramStats

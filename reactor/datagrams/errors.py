@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from reactor.datagrams.control import MAPPED
 from reactor.datagrams.interface import ignore
 from reactor.datagrams.state import ENDED, Core
 from reactor.loop.timers import Handle
@@ -87,7 +88,7 @@ def _host_of(packed: bytes) -> str | None:
     if family == socket.AF_INET:
         return socket.inet_ntop(socket.AF_INET, packed[4:8])
     if family == socket.AF_INET6 and len(packed) >= 24:
-        return socket.inet_ntop(socket.AF_INET6, packed[8:24]).removeprefix("::ffff:")
+        return socket.inet_ntop(socket.AF_INET6, packed[8:24]).removeprefix(MAPPED)
     return None
 
 

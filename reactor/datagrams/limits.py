@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from reactor.address import client_prefix, pack_sockaddr
+from reactor.datagrams.control import MAPPED
 from reactor.options import check_count, check_size, seconds
 
 __all__ = ["DatagramLimits", "PrefixMeter"]
@@ -122,7 +123,7 @@ def _prefix(address: Any) -> Any:
     host = address[0]
     if ":" not in host:
         return host
-    if host.startswith("::ffff:"):  # an IPv4 peer of a socket for both: RFC 4291, 2.5.5.2
-        return host[7:]
+    if host.startswith(MAPPED):
+        return host[len(MAPPED) :]
     packed: Any = client_prefix(pack_sockaddr(address))
     return packed

@@ -53,6 +53,12 @@ def _filter(load: list[tuple[int, int, int, int]], count: int) -> array[int]:
     return array("B", b"".join(struct.pack("HBBI", *each) for each in instructions))
 
 
+def _split(name: str) -> tuple[str, bool]:
+    """Return the address of a key, and whether its sockets are for datagrams."""
+    text = name.removeprefix(_UDP)
+    return text, text != name
+
+
 @attrs.frozen
 class Request:
     """Sockets that a worker asks for.
@@ -86,12 +92,12 @@ class Request:
     def from_fields(cls, fields: dict[str, Any]) -> Request:
         """Return what `to_fields` was called of."""
         name, occurrence = fields["key"]
-        text = name.removeprefix(_UDP)
+        text, datagrams = _split(name)
         options = tuple(
             (level, name, value if isinstance(value, int) else bytes.fromhex(value))
             for level, name, value in fields["options"]
         )
-        return cls(text, occurrence, text != name, fields["backlog"], fields["spread"], options)
+        return cls(text, occurrence, datagrams, fields["backlog"], fields["spread"], options)
 
     def bind(self, port: int | None = None) -> tuple[list[socket.socket], UnixPath | None]:
         """Bind the sockets of the first worker, or with its port those of another one.
@@ -184,8 +190,8 @@ class ListeningSockets:
     def names(self) -> list[str]:
         """Return the addresses that are listened on, with `udp:` before those of datagrams."""
         return [
-            (_UDP if text.startswith(_UDP) else "") + str(Address.from_sockaddr(sock.getsockname()))
-            for (text, _), group in self.groups.items()
+            (_UDP if _split(name)[1] else "") + str(Address.from_sockaddr(sock.getsockname()))
+            for (name, _), group in self.groups.items()
             for sock in group.queues[0]
         ]
 
@@ -228,9 +234,9 @@ class ListeningSockets:
 
     def take(self, key: Key, spread: bool, descriptors: list[int]) -> None:
         """Add a queue that another supervisor has bound. The descriptors are ours from now on."""
-        datagrams = key[0].startswith(_UDP)
+        text, datagrams = _split(key[0])
         open_ = KERNEL.datagram_socket if datagrams else KERNEL.listening_socket
         sockets = [open_(fd) for fd in descriptors]
-        path = Address.parse(key[0].removeprefix(_UDP)).path
+        path = Address.parse(text).path
         group = self.groups.setdefault(key, Group([], spread, None if path is None else UnixPath(path)))
         group.queues.append(sockets)

@@ -345,7 +345,7 @@ class MemoryDatagramSocket(AnySocket):
                 self._travel(partial(self._deliver_to_many, sent, host))
 
     def _deliver_to_many(self, sent: _Sent, host: Host) -> None:
-        """Give each socket of `host` that is concerned its copy; nobody is told if there is none."""
+        """Deliver to the sockets of `host` that receive this group or broadcast; there may be none."""
         local = self._source_at(host, sent)
         if local is None or self.network.is_cut(sent.source, local):
             return
