@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Self
 
@@ -71,8 +72,8 @@ def run(options: argparse.Namespace, result: Result, progress: Progress) -> None
 # Losses
 
 
-class _Clients:
-    """Clients at a steady rate, while it is entered. lost: an error for each that got no answer."""
+class _Load(ABC):
+    """A load at a steady rate, while it is entered. lost: an error for each of `count` without an answer."""
 
     def __init__(self, address: tuple[str, int], rate: float) -> None:
         self.lost: list[str] = []
@@ -80,16 +81,34 @@ class _Clients:
         self._address = address
         self._rate = rate
         self._ended = threading.Event()
-        self._threads: list[threading.Thread] = []
         self._driver = threading.Thread(target=self._drive)
+
+    @abstractmethod
+    def _drive(self) -> None:
+        """Send until `_ended`, and wait for the answers."""
+
+    def __enter__(self) -> Self:
+        self._driver.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._driver.join()
+
+
+class _Clients(_Load):
+    """Clients, of which each connects, asks and leaves."""
 
     def _drive(self) -> None:
         begun = time.monotonic()
+        threads: list[threading.Thread] = []
         while not self._ended.wait(max(0.0, begun + self.count / self._rate - time.monotonic())):
             self.count += 1
             thread = threading.Thread(target=self._exchange, args=(self.count,))
             thread.start()
-            self._threads = [thread, *filter(threading.Thread.is_alive, self._threads)]
+            threads = [thread, *filter(threading.Thread.is_alive, threads)]
+        for thread in threads:
+            thread.join()
 
     def _exchange(self, number: int) -> None:
         try:
@@ -102,30 +121,16 @@ class _Clients:
         except OSError as exc:
             self.lost.append(str(exc))
 
-    def __enter__(self) -> Self:
-        self._driver.start()
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        self._driver.join()
-        for thread in self._threads:
-            thread.join()
-
-
-class _Datagrams:
-    """Numbered datagrams at a steady rate, from 64 ports. lost: an error for each that got no answer."""
+class _Datagrams(_Load):
+    """Numbered datagrams, from 64 ports."""
 
     def __init__(self, address: tuple[str, int], rate: float) -> None:
-        self.lost: list[str] = []
-        self.count = 0
-        self._rate = rate
-        self._ended = threading.Event()
+        super().__init__(address, rate)
         self._answered: set[int] = set()
         self._sockets = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(64)]
         for sock in self._sockets:
             sock.connect(address)
-        self._driver = threading.Thread(target=self._drive)
 
     def _drive(self) -> None:
         begun = time.monotonic()
@@ -146,14 +151,6 @@ class _Datagrams:
         for sock in select.select(self._sockets, [], [], timeout)[0]:
             self._answered.add(int(sock.recv(100)))
 
-    def __enter__(self) -> Self:
-        self._driver.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        self._driver.join()
-
 
 def _losses(options: argparse.Namespace, result: Result) -> None:
     _lose(options, result, "connections", options.rate, _Clients)
@@ -168,7 +165,7 @@ def _lose(
     result: Result,
     what: str,
     rate: float,
-    load: type[_Clients | _Datagrams],
+    load: type[_Load],
     *words: str,
 ) -> None:
     changes = [

@@ -19,11 +19,7 @@ from bench.harness.bulk import move
 from bench.harness.clients import BrokenServerError, open_connections, reset_at_close, talk_once
 from bench.harness.generator import echo_load
 from bench.harness.measure import Server, serving
-from bench.harness.metrics import (
-    CONNECTION_MEMORY,
-    CPU_HANDSHAKE,
-    RATE_HANDSHAKES,
-)
+from bench.harness.metrics import CONNECTION_MEMORY, CPU_HANDSHAKE, RATE_HANDSHAKES
 from bench.harness.options import add_peers, add_rounds, add_seconds
 from bench.harness.programs import PROGRAMS
 from bench.harness.rounds import present, serve_all, side_by_side
