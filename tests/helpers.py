@@ -164,6 +164,17 @@ def connect(reactor: Reactor, address: Any) -> socket.socket:
     return socket.create_connection((address.host, address.port), timeout=DEADLINE)
 
 
+def client_of(address: str) -> socket.socket:
+    """Connect to the address of a server, as its log has it."""
+    if address.startswith("unix:"):
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(DEADLINE)
+        client.connect(address.removeprefix("unix:"))
+        return client
+    host, port = address.rsplit(":", 1)
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=DEADLINE)
+
+
 def pair(reactor: Reactor, protocol: Any, **options: Any) -> tuple[Connection, socket.socket]:
     """Return a connection of `reactor` with `protocol`, and a non-blocking socket at its other end."""
     ours, theirs = socket.socketpair()

@@ -1,19 +1,17 @@
 """An interrupt at any line: the loop continues, protocols are called in order, and nothing is stuck."""
 
 import contextlib
-import gc
 import os
 import socket
 import ssl
 import struct
-import warnings
 
 import pytest
 
 from reactor import Limits, Protocol, ProxyProtocol, Reactor, Reconnect, Timeouts
 from reactor.framing.proxy_header import ProxyHeader
 from reactor.testing import ManualClock
-from tests.tracing import Interrupt, failures
+from tests.tracing import Interrupt, failures, without_collector
 
 ROUNDS = 400  # steps of the scenario after which something is stuck
 SHARES = 4  # tests that the lines of the largest scenario are divided among
@@ -325,8 +323,7 @@ def connecting(tracer, server_context, client_context):
 @pytest.mark.parametrize("secured", [False, True])
 def test_interrupt_at_any_line_of_a_connector(certificates, secured):
     contexts = (certificates.server(), certificates.client()) if secured else (None, None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
+    with without_collector():
         failed = failures(lambda tracer: connecting(tracer, *contexts), folder="connecting")
     assert not failed, f"{len(failed)} of them:\n" + "\n".join(failed[:40])
 
@@ -335,14 +332,8 @@ def test_interrupt_at_any_line_of_a_connector(certificates, secured):
 @pytest.mark.parametrize("module", ["listening/listener.py", "connection/pending_header.py"])
 def test_interrupt_at_any_line_before_the_proxy_header(module):
     proxied = ProxyProtocol(trusted=["127.0.0.1"])
-    gc.disable()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
-            failed = failures(lambda tracer: scenario(tracer, None, None, proxied), folder=module)
-            gc.collect()
-    finally:
-        gc.enable()
+    with without_collector():
+        failed = failures(lambda tracer: scenario(tracer, None, None, proxied), folder=module)
     assert not failed, f"{len(failed)} of them:\n" + "\n".join(failed[:40])
 
 
@@ -352,14 +343,8 @@ def test_interrupt_at_any_line_before_the_proxy_header(module):
 def test_interrupt_at_any_line(certificates, secured, share):
     server_context = certificates.server() if secured else None
     client_context = certificates.client() if secured else None
-    gc.disable()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
-            failed = failures(
-                lambda tracer: scenario(tracer, server_context, client_context), share=share, shares=SHARES
-            )
-            gc.collect()
-    finally:
-        gc.enable()
+    with without_collector():
+        failed = failures(
+            lambda tracer: scenario(tracer, server_context, client_context), share=share, shares=SHARES
+        )
     assert not failed, f"{len(failed)} of them:\n" + "\n".join(failed[:40])

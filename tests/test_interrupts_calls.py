@@ -1,11 +1,9 @@
 """An interrupt at any line of a user's call, of a handshake in mid-stream, and of a drain."""
 
 import contextlib
-import gc
 import os
 import socket
 import ssl
-import warnings
 
 import pytest
 
@@ -14,7 +12,7 @@ from reactor.framed import FramedProtocol
 from reactor.framing import Lines
 from reactor.streams import handler
 from reactor.testing import Errors, ManualClock
-from tests.tracing import failures
+from tests.tracing import failures, without_collector
 
 BULK = bytes(range(256)) * 8192
 TICKS = 60  # after these something is stuck
@@ -134,14 +132,9 @@ def receive(peer):
 
 
 @pytest.fixture(autouse=True)
-def without_collector():
-    gc.collect()
-    gc.disable()  # an interrupt in a finalizer would be swallowed
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
+def _without_collector():
+    with without_collector():
         yield
-        gc.collect()
-    gc.enable()
 
 
 def queued(world):

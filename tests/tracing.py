@@ -4,6 +4,8 @@ import gc
 import linecache
 import os
 import sys
+import warnings
+from contextlib import contextmanager
 
 import reactor as package
 
@@ -77,6 +79,23 @@ def places(scenario, folder=None, times=0):
     ]
 
 
+@contextmanager
+def without_collector():
+    """Collect no garbage by itself: in a finalizer an interrupt would be swallowed.
+
+    A descriptor may be lost by its owner in an interrupt: no warning is made of it.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield
+            gc.collect()
+    finally:
+        gc.enable()
+
+
 def failures(scenario, folder=None, times=0, share=0, shares=1):
     """Run `scenario(tracer)` once for each of its lines, with an interrupt there; return what failed.
 
@@ -89,5 +108,5 @@ def failures(scenario, folder=None, times=0, share=0, shares=1):
         except BaseException as exc:
             failed.append(f"{place[0].removeprefix(ROOT)}:{place[1]} #{time}: {exc!r:.200}")
         if not number % 50:
-            gc.collect()  # not by itself: in a finalizer the interrupt would be swallowed
+            gc.collect()
     return failed

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from tests.backplane.conftest import RedisServer
-from tests.deploy.programs import client_of, serving
-from tests.helpers import DEADLINE
+from tests.deploy.programs import serving
+from tests.helpers import DEADLINE, client_of
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 from reactor.apps.chat import Hall
@@ -246,16 +246,6 @@ def test_page_that_reads_nothing_slows_the_speaker_and_is_disconnected(memory):
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = shutil.which("chromium")
-    assert program, "chromium is missing: install the package chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @contextmanager

@@ -54,16 +54,6 @@ def listening_socket():
         yield listening, f"127.0.0.1:{listening.getsockname()[1]}"
 
 
-def client_of(address):
-    if address.startswith("unix:"):
-        client = socket.socket(socket.AF_UNIX)
-        client.settimeout(DEADLINE)
-        client.connect(address.removeprefix("unix:"))
-        return client
-    host, port = address.rsplit(":", 1)
-    return socket.create_connection((host.strip("[]"), int(port)), timeout=DEADLINE)
-
-
 def read_all(client):
     data = b""
     while more := client.recv(65536):

@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from tests.cli.programs import client_of, read_all, server, usage_error
+from tests.cli.programs import read_all, server, usage_error
+from tests.helpers import client_of
 
 
 def test_serves_a_factory_of_a_module_in_the_working_directory(tmp_path):

@@ -7,16 +7,8 @@ import socket
 import pytest
 
 from reactor.cli.main import main
-from tests.cli.programs import (
-    client_of,
-    connected,
-    listening_socket,
-    read_all,
-    redirected,
-    server,
-    usage_error,
-)
-from tests.helpers import DEADLINE
+from tests.cli.programs import connected, listening_socket, read_all, redirected, server, usage_error
+from tests.helpers import DEADLINE, client_of
 
 
 def test_messages_name_the_command_as_it_was_called(capfd):

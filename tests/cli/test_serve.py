@@ -15,16 +15,8 @@ import pytest
 
 from reactor import ListenError, Reactor
 from reactor.cli.main import main
-from tests.cli.programs import (
-    client_of,
-    command,
-    listening_on,
-    listening_socket,
-    read_all,
-    server,
-    usage_error,
-)
-from tests.helpers import DEADLINE
+from tests.cli.programs import command, listening_on, listening_socket, read_all, server, usage_error
+from tests.helpers import DEADLINE, client_of
 from tests.status.clients import get, metrics
 
 

@@ -1,9 +1,7 @@
 """An interrupt at any line of the package: protocols are called in order, and endpoints work afterwards."""
 
-import gc
 import os
 import socket
-import warnings
 
 import pytest
 
@@ -11,7 +9,7 @@ from reactor import Reactor
 from reactor.apps.echo import DatagramEcho
 from reactor.datagrams import DatagramLimits
 from reactor.testing import DatagramRecorder, ManualClock, ScriptedSocket
-from tests.tracing import failures
+from tests.tracing import failures, without_collector
 
 SHARES = 2  # tests that the lines are divided among
 
@@ -114,11 +112,8 @@ def scenario(tracer):
 
 
 def failed(*args, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # a socket lost by its owner in an interrupt
-        found = failures(scenario, *args, **options)
-        gc.collect()
-    return found
+    with without_collector():
+        return failures(scenario, *args, **options)
 
 
 @pytest.mark.slow

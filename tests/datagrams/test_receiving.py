@@ -5,12 +5,22 @@ import socket
 
 import pytest
 
-from reactor import (
-    UsageError,
-)
+from reactor import UsageError
 from reactor.apps.echo import Echo
 from reactor.datagrams import DatagramLimits
 from reactor.testing import DatagramRecorder, Recorder
+
+
+class Slow(DatagramRecorder):
+    """A recorder whose callback takes `seconds` on the clock."""
+
+    def __init__(self, clock, seconds):
+        super().__init__()
+        self.clock, self.seconds = clock, seconds
+
+    def datagram_received(self, data, address):
+        super().datagram_received(data, address)
+        self.clock.advance(self.seconds)
 
 
 def test_batch_leaves_the_rest_to_the_next_tick(reactor, ends):
@@ -25,12 +35,7 @@ def test_batch_leaves_the_rest_to_the_next_tick(reactor, ends):
 
 
 def test_slow_callback_leaves_the_rest_of_the_batch(timed, clock):
-    class Slow(DatagramRecorder):
-        def datagram_received(self, data, address):
-            super().datagram_received(data, address)
-            clock.advance(0.003)
-
-    slow = Slow()
+    slow = Slow(clock, 0.003)
     endpoint = timed.bind_datagram("127.0.0.1:0", lambda: slow)
     for _ in range(3):
         endpoint.send(b"x", endpoint.address)
@@ -42,12 +47,7 @@ def test_slow_callback_leaves_the_rest_of_the_batch(timed, clock):
 
 
 def test_budget_of_a_step_ends_a_batch(timed, clock):
-    class Slow(DatagramRecorder):
-        def datagram_received(self, data, address):
-            super().datagram_received(data, address)
-            clock.advance(0.0004)
-
-    slow = Slow()
+    slow = Slow(clock, 0.0004)
     endpoint = timed.bind_datagram("127.0.0.1:0", lambda: slow)
     for _ in range(10):
         endpoint.send(b"x", endpoint.address)

@@ -4,7 +4,6 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, client_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -159,16 +158,6 @@ def serving(folder, *words, app="app:Who", workers=2, listen="127.0.0.1:0", **en
 
 def write_app(folder, version=b"1", app=APP):
     (folder / "app.py").write_text(app.replace("VERSION", version.decode()))
-
-
-def client_of(address):
-    if address.startswith("unix:"):
-        client = socket.socket(socket.AF_UNIX)
-        client.settimeout(DEADLINE)
-        client.connect(address.removeprefix("unix:"))
-        return client
-    host, port = address.rsplit(":", 1)
-    return socket.create_connection((host, int(port)), timeout=DEADLINE)
 
 
 def ask(client, question=b"?"):

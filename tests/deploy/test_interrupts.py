@@ -1,9 +1,7 @@
 """An interrupt at any line of a handover: each connection has one owner or ends, and no loss is silent."""
 
-import gc
 import os
 import socket
-import warnings
 from contextlib import suppress
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from reactor import HandedOver, Protocol, Reactor
 from reactor.deploy import hand_over, take_over
 from reactor.testing import Errors, ManualClock
-from tests.tracing import Interrupt, failures
+from tests.tracing import Interrupt, failures, without_collector
 
 TICKS = 45
 QUEUED = bytes(range(251)) * 400
@@ -196,11 +194,8 @@ def scenario(tracer):
 
 
 def failed(*args, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # a descriptor lost by its owner in an interrupt
-        found = failures(scenario, *args, **options)
-        gc.collect()
-    return found
+    with without_collector():
+        return failures(scenario, *args, **options)
 
 
 @pytest.mark.slow

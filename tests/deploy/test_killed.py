@@ -7,20 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.deploy.programs import (
-    APP,
-    GATE,
-    Load,
-    ask,
-    ask_anew,
-    client_of,
-    deployed,
-    held,
-    serving,
-    until,
-    write_app,
-)
-from tests.helpers import DEADLINE
+from tests.deploy.programs import APP, GATE, Load, ask, ask_anew, deployed, held, serving, until, write_app
+from tests.helpers import DEADLINE, client_of
 
 #: `reactor`, whose processes of one role kill themselves before their n-th message, if they start while the
 #: file "armed" has that role and n. A second one of them does not: the first has renamed the file.

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from tests.deploy.programs import client_of, serving, write_app
-from tests.helpers import DEADLINE
+from tests.deploy.programs import serving, write_app
+from tests.helpers import DEADLINE, client_of
 
 RESTARTS = 3
 

@@ -12,8 +12,8 @@ from reactor.deploy.channel import Channel
 from reactor.deploy.monitor import Member, Monitor, State
 from reactor.status.overview import Phase
 from reactor.testing import ManualClock
-from tests.deploy.programs import client_of, deployed, serving
-from tests.helpers import DEADLINE, spin
+from tests.deploy.programs import deployed, serving
+from tests.helpers import DEADLINE, client_of, spin
 from tests.status.clients import get, metrics
 from tests.status.test_ledger import snapshot
 

@@ -17,14 +17,13 @@ from tests.deploy.programs import (
     Load,
     ask,
     ask_anew,
-    client_of,
     deployed,
     held,
     serving,
     until,
     write_app,
 )
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, client_of
 from tests.status.clients import get
 
 BROKEN = "raise RuntimeError('half a deploy')\n"

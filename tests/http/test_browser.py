@@ -1,9 +1,8 @@
 """A real browser: pages, files, server-sent events, WebSockets, and the origins that it sends."""
 
-import shutil
+from contextlib import closing
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from reactor.http import HTTP, Response
 from tests.helpers import DEADLINE
@@ -99,25 +98,18 @@ def site(reactor_server):
     return server.address.port, closed
 
 
-def test_browser(site):
-    chromium = shutil.which("chromium")
-    assert chromium is not None, "chromium is not installed: apt-get install chromium"
+def test_browser(browser, site):
     port, closed = site
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        try:
-            page = browser.new_page()
-            page.set_default_timeout(DEADLINE * 1000)
-            assert page.goto(f"http://127.0.0.1:{port}/").status == 200
-            assert page.title() == "page"
-            assert page.evaluate("post()") == [200, "200000"]
-            assert page.evaluate("stream()") == 1_000_000
-            assert page.evaluate("events()") == ["one\ntwo", "1", "three"]
-            assert page.evaluate("again()") == ["none", "7"]
-            for path in ("socket", "compressed"):
-                url = f"ws://127.0.0.1:{port}/{path}"
-                assert page.evaluate(f"socket('{url}')") == [70_000, "0,255", 4000]
-            assert closed == [(4000, "bye")] * 2
-            assert page.evaluate(f"socket('ws://localhost:{port}/socket')") == "refused"  # another origin
-        finally:
-            browser.close()
+    with closing(browser.new_page()) as page:
+        page.set_default_timeout(DEADLINE * 1000)
+        assert page.goto(f"http://127.0.0.1:{port}/").status == 200
+        assert page.title() == "page"
+        assert page.evaluate("post()") == [200, "200000"]
+        assert page.evaluate("stream()") == 1_000_000
+        assert page.evaluate("events()") == ["one\ntwo", "1", "three"]
+        assert page.evaluate("again()") == ["none", "7"]
+        for path in ("socket", "compressed"):
+            url = f"ws://127.0.0.1:{port}/{path}"
+            assert page.evaluate(f"socket('{url}')") == [70_000, "0,255", 4000]
+        assert closed == [(4000, "bye")] * 2
+        assert page.evaluate(f"socket('ws://localhost:{port}/socket')") == "refused"  # another origin

@@ -34,10 +34,10 @@ def stream_of(messages):
 
 
 class Reader:
-    """A server's side that notes what it has received."""
+    """A side that notes what it has received."""
 
-    def __init__(self, heard):
-        self.frames = Connection(ConnectionType.SERVER)
+    def __init__(self, heard, kind=ConnectionType.SERVER):
+        self.frames = Connection(kind)
         self.heard = heard
         self.parts = []
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wsproto import ConnectionType
 from wsproto.connection import Connection as Frames
-from wsproto.events import BytesMessage, CloseConnection, Message, Ping, Pong, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
 from reactor import HandedOver, ReadTimeout, StreamClosed, UsageError
@@ -763,29 +763,20 @@ class Log:
         socket_.on_close = self.ends.append
 
 
-class Peer:
+class Peer(Reader):
     """A client of a WebSocket over a real socket, after its opening handshake."""
 
     def __init__(self, made, sock, *fields, path="/"):
-        self.sock, self.frames, self.heard, self.parts = sock, Frames(ConnectionType.CLIENT), [], []
+        super().__init__([], ConnectionType.CLIENT)
+        self.sock = sock
         sock.send(handshake(*fields, path=path))
         answer = bytearray()
         made.until(lambda: answer.extend(read(sock)) or b"\r\n\r\n" in answer)
-        self.frames.receive_data(bytes(answer.partition(b"\r\n\r\n")[2]))
+        self.receive(bytes(answer.partition(b"\r\n\r\n")[2]))
 
     def hears(self, what):
         """Return whether `what` is among the events until now."""
-        data = read(self.sock)
-        if data:
-            self.frames.receive_data(data)
-        for event in self.frames.events():
-            if not isinstance(event, Message):
-                self.heard.append(event)
-                continue
-            self.parts.append(event.data)
-            if event.message_finished:
-                self.heard.append(event.data[:0].join(self.parts))
-                self.parts = []
+        self.receive(read(self.sock) or b"")
         return what in self.heard
 
 

@@ -1,32 +1,21 @@
 """The page in a real browser: through deploys, with the keyboard alone, without scripts, narrow and dark."""
 
 import re
-import shutil
 import signal
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from reactor import Protocol
 from reactor.status import StatusPage
-from tests.deploy.programs import GATE, client_of, held, serving
-from tests.helpers import DEADLINE
+from tests.deploy.programs import GATE, held, serving
+from tests.helpers import DEADLINE, client_of
 
 #: The sections whose contents are wider than they are.
 OVERFLOWING = """
     [...document.querySelectorAll("section")]
         .filter(section => section.scrollWidth > section.clientWidth).map(section => section.id)
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = shutil.which("chromium")
-    assert program, "chromium is missing: install the package chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
