@@ -23,13 +23,14 @@ class Slow(DatagramRecorder):
         self.clock.advance(self.seconds)
 
 
-def test_batch_leaves_the_rest_to_the_next_tick(reactor, ends):
-    receiver = ends.bind(limits=DatagramLimits(batch=10))
+def test_batch_leaves_the_rest_to_the_next_tick(timed):
+    receiver = DatagramRecorder()
+    endpoint = timed.bind_datagram("127.0.0.1:0", lambda: receiver, limits=DatagramLimits(batch=10))
     for number in range(25):
-        receiver.endpoint.send(b"%d" % number, receiver.endpoint.address)
+        endpoint.send(b"%d" % number, endpoint.address)
     seen = []
     for _ in range(3):
-        reactor.run_once(0)
+        timed.run_once(0)
         seen.append(len(receiver.received))
     assert seen == [10, 20, 25]
 
