@@ -271,7 +271,7 @@ def test_a_policy_by_which_topics_may_be_evicted_is_named(reactor, make_server, 
     server = make_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     node = make_node(server.url)
     spin(reactor, lambda: settled(node))
-    node._commands.connection.abort()
+    node._commands.link.connection.abort()
     spin(reactor, lambda: not settled(node))
     spin(reactor, lambda: settled(node))
     assert caplog.text.count("its maxmemory-policy is allkeys-lru, not noeviction") == 1
