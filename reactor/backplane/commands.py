@@ -34,7 +34,8 @@ class Commands:
         self, handler: ReplyHandler | None, script: str, keys: tuple[bytes, ...], *args: str | bytes | int
     ) -> None:
         """Run a script on the broker, as `send` sends a command."""
-        self.send(handler, "EVALSHA", DIGESTS[script], len(keys), *keys, *args)
+        if self.link is not None:  # not by `send`: each message that is published comes this way
+            self.link.send(handler or ignore, "EVALSHA", DIGESTS[script], len(keys), *keys, *args)
 
 
 def ignore(_: object) -> None:
