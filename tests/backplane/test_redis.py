@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -259,17 +260,8 @@ def scripted(reactor, tmp_path):
 
 
 @pytest.fixture
-def make_node(reactor, scripted, tmp_path):
-    made = []
-
-    def make(**options):
-        node = RedisBackplane(reactor, f"unix://{tmp_path}/broker.sock", **{"reconnect": QUICK, **options})
-        made.append(node)
-        return node
-
-    yield make
-    for node in made:
-        node.close()
+def make_node(scripted, make_node, tmp_path):
+    return partial(make_node, f"unix://{tmp_path}/broker.sock")
 
 
 def once(command, action):

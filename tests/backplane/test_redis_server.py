@@ -5,29 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from reactor import Reconnect
-from reactor.backplane import BackplaneState, RedisBackplane
+from reactor.backplane import BackplaneState
+from tests.backplane.nodes import settled
 from tests.backplane.test_interface import subscribed
-from tests.backplane.test_redis import settled
 from tests.helpers import spin
 
 README = Path(__file__).parents[2] / "reactor" / "backplane" / "README.md"
-QUICK = Reconnect(first=0.01, max_delay=0.05)
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-@pytest.fixture
-def make_node(reactor):
-    made = []
-
-    def make(url, **options):
-        node = RedisBackplane(reactor, url, **{"reconnect": QUICK, **options})
-        made.append(node)
-        return node
-
-    yield make
-    for node in made:
-        node.close()
 
 
 def numbers(first, last):
