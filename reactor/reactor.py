@@ -1,66 +1,35 @@
-"""`Reactor`: an event loop for TCP, UDP and Unix sockets. It has a loop, listeners, connectors, endpoints."""
+"""`Reactor`: an event loop for TCP, UDP and Unix sockets. It has a loop, and the open sockets on it."""
 
 from __future__ import annotations
 
 import inspect
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from selectors import BaseSelector
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, TypeVarTuple
 
-import attrs
-
 from reactor.address import Address, AddressLike
-from reactor.connecting.connector import (
-    Connector,
-    FailureHandler,
-    begin_connecting,
-    cancel_for_drain,
-    detach_connector,
-    recover_connector,
-)
-from reactor.connection.closing import lingering_of
-from reactor.connection.connection import (
-    Connection,
-    check_deadlines,
-    connections_of,
-    detach,
-    flush_connections,
-    open_connection,
-    prefix_of,
-    queues_of,
-    recover,
-    unnotified_of,
-)
-from reactor.connection.deadlines import DeadlineMonitor
+from reactor.connecting.connector import Connector, FailureHandler, begin_connecting
+from reactor.connection.connection import Connection, flush_connections, open_connection
 from reactor.connection.debug import DebugConnection
 from reactor.connection.handshake import pending_handshake_of
 from reactor.connection.interface import make_protocol
 from reactor.connection.settings import Settings
-from reactor.errors import AddressError, ConnectionAborted, DrainTimeout, UsageError
+from reactor.errors import AddressError, ConnectionAborted, UsageError
 from reactor.listening.binding import SocketOption, UnixPath, adopt_listening_socket, bind
-from reactor.listening.drain import Drain, Drained
-from reactor.listening.listener import (
-    AcceptErrorHandler,
-    Listener,
-    TLSErrorHandler,
-    begin_draining,
-    detach_listener,
-    has_ended,
-    recover_listener,
-    set_no_delay,
-)
+from reactor.listening.drain import Drained
+from reactor.listening.listener import AcceptErrorHandler, Listener, TLSErrorHandler, set_no_delay
 from reactor.loop.background import Background
 from reactor.loop.context import ContextExit
-from reactor.loop.log import caller, logger
+from reactor.loop.log import caller
 from reactor.loop.loop import ErrorHandler, Loop
 from reactor.loop.registry import FileDescriptorLike
 from reactor.loop.stats import Stats
 from reactor.loop.system import KERNEL, System
 from reactor.loop.timers import Handle, TimerHandle
+from reactor.open_sockets import OpenSockets
 from reactor.options import (
     Limits,
     ProxyProtocol,
@@ -83,7 +52,6 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     from reactor.datagrams.protocol import DatagramFactory
     from reactor.framing.proxy_header import ProxyHeader
     from reactor.loop.futures import AwaitableFuture
-    from reactor.loop.workers import Workers
     from reactor.tls.secure_socket import Bios, Tls
 
 __all__ = ["Reactor", "loop_of"]
@@ -94,9 +62,6 @@ Ts = TypeVarTuple("Ts")
 
 # The `slow_callback` of debug mode, seconds: asyncio's threshold.
 _SLOW = 0.1
-
-# Names that are looked up at once; more wait for a thread.
-_RESOLVER_THREADS = 4
 
 
 class Reactor(ContextExit):
@@ -133,7 +98,6 @@ class Reactor(ContextExit):
     _system: System = KERNEL
     _connection_types: tuple[type[Connection], type[Connection]] = (Connection, DebugConnection)
     _shares_sockets = False  # whether other processes accept on the listening sockets too
-    _drains_shared = True  # whether a drain receives what waits on datagram sockets that other processes have
 
     def __init__(
         self,
@@ -152,22 +116,13 @@ class Reactor(ContextExit):
             debug=debug,
             system=self._system,
             flush=flush_connections,
-            on_close=self._end_all,
-            on_recover=self._recover_all,
-            on_fork=self._detach_all,
         )
         self._scheduler = self._loop.scheduler
         self._debug = debug
-        self._listeners: list[Listener] = []
-        self._connectors: list[Connector] = []
-        self._endpoints: list[Endpoint] = []  # until their `connection_lost` was called
-        self._datagram_buffer: bytearray | None = None  # of all endpoints that need one
+        self._sockets = OpenSockets(loop=self._loop, debug=debug)
         self._connection_type = self._connection_types[debug]
-        self._monitor = DeadlineMonitor(self._loop, check_deadlines)
-        self._bios: Bios | None = None
-        self._resolver: Workers | None = None
-        self._drain_on: Drain | None = None
-        self._inherited: list[socket.socket] = []  # in a forked child, to be closed by `close`
+        self._bios: Bios | None = None  # of all connections over TLS
+        self._datagram_buffer: bytearray | None = None  # of all endpoints that need one
 
     def __repr__(self) -> str:
         listeners = ", ".join(str(a) for listener in self.listeners() for a in listener.addresses)
@@ -202,11 +157,10 @@ class Reactor(ContextExit):
                 self.remove_signal_handler(signum)
 
     def _signalled(self, drain_timeout: float) -> None:
-        if self._drain_on is None:
-            self._drain(drain_timeout, None)
+        if self._sockets.is_draining():
+            self._sockets.cancel_drain()
         else:
-            self._drain_on.cancel()
-            self._drained()
+            self._sockets.drain(drain_timeout, None)
 
     def run_once(self, timeout: float | None = 0, budget: float | None = None) -> int:
         """Run one tick, with `budget` several, on this thread; return how many events and callbacks it ran.
@@ -255,7 +209,7 @@ class Reactor(ContextExit):
         """
         timeout = seconds("timeout", timeout, zero=True)
         check_callable("on_done", on_done, optional=True)
-        self._scheduler.post_notice_threadsafe(self._drain, timeout, on_done)
+        self._scheduler.post_notice_threadsafe(self._sockets.drain, timeout, on_done)
 
     def close(self) -> None:
         """Close every descriptor and end every connection; a reactor that is running is stopped first.
@@ -264,9 +218,7 @@ class Reactor(ContextExit):
         While the reactor is driven, or attached to a host, it is closed on that thread. In a forked child it
         closes the child's descriptors, and calls nothing.
         """
-        inherited, self._inherited = self._inherited, []
-        for sock in inherited:
-            sock.close()
+        self._sockets.close_inherited()
         self._loop.close()
 
     def is_closed(self) -> bool:
@@ -485,10 +437,10 @@ class Reactor(ContextExit):
             on_accept_error=on_accept_error,
             on_tls_error=on_tls_error,
             proxy_protocol=proxy_protocol,
-            on_open=self._connection_opened,
+            on_open=self._sockets.connection_opened,
             shared=self._shares_sockets,
         )
-        self._listeners = [*(known for known in self._listeners if not has_ended(known)), listener]
+        self._sockets.add_listener(listener)
         return listener
 
     def _bind(
@@ -559,24 +511,18 @@ class Reactor(ContextExit):
         connector = Connector(
             address=where,
             local_address=source,
-            resolver=self._resolver_threads(),
+            resolver=self._sockets.resolver_threads(),
             factory=factory,
             settings=settings,
             connection_type=self._connection_type,
-            on_open=self._connection_opened,
+            on_open=self._sockets.connection_opened,
             proxy_header=proxy_header,
             reconnect=self._loop.system.jitter(reconnect),
             on_failure=on_failure,
         )
-        self._connectors = [known for known in self._connectors if not known.is_done()]
-        self._connectors.append(connector)
+        self._sockets.add_connector(connector)
         begin_connecting(connector)
         return connector
-
-    def _resolver_threads(self) -> Workers:
-        if self._resolver is None:
-            self._resolver = self._loop.system.workers(_RESOLVER_THREADS, "reactor-resolver")
-        return self._resolver
 
     def adopt(
         self,
@@ -616,11 +562,11 @@ class Reactor(ContextExit):
         set_no_delay(sock)
         connection = self._connection_type(settings, sock, protocol, sockaddr)
         self._loop.counters.connected += 1
-        self._connection_opened()
+        self._sockets.connection_opened()
         try:
             open_connection(connection)
         except OSError as exc:
-            self._connection_ended(None, exc)
+            self._sockets.connection_ended(None, exc)
             raise
         return connection
 
@@ -649,10 +595,10 @@ class Reactor(ContextExit):
             reactor=self,
             limits=limits or Limits(),
             timeouts=timeouts or Timeouts(),
-            deadline_monitor=self._monitor,
+            deadline_monitor=self._sockets.deadline_monitor,
             origin=origin,
             listener=None,
-            on_gone=self._connection_ended,
+            on_gone=self._sockets.connection_ended,
             make_tls=self._make_tls,
             tls=tls,
         )
@@ -710,7 +656,7 @@ class Reactor(ContextExit):
             opened = self._bind_datagram(Address.of(address), settings)
         else:
             opened = adopt_datagram_socket(address, settings)
-        self._endpoints.append(endpoint)
+        self._sockets.add_endpoint(endpoint)
         open_endpoint(endpoint, opened)
         return endpoint
 
@@ -760,8 +706,8 @@ class Reactor(ContextExit):
         if where.port == 0:  # connect(2) accepts it, and connects to nobody
             raise AddressError(f"{where} can't be connected: give a port above 0")
         endpoint = self._make_endpoint(factory, limits, settings, where)
-        self._endpoints.append(endpoint)
-        look_up(endpoint, self._resolver_threads(), source, on_failure)
+        self._sockets.add_endpoint(endpoint)
+        look_up(endpoint, self._sockets.resolver_threads(), source, on_failure)
         return endpoint
 
     def _make_endpoint(
@@ -781,7 +727,7 @@ class Reactor(ContextExit):
             settings=settings,
             factory=factory,
             shared_buffer=self._shared_datagram_buffer,
-            on_end=self._endpoint_ended,
+            on_end=self._sockets.endpoint_ended,
             target=target,
         )
 
@@ -792,180 +738,26 @@ class Reactor(ContextExit):
             self._datagram_buffer = bytearray(SHARED_BUFFER)
         return self._datagram_buffer
 
-    def _endpoint_ended(self, endpoint: Endpoint) -> None:
-        if endpoint in self._endpoints:
-            self._endpoints.remove(endpoint)
-            self._loop.counters.datagrams += endpoint.stats()
-        if self._drain_on is not None:
-            self._drain_on.finish_if_empty()
-
     # What there is
 
     def listeners(self) -> list[Listener]:
         """Return the open listeners."""
-        return [listener for listener in self._listeners if not listener.is_closed()]
+        return self._sockets.listeners()
 
     def connections(self) -> list[Connection]:
         """Return the open connections, closing ones included."""
-        return connections_of(self._loop.registry)
+        return self._sockets.connections()
 
     def endpoints(self) -> list[Endpoint]:
         """Return the open datagram endpoints, closing ones included."""
-        return [endpoint for endpoint in self._endpoints if endpoint.state.value not in {"closed", "lost"}]
+        return self._sockets.endpoints()
 
     def stats(self) -> Stats:
         """Return what was counted since the reactor was made, and what it holds now.
 
         Counting is done as connections come and go, and once a tick; reading looks at every connection.
         """
-        loop, connections = self._loop, self.connections()
-        counters = loop.counters
-        paused, queued = queues_of(connections)
-        drained = counters.drained.copy()
-        if self._drain_on is not None:
-            drained.update(attrs.asdict(self._drain_on.so_far()))
-        return Stats(
-            accepted=counters.accepted,
-            connected=counters.connected,
-            taken_over=counters.taken_over,
-            refused=dict(counters.refused),
-            closed=dict(counters.closed),
-            drained=dict(drained),
-            draining=self._drain_on is not None,
-            bytes_received=loop.bytes_received,
-            bytes_sent=loop.bytes_sent,
-            dropped_writes=counters.dropped_writes,
-            handler_errors=counters.handler_errors,
-            ticks=loop.ticks,
-            events=loop.events,
-            lag=counters.lag(loop.ticks),
-            open=len(connections),
-            paused=paused,
-            lingering=len(lingering_of(loop.registry)),
-            queued_bytes=queued,
-            datagrams=sum((endpoint.stats() for endpoint in self._endpoints), counters.datagrams),
-        )
-
-    def _open_sockets(self) -> Iterator[tuple[Listener | None, bytes | None]]:
-        """Yield the listener and client prefix of each connection whose end has not been counted."""
-        for connection in {*self.connections(), *unnotified_of(self._loop)}:
-            yield connection.listener, prefix_of(connection)
-        for lingering in lingering_of(self._loop.registry):
-            yield lingering.listener, lingering.prefix
-
-    # Draining
-
-    def _drain(self, timeout: float, on_done: Callable[[Drained], object] | None) -> None:
-        if self._drain_on is not None or self._loop.lifetime.closing:
-            return
-        for connector in self._connectors:
-            cancel_for_drain(connector)
-        self._drain_on = Drain(
-            loop=self._loop,
-            timeout=timeout,
-            connections=self.connections,
-            lingering=lambda: lingering_of(self._loop.registry),
-            count_connections=lambda: sum(1 for _ in self._open_sockets()),
-            is_listening=lambda: bool(self.listeners() or self._endpoints),
-            stop_listening=self._stop_listening,
-            on_done=on_done or _log_drained,
-            on_end=self._drained,
-        )
-        for listener in self.listeners():
-            begin_draining(listener, self._drain_on)
-        self._drain_endpoints()
-
-    def _drain_endpoints(self) -> None:
-        if self._endpoints:
-            from reactor.datagrams.endpoint import drain_endpoint  # noqa: PLC0415 - see above
-
-            for endpoint in list(self._endpoints):
-                drain_endpoint(endpoint, shared=self._drains_shared)
-
-    def _stop_listening(self) -> None:
-        for listener in self.listeners():
-            listener.close()
-        for endpoint in list(self._endpoints):
-            endpoint.abort(DrainTimeout("still open at the end of the drain"))
-
-    def _drained(self) -> None:
-        drain, self._drain_on = self._drain_on, None
-        if drain is not None:
-            self._loop.counters.drained.update(attrs.asdict(drain.so_far()))
-        self.stop()
-
-    def _connection_opened(self) -> None:
-        if self._drain_on is not None:
-            self._drain_on.connection_opened()
-
-    def _connection_ended(self, prefix: bytes | None, reason: BaseException | None) -> None:
-        if self._drain_on is not None:
-            self._drain_on.connection_ended(reason)
-
-    # What the loop calls: at its end, after an interrupt, and after a fork
-
-    def _end_all(self) -> None:
-        for listener in self.listeners():
-            listener.close()
-        for connector in self._connectors:
-            connector.cancel()
-        if self._debug:
-            self._warn_of(self.connections())
-            for endpoint in self.endpoints():
-                logger().warning("still open at close: %s", endpoint)
-        for connection in self.connections():
-            connection.abort(ConnectionAborted("the reactor was closed"))
-        for endpoint in list(self._endpoints):
-            endpoint.abort(ConnectionAborted("the reactor was closed"))
-        for lingering in lingering_of(self._loop.registry):
-            lingering.close()
-        if self._resolver is not None:
-            self._resolver.close(timeout=0)
-
-    def _warn_of(self, connections: list[Connection]) -> None:
-        log = logger()
-        for connection in connections:
-            log.warning("still open at close: %s, %s", connection, connection.get_extra_info("origin"))
-
-    def _recover_all(self) -> None:
-        for connection in self.connections():
-            recover(connection)
-        for lingering in lingering_of(self._loop.registry):
-            lingering.recover()
-        for connector in self._connectors:
-            recover_connector(connector)
-        open_ = Counter(self._open_sockets())
-        for listener in self._listeners:  # closed ones too: their connections are counted, and may be drained
-            own = {prefix: n for (owner, prefix), n in open_.items() if owner is listener}
-            recover_listener(listener, Counter(own))
-        if self._drain_on is not None:
-            for listener in self.listeners():
-                begin_draining(listener, self._drain_on)
-            self._drain_on.recover()
-            self._drain_endpoints()
-        self._monitor.recover()
-        if self._endpoints:
-            from reactor.datagrams.endpoint import recover_endpoint  # noqa: PLC0415 - see above
-
-            for endpoint in list(self._endpoints):
-                recover_endpoint(endpoint)
-
-    def _detach_all(self) -> None:
-        sockets = [sock for connector in self._connectors for sock in detach_connector(connector)]
-        sockets += [detach(connection) for connection in self.connections()]
-        sockets += [lingering.detach() for lingering in lingering_of(self._loop.registry)]
-        for listener in self.listeners():
-            sockets += detach_listener(listener)
-        if self._endpoints:
-            from reactor.datagrams.endpoint import detach_endpoint  # noqa: PLC0415 - see above
-
-            for endpoint in self._endpoints:
-                sockets += detach_endpoint(endpoint)
-        self._inherited = sockets
-
-
-def _log_drained(report: Drained) -> None:
-    logger().info("drained: %s", report)
+        return self._sockets.stats()
 
 
 def _check_common(

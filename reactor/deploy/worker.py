@@ -93,7 +93,7 @@ class WorkerReactor(Reactor):
 
     def leave_datagrams(self) -> None:
         """Leave what comes on the shared sockets to the worker that replaces this one."""
-        self._drains_shared = False
+        self._sockets.drains_shared = False
 
     def _answer(self) -> Message:
         while True:

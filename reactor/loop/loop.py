@@ -71,20 +71,20 @@ class Loop:
     system: where sockets, names and threads come from.
     flush: called at the end of a tick's phase, as `flush(loop, now, outbox)`, to send what its callbacks
         have left in `loop.outbox`, which it replaces by `outbox` first. now: the time, for what it sends.
-    on_close: called when the loop is being closed, with its descriptors open, to end what was built on it.
-    on_recover: called before the tick after an interrupt, to repair what was built on the loop.
-    on_fork: called in a forked child, to detach what was built on the loop.
 
+    on_close, on_recover, on_fork: set by what is built on the loop, whose end, repair and detaching they are.
+        Called when the loop is being closed, with its descriptors open; before the tick after an interrupt;
+        in a forked child.
     scheduler: its callbacks and timers. registry: its descriptors. lifetime: whether it can be used.
     """
 
     # A dictionary would be faster only up to 30 attributes.
     __slots__ = (
         "__weakref__", "_alarm", "_alarm_due", "_at_close", "_close_asked", "_driver", "_each_tick", "_flush",
-        "_host", "_host_at_close", "_hosted", "_on_close", "_on_fork", "_on_recover", "_signals",
-        "_slow_callback", "_stop_asked", "_wakeup", "bytes_received", "bytes_sent", "counters", "events",
-        "lifetime", "now", "outbox", "registry", "scheduler", "slice_end", "system", "tick_times", "ticks",
-        "time", "unsure",
+        "_host", "_host_at_close", "_hosted", "_signals", "_slow_callback", "_stop_asked", "_wakeup",
+        "bytes_received", "bytes_sent", "counters", "events", "lifetime", "now", "on_close", "on_fork",
+        "on_recover", "outbox", "registry", "scheduler", "slice_end", "system", "tick_times", "ticks", "time",
+        "unsure",
     )  # fmt: skip
 
     def __init__(
@@ -97,9 +97,6 @@ class Loop:
         debug: bool = False,
         system: System = KERNEL,
         flush: Callable[[Loop, float, list[Any] | None], object] = lambda loop, now, outbox: None,
-        on_close: Callable[[], object] = _do_nothing,
-        on_recover: Callable[[], object] = _do_nothing,
-        on_fork: Callable[[], object] = _do_nothing,
     ) -> None:
         check_callable("clock", clock)
         check_callable("on_error", on_error, optional=True)
@@ -122,6 +119,10 @@ class Loop:
         #: An interrupt may have left things half done: they are repaired before the next tick.
         self.unsure = False
 
+        self.on_close: Callable[[], object] = _do_nothing
+        self.on_recover: Callable[[], object] = _do_nothing
+        self.on_fork: Callable[[], object] = _do_nothing
+
         self.system = system
         self.lifetime = Lifetime()
         self.scheduler = Scheduler(
@@ -138,9 +139,6 @@ class Loop:
 
         self._slow_callback = slow_callback
         self._flush = flush
-        self._on_close = on_close
-        self._on_recover = on_recover
-        self._on_fork = on_fork
         self._driver: int | None = None  # the thread that is in `run` or `run_once`
         self._stop_asked = False
         self._close_asked = False
@@ -221,7 +219,7 @@ class Loop:
         self.registry.recover()
         self._wakeup.wake()
         self._alarm_due = _NEVER
-        self._on_recover()
+        self.on_recover()
 
     def _run_slice(self, timeout: float | None, budget: float) -> int:
         total = handled = self._tick(timeout, budget)
@@ -501,7 +499,7 @@ class Loop:
             for handle in self._at_close:
                 self.scheduler.run(handle)
             self.lifetime.closing = True
-            self._on_close()
+            self.on_close()
             self.scheduler.run_notices()
         finally:
             self.lifetime.closed = True
@@ -523,7 +521,7 @@ class Loop:
 
         From now on every use is a UsageError, but for `close`, which closes the child's descriptors.
         """
-        self._on_fork()
+        self.on_fork()
         self.lifetime.forked = True
         self._hosted = False
         self.registry.detach(self.lifetime.check_process)
