@@ -45,7 +45,6 @@ __all__ = ["OpenSockets"]
 _RESOLVER_THREADS = 4
 
 
-@attrs.define(eq=False, repr=False, kw_only=True)
 class OpenSockets:
     """The open sockets of a reactor, and what is done to all of them.
 
@@ -55,31 +54,28 @@ class OpenSockets:
     debug: log what is open when the loop is closed.
     """
 
-    _loop: Loop
-    _debug: bool
+    def __init__(self, loop: Loop, *, debug: bool) -> None:
+        self._loop = loop
+        self._debug = debug
 
-    # What is open: closed listeners until their connections have ended, connectors until they are done,
-    # endpoints until their `connection_lost` was called.
-    _listeners: list[Listener] = attrs.field(factory=list, init=False)
-    _connectors: list[Connector] = attrs.field(factory=list, init=False)
-    _endpoints: list[Endpoint] = attrs.field(factory=list, init=False)
-    _inherited: list[socket.socket] = attrs.field(factory=list, init=False)  # in a forked child, the parent's
+        # What is open: closed listeners until their connections have ended, connectors until they are done,
+        # endpoints until their `connection_lost` was called.
+        self._listeners: list[Listener] = []
+        self._connectors: list[Connector] = []
+        self._endpoints: list[Endpoint] = []
+        self._inherited: list[socket.socket] = []  # in a forked child, the parent's
 
-    # What they share.
-    #: Ends connections when a deadline passes.
-    deadline_monitor: DeadlineMonitor = attrs.field(init=False)
-    _resolver: Workers | None = attrs.field(default=None, init=False)
+        #: The deadline monitor of all connections.
+        self.deadline_monitor = DeadlineMonitor(loop, check_deadlines)
+        self._resolver: Workers | None = None
 
-    # The drain under way.
-    _drain: Drain | None = attrs.field(default=None, init=False)
-    #: Whether a drain receives what waits on datagram sockets that other processes have too.
-    drains_shared: bool = attrs.field(default=True, init=False)
+        self._drain: Drain | None = None  # under way
+        #: Whether a drain receives what waits on datagram sockets that other processes have too.
+        self.drains_shared = True
 
-    def __attrs_post_init__(self) -> None:
-        self.deadline_monitor = DeadlineMonitor(self._loop, check_deadlines)
-        self._loop.on_close = self._end
-        self._loop.on_recover = self._recover
-        self._loop.on_fork = self._detach
+        loop.on_close = self._end
+        loop.on_recover = self._recover
+        loop.on_fork = self._detach
 
     def add_listener(self, listener: Listener) -> None:
         """Add a listener, and remove those that have ended."""

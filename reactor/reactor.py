@@ -119,7 +119,7 @@ class Reactor(ContextExit):
         )
         self._scheduler = self._loop.scheduler
         self._debug = debug
-        self._sockets = OpenSockets(loop=self._loop, debug=debug)
+        self._sockets = OpenSockets(self._loop, debug=debug)
         self._connection_type = self._connection_types[debug]
         self._bios: Bios | None = None  # of all connections over TLS
         self._datagram_buffer: bytearray | None = None  # of all endpoints that need one
