@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from reactor.reactor import Reactor
 from reactor.status.overview import Overview
 from reactor.status.page import Rates
 
@@ -22,19 +23,20 @@ _APART = 0.5
 class Collector:
     """Collects overviews as they are asked for.
 
-    collect: makes one. time: the clock, seconds.
+    collect: makes one, perhaps over several ticks. reactor: runs the answers, each as a callback of its own,
+    so that those of many who wait for one overview don't make a long tick.
     """
 
-    def __init__(self, collect: Collect, time: Callable[[], float]) -> None:
+    def __init__(self, collect: Collect, reactor: Reactor) -> None:
         self._collect = collect
-        self._time = time
+        self._reactor = reactor
         self._known: list[Overview] = []  # the latest last; the first is what rates count from
         self._waiting: list[Callable[[Overview, Rates], object]] = []
 
     def ask(self, on_done: Callable[[Overview, Rates], object]) -> None:
-        """Call `on_done` with an overview that is `FRESH`, and the rates since one before."""
-        if self._known and self._time() - self._known[-1].at < FRESH:
-            on_done(*self._answer())
+        """Call `on_done`, later, with an overview that is `FRESH`, and the rates since one before."""
+        if self._known and self._reactor.time() - self._known[-1].at < FRESH:
+            self._reactor.call_soon(on_done, *self._answer())
             return
         self._waiting.append(on_done)
         if len(self._waiting) == 1:
@@ -46,8 +48,10 @@ class Collector:
             del known[0]
         self._known = known
         waiting, self._waiting = self._waiting, []
+        if self._reactor.is_closed():
+            return  # while the workers were asked
         for on_done in waiting:
-            on_done(*self._answer())
+            self._reactor.call_soon(on_done, *self._answer())
 
     def _answer(self) -> tuple[Overview, Rates]:
         first, latest = self._known[0], self._known[-1]

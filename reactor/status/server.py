@@ -29,6 +29,7 @@ from reactor.status.checks import Checks, add_check
 from reactor.status.collector import FRESH, Collect, Collector
 from reactor.status.overview import Overview, overview_of
 from reactor.status.page import POLICY, Rates, render_page, render_sections
+from reactor.status.snapshot import collect_snapshot
 
 try:
     from reactor.http import HTTP, EventStream, HTTPError, Request, Response, encode_event
@@ -108,6 +109,7 @@ class StatusPage:
         check_type("name", name, str)
         for key, check in (checks or {}).items():
             add_check(reactor, key, check)
+        self._program = reactor
         self._name = name
         self._reactor = Reactor(on_error=reactor.report)
         try:
@@ -118,9 +120,7 @@ class StatusPage:
             self._reactor.close()
             raise
         self._at_close = reactor.call_at_close(self.close)
-        self._collector = Collector(
-            collect or (lambda done: done(overview_of(reactor, name))), self._reactor.time
-        )
+        self._collector = Collector(collect or self._collect, self._reactor)
         self._pages = _Pages(self._reactor, self._collector)
         self._closed = False
 
@@ -190,6 +190,9 @@ class StatusPage:
 
     # Answers
 
+    def _collect(self, on_done: Callable[[Overview], object]) -> None:
+        collect_snapshot(self._program, lambda snapshot: on_done(overview_of(snapshot, self._name)))
+
     def _page(self, request: Request) -> None:
         def answer(overview: Overview, rates: Rates) -> None:
             text = render_page(overview, rates)
@@ -206,8 +209,7 @@ class StatusPage:
             text, content_type = exposition(overview, accept)
             _respond(request, Response(200, text, content_type=content_type, headers=_HEADERS))
 
-        # In another callback than the look at the connections, so that each is short.
-        self._collector.ask(lambda *found: self._reactor.call_soon(answer, *found))
+        self._collector.ask(answer)
 
     def _ready(self, request: Request) -> None:
         def answer(overview: Overview, rates: Rates) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from reactor import ListenError, Reactor, UsageError
 from reactor.status import StatusPage, server
+from reactor.status.snapshot import take_snapshot
 from reactor.testing import Errors, Recorder
 from tests.embed.test_embed import display, program_of
 from tests.helpers import DEADLINE, Echo, connect, pair
@@ -65,6 +66,18 @@ def test_listener_that_is_paused_is_the_reason_too(served):
     (listener,) = served.reactor.listeners()
     served.call(listener.pause)
     assert get(served.address, "/ready")[::2] == (503, f"{listener.addresses[0]} accepts nothing: paused\n")
+
+
+def test_look_at_the_connections_may_take_several_ticks(served, monkeypatch):
+    monkeypatch.setattr("reactor.reactor.DESCRIPTORS_PER_TICK", 4)
+    pairs = [served.call(pair, served.reactor, Recorder()) for _ in range(20)]
+    with page_of(served.address) as next_event:
+        assert next_event()["state"]
+        assert metrics(served.address)["reactor_connections",] == 20
+        assert get(served.address, "/ready")[::2] == (200, "ready\n")
+        assert "<title>shop</title>" in get(served.address)[2]
+    for _, peer in pairs:
+        peer.close()
 
 
 def test_page_and_its_protection(served):
@@ -254,7 +267,7 @@ def test_drain_answers_what_was_asked_and_ends_pages():
             while not answers:
                 assert time.monotonic() < deadline
             reactor.submit(page.drain, DEADLINE).result(DEADLINE)
-            reactor.submit(lambda: answers[0](server.overview_of(reactor))).result(DEADLINE)
+            reactor.submit(lambda: answers[0](server.overview_of(take_snapshot(reactor)))).result(DEADLINE)
             assert connection.getresponse().read() == b"ready\n"
             while not reactor.submit(page._reactor.is_closed).result(DEADLINE):
                 assert time.monotonic() < deadline
@@ -273,7 +286,7 @@ def test_client_that_has_gone_gets_no_answer(served):
     deadline = time.monotonic() + DEADLINE
     while not answers or served.call(page._reactor.connections):
         assert time.monotonic() < deadline
-    served.call(lambda: answers[0](server.overview_of(served.reactor)))
+    served.call(lambda: answers[0](server.overview_of(take_snapshot(served.reactor))))
 
 
 @pytest.mark.parametrize(
