@@ -19,6 +19,9 @@ FRESH = 0.1
 # Seconds that two overviews are apart for a rate, at least.
 _APART = 0.5
 
+# Seconds after which an overview is asked for again: an interrupt may have broken off its making.
+_LOST = 1.0
+
 
 class Collector:
     """Collects overviews as they are asked for.
@@ -32,14 +35,17 @@ class Collector:
         self._reactor = reactor
         self._known: list[Overview] = []  # the latest last; the first is what rates count from
         self._waiting: list[Callable[[Overview, Rates], object]] = []
+        self._asked = 0.0
 
     def ask(self, on_done: Callable[[Overview, Rates], object]) -> None:
         """Call `on_done`, later, with an overview that is `FRESH`, and the rates since one before."""
-        if self._known and self._reactor.time() - self._known[-1].at < FRESH:
+        now = self._reactor.time()
+        if self._known and now - self._known[-1].at < FRESH:
             self._reactor.call_soon(on_done, *self._answer())
             return
         self._waiting.append(on_done)
-        if len(self._waiting) == 1:
+        if len(self._waiting) == 1 or now - self._asked >= _LOST:
+            self._asked = now
             self._collect(self._done)
 
     def _done(self, overview: Overview) -> None:

@@ -76,6 +76,16 @@ def test_each_answer_is_a_callback_of_its_own(source):
     assert answers == [0, 1, 2, 3]
 
 
+def test_overview_that_does_not_come_is_asked_for_again(source):
+    answers = []
+    for name in ("lost", "early", "late"):
+        source.ask(lambda overview, rates, name=name: answers.append(name))
+        source.clock.advance(0.5)
+    assert len(source.asked) == 2
+    source.answer()
+    assert answers == ["lost", "early", "late"]
+
+
 def test_overview_that_comes_after_the_end_is_dropped(source):
     answers = []
     source.ask(lambda overview, rates: answers.append(overview))
