@@ -1,7 +1,8 @@
 """`StatusPage`: serves `/metrics`, `/live`, `/ready` and the page, on a reactor of its own.
 
-That reactor is nested in the program's: its loop gets at most `BUDGET` seconds at a time, its connections are
-neither in the program's statistics nor in its drain, so that the page shows a drain to its end.
+That reactor is nested in the program's: its loop gets `_BUDGET` seconds at a time, after the program's own
+peers were served. Its connections are neither in the program's statistics nor in its drain, so that the page
+shows a drain to its end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from reactor.address import Address, AddressLike
-from reactor.embed.attachment import BUDGET, Attachment
+from reactor.embed.attachment import Attachment
 from reactor.errors import UsageError, missing_package
 from reactor.listening.binding import cannot_listen
 from reactor.listening.listener import Listener
@@ -41,6 +42,9 @@ except ImportError as missing:
 __all__ = ["StatusPage", "check_open"]
 
 log = logging.getLogger("reactor")
+
+# Seconds of work after which the program goes on. Its peers wait for so long beside an attack on the page.
+_BUDGET = 0.00025
 
 #: Connections of the status address: open pages, scrapes, and clients that are slow to ask. A quarter of the
 #: process's descriptors at most.
@@ -114,7 +118,7 @@ class StatusPage:
         self._reactor = Reactor(on_error=reactor.report)
         try:
             self._attachment = Attachment(
-                self._reactor, BUDGET, partial(_watch, reactor), partial(_call_later, reactor)
+                self._reactor, _BUDGET, partial(_watch, reactor), partial(_call_later, reactor)
             )
         except BaseException:
             self._reactor.close()
@@ -368,8 +372,20 @@ def _most_connections() -> int:
 
 
 def _watch(reactor: Reactor, fd: int, callback: Callable[..., None]) -> Callable[[], object]:
-    reactor.add_reader(fd, callback)
-    return lambda: reactor.remove_reader(fd)
+    """Call `callback` when `fd` is readable, after the program's events of that tick."""
+    due: Handle | None = None
+
+    def readable() -> None:
+        nonlocal due
+        due = reactor.call_soon(callback)
+
+    def undo() -> None:
+        reactor.remove_reader(fd)
+        if due is not None:
+            due.cancel()
+
+    reactor.add_reader(fd, readable)
+    return undo
 
 
 def _call_later(reactor: Reactor, delay: float, callback: Callable[[], None]) -> Callable[[], object]:

@@ -20,7 +20,7 @@ from reactor.status import StatusPage, server
 from reactor.status.snapshot import take_snapshot
 from reactor.testing import Errors, Recorder
 from tests.embed.test_embed import display, program_of
-from tests.helpers import DEADLINE, Echo, connect, pair
+from tests.helpers import DEADLINE, Echo, connect, pair, spin
 from tests.status.clients import connection_to, get, metrics, page_of
 
 __all__ = ["display"]
@@ -253,6 +253,26 @@ def test_page_is_neither_in_the_statistics_nor_in_the_drain_of_the_program(serve
         assert get(served.address, "/ready")[::2] == (503, "shop is draining\n")
         assert metrics(served.address)["reactor_state", "draining"] == 1
         peer.close()
+
+
+def test_peers_of_the_program_are_served_before_the_page_s(tmp_path):
+    order = []
+
+    class Noting(Echo):
+        def data_received(self, data):
+            order.append("program")
+            super().data_received(data)
+
+    with Reactor() as reactor:
+        page = StatusPage(reactor, checks={"page": lambda: order.append("page")})
+        page.listen(f"unix:{tmp_path}/status")
+        with pair(reactor, Noting())[1] as peer, socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(f"{tmp_path}/status")
+            spin(reactor, lambda: page._reactor.stats().accepted)
+            asking.sendall(b"GET /ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            peer.sendall(b"x")
+            spin(reactor, lambda: len(order) == 2)
+        assert order == ["program", "page"]
 
 
 def test_drain_answers_what_was_asked_and_ends_pages():
