@@ -16,8 +16,8 @@ from reactor.connection.connection import (
     check_deadlines,
     connections_of,
     detach,
+    gauges_of,
     prefix_of,
-    queues_of,
     recover,
     unnotified_of,
 )
@@ -33,13 +33,16 @@ from reactor.listening.listener import (
 )
 from reactor.loop.log import logger
 from reactor.loop.loop import Loop
-from reactor.loop.stats import Stats
+from reactor.loop.stats import Gauges, Stats
 
 if TYPE_CHECKING:  # few programs use datagrams
     from reactor.datagrams.endpoint import Endpoint
     from reactor.loop.workers import Workers
 
-__all__ = ["OpenSockets"]
+__all__ = ["DESCRIPTORS_PER_TICK", "OpenSockets"]
+
+#: Descriptors that `stats_in_parts` looks at in one tick: 0.1 to 0.2 ms.
+DESCRIPTORS_PER_TICK = 2000
 
 # Names that are looked up at once; more wait for a thread.
 _RESOLVER_THREADS = 4
@@ -131,9 +134,29 @@ class OpenSockets:
 
     def stats(self) -> Stats:
         """As `Reactor.stats`."""
-        loop, connections = self._loop, self.connections()
-        counters = loop.counters
-        paused, queued = queues_of(connections)
+        return self._stats(gauges_of(self._loop.registry.owners))
+
+    def stats_in_parts(self, on_done: Callable[[Stats], object]) -> None:
+        """Call `on_done` with the `Stats`, looking at `DESCRIPTORS_PER_TICK` descriptors in each tick.
+
+        It is called before this returns if there are no more of them, else in a later tick; not if the
+        reactor is closed before. Counters are of the moment of that call. Gauges are sums over connections,
+        each as it was when its descriptor was looked at. That is done once for every descriptor, so that no
+        connection is counted twice; those that are opened or closed meanwhile may be in the sums or not.
+        """
+        self._look_at_part(on_done, 0, Gauges())
+
+    def _look_at_part(self, on_done: Callable[[Stats], object], start: int, found: Gauges) -> None:
+        owners = self._loop.registry.owners
+        end = start + DESCRIPTORS_PER_TICK
+        found += gauges_of(owners[start:end])
+        if end < len(owners):
+            self._loop.scheduler.call_soon(self._look_at_part, on_done, end, found)
+        else:
+            on_done(self._stats(found))
+
+    def _stats(self, gauges: Gauges) -> Stats:
+        loop, counters = self._loop, self._loop.counters
         drained = counters.drained.copy()
         if self._drain is not None:
             drained.update(attrs.asdict(self._drain.so_far()))
@@ -152,11 +175,8 @@ class OpenSockets:
             ticks=loop.ticks,
             events=loop.events,
             lag=counters.lag(loop.ticks),
-            open=len(connections),
-            paused=paused,
-            lingering=len(lingering_of(loop.registry)),
-            queued_bytes=queued,
             datagrams=sum((endpoint.stats() for endpoint in self._endpoints), counters.datagrams),
+            **attrs.asdict(gauges),
         )
 
     def _not_ended(self) -> Iterator[tuple[Listener | None, bytes | None]]:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
     from reactor.loop.futures import AwaitableFuture
     from reactor.tls.secure_socket import Bios, Tls
 
-__all__ = ["Reactor", "loop_of"]
+__all__ = ["Reactor", "loop_of", "stats_in_parts"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -796,6 +796,14 @@ def _check_ssl(name: str, value: object, kind: str) -> None:
         import ssl  # noqa: PLC0415 - see above
 
         check_type(name, value, getattr(ssl, kind), optional=True)
+
+
+# For the status page
+
+
+def stats_in_parts(reactor: Reactor, on_done: Callable[[Stats], object]) -> None:
+    """Call `on_done` with the reactor's `Stats`; see `OpenSockets.stats_in_parts`."""
+    reactor._sockets.stats_in_parts(on_done)
 
 
 # For tests and measurements

@@ -1,8 +1,13 @@
-"""What is open: listed, drained and closed; nothing of it stays."""
+"""What is open: listed, counted, drained and closed; nothing of it stays."""
 
 import threading
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from reactor import ConnectionAborted, DrainTimeout, Reactor
+from reactor.reactor import loop_of, stats_in_parts
 from reactor.testing import ManualClock, Recorder
 from tests.helpers import Echo, connect, pair, spin
 
@@ -14,6 +19,72 @@ def test_listeners_are_the_open_ones(reactor):
     first.close()
     assert reactor.listeners() == [second]
     assert str(second.addresses[0]) in repr(reactor)
+
+
+@pytest.fixture
+def part(monkeypatch):
+    """Make parts so small that a look at any reactor takes several ticks; return the descriptors in one."""
+    monkeypatch.setattr("reactor.open_sockets.DESCRIPTORS_PER_TICK", 8)
+    return 8
+
+
+def test_statistics_in_parts_are_those_of_one_look(reactor, part):
+    pairs = [pair(reactor, Recorder()) for _ in range(30)]
+    pairs[3][0].write(bytes(BIG))
+    pairs[20][0].write(bytes(BIG))
+    pairs[21][0].close()  # lingers: the peer does not close
+    reactor.run_once(0)
+    found, ticks = [], 0
+    stats_in_parts(reactor, found.append)
+    while not found:
+        reactor.run_once(0)
+        ticks += 1
+    slots = len(loop_of(reactor).registry.owners)
+    assert slots > 60
+    assert ticks == -(-slots // part) - 1  # the first part is looked at before the first of them
+    names = ("open", "paused", "lingering", "queued_bytes", "connected", "closed")
+    whole = reactor.stats()
+    assert {name: getattr(found[0], name) for name in names} == {name: getattr(whole, name) for name in names}
+    assert (whole.open, whole.paused, whole.lingering) == (29, 2, 1)
+    for _, peer in pairs:
+        peer.close()
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=10))
+def test_connections_that_come_and_go_meanwhile_are_counted_once_or_not_at_all(part, plan):
+    """plan: how many connections are closed, and how many opened, before each tick."""
+    with Reactor() as reactor:
+        pairs = [pair(reactor, Recorder()) for _ in range(24)]
+        stay, brief = pairs[::4], [pairs[i] for i in range(24) if i % 4]
+        for connection, _ in stay:
+            connection.set_write_buffer_limits(high=0)
+            connection.write(bytes(BIG))
+        seen, found, steps = len(pairs), [], iter(plan)
+        stats_in_parts(reactor, found.append)
+        while not found:
+            closed, opened = next(steps, (0, 0))
+            for connection, _ in brief[:closed]:
+                connection.abort()
+            made = [pair(reactor, Recorder()) for _ in range(opened)]
+            seen += opened
+            pairs += made
+            brief = brief[closed:] + made
+            reactor.run_once(0)
+        (stats,) = found
+        assert stats.paused == len(stay)
+        assert stats.queued_bytes == sum(connection.get_write_buffer_size() for connection, _ in stay)
+        assert len(stay) <= stats.open <= seen
+        assert stats.connected == seen
+        for _, peer in pairs:
+            peer.close()
+
+
+def test_statistics_in_parts_are_left_when_the_reactor_is_closed(part):
+    found = []
+    with Reactor() as reactor:
+        stats_in_parts(reactor, found.append)
+        reactor.run_once(0)
+    assert found == []
 
 
 def test_drain_sends_what_is_queued_then_run_returns(reactor, descriptors):

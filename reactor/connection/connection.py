@@ -64,6 +64,7 @@ from reactor.errors import (
 )
 from reactor.loop.loop import Loop
 from reactor.loop.registry import ERRORS, Registry
+from reactor.loop.stats import Gauges
 from reactor.loop.timers import Bucket, round_up
 from reactor.options import Timeouts, seconds
 
@@ -76,8 +77,8 @@ if TYPE_CHECKING:  # a program without TLS does not wait for the import of ssl
 __all__ = [
     "Connection", "activity", "await_header", "awaits_first_bytes", "begin", "begin_blocking_handshake",
     "begin_handshake", "check_deadlines", "connections_of", "detach", "fail", "flush_connections",
-    "identify", "interrupted", "is_frozen", "lend_reading", "may_end", "note_activity", "open_connection",
-    "prefix_of", "recover", "unnotified_of",
+    "gauges_of", "identify", "interrupted", "is_frozen", "lend_reading", "may_end", "note_activity",
+    "open_connection", "prefix_of", "recover", "unnotified_of",
 ]  # fmt: skip
 
 # After the peer's end of file too: the protocol may still hold what came before.
@@ -1562,17 +1563,23 @@ def connections_of(registry: Registry) -> list[Connection]:
     return [owner for owner in registry.owned() if isinstance(owner, Connection)]
 
 
-def queues_of(connections: Iterable[Connection]) -> tuple[int, int]:
-    """Return how many connections are between `pause_writing` and `resume_writing`, and all queued bytes."""
-    paused = queued = 0
-    for connection in connections:
-        queue = connection._queue
-        if queue is not None:
-            paused += queue.paused
-            queued += queue.size
-        elif connection._sending is _GATHERED:
-            queued += len(connection._piece)
-    return paused, queued
+def gauges_of(owners: Iterable[Any]) -> Gauges:
+    """Return the sums over the connections and lingering closes among `owners`, of descriptors."""
+    open_ = paused = lingering = queued = 0
+    for owner in owners:
+        if isinstance(owner, Connection):
+            open_ += 1
+            if owner._sending is _IDLE:
+                continue  # most of them: nothing else of them is looked at
+            queue = owner._queue
+            if queue is not None:
+                queued += queue.size
+                paused += queue.paused
+            else:
+                queued += len(owner._piece)
+        elif owner is not None and isinstance(owner, Linger):
+            lingering += 1
+    return Gauges(open=open_, paused=paused, lingering=lingering, queued_bytes=queued)
 
 
 def unnotified_of(loop: Loop) -> set[Connection]:

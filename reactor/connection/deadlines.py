@@ -14,8 +14,9 @@ __all__ = ["CHECKS_AT_ONCE", "Deadline", "DeadlineMonitor", "first_passed"]
 #: Members checked per sweep; a tick has at most two sweeps, one as timer and one as callback.
 CHECKS_AT_ONCE = 256
 
-# Seconds after which a sweep leaves the remaining members to the next tick.
-_LONGEST_SWEEP = 0.002
+# Seconds after which a sweep leaves the remaining members to the next tick. Ending a connection takes 0.05 to
+# 0.1 ms: when thousands of slow clients pass their deadline at once, others wait for so long at most.
+_LONGEST_SWEEP = 0.0005
 
 
 class Deadline(NamedTuple):
@@ -108,11 +109,13 @@ class DeadlineMonitor:
             self._timer = self._loop.scheduler.call_at(due, self._sweep)
 
     def _sweep(self) -> None:
-        now = self._loop.now
+        loop = self._loop
+        now = loop.now
+        end = min(loop.time() + _LONGEST_SWEEP, loop.slice_end)
         try:
             for member in self._wheel.take_due(now, CHECKS_AT_ONCE):
                 self._check(member, now)
-                if self._loop.time() - now > _LONGEST_SWEEP:
+                if loop.time() >= end:
                     break
         finally:
             self._schedule()

@@ -27,7 +27,7 @@ from reactor.errors import ListenError
 from reactor.listening.binding import SocketOption, UnixPath
 from reactor.loop.system import KERNEL
 from reactor.reactor import Reactor
-from reactor.status.snapshot import take_snapshot
+from reactor.status.snapshot import Snapshot, collect_snapshot, take_snapshot
 
 __all__ = ["Setup", "WorkerReactor", "run_worker"]
 
@@ -126,7 +126,7 @@ class _Worker:
         try:
             self._reactor.run()
         finally:
-            self.report(last=True)
+            self._report(take_snapshot(self._reactor), last=True)
 
     def _read(self) -> None:
         try:
@@ -147,13 +147,13 @@ class _Worker:
         elif message.kind == "drain":
             self._drain()
         elif message.kind == "status":
-            self.report()
+            collect_snapshot(self._reactor, self._report)
         elif message.kind == "stop":
             self._reactor.stop()
 
-    def report(self, *, last: bool = False) -> None:
+    def _report(self, snapshot: Snapshot, *, last: bool = False) -> None:
         """Send a snapshot to the supervisor. last: of what was counted to the end."""
-        self._channel.send("snapshot", snapshot=take_snapshot(self._reactor).to_json(), last=last)
+        self._channel.send("snapshot", snapshot=snapshot.to_json(), last=last)
 
     def _take_over(self, end: socket.socket) -> None:
         take_over(self._reactor, end)

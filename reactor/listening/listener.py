@@ -240,7 +240,8 @@ class Listener:
         logger().info("%s drained: %s", self, report)
 
     def _accept(self, sock: socket.socket) -> None:
-        """Accept what waits on one of the listening sockets, up to `Limits.accept_batch`."""
+        """Accept what waits on a listening socket, up to `Limits.accept_batch` and the end of the budget."""
+        loop = self._loop
         for _ in range(self._settings.limits.accept_batch):
             if self._holds or sock not in self._sockets:
                 return
@@ -261,6 +262,8 @@ class Listener:
                 self._admit(accepted, sockaddr)
                 if self._left_in_backlog:
                     self._count_backlog(sock)
+                if loop.time() >= loop.slice_end:
+                    break
         self._accept_again(sock)
 
     def _accept_again(self, sock: socket.socket) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["LAG_BOUNDS", "Counters", "DatagramStats", "Histogram", "Stats"]
+__all__ = ["LAG_BOUNDS", "Counters", "DatagramStats", "Gauges", "Histogram", "Stats"]
 
 #: Upper bounds of the lag's buckets, seconds. The ticks of a healthy loop stay below the first.
 LAG_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -138,6 +138,25 @@ class Stats:
     lingering: int
     queued_bytes: int
     datagrams: DatagramStats = attrs.field(factory=DatagramStats)
+
+
+@attrs.frozen(kw_only=True)
+class Gauges:
+    """The gauges of some of a reactor's connections, as `Stats` has them."""
+
+    open: int = 0
+    paused: int = 0
+    lingering: int = 0
+    queued_bytes: int = 0
+
+    def __add__(self, other: Gauges) -> Gauges:
+        """Return the sums of both."""
+        return Gauges(
+            open=self.open + other.open,
+            paused=self.paused + other.paused,
+            lingering=self.lingering + other.lingering,
+            queued_bytes=self.queued_bytes + other.queued_bytes,
+        )
 
 
 @attrs.define(eq=False, repr=False)

@@ -8,8 +8,7 @@ from enum import Enum
 
 import attrs
 
-from reactor.reactor import Reactor
-from reactor.status.snapshot import Counters, Snapshot, add_counters, take_snapshot
+from reactor.status.snapshot import Counters, Snapshot, add_counters
 
 __all__ = ["Overview", "Phase", "Worker", "overview_of"]
 
@@ -106,9 +105,8 @@ class Overview:
         return holds + [f"{where}{name}: {text}" for name, text in worker.current.problems.items()]
 
 
-def overview_of(reactor: Reactor, name: str = "reactor") -> Overview:
-    """Return the overview of this process alone, whose connections are those of `reactor`."""
-    snapshot = take_snapshot(reactor)
+def overview_of(snapshot: Snapshot, name: str = "reactor") -> Overview:
+    """Return the overview of one process alone."""
     draining = snapshot.draining
     worker = Worker(
         index=0,

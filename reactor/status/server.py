@@ -1,7 +1,8 @@
 """`StatusPage`: serves `/metrics`, `/live`, `/ready` and the page, on a reactor of its own.
 
-That reactor is nested in the program's: its loop gets at most `BUDGET` seconds at a time, its connections are
-neither in the program's statistics nor in its drain, so that the page shows a drain to its end.
+That reactor is nested in the program's: its loop gets `_BUDGET` seconds at a time, after the program's own
+peers were served. Its connections are neither in the program's statistics nor in its drain, so that the page
+shows a drain to its end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from reactor.address import Address, AddressLike
-from reactor.embed.attachment import BUDGET, Attachment
+from reactor.embed.attachment import Attachment
 from reactor.errors import UsageError, missing_package
 from reactor.listening.binding import cannot_listen
 from reactor.listening.listener import Listener
@@ -29,6 +30,7 @@ from reactor.status.checks import Checks, add_check
 from reactor.status.collector import FRESH, Collect, Collector
 from reactor.status.overview import Overview, overview_of
 from reactor.status.page import POLICY, Rates, render_page, render_sections
+from reactor.status.snapshot import collect_snapshot
 
 try:
     from reactor.http import HTTP, EventStream, HTTPError, Request, Response, encode_event
@@ -40,6 +42,9 @@ except ImportError as missing:
 __all__ = ["StatusPage", "check_open"]
 
 log = logging.getLogger("reactor")
+
+# Seconds of work after which the program goes on. Its peers wait for so long beside an attack on the page.
+_BUDGET = 0.00025
 
 #: Connections of the status address: open pages, scrapes, and clients that are slow to ask. A quarter of the
 #: process's descriptors at most.
@@ -108,19 +113,18 @@ class StatusPage:
         check_type("name", name, str)
         for key, check in (checks or {}).items():
             add_check(reactor, key, check)
+        self._program = reactor
         self._name = name
         self._reactor = Reactor(on_error=reactor.report)
         try:
             self._attachment = Attachment(
-                self._reactor, BUDGET, partial(_watch, reactor), partial(_call_later, reactor)
+                self._reactor, _BUDGET, partial(_watch, reactor), partial(_call_later, reactor)
             )
         except BaseException:
             self._reactor.close()
             raise
         self._at_close = reactor.call_at_close(self.close)
-        self._collector = Collector(
-            collect or (lambda done: done(overview_of(reactor, name))), self._reactor.time
-        )
+        self._collector = Collector(collect or self._collect, self._reactor)
         self._pages = _Pages(self._reactor, self._collector)
         self._closed = False
 
@@ -190,6 +194,9 @@ class StatusPage:
 
     # Answers
 
+    def _collect(self, on_done: Callable[[Overview], object]) -> None:
+        collect_snapshot(self._program, lambda snapshot: on_done(overview_of(snapshot, self._name)))
+
     def _page(self, request: Request) -> None:
         def answer(overview: Overview, rates: Rates) -> None:
             text = render_page(overview, rates)
@@ -206,8 +213,7 @@ class StatusPage:
             text, content_type = exposition(overview, accept)
             _respond(request, Response(200, text, content_type=content_type, headers=_HEADERS))
 
-        # In another callback than the look at the connections, so that each is short.
-        self._collector.ask(lambda *found: self._reactor.call_soon(answer, *found))
+        self._collector.ask(answer)
 
     def _ready(self, request: Request) -> None:
         def answer(overview: Overview, rates: Rates) -> None:
@@ -366,8 +372,20 @@ def _most_connections() -> int:
 
 
 def _watch(reactor: Reactor, fd: int, callback: Callable[..., None]) -> Callable[[], object]:
-    reactor.add_reader(fd, callback)
-    return lambda: reactor.remove_reader(fd)
+    """Call `callback` when `fd` is readable, after the program's events of that tick."""
+    due: Handle | None = None
+
+    def readable() -> None:
+        nonlocal due
+        due = reactor.call_soon(callback)
+
+    def undo() -> None:
+        reactor.remove_reader(fd)
+        if due is not None:
+            due.cancel()
+
+    reactor.add_reader(fd, readable)
+    return undo
 
 
 def _call_later(reactor: Reactor, delay: float, callback: Callable[[], None]) -> Callable[[], object]:

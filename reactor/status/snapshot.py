@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
 from reactor.listening.listener import holds_of
 from reactor.loop.stats import Stats
-from reactor.reactor import Reactor
+from reactor.reactor import Reactor, stats_in_parts
 from reactor.status.checks import failures
 
-__all__ = ["Counters", "ListenerState", "Snapshot", "add_counters", "labelled", "take_snapshot"]
+__all__ = [
+    "Counters", "ListenerState", "Snapshot", "add_counters", "collect_snapshot", "labelled", "take_snapshot",
+]  # fmt: skip
 
 #: Counters by NAME or NAME:LABEL.
 Counters = dict[str, float]
@@ -100,10 +102,23 @@ class Snapshot:
 def take_snapshot(reactor: Reactor) -> Snapshot:
     """Return a snapshot of this process, whose connections are those of `reactor`.
 
-    It looks at every connection: 10,000 take 2 ms. Checks (`add_check`) are called. On the thread that drives
-    the reactor.
+    It looks at every connection at once. Checks (`add_check`) are called. On the thread that drives the
+    reactor.
     """
-    stats = reactor.stats()
+    return _snapshot(reactor, reactor.stats())
+
+
+def collect_snapshot(reactor: Reactor, on_done: Callable[[Snapshot], object]) -> None:
+    """Call `on_done` with a snapshot as of `take_snapshot`, which took several ticks if there is much to see.
+
+    Counters, listeners and checks are of the moment of that call, gauges as `stats_in_parts` has them: each
+    connection is counted once, but not all at the same moment. It is not called if the reactor is closed
+    before.
+    """
+    stats_in_parts(reactor, lambda stats: on_done(_snapshot(reactor, stats)))
+
+
+def _snapshot(reactor: Reactor, stats: Stats) -> Snapshot:
     checks, problems = failures(reactor)
     return Snapshot(
         pid=os.getpid(),

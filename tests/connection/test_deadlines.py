@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -543,3 +544,30 @@ def test_exception_in_timed_out_resets_the_connection(clock):
         assert isinstance(answering.reason, ZeroDivisionError)
         peer.close()
     assert errors.take()[1] == "Answering.timed_out"
+
+
+class Slow(Recorder):
+    """Takes 0.2 ms, on the reactor's clock, to end at its read deadline."""
+
+    ended = 0
+
+    def timed_out(self, exc):
+        Slow.ended += 1
+        self.connection.reactor._loop.time.advance(0.0002)
+        return False
+
+
+@pytest.mark.parametrize(("budget", "at_once"), [(None, 6), (0.0001, 1)])
+def test_many_deadlines_that_pass_at_once_are_spread_over_ticks(timed, clock, budget, at_once):
+    Slow.ended = 0
+    pairs = [pair(timed, Slow(), timeouts=Timeouts(read=1)) for _ in range(30)]
+    clock.advance(2)
+    counts = [0]
+    while Slow.ended < 30:
+        timed.run_once(0, budget)
+        counts.append(Slow.ended)
+    assert max(later - earlier for earlier, later in pairwise(counts)) <= at_once
+    while timed.connections():
+        timed.run_once(0)
+    for _, peer in pairs:
+        peer.close()

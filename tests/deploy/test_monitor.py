@@ -304,3 +304,35 @@ def test_checks_are_of_the_workers(tmp_path):
         assert metrics(status)["reactor_check_failing", "backplane"] == 1
         assert "<title>shop</title>" in get(status, "/")[2]
         assert deployment.stop() == 0
+
+
+MANY = """
+import logging
+import socket
+import reactor.open_sockets
+from reactor import Protocol
+from reactor.deploy import Supervisor
+
+
+def setup(reactor):
+    for _ in range(20):
+        ours, theirs = socket.socketpair()
+        reactor.adopt(ours, Protocol)
+        peers.append(theirs)
+
+
+reactor.open_sockets.DESCRIPTORS_PER_TICK = 4
+logging.basicConfig(level="INFO")
+peers = []
+Supervisor(setup, workers=2, status="127.0.0.1:0").run()
+"""
+
+
+def test_workers_look_at_their_connections_over_several_ticks(tmp_path):
+    (tmp_path / "program.py").write_text(MANY)
+    with deployed(["program.py"], tmp_path) as deployment:
+        status = status_of(deployment)
+        deployment.workers(2)
+        found = wait_until(status, lambda found: found.get(("reactor_connections",)) == 40)
+        assert [found["reactor_worker_connections", index] for index in "01"] == [20, 20]
+        assert deployment.stop() == 0

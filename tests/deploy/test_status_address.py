@@ -10,12 +10,13 @@ from reactor.address import Address
 from reactor.deploy import Supervisor
 from reactor.deploy.status_address import StatusAddress
 from reactor.status.overview import overview_of
+from reactor.status.snapshot import take_snapshot
 from tests.helpers import connect, receive
 
 
 def serve(status, reactor):
     status.bind()
-    status.serve(lambda done: done(overview_of(reactor)), "name")
+    status.serve(lambda done: done(overview_of(take_snapshot(reactor))), "name")
 
 
 def ready(reactor, address):

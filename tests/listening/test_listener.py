@@ -101,6 +101,24 @@ def test_one_tick_accepts_one_batch(reactor, factory):
         client.close()
 
 
+def test_budget_ends_a_batch(clock):
+    def make():
+        made.append(Recorder())
+        clock.advance(0.001)
+        return made[-1]
+
+    made, sizes = [], []
+    with Reactor(clock=clock) as reactor:
+        listener = reactor.listen("127.0.0.1:0", make)
+        clients = [connect(reactor, listener.addresses[0]) for _ in range(3)]
+        for _ in range(3):
+            reactor.run_once(1, budget=0.001)
+            sizes.append(len(made))
+    assert sizes == [1, 2, 3]
+    for client in clients:
+        client.close()
+
+
 def test_full_listener_accepts_again_when_a_connection_ends(reactor, factory):
     listener = reactor.listen("127.0.0.1:0", factory, limits=Limits(max_connections=2))
     clients = [connect(reactor, listener.addresses[0]) for _ in range(4)]

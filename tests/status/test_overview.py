@@ -5,7 +5,7 @@ import pytest
 from reactor import Protocol
 from reactor.status import add_check
 from reactor.status.overview import Overview, Phase, Worker, overview_of
-from reactor.status.snapshot import ListenerState
+from reactor.status.snapshot import ListenerState, take_snapshot
 from reactor.testing import Recorder
 from tests.helpers import pair
 from tests.status.test_ledger import snapshot
@@ -67,14 +67,16 @@ def test_gauges_are_of_the_processes_that_answer_and_counters_of_all():
 def test_process_alone(reactor):
     listener = reactor.listen("127.0.0.1:0", Protocol)
     add_check(reactor, "disk", lambda: None)
-    found = overview_of(reactor, "name")
+    found = overview_of(take_snapshot(reactor), "name")
     assert (found.phase, found.target, found.problems()) == (Phase.RUNNING, None, [])
     listener.pause()
-    assert overview_of(reactor).problems() == [f"{listener.addresses[0]} accepts nothing: paused"]
+    assert overview_of(take_snapshot(reactor)).problems() == [
+        f"{listener.addresses[0]} accepts nothing: paused"
+    ]
     listener.resume()
     busy, peer = pair(reactor, Recorder())
     busy.write(bytes(4 << 20))
     reactor.drain(5)
     reactor.run_once(0)
-    assert overview_of(reactor, "name").problems() == ["name is draining"]
+    assert overview_of(take_snapshot(reactor), "name").problems() == ["name is draining"]
     peer.close()

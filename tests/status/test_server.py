@@ -17,9 +17,10 @@ import pytest
 
 from reactor import ListenError, Reactor, UsageError
 from reactor.status import StatusPage, server
+from reactor.status.snapshot import take_snapshot
 from reactor.testing import Errors, Recorder
 from tests.embed.test_embed import display, program_of
-from tests.helpers import DEADLINE, Echo, connect, pair
+from tests.helpers import DEADLINE, Echo, connect, pair, spin
 from tests.status.clients import connection_to, get, metrics, page_of
 
 __all__ = ["display"]
@@ -65,6 +66,18 @@ def test_listener_that_is_paused_is_the_reason_too(served):
     (listener,) = served.reactor.listeners()
     served.call(listener.pause)
     assert get(served.address, "/ready")[::2] == (503, f"{listener.addresses[0]} accepts nothing: paused\n")
+
+
+def test_look_at_the_connections_may_take_several_ticks(served, monkeypatch):
+    monkeypatch.setattr("reactor.open_sockets.DESCRIPTORS_PER_TICK", 4)
+    pairs = [served.call(pair, served.reactor, Recorder()) for _ in range(20)]
+    with page_of(served.address) as next_event:
+        assert next_event()["state"]
+        assert metrics(served.address)["reactor_connections",] == 20
+        assert get(served.address, "/ready")[::2] == (200, "ready\n")
+        assert "<title>shop</title>" in get(served.address)[2]
+    for _, peer in pairs:
+        peer.close()
 
 
 def test_page_and_its_protection(served):
@@ -242,6 +255,26 @@ def test_page_is_neither_in_the_statistics_nor_in_the_drain_of_the_program(serve
         peer.close()
 
 
+def test_peers_of_the_program_are_served_before_the_page_s(tmp_path):
+    order = []
+
+    class Noting(Echo):
+        def data_received(self, data):
+            order.append("program")
+            super().data_received(data)
+
+    with Reactor() as reactor:
+        page = StatusPage(reactor, checks={"page": lambda: order.append("page")})
+        page.listen(f"unix:{tmp_path}/status")
+        with pair(reactor, Noting())[1] as peer, socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(f"{tmp_path}/status")
+            spin(reactor, lambda: page._reactor.stats().accepted)
+            asking.sendall(b"GET /ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            peer.sendall(b"x")
+            spin(reactor, lambda: len(order) == 2)
+        assert order == ["program", "page"]
+
+
 def test_drain_answers_what_was_asked_and_ends_pages():
     answers = []
     with Reactor() as reactor:
@@ -254,7 +287,7 @@ def test_drain_answers_what_was_asked_and_ends_pages():
             while not answers:
                 assert time.monotonic() < deadline
             reactor.submit(page.drain, DEADLINE).result(DEADLINE)
-            reactor.submit(lambda: answers[0](server.overview_of(reactor))).result(DEADLINE)
+            reactor.submit(lambda: answers[0](server.overview_of(take_snapshot(reactor)))).result(DEADLINE)
             assert connection.getresponse().read() == b"ready\n"
             while not reactor.submit(page._reactor.is_closed).result(DEADLINE):
                 assert time.monotonic() < deadline
@@ -273,7 +306,7 @@ def test_client_that_has_gone_gets_no_answer(served):
     deadline = time.monotonic() + DEADLINE
     while not answers or served.call(page._reactor.connections):
         assert time.monotonic() < deadline
-    served.call(lambda: answers[0](server.overview_of(served.reactor)))
+    served.call(lambda: answers[0](server.overview_of(take_snapshot(served.reactor))))
 
 
 @pytest.mark.parametrize(
