@@ -217,11 +217,8 @@ class Room:
         for text, shown in unsent:
             data = text.encode()
             message = Message.decode(data)
-            if self._was_early(message):
-                continue  # it came with another member
-            if not self._backplane.publish(self.topic, data):
-                self.notify(f"{len(unsent) - accepted} lines from here were not sent: too much waits")
-                break
+            if self._was_early(message) or not self._backplane.publish(self.topic, data):
+                continue  # it came with another member, or is refused, which is logged
             accepted += 1
             self._sent.append(_Sent(data, message, [], shown))
             if shown:

@@ -561,3 +561,225 @@ def test_a_hall_without_a_broker_serves_and_says_so(far):
     ann.say("/nick ann", "hello", "/who")
     assert ann.hear()[-3:] == [heard[-1].replace("has joined lobby", "is now ann"), "ann: hello",
                                "* in lobby: ann; others can't be reached"]  # fmt: skip
+
+
+# Restarted, and entered, while the broker is away
+
+
+def restart(far, number, *, keep=(), **options):
+    """Hand the members of a hall over to a new one, as a restart does; return the clients by their names.
+
+    keep: names of those whose transfer fails: they stay.
+    """
+    old = far.halls[number]
+    frozen = [(name, each.connection.get_protocol()) for name, each in list(old.names.items())]
+    states = {name: protocol.hand_over() for name, protocol in frozen}
+    far.host(**options)
+    hall, reactor = far.halls[-1], far.network.reactors[-2]
+    moved = {}
+    for name, protocol in frozen:
+        if name in keep:
+            protocol.reading_resumed()
+            continue
+        connection, client = reactor.pair(Recorder, Recorder)
+        far.network.settle()
+        connection.set_protocol(hall.take_over(connection, states[name]))
+        protocol.connection.abort(HandedOver("it goes on elsewhere"))
+        moved[name] = Guest(client, lambda: far.network.advance(0.3))
+    if not keep:
+        old.backplane.close()
+    return moved
+
+
+def away(far):
+    """Stop the broker, and wait until the members know."""
+    far.broker.stop()
+    far.network.advance(DEAF)
+
+
+def back(far):
+    far.broker.start()
+    far.network.advance(DEAF)
+
+
+def heard_of(guest):
+    """Return the lines that were said, without those about members."""
+    return [line for line in guest.hear() if not line.startswith("* ") or line in {APART, AGAIN, GAP}]
+
+
+GAP = "* some lines may be missing here"
+
+
+def test_lines_that_wait_for_the_broker_go_on_with_the_members_at_a_restart(far):
+    here, there = far.host(), far.host()
+    ann, bob, cat = here("ann"), here("bob"), there("cat")
+    away(far)
+    ann.say("1")
+    bob.say("2")
+    cat.say("3")
+    assert heard_of(ann)[-3:] == [APART, "ann: 1", "bob: 2"]
+    heard_of(cat)
+    moved = restart(far, 0)
+    moved = restart(far, 2)  # and once more
+    moved["ann"].say("4")
+    assert heard_of(moved["ann"]) == heard_of(moved["bob"]) == ["ann: 4"]
+    back(far)
+    moved["bob"].say("5")
+    heard = heard_of(moved["ann"])
+    assert heard == heard_of(moved["bob"])
+    assert sorted(heard) == sorted(["cat: 3", AGAIN, "bob: 5"])
+    assert [line for line in heard_of(cat) if line != AGAIN] == ["ann: 1", "bob: 2", "ann: 4", "bob: 5"]
+    bob = there()
+    lines = bob.hear()
+    first = lines.index("* the last 5 lines:") + 1
+    assert sorted(lines[first : first + 5]) == ["ann: 1", "ann: 4", "bob: 2", "bob: 5", "cat: 3"]
+
+
+def test_lines_that_both_processes_send_are_shown_once(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    here("bob")
+    away(far)
+    ann.say("1", "2")
+    heard_of(cat)
+    moved = restart(far, 0, keep=["bob"])
+    back(far)
+    moved["ann"].say("3")
+    assert heard_of(moved["ann"]) == [AGAIN, "ann: 3"]
+    assert [line for line in heard_of(cat) if line != AGAIN] == ["ann: 1", "ann: 2", "ann: 3"]
+    assert there().hear()[1:5] == ["* the last 3 lines:", "ann: 1", "ann: 2", "ann: 3"]
+
+
+def test_what_others_said_before_the_next_process_was_connected_is_shown_in_its_order(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    cat.say("before")
+    away(far)
+    assert heard_of(ann)[-2:] == ["cat: before", APART]
+    cat.say(*(f"{number}" for number in range(120)))
+    moved = restart(far, 0)
+    far.cut_off(2)
+    moved["ann"].say("mine")
+    back(far)
+    cat.say("later")
+    assert heard_of(moved["ann"]) == ["ann: mine"]
+    far.network.heal()
+    for number in range(20):
+        cat.say(f"live {number}")
+    heard = heard_of(moved["ann"])
+    heard.remove(AGAIN)
+    said = [*range(120), "later", *(f"live {number}" for number in range(20))]
+    assert heard == [f"cat: {what}" for what in said]
+
+
+@pytest.mark.parametrize("loss", ["trimmed", "empty"])
+def test_a_member_whose_place_the_history_has_no_more_is_told(far, loss):
+    here, there = far.host(), far.host(history=5)
+    ann, cat = here("ann"), there("cat")
+    cat.say("before")
+    away(far)
+    heard_of(ann)
+    cat.say(*(f"{number}" for number in range(9)))
+    moved = restart(far, 0)
+    far.cut_off(2)
+    if loss == "empty":
+        far.broker.flush()
+    back(far)
+    far.network.heal()
+    far.network.advance(DEAF)
+    heard = moved["ann"].hear()
+    assert heard.index(GAP) < heard.index("* the last 5 lines:")
+    assert heard[heard.index(GAP) + 2 :][:5] == [f"cat: {number}" for number in range(4, 9)]
+
+
+def test_who_enters_while_others_cannot_be_reached_is_shown_the_last_lines_afterwards(far):
+    here, there = far.host(), far.host()
+    cat = there("cat")
+    cat.say("/join garden")
+    far.cut_off(0)
+    far.network.advance(DEAF)
+    dan = here()
+    dan.say("/join garden", "hello")
+    cat.say(*(f"{number}" for number in range(12)))
+    dan.hear()
+    far.network.heal()
+    far.network.advance(DEAF)
+    heard = heard_of(dan)
+    assert sorted(heard) == sorted([AGAIN, *(f"cat: {number}" for number in range(2, 12))])
+    eve = here()
+    eve.say("/join garden")
+    assert "* the last 10 lines:" in eve.hear()
+    cat.say("after")
+    assert dan.hear()[-1] == "cat: after"
+
+
+def test_member_whose_transfer_fails_while_the_history_is_read_is_told_what_it_may_miss(far):
+    here, there = far.host(), far.host()
+    here("ann")
+    cat = there("cat")
+    away(far)
+    moved = restart(far, 0)
+    cat.say("1")
+    moved["ann"].hear()
+    member = far.halls[2].names["ann"]
+    protocol = member.connection.get_protocol()
+    protocol.hand_over()
+    back(far)
+    cat.say("2")
+    assert moved["ann"].hear() == []
+    protocol.reading_resumed()
+    cat.say("3")
+    heard = moved["ann"].hear()
+    assert GAP in heard
+    assert heard[-2:] == ["cat: 2", "cat: 3"]
+
+
+def test_line_that_was_shown_early_is_not_shown_again_after_a_restart(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    far.cut_off(0)
+    far.network.advance(DEAF)
+    ann.say("early")
+    cat.say("meanwhile")
+    far.network.heal()
+    far.network.advance(DEAF)
+    assert "cat: meanwhile" in heard_of(ann)
+    assert "ann: early" in heard_of(cat)
+    moved = restart(far, 0)
+    cat.say("after")
+    assert heard_of(moved["ann"]) == ["cat: after"]
+
+
+def test_member_is_told_when_the_next_process_knows_more_of_the_others(far):
+    here, there = far.host(), far.host()
+    ann = here("ann")
+    away(far)
+    assert heard_of(ann) == [APART]
+    state = far.halls[0].names["ann"].connection.get_protocol().hand_over()
+    back(far)
+    connection, client = far.network.reactors[3].pair(Recorder, Recorder)
+    there()
+    connection.set_protocol(far.halls[1].take_over(connection, state))
+    moved = Guest(client, lambda: far.network.advance(0.3))
+    assert heard_of(moved) == [AGAIN]
+
+
+def test_command_that_waits_for_a_line_goes_on_when_others_cannot_be_reached(far):
+    here = far.host()
+    ann, bob, dan = here("ann"), here("bob"), here("dan")
+    dan.say("/join kitchen")
+    for guest in (ann, bob, dan):
+        guest.hear()
+    far.broker.hang()
+    ann.say("hello", "/join garden")
+    bob.say("still here")
+    dan.say("me too")
+    far.network.advance(DEAF)
+    assert [line for line in bob.hear() if line != "* ann went to garden"] == [
+        APART, "ann: hello", "bob: still here",
+    ]  # fmt: skip
+    assert dan.hear() == [APART, "dan: me too"]
+    heard = ann.hear()
+    assert [line for line in heard if line != "bob: still here"] == [
+        APART, "ann: hello", "* ann has joined garden",
+    ]  # fmt: skip
