@@ -128,8 +128,8 @@ class Room:
         self._late: dict[Occupant, Position | None] = {}  # who came while the history could not be read
         self._missed: dict[Occupant, list[Message]] = {}  # what some of these three are not shown now
         self._unread = False  # the history could not be read: others could not be reached
-        self._first: Position | None = None  # the first message that has come
-        self._last: Position | None = None  # the last one, or that of the history
+        self._last: Position | None = None  # the last message that has come, or that of the history
+        self._seen: set[Position] = set()  # what has come while the history could not be read
         self._early: dict[str, tuple[int, int]] = {}  # numbers that were shown before they come, by process
         self._retry: Handle | None = None
         self._sent: deque[_Sent] = deque()
@@ -363,13 +363,14 @@ class Room:
     def _on_message(self, topic: str, data: bytes) -> None:
         is_next = self._sent and self._sent[0].data == data
         message = self._sent[0].message if is_next else Message.decode(data)
-        if message.kind in KINDS:
+        is_new = message.number > self._latest.get(message.node, 0)
+        is_sent = is_next or self._is_sent(message)
+        if message.kind in KINDS and (is_new or is_sent):
             self._last = _place(message)
-            self._first = self._first or self._last
             self._read_late()
-        if message.number > self._latest.get(message.node, 0):
+        if is_new:
             self._show(message)
-        if is_next or self._is_sent(message):
+        if is_sent:
             while (sent := self._sent.popleft()).message != message:
                 sent.was_shown()  # it is lost
             sent.was_shown()
@@ -403,22 +404,17 @@ class Room:
             self._retry = self._call_later(_PAUSE, self._read)
             return
         messages = _decoded(history)
-        if history is not None and self._unread:
-            self._show_late(messages)
+        self._unread, unread = history is None, self._unread
+        if unread:
+            self._end_late(messages)
         known = set(map(_place, self.recent))
         older = [message for message in messages if _place(message) not in known]
         self.recent = deque([*older, *self.recent], KEPT)
         for message in older:
             self._note(message)
-        if messages and self._last is None:
+        if messages and (self._last is None or self._last in map(_place, messages)):
             self._last = _place(messages[-1])
-        self._unread = history is None
         self.loaded = True
-        for member in [member for member in self._late if member in self._missed]:
-            if member not in self._frozen:
-                self._catch_up(member)
-        if not self._unread:
-            self._late = {member: place for member, place in self._late.items() if member in self._frozen}
         arriving, self._arriving = self._arriving, {}
         for callback in arriving.values():
             callback()
@@ -435,20 +431,32 @@ class Room:
                     self._missed[member] = []
             self._read()
 
-    def _show_late(self, messages: list[Message]) -> None:
-        """Show those who are here what came to the topic before this process has followed it."""
-        places = list(map(_place, messages))
-        before = places.index(self._first) if self._first in places else len(places)
-        found = self._first is None or before < len(places) or len(places) < SEARCHED
-        older = [message for message in messages[: before if found else 0] if not self._was_early(message)]
-        for member, position in self._late.items():
-            if member in self._frozen:
-                continue
-            later = None if position is None else self._after(position, messages[:before])
-            if later is not None and found:
-                self._missed[member] = later + self._missed[member]
-            else:
-                self._skip(member, _last_lines(older), told=found and position is None)
+    def _end_late(self, messages: list[Message]) -> None:
+        """Show those who are here what the history has; if it could not be read, what has come meanwhile."""
+        if self._unread:
+            self._seen.update(_place(message) for missed in self._missed.values() for message in missed)
+        else:
+            for member, position in self._late.items():
+                if member not in self._frozen:
+                    self._show_late(member, position, messages)
+            self._late = {member: place for member, place in self._late.items() if member in self._frozen}
+            self._seen.clear()
+        for member in [member for member in self._missed if member not in self._frozen]:
+            self._catch_up(member)
+
+    def _show_late(self, member: Occupant, position: Position | None, messages: list[Message]) -> None:
+        missed = self._missed[member]
+        later = None if position is None else self._after(position, messages)
+        if later is None:
+            seen = self._seen.union(map(_place, missed))
+            older = [each for each in messages if _place(each) not in seen and not self._was_early(each)]
+            self._skip(member, _last_lines(older), told=position is None)
+        else:
+            known = set(map(_place, later))
+            missed[:] = [
+                *(message for message in later if _place(message) not in self._seen),
+                *(message for message in missed if _place(message) not in known),
+            ]
 
     def _skip(self, member: Occupant, lines: list[Message], *, told: bool = False) -> None:
         """Show `member` the last lines only; unless `told`, it is told that some may be missing before."""

@@ -750,6 +750,117 @@ def test_line_that_was_shown_early_is_not_shown_again_after_a_restart(far):
     assert heard_of(moved["ann"]) == ["cat: after"]
 
 
+def said(*numbers, node="elsewhere"):
+    return [Message(SAID, node, f"{n}", "lobby", 1.0, node, n, 1).encode() for n in numbers]
+
+
+def publish(far, *messages):
+    for message in messages:
+        far.halls[1].backplane.publish("chat:room:lobby", message)
+    far.network.advance(0.02)
+
+
+def test_place_of_a_member_may_be_a_message_that_came_twice(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    publish(far, *said(1), *said(1, node="other"), *said(1))
+    assert heard_of(ann) == ["elsewhere: 1", "other: 1"]
+    moved = restart(far, 0)
+    cat.say("after")
+    assert heard_of(moved["ann"]) == ["cat: after"]
+
+
+def test_messages_that_were_published_twice_are_shown_once_when_the_history_can_be_read(far):
+    here, there = far.host(), far.host()
+    here("ann"), there("cat")
+    away(far)
+    moved = restart(far, 0)
+    far.cut_off(2)
+    moved["ann"].hear()
+    back(far)
+    publish(far, *said(1, 2, 3), *said(1, node="other"))
+    far.network.heal()
+    for number in range(4, 100):  # while the other process connects, and reads
+        publish(far, *said((number - 4) % 3 + 1), *said(number))
+    far.network.advance(DEAF)
+    heard = heard_of(moved["ann"])
+    heard.remove(AGAIN)
+    numbers = [f"elsewhere: {number}" for number in range(1, 100)]
+    assert heard == [*numbers[:3], "other: 1", *numbers[3:]]
+
+
+def test_history_that_cannot_be_read_at_once_is_read_later_and_nothing_is_shown_twice(far):
+    here, there = far.host(), far.host()
+    here("ann"), there("cat")
+    away(far)
+    moved = restart(far, 0)
+    dan = there()
+    failures = []
+
+    def cut(session, command):
+        if command[0] == b"XREVRANGE" and len(failures) < 3:
+            failures.append(session)
+            session.connection.abort()
+            return b"nil"
+        return None
+
+    far.broker.fault = cut
+    heard_of(dan)
+    far.broker.start()
+    for number in range(1, 200):
+        publish(far, *said(number))
+    far.network.advance(DEAF)
+    assert len(failures) == 3
+    numbers = [f"elsewhere: {number}" for number in range(1, 200)]
+    heard = heard_of(moved["ann"])
+    assert sorted(line for line in heard if line not in {APART, AGAIN}) == sorted(numbers)
+    assert heard.count(AGAIN) == heard.count(APART) + 1
+
+
+def test_member_whose_transfer_fails_while_the_history_is_read_is_shown_it_too(far):
+    here, there = far.host(), far.host()
+    here("ann")
+    cat = there("cat")
+    away(far)
+    moved = restart(far, 0)
+    cat.say("1")
+    moved["ann"].hear()
+    protocol = far.halls[2].names["ann"].connection.get_protocol()
+    room = far.halls[2].rooms["lobby"]
+    protocol.hand_over()
+    far.broker.start()
+    while room.loaded:
+        far.network.advance(0.001)
+    protocol.reading_resumed()
+    far.network.advance(DEAF)
+    cat.say("2")
+    assert [line for line in heard_of(moved["ann"]) if line != AGAIN] == ["cat: 1", "cat: 2"]
+
+
+def test_lines_that_come_with_two_members_are_shown_once(far):
+    here, there = far.host(), far.host()
+    ann = here("ann")
+    here("bob")
+    cat = there("cat")
+    away(far)
+    ann.say("1")
+    heard_of(cat)
+    states = []
+    for name in ("ann", "bob"):  # one after the other, as from two processes
+        protocol = far.halls[0].names[name].connection.get_protocol()
+        states.append(protocol.hand_over())
+        protocol.reading_resumed()
+    far.host()
+    clients = []
+    for state in states:
+        connection, client = far.network.reactors[-2].pair(Recorder, Recorder)
+        connection.set_protocol(far.halls[-1].take_over(connection, state))
+        clients.append(Guest(client, lambda: far.network.advance(0.3)))
+    assert [heard_of(client) for client in clients] == [[], []]
+    back(far)
+    assert "ann: 1" in heard_of(cat)
+
+
 def test_member_is_told_when_the_next_process_knows_more_of_the_others(far):
     here, there = far.host(), far.host()
     ann = here("ann")
