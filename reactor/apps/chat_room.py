@@ -39,6 +39,10 @@ PLACE_TIMEOUT = 2.0
 # Seconds between attempts to read the history.
 _PAUSE = 0.05
 
+# Attempts when others can be reached again, for which members are shown nothing: their connections may be
+# lost once more before all is well.
+_ATTEMPTS = 40
+
 _GAP = "some lines may be missing here"
 
 # Processes whose last message is remembered.
@@ -129,6 +133,7 @@ class Room:
         self._missed: dict[Occupant, list[Message]] = {}  # what some of these three are not shown now
         self._unread = False  # the history could not be read: others could not be reached
         self._last: Position | None = None  # the last message that has come, or that of the history
+        self._attempts = 0  # that are left
         self._seen: set[Position] = set()  # what has come while the history could not be read
         self._early: dict[str, tuple[int, int]] = {}  # numbers that were shown before they come, by process
         self._retry: Handle | None = None
@@ -341,6 +346,7 @@ class Room:
             return
         if self._retry is not None:
             self._retry.cancel()
+            self._attempts = 0
             self._load(None)
         for sent in list(self._sent):  # a command that waits for one may add others
             if not sent.shown:
@@ -400,7 +406,8 @@ class Room:
         """
         if not self._subscription.active:
             return
-        if history is None and not self.apart:
+        if history is None and (self._attempts or not self.apart):
+            self._attempts = max(0, self._attempts - 1)
             self._retry = self._call_later(_PAUSE, self._read)
             return
         messages = _decoded(history)
@@ -424,7 +431,7 @@ class Room:
     def _read_late(self) -> None:
         """Read the history if that was not possible before; what comes meanwhile is shown after it."""
         if self._unread and self.loaded:
-            self.loaded = False
+            self.loaded, self._attempts = False, _ATTEMPTS
             for member in self._late:
                 if member not in self._missed:
                     self._hide(member)
