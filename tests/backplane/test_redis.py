@@ -726,6 +726,39 @@ def test_a_deaf_node_is_known_within_five_seconds_and_hears_again_within_two(net
     network.check()
 
 
+@pytest.mark.parametrize("behind", [0, 3600])
+@pytest.mark.parametrize("meanwhile", [0, 2, 3, 4])
+def test_data_of_an_older_backup_is_a_gap_and_messages_with_its_offsets_are_new(
+    network, far, meanwhile, behind
+):
+    broker, make = far
+    node, other = make(), make()
+    own, heard = subscribed(node), subscribed(other)
+    network.advance(1)
+    node.publish("topic", b"0")
+    network.advance(1)
+    saved = broker.save()
+    (topic,) = broker.data.topics.values()
+    topic["time"] += behind * 1000  # seconds by which the clock of the other machine is behind
+    for number in range(1, 4):
+        node.publish("topic", b"%d" % number)
+    network.advance(1)
+    network.partition("10.0.0.1", "10.0.0.3")
+    broker.restart(saved)
+    network.advance(8)
+    published = [b"new %d" % number for number in range(meanwhile)]
+    for data in published:
+        node.publish("topic", data)
+    network.advance(1)
+    network.heal()
+    network.advance(5)
+    node.publish("topic", b"after")
+    network.advance(1)
+    known = [b"0", b"1", b"2", b"3", None]
+    assert own.events == [*known, *published, b"after"]
+    assert heard.events == [*known, *([] if behind else published), b"after"]  # the gap tells of them
+
+
 def test_a_node_without_a_broker_is_deaf_after_the_deadline(network, caplog):
     reactor = network.reactor("10.0.0.9")
     node = RedisBackplane(reactor, "redis://10.0.0.1")
