@@ -9,7 +9,7 @@ publishes it again, with its numbers, by which a message that was published twic
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -138,6 +138,7 @@ class Room:
         self._early: dict[str, tuple[int, int]] = {}  # numbers that were shown before they come, by process
         self._retry: Handle | None = None
         self._sent: deque[_Sent] = deque()
+        self._waiting: Counter[str] = Counter()  # of these, by the process that has published them first
         self._latest: dict[str, int] = {}  # the number of the last message of each process
         self._subscription = backplane.subscribe(self.topic, self._on_message, self._on_gap)
         self._read()
@@ -225,7 +226,7 @@ class Room:
             if self._was_early(message) or not self._backplane.publish(self.topic, data):
                 continue  # it came with another member, or is refused, which is logged
             accepted += 1
-            self._sent.append(_Sent(data, message, [], shown))
+            self._wait_for(_Sent(data, message, [], shown))
             if shown:
                 self._show_now(message)
         return accepted
@@ -319,7 +320,7 @@ class Room:
         if not self._backplane.publish(self.topic, data):
             return False
         sent = _Sent(data, message, [] if on_shown is None else [on_shown])
-        self._sent.append(sent)
+        self._wait_for(sent)
         if self.apart:
             self._show_early(sent)
         return True
@@ -369,22 +370,27 @@ class Room:
     def _on_message(self, topic: str, data: bytes) -> None:
         is_next = self._sent and self._sent[0].data == data
         message = self._sent[0].message if is_next else Message.decode(data)
+        self._read_late()
         is_new = message.number > self._latest.get(message.node, 0)
-        is_sent = is_next or self._is_sent(message)
-        if message.kind in KINDS and (is_new or is_sent):
-            self._last = _place(message)
-            self._read_late()
         if is_new:
             self._show(message)
-        if is_sent:
-            while (sent := self._sent.popleft()).message != message:
-                sent.was_shown()  # it is lost
-            sent.was_shown()
+        if (self._take_back(message) or is_new) and message.kind in KINDS:
+            self._last = _place(message)
 
-    def _is_sent(self, message: Message) -> bool:
-        """Return whether it is waited for, after others."""
-        ours = message.node == self._node or message.node in self._early
-        return ours and any(sent.message == message for sent in self._sent)
+    def _wait_for(self, sent: _Sent) -> None:
+        self._sent.append(sent)
+        self._waiting[sent.message.node] += 1
+
+    def _take_back(self, message: Message) -> bool:
+        """Wait no more for this message and those before it, which are lost; return whether it was due."""
+        count = len(self._sent)
+        while self._waiting[message.node]:
+            first = self._sent[0].message
+            if first.node == message.node and first.number > message.number:
+                break
+            self._waiting[first.node] -= 1
+            self._sent.popleft().was_shown()
+        return len(self._sent) < count
 
     def _on_gap(self, topic: str, missed: int | None) -> None:
         for sent in list(self._sent):

@@ -667,7 +667,7 @@ class RedisBackplane(Backplane):
     def _send_rest(self) -> None:
         """Send what is queued, and free all names; close when that is answered. Without a broker, drop it."""
         if self._commands is None:
-            self._drop("closed while the broker is away; %d messages that wait for it are dropped")
+            self._drop("closed without a connection to the broker; %d messages that wait for it are dropped")
             return
         while (message_due := self._outbox.next()) is not None:
             self._send_message(*message_due)

@@ -635,6 +635,23 @@ def test_lines_that_wait_for_the_broker_go_on_with_the_members_at_a_restart(far)
     assert sorted(lines[first : first + 5]) == ["ann: 1", "ann: 4", "bob: 2", "bob: 5", "cat: 3"]
 
 
+def test_line_that_was_not_shown_yet_at_a_restart_is_shown_by_the_next_process(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    ann.hear()
+    far.broker.stop()
+    far.network.advance(0.1)
+    ann.connection.write(b"hello\r\n")
+    far.network.advance(0.1)
+    assert ann.hear() == []
+    moved = restart(far, 0)
+    far.network.advance(DEAF)
+    heard = heard_of(moved["ann"])
+    back(far)
+    assert heard + heard_of(moved["ann"]) == [APART, "ann: hello", AGAIN]
+    assert "ann: hello" in heard_of(cat)
+
+
 def test_lines_that_both_processes_send_are_shown_once(far):
     here, there = far.host(), far.host()
     ann, cat = here("ann"), there("cat")
