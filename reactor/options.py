@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Limits", "ProxyProtocol", "Reconnect", "Timeouts", "check_callable", "check_count", "check_size",
-    "check_type", "number", "seconds",
+    "check_type", "number", "seconds", "size",
 ]  # fmt: skip
 
 
@@ -62,6 +62,13 @@ def seconds(name: str, value: object, *, zero: bool = False) -> float:
     return duration
 
 
+def size(name: str, value: object) -> int:
+    """Check and return `value`, a whole number of bytes, 0 or more. Raises ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} must be a whole number of bytes, 0 or more, not {value!r}")
+    return value
+
+
 def check_count(instance: Any, attribute: Any, value: object) -> None:
     """Raise ValueError, naming the attrs field, if `value` is no whole number of 1 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -70,8 +77,7 @@ def check_count(instance: Any, attribute: Any, value: object) -> None:
 
 def check_size(instance: Any, attribute: Any, value: object) -> None:
     """Raise ValueError, naming the attrs field, if `value` is no whole number of 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{attribute.name} must be a whole number of bytes, 0 or more, not {value!r}")
+    size(attribute.name, value)
 
 
 def _choice(*allowed: str) -> Callable[[Any, attrs.Attribute[Any], object], None]:

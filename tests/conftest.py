@@ -23,10 +23,14 @@ from tests.certificates import certificates
 
 __all__ = ["certificates"]
 
+# A change is judged by the same examples as the one before it; the long run looks for new ones.
 settings.register_profile(
-    "ci", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    "ci",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("nightly", settings.get_profile("ci"), max_examples=100_000)
+settings.register_profile("nightly", settings.get_profile("ci"), derandomize=False, max_examples=100_000)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
 

@@ -21,7 +21,11 @@ from reactor.apps.chat_message import KINDS, SAID, Message
 from reactor.backplane import Backplane, BackplaneState
 from reactor.loop.timers import Handle
 
-__all__ = ["KEPT", "LAST", "Client", "Occupant", "Position", "Room"]
+__all__ = ["KEPT", "LAST", "ROOM_LIMIT", "Client", "Occupant", "Position", "Room"]
+
+#: The limit of members, in this process, up to which joins, leaves and new names are announced, and of names
+#: that /who lists. The notices of a larger room would grow with the square of its members.
+ROOM_LIMIT = 100
 
 #: Messages of a room that are kept: for a member of another process that goes on here.
 KEPT = 100
@@ -150,6 +154,10 @@ class Room:
         for members in self.members.values():
             yield from members
         yield from self._missed
+
+    def is_large(self) -> bool:
+        """Return whether joins, leaves and new names are not announced."""
+        return len(self) > ROOM_LIMIT
 
     def is_empty(self) -> bool:
         """Return whether nobody is here, or about to be."""

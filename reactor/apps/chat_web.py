@@ -16,7 +16,8 @@ from typing import Any
 
 import attrs
 
-from reactor.apps.chat import LINE_LIMIT, LINES_PER_TICK, LOBBY, Hall, Member, is_name, reason_of
+from reactor.apps.chat import LINE_LIMIT, LINES_PER_TICK, Hall, reason_of
+from reactor.apps.chat_member import LOBBY, Member, is_name
 from reactor.apps.chat_message import SAID, Message
 from reactor.apps.chat_room import Client
 from reactor.http import HTTP, Request, Response
@@ -76,9 +77,10 @@ class _Door:
 class _Visitor:
     """A member whose client is a page."""
 
-    __slots__ = ("_lines", "member", "socket")
+    __slots__ = ("_hall", "_lines", "member", "socket")
 
     def __init__(self, hall: Hall, socket: WebSocket) -> None:
+        self._hall = hall
         self.socket = socket
         self.member = hall.admit(socket.connection, socket.write, _PAGES)
         self._lines = 0
@@ -100,7 +102,7 @@ class _Visitor:
 
     def closed(self, exc: BaseException | None) -> None:
         """Remove the member, and announce it, unless another process goes on with it."""
-        self.member.hall.remove(self.member, reason_of(exc))
+        self._hall.remove(self.member, reason_of(exc))
 
 
 def _encode(what: Message | str) -> bytes:

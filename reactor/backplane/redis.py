@@ -2,7 +2,8 @@
 
 One is for commands: it publishes, and reads the history. The other one receives what is published. What is
 published in a tick leaves in one write, because the connection gathers it. The parts that do no I/O are
-`Outbox`, for what is to be published, `Topic`, for what is received, and the broker's `scripts`.
+`Outbox`, for what is to be published, `Topic`, for what is received, `Health`, and the broker's `scripts`;
+`Presence` has the names.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from reactor.backplane.commands import DIGESTS, Commands, ignore
+from reactor.backplane.health import BEATS, Health
 from reactor.backplane.interface import (
     MAX_MESSAGE,
     MAX_QUEUED,
@@ -23,20 +26,10 @@ from reactor.backplane.interface import (
     Subscription,
     check_count,
 )
-from reactor.backplane.link import Link, Refusable, ReplyHandler
+from reactor.backplane.link import Link, Refusable
 from reactor.backplane.outbox import Outbox
-from reactor.backplane.scripts import (
-    CHECK,
-    FORGET,
-    GIVE,
-    HAND_OVER,
-    MEMBERS,
-    PUBLISH,
-    READ,
-    SCRIPTS,
-    TAKE,
-    digest,
-)
+from reactor.backplane.presence import Presence
+from reactor.backplane.scripts import CHECK, FORGET, MEMBERS, PUBLISH, READ, SCRIPTS
 from reactor.backplane.server import OPTIONS, SECTIONS, Server, check_rights, describe
 from reactor.backplane.topic import Live, Read, Topic
 from reactor.backplane.url import BrokerURL
@@ -50,9 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisBackplane"]
 
-# Heartbeats in the time after which a node that does not hear them is deaf.
-_BEATS = 4
-
 # Messages and bytes of a topic's history that are read at once, and topics that are read at the same time.
 _CHUNK = 512
 _CHUNK_BYTES = 64 * 1024
@@ -60,9 +50,6 @@ _READS = 64
 
 # Topics that are subscribed, and keys that are renewed, in one tick.
 _AT_ONCE = 1000
-
-# Different problems that are logged until messages pass again.
-_PROBLEMS = 20
 
 # The broker bounds what it queues for a connection itself; what it is sent is bounded by `max_queued`.
 _LIMITS = Limits(max_write_buffer=None, high_water=1024 * 1024, low_water=256 * 1024)
@@ -74,8 +61,6 @@ _RENEW = FORGET / 8
 _LONGEST = 100 * 365 * FORGET
 
 _MAX_COUNT = 2**63 - 1  # what the broker takes for a number
-
-_DIGESTS = {script: digest(script) for script in SCRIPTS}
 
 
 class RedisBackplane(Backplane):
@@ -124,20 +109,24 @@ class RedisBackplane(Backplane):
         check_type("prefix", prefix, str)
         check_type("reconnect", reconnect, Reconnect, optional=True)
         self._url = BrokerURL.parse(url)
-        self._prefix = f"{prefix}:{self._url.database}:"
         self._history = check_count("history", history)
         self._history_age = _milliseconds("history_age", history_age)
         self._deadline = seconds("deadline", deadline)
-        self._presence_ttl = _milliseconds("presence_ttl", presence_ttl)
-        if self._presence_ttl <= self._deadline * 1000:
+        ttl = _milliseconds("presence_ttl", presence_ttl)
+        if ttl <= self._deadline * 1000:
             raise ValueError(f"presence_ttl ({presence_ttl:g}) must be above deadline ({deadline:g})")
 
-        self._name = token_hex(8)
-
-        # The links, while they are ready for use; `_open` has those that are signing in as well.
-        self._commands: Link | None = None
+        # The links. Those that are signing in are in `_open` alone.
+        self._commands = Commands(f"{prefix}:{self._url.database}:")
+        self._key = self._commands.key
         self._receiver: Link | None = None
         self._open: set[Link] = set()
+
+        self._name = token_hex(8)
+        self._ear = self._key("b", self._name)
+        self._health = Health(self, self._ear, self._deadline, reactor.time, self._counts, self._log)
+        self._presence = Presence(reactor, self._commands, ttl, self._call)
+        self._looking_up: dict[object, partial[None]] = {}  # with None, if the connection is lost
 
         # The server, as it was when the commands' link was made.
         self._run = ""  # its name, with "+" if it is durable
@@ -150,22 +139,9 @@ class RedisBackplane(Backplane):
         self._to_read: deque[Topic] = deque()  # when others have been read
         self._reads = 0  # without their answer
 
-        # Presence: the names of this process, and the key by which the broker knows that it lives.
-        self._held: dict[tuple[str, str], Membership] = {}
-        self._node = b""
-        self._looking_up: dict[object, partial[None]] = {}  # with None, if the connection is lost
-
-        # Heartbeats.
-        self._state = BackplaneState.CONNECTING
-        self._ear = self._key("b", self._name)
-        self._unheard = 0  # heartbeats in a row
-        self._heard_at: float | None = None
-        self._down_since = reactor.time()
-        self._problem = ""
-        self._logged: set[str] = set()  # problems since messages have passed
         self._connectors = self._connect(reconnect or Reconnect(first=0.1, max_delay=1.0), tls)
         self._begin()
-        self._timer = reactor.call_later(self._deadline / _BEATS, self._beat)
+        self._timer = reactor.call_later(self._deadline / BEATS, self._beat)
         self._renewal = reactor.call_later(_RENEW, self._renew)
 
     def __repr__(self) -> str:
@@ -174,10 +150,7 @@ class RedisBackplane(Backplane):
     @property
     def state(self) -> BackplaneState:
         """Whether messages pass. UP: heartbeats have come back by way of the broker."""
-        return BackplaneState.CLOSED if self._closed else self._state
-
-    def _key(self, kind: str, name: str) -> bytes:
-        return f"{self._prefix}{kind}:{name}".encode()
+        return BackplaneState.CLOSED if self._closed else self._health.state
 
     # Connecting
 
@@ -209,9 +182,9 @@ class RedisBackplane(Backplane):
         self._open.add(link)
         if self._url.password is not None:
             user = () if self._url.username is None else (self._url.username,)
-            link.send(_ignore, "AUTH", *user, self._url.password)
+            link.send(ignore, "AUTH", *user, self._url.password)
         if self._url.database:
-            link.send(_ignore, "SELECT", self._url.database)
+            link.send(ignore, "SELECT", self._url.database)
         link.send(_check_pong, "PING")
 
     def _sign_in(self, link: Link) -> None:
@@ -223,9 +196,10 @@ class RedisBackplane(Backplane):
         for option in OPTIONS:
             link.send(Refusable(server.add_option), "CONFIG", "GET", option)
         for script in SCRIPTS:
-            link.send(_ignore, "SCRIPT", "LOAD", script)
+            link.send(ignore, "SCRIPT", "LOAD", script)
         keys = [self._key("c", f"{self._name}:{kind}") for kind in ("hash", "stream", "string")]
-        link.send(partial(check_rights, prefix=self._prefix), "EVALSHA", _DIGESTS[CHECK], len(keys), *keys)
+        handler = partial(check_rights, prefix=self._commands.prefix)
+        link.send(handler, "EVALSHA", DIGESTS[CHECK], len(keys), *keys)
         link.send(partial(self._signed_in, link, server), "GET", self._key("p", self._outbox.publisher))
 
     def _signed_in(self, link: Link, server: Server, last: bytes | None) -> None:
@@ -233,13 +207,13 @@ class RedisBackplane(Backplane):
         server.check_version()
         self._warn_of_eviction(server.evicts)
         self._run = server.run
-        self._commands = link
+        self._commands.link = link
         self._counts.connected += 1
         outbox = self._outbox
         outbox.resume(None if last is None else int(last))
         publisher = self._key("p", outbox.publisher)
-        self._command(None, "SET", publisher, outbox.acknowledged, "NX", "EX", FORGET)
-        self._claim_all()
+        self._commands.send(None, "SET", publisher, outbox.acknowledged, "NX", "EX", FORGET)
+        self._presence.claim_all()
         for topic in self._topics.values():
             if topic.wants_history():
                 self._read(topic)
@@ -271,8 +245,8 @@ class RedisBackplane(Backplane):
 
     def _commands_lost(self, link: Link, exc: BaseException | None) -> None:
         self._open.discard(link)
-        if link is self._commands:
-            self._commands = None
+        if link is self._commands.link:
+            self._commands.link = None
             self._reads = 0
             self._to_read.clear()
             for topic in self._topics.values():
@@ -308,77 +282,33 @@ class RedisBackplane(Backplane):
     # Hearing oneself
 
     def _beat(self) -> None:
-        self._timer = self._reactor.call_later(self._deadline / _BEATS, self._beat)
-        if self._unheard >= _BEATS - 1:
-            self._deafen()
-        self._unheard += 1
+        self._timer = self._reactor.call_later(self._deadline / BEATS, self._beat)
+        problem = self._health.beat()
+        if problem is not None:
+            for link in list(self._open):
+                link.connection.abort(problem)
         self._send_beat()
 
     def _send_beat(self) -> None:
-        """Renew the key of this process; if the broker takes that, a heartbeat is published."""
-        handler = partial(self._renewed, self._node)
-        self._command(handler, "SET", self._node, "1", "XX", "PX", self._presence_ttl)
-
-    def _hear(self) -> None:
-        now = self._reactor.time()
-        self._unheard, self._heard_at = 0, now
-        if self._commands is not None and self._state is not BackplaneState.UP:
-            self._state = BackplaneState.UP
-            self._problem = ""
-            self._logged.clear()
-            self._log.info(("up", self._ear), "%s: messages pass, after %.1f s", self, now - self._down_since)
-
-    def _deafen(self) -> None:
-        """Make the connections anew: nothing was heard within the deadline."""
-        self._unheard = 0
-        problem = BrokerError(f"deaf: no heartbeat has come back within {self._deadline:g} s")
-        if self._state is not BackplaneState.DEAF:
-            self._counts.deaf += 1
-            self._log.error(
-                ("deaf", self._ear), "%s is %s; %s", self, problem, self._problem or "the broker is silent"
-            )
-            self._state = BackplaneState.DEAF
-        self._logged.add(str(problem))
-        for link in list(self._open):
-            link.connection.abort(problem)
+        """Publish a heartbeat after a write: a broker that refuses those would still pass heartbeats on."""
+        self._presence.renew(partial(self._commands.send, None, "PUBLISH", self._ear, "1"))
 
     def _went_down(self, exc: BaseException | None) -> None:
-        """Note that a connection has ended or was not made, and log why, once for each cause."""
-        if self._closed:
-            return
-        if self._state is BackplaneState.UP:
-            self._state = BackplaneState.CONNECTING
-            self._down_since = self._reactor.time()
-        problem = describe(exc, self._prefix)
-        if problem not in self._logged and len(self._logged) < _PROBLEMS:
-            self._problem = problem
-            self._logged.add(problem)
-            self._log.warning(("down", self._ear, problem), "%s: %s; reconnecting", self, problem)
+        if not self._closed:
+            self._health.went_down(describe(exc, self._commands.prefix))
 
-    # Commands
-
-    def _command(self, handler: ReplyHandler | None, *command: str | bytes | int) -> None:
-        """Send a command, if the broker is there. handler: called with the reply, unless it is None."""
-        if self._commands is not None:
-            self._commands.send(handler or _ignore, *command)
-
-    def _run_script(
-        self, handler: ReplyHandler | None, script: str, keys: tuple[bytes, ...], *args: str | bytes | int
-    ) -> None:
-        self._command(handler, "EVALSHA", _DIGESTS[script], len(keys), *keys, *args)
+    # Publishing
 
     def _new_epoch(self) -> str:
         self._epochs += 1
         return f"{self._name}.{self._epochs}"
-
-    # Publishing
 
     def _send(self, topic: str, data: bytes) -> None:
         self._outbox.add(topic, data)
         self._send_queued()
 
     def _send_queued(self) -> None:
-        link = self._commands
+        link = self._commands.link
         while link is not None and link.writable:
             message = self._outbox.next()
             if message is None:
@@ -390,7 +320,7 @@ class RedisBackplane(Backplane):
         known = self._topics.get(keys[0])
         if known is not None and known.waiting and known.epoch is None:
             self._send_read(known)  # it begins before this message
-        self._run_script(
+        self._commands.run(
             self._acknowledged, PUBLISH, keys,
             self._run, self._new_epoch(), FORGET, number, data, self._history, self._history_age,
         )  # fmt: skip
@@ -437,7 +367,7 @@ class RedisBackplane(Backplane):
             if topic is not None:
                 self._on_message(topic, push[2])
             elif key == self._ear:
-                self._hear()
+                self._health.hear(up=self._commands.link is not None)
         elif kind == b"subscribe":
             self._on_subscribed(topic, key)
 
@@ -477,7 +407,7 @@ class RedisBackplane(Backplane):
 
     def _read(self, topic: Topic) -> None:
         """Read the history of a topic when fewer others are being read."""
-        if self._commands is not None:
+        if self._commands.link is not None:
             topic.reading = topic.waiting = True
             self._to_read.append(topic)
             self._read_more()
@@ -492,7 +422,7 @@ class RedisBackplane(Backplane):
         topic.waiting = False
         self._reads += 1
         keys = topic.key, self._key("h", topic.name)
-        self._run_script(
+        self._commands.run(
             partial(self._on_read, topic), READ, keys,
             self._run, self._new_epoch(), FORGET, topic.epoch or "", topic.last, _CHUNK, _CHUNK_BYTES,
         )  # fmt: skip
@@ -529,10 +459,8 @@ class RedisBackplane(Backplane):
     def _read_last(self, topic: str, count: int, on_messages: Callable[[list[bytes] | None], object]) -> None:
         query = self._ask("on_messages", on_messages)
         if query is not None:
-            handler = partial(self._read_back, query)
-            self._command(
-                handler, "XREVRANGE", self._key("h", topic), "+", "-", "COUNT", min(count, _MAX_COUNT)
-            )
+            key, limit = self._key("h", topic), min(count, _MAX_COUNT)
+            self._commands.send(partial(self._read_back, query), "XREVRANGE", key, "+", "-", "COUNT", limit)
 
     def _read_back(self, query: object, entries: list[Any]) -> None:
         self._looking_up.pop(query)([fields[1] for _, fields in reversed(entries)])
@@ -551,82 +479,32 @@ class RedisBackplane(Backplane):
     def _renew(self) -> None:
         """Keep the broker from forgetting the topics and groups that are in use."""
         self._renewal = self._reactor.call_later(_RENEW, self._renew)
-        groups = {self._key("g", group) for group, _ in self._held}
-        self._renew_some([self._key("p", self._outbox.publisher), *groups, *self._topics])
+        publisher = self._key("p", self._outbox.publisher)
+        self._renew_some([publisher, *self._presence.groups(), *self._topics])
 
     def _renew_some(self, keys: list[bytes]) -> None:
         for key in keys[:_AT_ONCE]:
-            self._command(None, "EXPIRE", key, FORGET)
+            self._commands.send(None, "EXPIRE", key, FORGET)
         if len(keys) > _AT_ONCE:
             self._reactor.call_soon(self._renew_some, keys[_AT_ONCE:])
 
-    # Presence
-
-    def _claim_all(self) -> None:
-        """Take all names under a new key, so that those given back meanwhile are free with the old one."""
-        old, self._node = self._node, self._key("n", token_hex(8))
-        self._command(None, "SET", self._node, "1", "PX", self._presence_ttl)
-        for membership in self._held.values():
-            self._claim(membership, old)
-        if old:
-            self._command(None, "DEL", old)
-
-    def _renewed(self, node: bytes, reply: str | None) -> None:
-        """Publish a heartbeat, which a broker that refuses to write would pass on as well."""
-        if reply is None:
-            self._claim_again(node)
-        self._command(None, "PUBLISH", self._ear, "1")
-
-    def _claim_again(self, node: bytes) -> None:
-        """Take all names again, as the key had expired: this process was held up, and counted as dead."""
-        if node == self._node:
-            self._claim_all()
-
-    def _claim(self, membership: Membership, old: bytes) -> None:
-        self._run_script(
-            partial(self._claimed, membership, self._node), TAKE, (self._key("g", membership.group),),
-            membership.name, self._node, membership.token, FORGET, old,
-        )  # fmt: skip
-
-    def _claimed(self, membership: Membership, node: bytes, taken: int) -> None:
-        where = membership.group, membership.name
-        if taken < 0:
-            self._claim_again(node)
-        elif self._held.get(where) is membership:
-            if not taken:
-                del self._held[where]
-            self._call("on_result or on_lost of take", membership.answered, bool(taken))
+    # Names
 
     def _take(self, membership: Membership) -> None:
-        where = membership.group, membership.name
-        known = self._held.get(where)
-        if known is not None and known.token != membership.token:
-            self._reactor.call_soon(self._call, "on_result of take", membership.answered, False)
-            return
-        self._held[where] = membership
-        self._claim(membership, b"")
+        self._presence.take(membership)
 
     def gave_back(self, membership: Membership, *, hand_over: bool) -> None:
         """Free a name, or reserve it for `presence_ttl` seconds. Called by the membership."""
-        where = membership.group, membership.name
-        if self._held.get(where) is not membership:
-            return
-        del self._held[where]
-        keys = (self._key("g", membership.group),)
-        if hand_over:
-            ttl = self._presence_ttl
-            self._run_script(None, HAND_OVER, keys, membership.name, self._node, membership.token, ttl)
-        else:
-            self._run_script(None, GIVE, keys, membership.name, self._node, membership.token)
+        self._presence.give_back(membership, hand_over=hand_over)
 
     def _look_up(self, group: str, on_members: Callable[[list[str] | None], object]) -> None:
         query = self._ask("on_members", on_members)
         if query is not None:
-            self._run_script(partial(self._looked_up, query), MEMBERS, (self._key("g", group),))
+            self._commands.run(partial(self._looked_up, query), MEMBERS, (self._key("g", group),))
 
     def _ask(self, name: str, callback: Callable[[Any], object]) -> object | None:
         """Return a new query, that `callback` is called for; None if the broker is away: it is called so."""
-        if self._commands is None:
+        if self._commands.link is None:
             self._reactor.call_soon(self._call, name, callback, None)
             return None
         query = object()
@@ -639,14 +517,13 @@ class RedisBackplane(Backplane):
     # State and end
 
     def _sizes(self) -> dict[str, Any]:
-        heard = None if self._heard_at is None else self._reactor.time() - self._heard_at
         return {
             "topics": len(self._topics),
             "subscriptions": sum(len(topic.subscribers) for topic in self._topics.values()),
-            "names": sum(membership.held is True for membership in self._held.values()),
+            "names": self._presence.count(),
             "queued": len(self._outbox),
             "queued_bytes": self._outbox.size,
-            "heard": heard,
+            "heard": self._health.heard,
         }
 
     def _close(self) -> None:
@@ -654,27 +531,27 @@ class RedisBackplane(Backplane):
         self._renewal.cancel()
         for connector in self._connectors:
             connector.cancel()
-        self._send_rest()
+        commands = self._commands.link
+        if commands is None:
+            self._drop("closed without a connection to the broker; %d messages that wait for it are dropped")
+            self._presence.end()
+        else:
+            self._send_rest(commands)
+            self._presence.end(commands.connection.close)
         topics, self._topics = self._topics, {}
         for topic in topics.values():
             for subscription in topic.subscribers:
                 subscription.cancel()
-        self._held.clear()
         for link in list(self._open):
-            if link is not self._commands:
+            if link is not commands:
                 link.connection.close()
 
-    def _send_rest(self) -> None:
-        """Send what is queued, and free all names; close when that is answered. Without a broker, drop it."""
-        if self._commands is None:
-            self._drop("closed without a connection to the broker; %d messages that wait for it are dropped")
-            return
+    def _send_rest(self, link: Link) -> None:
+        """Send what is queued; the link has until the deadline to answer all."""
         while (message_due := self._outbox.next()) is not None:
             self._send_message(*message_due)
-        connection = self._commands.connection
         late = BrokerError(f"the broker has not answered within {self._deadline:g} s")
-        self._timer = self._reactor.call_later(self._deadline, connection.abort, late)
-        self._command(lambda _: connection.close(), "DEL", self._node)
+        self._timer = self._reactor.call_later(self._deadline, link.connection.abort, late)
 
     def _drop(self, message: str, exc: BaseException | None = None) -> None:
         """Drop the messages that the broker has not acknowledged; count and log them."""
@@ -690,10 +567,6 @@ def _milliseconds(name: str, value: object) -> int:
     if duration > _LONGEST:
         raise ValueError(f"{name} must be at most {_LONGEST} seconds, not {value!r}")
     return max(1, int(duration * 1000))
-
-
-def _ignore(_: object) -> None:
-    """Do nothing with a reply."""
 
 
 def _check_pong(reply: object) -> None:

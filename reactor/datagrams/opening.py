@@ -13,7 +13,7 @@ import attrs
 from reactor.address import Address
 from reactor.datagrams.control import ask_for_info, enable_gro, enable_gso
 from reactor.errors import AddressError, ConnectError, ListenError
-from reactor.listening.binding import SocketOption, UnixPath, clear_stale
+from reactor.listening.binding import SocketOption, UnixPath, clear_stale, explain, set_shared_options
 from reactor.loop.system import System
 
 __all__ = ["Opened", "SocketSettings", "adopt_datagram_socket", "adopt_shared", "bind_first", "connect_first"]
@@ -42,12 +42,7 @@ class SocketSettings:
         Raises OSError, and UsageError for what this platform or kind of socket does not have.
         """
         sock.setblocking(False)
-        if self.reuse_port:
-            if not hasattr(socket, "SO_REUSEPORT"):
-                raise OSError(errno.ENOTSUP, "this platform has no SO_REUSEPORT: leave reuse_port out")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual_stack else 1)
+        set_shared_options(sock, dual_stack=dual_stack, reuse_port=self.reuse_port)
         self.apply_to_bound(sock)
 
     def apply_to_bound(self, sock: socket.socket) -> None:
@@ -222,12 +217,5 @@ def _set_ttl(sock: socket.socket, ttl: int) -> None:
 
 def _cannot(do: str, what: object, exc: OSError) -> ListenError:
     """Return the error that says, in one line, why `what` can't be bound or used, and what helps."""
-    hints = {
-        errno.EADDRINUSE: "stop what is bound there, or choose another",
-        errno.EACCES: "choose a port above 1023 or a path that you may write to",
-        errno.EADDRNOTAVAIL: "choose an address of this machine",
-        errno.ENOENT: "make its directory first",
-    }
-    hint = hints.get(exc.errno or 0)
-    cause = exc.strerror or str(exc)
-    return ListenError(exc.errno, f"cannot {do} {what}: {cause}" + (f": {hint}" if hint else ""))
+    hints = {errno.EADDRINUSE: "stop what is bound there, or choose another"}
+    return explain(f"cannot {do} {what}", exc, hints)

@@ -4,7 +4,9 @@
 or itself, while they serve. `python -m reactor serve APP --workers N` is the same for the command line.
 """
 
-from reactor.deploy.handover import HandOver, TakeOver, Transfer, hand_over, take_over
+from reactor.deploy.handing_over import HandOver, hand_over
+from reactor.deploy.handover import Transfer
 from reactor.deploy.supervisor import Supervisor
+from reactor.deploy.taking_over import TakeOver, take_over
 
 __all__ = ["HandOver", "Supervisor", "TakeOver", "Transfer", "hand_over", "take_over"]

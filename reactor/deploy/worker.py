@@ -18,9 +18,11 @@ from typing import NoReturn
 from reactor.address import Address
 from reactor.datagrams.opening import Opened, SocketSettings, adopt_shared
 from reactor.deploy.channel import Channel, Message
-from reactor.deploy.handover import Transfer, hand_over, take_over
+from reactor.deploy.handing_over import hand_over
+from reactor.deploy.handover import Transfer
 from reactor.deploy.process import HANDLED, Role
 from reactor.deploy.sockets import Request
+from reactor.deploy.taking_over import take_over
 from reactor.errors import ListenError
 from reactor.listening.binding import SocketOption, UnixPath
 from reactor.loop.system import KERNEL

@@ -2,7 +2,8 @@
 
 from reactor.http.request import Request, Upload
 from reactor.http.response import Response
-from reactor.http.server import HTTP, Handler, streamed
+from reactor.http.routes import Handler, streamed
+from reactor.http.server import HTTP
 from reactor.http.streaming import EventStream, ResponseStream, encode_event
 from reactor.http.syntax import Headers, HTTPError
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from enum import Enum
 from typing import IO, TYPE_CHECKING, Any
-
-import attrs
 
 from reactor.connection.connection import Connection, activity, interrupted, is_frozen
 from reactor.connection.interrupts import Step
@@ -25,19 +23,17 @@ from reactor.http.response import (
     field_lines,
     start_lines,
 )
+from reactor.http.routes import Handler, Routes, Streamed
 from reactor.http.streaming import EventStream, ResponseStream
 from reactor.http.syntax import Block, Head, HTTPError, RequestReader
 from reactor.http.tasks import Scope
-from reactor.options import check_callable, seconds
+from reactor.options import seconds, size
 from reactor.protocol import Protocol
 
 if TYPE_CHECKING:  # a page without WebSockets does not need wsproto
     from reactor.http.websocket import WebSocket
 
-__all__ = ["HTTP", "HTTPProtocol", "Handler", "streamed"]
-
-#: A handler: called with each request. Returns the response, or None to answer later; or is `async def`.
-Handler = Callable[[Any], Response | Coroutine[Any, Any, Response | None] | None]
+__all__ = ["HTTP", "HTTPProtocol"]
 
 #: Steps (a head, or a piece of a body) of one connection in a tick, so that none starves the others.
 STEPS_PER_TICK = 64
@@ -48,30 +44,8 @@ LINGER = 2.0
 #: Bytes of a file up to which it is read and sent with its head: it takes no descriptor while it is queued.
 SMALL_FILE = 16 * 1024
 
-_METHODS = ("GET", "HEAD", "POST")
-
 #: Fields of an event stream. nginx would collect 4 KiB of it, unless the response has the second.
 _OF_EVENTS = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
-
-
-@attrs.frozen
-class _Streamed:
-    handler: Handler
-    max_body: int | None
-
-    def __call__(self, request: Request) -> Response | Coroutine[Any, Any, Response | None] | None:
-        return self.handler(request)
-
-
-def streamed(handler: Handler, *, max_body: int | None = None) -> Handler:
-    """Mark a handler: it is called with an `Upload` once the head is received, and gets the body in pieces.
-
-    max_body: bytes of the body, before status 413; None for no limit. `HTTP(body_timeout=...)` is then the
-        time in which something of it must come. Usable as a decorator.
-    Raises TypeError if `handler` is not callable, ValueError for an invalid number.
-    """
-    check_callable("handler", handler)
-    return _Streamed(handler, None if max_body is None else _size("max_body", max_body))
 
 
 class HTTP:
@@ -115,19 +89,9 @@ class HTTP:
         body_timeout: float = 60.0,
         keep_alive: float = 75.0,
     ) -> None:
-        self._routes: dict[str, dict[str, Handler]] = {}
-        self._handler: Handler | None = None
-        if isinstance(handler, Mapping):
-            for key, each in handler.items():
-                self._add_route(key, each)
-        else:
-            check_callable("handler", handler)
-            self._handler = handler
-        trees = [(path[:-1], route) for path, route in self._routes.items() if path.endswith("/*")]
-        self._trees = sorted(trees, key=lambda tree: -len(tree[0]))
-        self._methods = {*_METHODS, *(method for route in self._routes.values() for method in route)}
-        self.max_head = _size("max_head", max_head)
-        self.max_body = _size("max_body", max_body)
+        self.routes = Routes(handler)
+        self.max_head = size("max_head", max_head)
+        self.max_body = size("max_body", max_body)
         self.head_timeout = seconds("head_timeout", head_timeout)
         self.body_timeout = seconds("body_timeout", body_timeout)
         self.keep_alive = seconds("keep_alive", keep_alive)
@@ -148,46 +112,7 @@ class HTTP:
             return HTTPProtocol.go_on(self, connection, is_timed=known["is_timed"])
         from reactor.http.websocket import go_on  # noqa: PLC0415 - needs wsproto
 
-        return go_on(connection, known, state, self._take_over_of(known["path"]))
-
-    def find(self, head: Head) -> Handler:
-        """Return the handler for a request. Raises HTTPError: 404, 405 or 501."""
-        if head.method not in self._methods:
-            raise HTTPError(501, f"the method {head.method} is not implemented")
-        if self._handler is not None:
-            return self._handler
-        route = self._routes.get(head.path) or self._tree(head.path)
-        if route is None:
-            raise HTTPError(404)
-        handler = route.get(head.method)
-        if handler is None:
-            raise HTTPError(405, headers=(("Allow", ", ".join(sorted(route))),))
-        return handler
-
-    def _take_over_of(self, path: str) -> Callable[[WebSocket, bytes], object] | None:
-        """Return the method of the handler of `path` that takes its WebSockets over; None without one."""
-        route = self._routes.get(path) or self._tree(path) or {}
-        return getattr(self._handler or route.get("GET"), "take_over", None)
-
-    def _tree(self, path: str) -> dict[str, Handler] | None:
-        """Return the route of the longest tree that `path` is in."""
-        return next((route for tree, route in self._trees if path.startswith(tree)), None)
-
-    def _add_route(self, key: str, handler: Handler) -> None:
-        check_callable(f"the handler of {key!r}", handler)
-        method, space, path = key.rpartition(" ")
-        if path[:1] != "/" or " " in method or bool(method) is not bool(space):
-            raise ValueError(f"a key must be a path, or a method, a space and a path, not {key!r}")
-        route = self._routes.setdefault(path, {})
-        route[method or "GET"] = handler
-        if method in {"", "GET"}:
-            route.setdefault("HEAD", handler)
-
-
-def _size(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a whole number of bytes, 0 or more, not {value!r}")
-    return value
+        return go_on(connection, known, state, self.routes.take_over_of(known["path"]))
 
 
 class _State(Enum):
@@ -461,11 +386,11 @@ class HTTPProtocol(Protocol):
         self._is_timed = False
         self._request = request = Request(self, head)
         try:
-            handler = self._http.find(head)
+            handler = self._http.routes.find(head)
         except HTTPError as exc:
             self._refuse(exc, is_close=head.length != 0)
             return
-        if isinstance(handler, _Streamed):
+        if isinstance(handler, Streamed):
             self._request = request = Upload(self, head)
         if head.length == 0:
             self._handle(handler, request)
@@ -478,7 +403,7 @@ class HTTPProtocol(Protocol):
 
     def _await_body(self, head: Head, handler: Handler) -> bool:
         """Set the deadline of the body; return False if it is too long."""
-        limit = handler.max_body if isinstance(handler, _Streamed) else self._http.max_body
+        limit = handler.max_body if isinstance(handler, Streamed) else self._http.max_body
         self._left = math.inf if limit is None else limit
         if head.length is not None and head.length > self._left:
             self._refuse(HTTPError(413))
@@ -570,7 +495,7 @@ class HTTPProtocol(Protocol):
             self.connection.abort(exc)
 
     def _report(self, exc: Exception, handler: Handler) -> None:
-        called = handler.handler if isinstance(handler, _Streamed) else handler
+        called = handler.handler if isinstance(handler, Streamed) else handler
         name = getattr(called, "__qualname__", repr(called))
         self.connection.reactor.report(exc, name, self.connection)
 
@@ -603,7 +528,7 @@ class HTTPProtocol(Protocol):
         if status in BODILESS:
             raise ValueError(f"a response with status {status} has no body: answer with a Response")
         if length is not None:
-            _size("length", length)
+            size("length", length)
         chunked = length is None and head.is_http11
         if chunked:
             lines += b"Transfer-Encoding: chunked\r\n"

@@ -8,17 +8,27 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reactor.address import Address
 from reactor.errors import ListenError
 from reactor.loop.system import KERNEL, System
 
-__all__ = ["SocketOption", "UnixPath", "adopt_listening_socket", "bind", "cannot_listen", "clear_stale"]
+__all__ = [
+    "SocketOption", "UnixPath", "adopt_listening_socket", "bind", "cannot_listen", "clear_stale", "explain",
+    "set_shared_options",
+]  # fmt: skip
 
 #: The level, the option and its value, as for setsockopt(2).
 SocketOption = tuple[int, int, int | bytes]
+
+# What helps if an address can't be bound, whatever is to use it.
+_HINTS = {
+    errno.EACCES: "choose a port above 1023 or a path that you may write to",
+    errno.EADDRNOTAVAIL: "choose an address of this machine",
+    errno.ENOENT: "make its directory first",
+}
 
 # Ports tried for a name with several addresses: one that is free at the first may be in use at another.
 _PORTS = 10
@@ -99,14 +109,16 @@ def cannot_listen(address: Address, exc: OSError) -> ListenError:
     """Return the error that says, in one line, why `address` can't be listened on and what helps."""
     hints = {
         errno.EADDRINUSE: "stop what listens there, or choose another",
-        errno.EACCES: "choose a port above 1023 or a path that you may write to",
-        errno.EADDRNOTAVAIL: "choose an address of this machine",
-        errno.ENOENT: "make its directory first",
         errno.EBADF: "this process inherited no descriptor of that number",
     }
-    hint = hints.get(exc.errno or 0)
+    return explain(f"cannot listen on {address}", exc, hints)
+
+
+def explain(problem: str, exc: OSError, hints: Mapping[int, str]) -> ListenError:
+    """Return the error that says `problem`, its cause, and what helps. hints: further ones, by errno."""
+    hint = {**_HINTS, **hints}.get(exc.errno or 0)
     cause = exc.strerror or str(exc)
-    return ListenError(exc.errno, f"cannot listen on {address}: {cause}" + (f": {hint}" if hint else ""))
+    return ListenError(exc.errno, f"{problem}: {cause}" + (f": {hint}" if hint else ""))
 
 
 def _listening(
@@ -129,14 +141,19 @@ def _set_inet_options(sock: socket.socket, *, dual_stack: bool, reuse_port: bool
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     else:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    set_shared_options(sock, dual_stack=dual_stack, reuse_port=reuse_port)
+    # Accepted sockets inherit it, which saves a system call for each: tcp(7).
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def set_shared_options(sock: socket.socket, *, dual_stack: bool, reuse_port: bool) -> None:
+    """Set the options that sockets of TCP and of UDP have for bind(2). Raises OSError."""
     if reuse_port:
         if not hasattr(socket, "SO_REUSEPORT"):
             raise OSError(errno.ENOTSUP, "this platform has no SO_REUSEPORT: leave reuse_port out")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual_stack else 1)
-    # Accepted sockets inherit it, which saves a system call for each: tcp(7).
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def adopt_listening_socket(sock: socket.socket) -> socket.socket:

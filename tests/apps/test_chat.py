@@ -135,7 +135,8 @@ def test_name_is_free_again_when_its_member_has_left(enter):
 
 
 def test_joins_leaves_and_new_names_are_not_announced_above_the_limit(monkeypatch, reactor, hall, enter):
-    monkeypatch.setattr("reactor.apps.chat.ROOM_LIMIT", 2)
+    monkeypatch.setattr("reactor.apps.chat_room.ROOM_LIMIT", 2)
+    monkeypatch.setattr("reactor.apps.chat_member.ROOM_LIMIT", 2)
     one, two = enter(), enter()
     one.hear("guest2 has joined")
     three = enter()

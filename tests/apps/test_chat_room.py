@@ -6,7 +6,8 @@ import json
 import pytest
 
 from reactor import HandedOver
-from reactor.apps.chat import SLOWDOWN, Hall
+from reactor.apps.chat import Hall
+from reactor.apps.chat_member import SLOWDOWN
 from reactor.apps.chat_message import SAID, Message
 from reactor.backplane import LocalBackplane, RedisBackplane
 from reactor.testing import MemoryNetwork, MemoryReactor, Recorder
@@ -474,7 +475,7 @@ def test_names_and_who_while_the_others_cannot_be_reached(far):
 
 
 def test_name_that_is_not_answered_is_refused_after_a_while(monkeypatch, far):
-    monkeypatch.setattr("reactor.apps.chat.ANSWER_TIMEOUT", 1.0)
+    monkeypatch.setattr("reactor.apps.chat_member.ANSWER_TIMEOUT", 1.0)
     here = far.host()
     ann = here("ann")
     far.broker.hang()

@@ -19,8 +19,8 @@ from reactor.apps.chat import Hall
 from reactor.apps.chat_web import chat_page
 from reactor.deploy import Transfer
 from reactor.testing import MemoryReactor, Recorder
+from tests.deploy.chain import world
 from tests.deploy.programs import serving
-from tests.deploy.test_handover import world
 from tests.helpers import DEADLINE
 from tests.http.exchange import answers, get
 from tests.http.test_websocket import Browser, Peer, handshake

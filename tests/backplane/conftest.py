@@ -19,7 +19,9 @@ import pytest
 
 from reactor import Reactor
 from reactor.backplane import Backplane, BackplaneState, LocalBackplane, RedisBackplane
+from reactor.testing import MemoryNetwork
 from tests.backplane.broker import Broker
+from tests.backplane.nodes import QUICK
 from tests.helpers import spin
 
 
@@ -63,7 +65,10 @@ class RedisServer:
         return f"unix://{self.folder / 'redis.sock'}"
 
     def start(self) -> None:
-        given = ("--port", "0", "--unixsocket", "redis.sock", "--save", "", "--logfile", "log", *self.options)
+        given = (
+            "--port", "0", "--bind", "127.0.0.1", "--unixsocket", "redis.sock", "--save", "",
+            "--logfile", "log", *self.options,
+        )  # fmt: skip
         command = [PROGRAMS[self.program](), "--dir", str(self.folder), *given]
         self.process = subprocess.Popen(command, cwd=self.folder)
         while True:
@@ -213,3 +218,38 @@ def anywhere(request: pytest.FixtureRequest, reactor: Reactor, tmp_path: Path) -
 def world(request: pytest.FixtureRequest, reactor: Reactor, tmp_path: Path) -> Iterator[World]:
     """A world with a broker: each of the servers, and the one in Python."""
     yield from _world(request, reactor, tmp_path)
+
+
+@pytest.fixture
+def make_node(reactor: Reactor) -> Iterator[Callable[..., RedisBackplane]]:
+    """Make nodes of the broker at a URL, which are closed at the end."""
+    made: list[RedisBackplane] = []
+
+    def make(url: str, **options: Any) -> RedisBackplane:
+        node = RedisBackplane(reactor, url, **{"reconnect": QUICK, **options})
+        made.append(node)
+        return node
+
+    yield make
+    for node in made:
+        node.close()
+
+
+@pytest.fixture
+def network() -> Iterator[MemoryNetwork]:
+    """Hosts in memory, in simulated time."""
+    with MemoryNetwork(seed=1, latency=(0.001, 0.01)) as network:
+        yield network
+
+
+@pytest.fixture
+def far(network: MemoryNetwork) -> tuple[Broker, Callable[..., RedisBackplane]]:
+    """A broker in memory, and a function that makes a node on a host of its own."""
+    broker = Broker(network.reactor("10.0.0.1"), "10.0.0.1:6379")
+    numbers = iter(range(2, 250))
+
+    def make(**options: Any) -> RedisBackplane:
+        reactor = network.reactor(f"10.0.0.{next(numbers)}")
+        return RedisBackplane(reactor, "redis://10.0.0.1", **options)
+
+    return broker, make

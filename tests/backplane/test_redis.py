@@ -1,29 +1,16 @@
 """`RedisBackplane` and its broker: several nodes, lost connections, restarts, deafness, dead nodes."""
 
-import logging
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from reactor import AddressError, Reactor, Reconnect
 from reactor.backplane import BackplaneState, RedisBackplane
-from reactor.testing import MemoryNetwork
 from tests.backplane.broker import Broker, Error
-from tests.backplane.test_interface import members, subscribed, take
-
-QUICK = Reconnect(first=0.01, max_delay=0.02)
-
-
-def up(*nodes):
-    return all(node.state is BackplaneState.UP for node in nodes)
-
-
-def settled(*nodes):
-    """Whether nothing is on its way: all is acknowledged, and every topic is followed live."""
-    topics = [topic for node in nodes for topic in node._topics.values()]
-    return up(*nodes) and not any(len(node._outbox) for node in nodes) and all(t.live for t in topics)
-
+from tests.backplane.nodes import QUICK, seconds_until, settled, up
+from tests.backplane.test_interface import subscribed
 
 # On both brokers
 
@@ -154,7 +141,7 @@ def test_a_topic_that_the_broker_has_evicted_is_a_gap(world, kind, expected):
     world.spin(lambda: heard.events)
     other._receiver.connection.abort()
     node.publish("topic", b"lost")
-    node._command(None, "DEL", node._key(kind, "topic"))
+    node._commands.send(None, "DEL", node._key(kind, "topic"))
     node.publish("topic", b"after")
     world.spin(lambda: len(heard.events) == 3 and settled(node, other))
     assert heard.events == expected
@@ -167,7 +154,7 @@ def test_the_number_of_a_publisher_that_the_broker_has_evicted_costs_no_message(
     for number in range(10):
         node.publish("topic", b"%d" % number)
         if number == 4:
-            node._command(None, "DEL", node._key("p", node._outbox.publisher))
+            node._commands.send(None, "DEL", node._key("p", node._outbox.publisher))
     world.spin(lambda: len(heard.events) == 10)
     assert heard.events == [b"%d" % number for number in range(10)]
 
@@ -214,80 +201,6 @@ def test_more_topics_than_in_one_subscribe_are_subscribed_again(world, monkeypat
     assert heard == [f"{number}" for number in range(9)]
 
 
-def test_names_are_unique_among_nodes_and_shown_on_all(world):
-    one, two = world.node(), world.node()
-    first = take(world, one, "ann")
-    assert first.held
-    assert not take(world, two, "ann").held
-    assert take(world, two, "bob").held
-    assert members(world, one) == members(world, two) == ["ann", "bob"]
-    first.give_back()
-    world.spin(lambda: members(world, two) == ["bob"])
-    assert take(world, two, "ann").held
-
-
-def test_closing_a_node_frees_its_names_at_once(world):
-    one, two = world.node(), world.node()
-    take(world, one, "ann")
-    one.close()
-    world.spin(lambda: members(world, two) == [])
-    assert take(world, two, "ann").held
-
-
-def test_what_an_answer_raises_is_reported_and_the_name_is_taken(world, errors):
-    node = world.node()
-
-    def fail(taken):
-        raise RuntimeError("a bug")
-
-    node.take("group", "ann", fail)
-    world.spin(lambda: errors.seen)
-    exc, callback, _ = errors.take()
-    assert (str(exc), callback) == ("a bug", "on_result or on_lost of take")
-    assert members(world, node) == ["ann"]
-
-
-def test_a_name_is_handed_over_to_another_process(world):
-    one, two = world.node(), world.node()
-    token = take(world, one, "ann").hand_over()
-    one.close()
-    world.spin(lambda: one.state is BackplaneState.CLOSED and not one._open)
-    assert members(world, two) == ["ann"]
-    assert not take(world, two, "ann").held
-    assert take(world, two, "ann", token=token).held
-    assert members(world, two) == ["ann"]
-
-
-def test_names_outlast_a_lost_connection_and_those_given_back_meanwhile_are_free(world):
-    one, two = world.node(reconnect=QUICK), world.node()
-    kept, left = take(world, one, "kept"), take(world, one, "left")
-    one._commands.connection.abort()
-    world.spin(lambda: one._commands is None)
-    left.give_back()
-    lost = []
-    one.members("group", lost.append)
-    world.spin(lambda: lost and up(one))
-    assert lost == [None]
-    world.spin(lambda: members(world, two) == ["kept"])
-    assert kept.held
-    assert not take(world, two, "kept").held
-
-
-def test_names_of_a_node_that_was_held_up_are_freed_and_their_loss_is_reported(world):
-    one, two = world.node(deadline=0.2, presence_ttl=0.3), world.node()
-    lost = []
-    membership = take(world, one, "ann", on_lost=lambda: lost.append("ann"))
-    take(world, one, "bob", on_lost=lambda: lost.append("bob"))
-    one._timer.cancel()  # a process that is stopped sends no heartbeats
-    world.spin(lambda: members(world, two) == [])
-    assert take(world, two, "ann").held
-    one._beat()
-    world.spin(lambda: lost)
-    assert lost == ["ann"]
-    assert membership.held is False
-    world.spin(lambda: members(world, two) == ["ann", "bob"])
-
-
 def test_a_topic_of_many_is_unsubscribed_when_nobody_wants_it(world):
     node = world.node()
     subscriptions = [node.subscribe(f"topic {number}", print) for number in range(20) for _ in range(3)]
@@ -310,8 +223,8 @@ def test_what_others_publish_on_a_channel_is_ignored_and_logged(world, caplog):
     node = world.node()
     heard = subscribed(node)
     world.spin(lambda: settled(node))
-    node._command(None, "PUBLISH", f"{world.prefix}:0:t:topic", "garbage")
-    node._command(None, "PUBLISH", f"{world.prefix}:0:t:topic", "epoch no-number data")
+    node._commands.send(None, "PUBLISH", f"{world.prefix}:0:t:topic", "garbage")
+    node._commands.send(None, "PUBLISH", f"{world.prefix}:0:t:topic", "epoch no-number data")
     node.publish("topic", b"1")
     world.spin(lambda: heard.events)
     assert heard.events == [b"1"]
@@ -320,9 +233,9 @@ def test_what_others_publish_on_a_channel_is_ignored_and_logged(world, caplog):
 
 def test_publishes_of_a_tick_leave_in_one_write(world):
     node = world.node(deadline=100, presence_ttl=200)  # no heartbeat meanwhile
-    world.spin(lambda: settled(node) and not node._commands._replies)
+    world.spin(lambda: settled(node) and not node._commands.link._replies)
     writes = []
-    sock = node._commands.connection.get_extra_info("socket")
+    sock = node._commands.link.connection.get_extra_info("socket")
     before = world.reactor.stats().bytes_sent
 
     def burst():
@@ -333,7 +246,7 @@ def test_publishes_of_a_tick_leave_in_one_write(world):
     world.reactor.call_soon(burst)
     world.spin(lambda: not len(node._outbox) and writes)
     assert writes == [0]  # nothing left before the end of the tick
-    assert sock is node._commands.connection.get_extra_info("socket")
+    assert sock is node._commands.link.connection.get_extra_info("socket")
 
 
 # Faults that only the broker in Python has on command
@@ -347,17 +260,8 @@ def scripted(reactor, tmp_path):
 
 
 @pytest.fixture
-def make_node(reactor, scripted, tmp_path):
-    made = []
-
-    def make(**options):
-        node = RedisBackplane(reactor, f"unix://{tmp_path}/broker.sock", **{"reconnect": QUICK, **options})
-        made.append(node)
-        return node
-
-    yield make
-    for node in made:
-        node.close()
+def make_node(scripted, make_node, tmp_path):
+    return partial(make_node, f"unix://{tmp_path}/broker.sock")
 
 
 def once(command, action):
@@ -576,7 +480,7 @@ def test_a_second_loss_while_the_history_is_read_is_read_too(reactor, scripted, 
         return 0 if payload.rpartition(b" ")[2] in lost else post(channel, payload)
 
     scripted.post = lose
-    other._commands.connection.pause_reading()  # so that the answer is of the time before the second loss
+    other._commands.link.connection.pause_reading()  # so that the answer is of the time before the second
     for number in range(5):
         node.publish("topic", b"%d" % number)
     spin(reactor, lambda: settled(node) and next(iter(other._topics.values())).reading)
@@ -585,19 +489,9 @@ def test_a_second_loss_while_the_history_is_read_is_read_too(reactor, scripted, 
     for number in range(5, 10):
         node.publish("topic", b"%d" % number)
     spin(reactor, lambda: settled(node))
-    other._commands.connection.resume_reading()
+    other._commands.link.connection.resume_reading()
     spin(reactor, lambda: len(heard.events) == 10 and settled(node, other))
     assert heard.events == [b"%d" % number for number in range(10)]
-
-
-def test_a_name_that_is_taken_while_the_process_counts_as_dead_is_taken_when_it_is_back(world):
-    node = world.node(deadline=0.2, presence_ttl=0.3)
-    node._timer.cancel()  # a process that is stopped sends no heartbeats
-    key = node._node.decode()
-    gone = []
-    world.spin(lambda: node._command(gone.append, "GET", key) or None in gone)
-    assert take(world, node, "ann").held
-    assert node._node.decode() != key
 
 
 def test_more_live_messages_than_are_kept_are_read_from_the_history(
@@ -618,11 +512,11 @@ def test_more_live_messages_than_are_kept_are_read_from_the_history(
     node.publish("topic", b"0")
     spin(reactor, lambda: settled(node))
     scripted.post = post
-    other._commands.connection.pause_reading()  # so that the answer comes late
+    other._commands.link.connection.pause_reading()  # so that the answer comes late
     for number in range(1, 10):
         node.publish("topic", b"%d" % number)
     spin(reactor, lambda: other._topics and next(iter(other._topics.values())).again)
-    other._commands.connection.resume_reading()
+    other._commands.link.connection.resume_reading()
     spin(reactor, lambda: len(heard.events) == 10 and settled(node, other))
     assert heard.events == [b"%d" % number for number in range(10)]
 
@@ -649,81 +543,6 @@ def test_messages_on_their_way_at_the_reactor_s_end_are_counted(shared_redis, ca
         node.publish("topic", b"1")
     assert node.stats().unsent == 1
     assert "1 messages may not have arrived: the reactor was closed" in caplog.text
-
-
-def test_close_waits_for_the_acknowledgements(world):
-    node = world.node()
-    for _ in range(100):
-        node.publish("topic", b"x")
-    node.close()
-    world.spin(lambda: not world.reactor.connections())
-    assert node.stats().acknowledged == 100
-    assert node.stats().unsent == 0
-
-
-# Deafness, in simulated time
-
-
-@pytest.fixture
-def network():
-    with MemoryNetwork(seed=1, latency=(0.001, 0.01)) as network:
-        yield network
-
-
-@pytest.fixture
-def far(network):
-    """A broker in memory, and a function that makes a node on a host of its own."""
-    broker = Broker(network.reactor("10.0.0.1"), "10.0.0.1:6379")
-    numbers = iter(range(2, 250))
-
-    def make(**options):
-        reactor = network.reactor(f"10.0.0.{next(numbers)}")
-        return RedisBackplane(reactor, "redis://10.0.0.1", **options)
-
-    return broker, make
-
-
-def seconds_until(network, condition, limit=60.0):
-    start = network.clock()
-    while not condition():
-        network.advance(0.01)
-        assert network.clock() - start < limit
-    return network.clock() - start
-
-
-@pytest.mark.parametrize("fault", ["hang", "partition", "no heartbeats"])
-def test_a_deaf_node_is_known_within_five_seconds_and_hears_again_within_two(network, far, caplog, fault):
-    caplog.set_level(logging.INFO)
-    broker, make = far
-    node = make()
-    heard = subscribed(node)
-    network.advance(10.3)
-    assert up(node)
-    assert node.stats().heard <= 1.1
-    post = broker.post
-    if fault == "hang":
-        broker.hang()
-    elif fault == "partition":
-        network.partition("10.0.0.1", "10.0.0.2")
-    else:
-        broker.post = lambda channel, payload: 0
-    assert seconds_until(network, lambda: node.state is BackplaneState.DEAF) <= 5
-    assert "deaf: no heartbeat has come back within 4 s" in caplog.text
-    assert node.stats().deaf == 1
-    assert node.publish("topic", b"queued")
-    network.advance(60)
-    assert node.state is BackplaneState.DEAF
-    assert node.stats().deaf == 1
-    broker.post = post
-    broker.resume()
-    network.heal()
-    assert seconds_until(network, lambda: up(node)) <= 2
-    network.advance(1)
-    assert "messages pass" in caplog.text
-    assert heard.events == [b"queued"]
-    node.close()
-    network.advance(1)
-    network.check()
 
 
 @pytest.mark.parametrize("behind", [0, 3600])
@@ -759,40 +578,17 @@ def test_data_of_an_older_backup_is_a_gap_and_messages_with_its_offsets_are_new(
     assert heard.events == [*known, *([] if behind else published), b"after"]  # the gap tells of them
 
 
-def test_a_node_without_a_broker_is_deaf_after_the_deadline(network, caplog):
-    reactor = network.reactor("10.0.0.9")
-    node = RedisBackplane(reactor, "redis://10.0.0.1")
-    network.advance(3.5)
-    assert node.state is BackplaneState.CONNECTING
-    network.advance(2)
-    assert node.state is BackplaneState.DEAF
-    assert node.publish("topic", b"1")
-    answers = []
-    node.members("group", answers.append)
-    network.advance(1)
-    assert answers == [None]
+def test_close_waits_for_the_acknowledgements(world):
+    node = world.node()
+    for _ in range(100):
+        node.publish("topic", b"x")
     node.close()
-    assert node.stats().unsent == 1
-    assert "1 messages that wait for it are dropped" in caplog.text
+    world.spin(lambda: not world.reactor.connections())
+    assert node.stats().acknowledged == 100
+    assert node.stats().unsent == 0
 
 
-def test_names_of_a_dead_node_are_free_within_the_deadline(network, far):
-    _, make = far
-    one, two = make(), make()
-    answers = []
-    one.take("group", "ann", answers.append)
-    network.advance(3)
-    network.partition("10.0.0.1", "10.0.0.2")
-    two.take("group", "ann", answers.append)
-    network.advance(5)
-    assert answers == [True, False]
-
-    def taken():
-        two.take("group", "ann", answers.append)
-        network.advance(0.1)
-        return answers[-1]
-
-    assert seconds_until(network, taken) <= 6
+# In simulated time
 
 
 def test_a_wrong_password_is_logged_without_the_password(network, caplog):
@@ -861,14 +657,6 @@ def test_what_is_refused_for_long_is_logged_once_and_asked_for_with_delays(
     assert broker.commands.count(b"PING") < 240  # two connections, each at most twice a second
     broker.fault = lambda session, command: None
     assert seconds_until(network, lambda: up(node)) <= 2
-
-
-def test_problems_that_differ_each_time_are_not_logged_without_end(network, far, caplog):
-    broker, make = far
-    make()
-    broker.fault = lambda session, command: Error(f"ERR problem {len(broker.commands)}")
-    network.advance(120)
-    assert 10 <= caplog.text.count("problem") <= 25
 
 
 def test_an_old_broker_is_refused(network, caplog):

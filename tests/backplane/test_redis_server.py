@@ -5,29 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from reactor import Reconnect
-from reactor.backplane import BackplaneState, RedisBackplane
+from reactor.backplane import BackplaneState
+from tests.backplane.nodes import settled
 from tests.backplane.test_interface import subscribed
-from tests.backplane.test_redis import settled
 from tests.helpers import spin
 
 README = Path(__file__).parents[2] / "reactor" / "backplane" / "README.md"
-QUICK = Reconnect(first=0.01, max_delay=0.05)
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-@pytest.fixture
-def make_node(reactor):
-    made = []
-
-    def make(url, **options):
-        node = RedisBackplane(reactor, url, **{"reconnect": QUICK, **options})
-        made.append(node)
-        return node
-
-    yield make
-    for node in made:
-        node.close()
 
 
 def numbers(first, last):
@@ -271,7 +255,7 @@ def test_a_policy_by_which_topics_may_be_evicted_is_named(reactor, make_server, 
     server = make_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     node = make_node(server.url)
     spin(reactor, lambda: settled(node))
-    node._commands.connection.abort()
+    node._commands.link.connection.abort()
     spin(reactor, lambda: not settled(node))
     spin(reactor, lambda: settled(node))
     assert caplog.text.count("its maxmemory-policy is allkeys-lru, not noeviction") == 1

@@ -23,7 +23,7 @@ from reactor.connection.handover import (
 from reactor.errors import HandedOver
 from reactor.listening.listener import settings_of
 from reactor.testing import Errors, ManualClock, ScriptedSocket
-from tests.deploy.test_handover import Movable
+from tests.deploy.chain import Movable
 from tests.helpers import examples, pair, settle, spin
 
 

@@ -128,10 +128,10 @@ _ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @contextmanager
-def deployed(command, folder, **environment):
+def started(words, folder, **environment):
     """Run a command in `folder`; yield its `Deployment`, and kill what is left of it at the end."""
     process = subprocess.Popen(
-        [sys.executable, *command],
+        words,
         cwd=folder,
         env={**os.environ, **_ENVIRONMENT, "PWD": str(folder), **environment},
         stdin=subprocess.DEVNULL,
@@ -139,15 +139,19 @@ def deployed(command, folder, **environment):
         start_new_session=True,
         bufsize=0,
     )
-    made = Deployment(process)
     try:
-        yield made
+        yield Deployment(process)
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         process.communicate()
+
+
+def deployed(command, folder, **environment):
+    """Run a command of Python, as `started` does."""
+    return started([sys.executable, *command], folder, **environment)
 
 
 def serving(folder, *words, app="app:Who", workers=2, listen="127.0.0.1:0", **environment):

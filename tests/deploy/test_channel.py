@@ -7,14 +7,6 @@ import pytest
 from reactor.deploy.channel import Channel, Message
 
 
-@pytest.fixture
-def ends(descriptors):
-    ends = Channel.pair()
-    yield ends
-    for end in ends:
-        end.close()
-
-
 def test_messages_come_one_by_one_and_none_is_waited_for(ends):
     one, other = ends
     assert other.receive() is None

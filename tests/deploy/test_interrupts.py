@@ -16,6 +16,8 @@ QUEUED = bytes(range(251)) * 400
 
 FILES = [
     os.path.join("deploy", "handover.py"),
+    os.path.join("deploy", "handing_over.py"),
+    os.path.join("deploy", "taking_over.py"),
     os.path.join("deploy", "messages.py"),
     os.path.join("connection", "handover.py"),
 ]

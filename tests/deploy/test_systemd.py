@@ -7,13 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 
 from reactor import AddressError
 from reactor.deploy.systemd import ServiceManager, inherited
-from tests.deploy.programs import ROOT, Deployment, ask_anew, until, write_app
+from tests.deploy.programs import ROOT, ask_anew, started, until, write_app
 from tests.helpers import DEADLINE, client_of
 
 
@@ -46,28 +45,6 @@ def notified(tmp_path):
     made.sock.close()
 
 
-@contextmanager
-def service(folder, *words, **environment):
-    """Run a service as systemd does; yield its `Deployment`."""
-    process = subprocess.Popen(
-        [*words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PWD": str(folder), **environment},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        bufsize=0,
-    )
-    try:
-        yield Deployment(process)
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.communicate()
-
-
 def serve(*words):
     return [sys.executable, "-m", "reactor", "serve", *words]
 
@@ -75,8 +52,8 @@ def serve(*words):
 def test_life_of_a_service_in_its_notifications(tmp_path, notified):
     write_app(tmp_path)
     command = serve("app:Who", "--workers", "2", "--listen", "127.0.0.1:0", "--drain-timeout", "5")
-    with service(
-        tmp_path, *command, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="2000000"
+    with started(
+        command, tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="2000000"
     ) as deployment:
         notified.wait_for("READY=1", "STATUS=2 workers")
         address = deployment.started(2)
@@ -98,7 +75,7 @@ def test_life_of_a_service_in_its_notifications(tmp_path, notified):
 def test_restart_that_is_abandoned_ends_the_reload(tmp_path, notified):
     write_app(tmp_path)
     command = serve("app:Who", "--workers", "1", "--listen", "127.0.0.1:0")
-    with service(tmp_path, *command, NOTIFY_SOCKET=str(tmp_path / "notify")) as deployment:
+    with started(command, tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify")) as deployment:
         notified.wait_for("READY=1")
         (tmp_path / "app.py").write_text("broken")
         deployment.signal(signal.SIGHUP)
@@ -109,7 +86,7 @@ def test_restart_that_is_abandoned_ends_the_reload(tmp_path, notified):
 
 def test_server_without_workers_says_that_it_is_ready(tmp_path, notified):
     command = serve("echo", "--listen", "127.0.0.1:0")
-    with service(tmp_path, *command, NOTIFY_SOCKET=str(tmp_path / "notify")) as deployment:
+    with started(command, tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify")) as deployment:
         notified.wait_for("READY=1")
         assert deployment.stop() == 0
 
@@ -121,7 +98,7 @@ def test_socket_that_systemd_holds(tmp_path, port, workers):
     activate = [program("systemd-socket-activate"), "--listen", address, "--fdname=who"]
     kept = [f"--setenv={name}" for name in ("PYTHONPATH", "PWD")]
     command = [*activate, *kept, *serve("app:Who", "--listen", "systemd:who", *workers)]
-    with service(tmp_path, *command) as deployment:
+    with started(command, tmp_path) as deployment:
         deployment.wait_for("Listening on")
         with client_of(address) as client:
             client.sendall(b"?")
@@ -143,7 +120,7 @@ def test_datagram_socket_that_systemd_holds(tmp_path, workers):
     activate = [program("systemd-socket-activate"), "--datagram", "--listen", f"127.0.0.1:{port}"]
     command = [*activate, "--fdname=echo", "--setenv=PYTHONPATH", "--setenv=PWD"]
     command += serve("echo", "--udp", "--listen", "systemd:echo", *workers)
-    with service(tmp_path, *command) as deployment, socket.socket(type=socket.SOCK_DGRAM) as client:
+    with started(command, tmp_path) as deployment, socket.socket(type=socket.SOCK_DGRAM) as client:
         deployment.wait_for("Listening on")
         client.settimeout(DEADLINE)
         client.connect(("127.0.0.1", port))

@@ -8,20 +8,11 @@ import pytest
 
 from reactor import ListenError, Protocol
 from reactor.datagrams import EndpointState
-from reactor.deploy.channel import Channel
 from reactor.deploy.worker import SupervisorGone, WorkerReactor
 from reactor.loop.registry import EVENT_READ, EXCLUSIVE
 from reactor.reactor import loop_of
 from reactor.testing import DatagramRecorder
 from tests.helpers import DEADLINE
-
-
-@pytest.fixture
-def ends(descriptors):
-    ends = Channel.pair()
-    yield ends
-    for end in ends:
-        end.close()
 
 
 def answer(channel, *answers):

@@ -19,7 +19,7 @@ from reactor.deploy import Transfer
 from reactor.http import HTTP, Response, WebSocket, encode_message
 from reactor.http.websocket import PARTS
 from reactor.testing import Errors, ManualClock, MemoryReactor, Recorder
-from tests.deploy.test_handover import read, world
+from tests.deploy.chain import read, world
 from tests.helpers import examples, spin
 from tests.http.exchange import answer, client_of, get, hello
 from tests.http.test_frames import FRAGMENTED, Reader, stream_of
