@@ -469,15 +469,17 @@ class Room:
         missed = self._missed[member]
         later = None if position is None else self._after(position, messages)
         if later is None:
-            seen = self._seen.union(map(_place, missed))
-            older = [each for each in messages if _place(each) not in seen and not self._was_early(each)]
-            self._skip(member, _last_lines(older), told=position is None)
-        else:
-            known = set(map(_place, later))
-            missed[:] = [
-                *(message for message in later if _place(message) not in self._seen),
-                *(message for message in missed if _place(message) not in known),
-            ]
+            come = set(map(_place, missed))
+            start = next((n for n, message in enumerate(messages) if _place(message) in come), len(messages))
+            self._skip(member, _last_lines(self._unseen(messages[:start])), told=position is None)
+            later = messages[start:]
+        known = set(map(_place, later))
+        missed[:] = [
+            *self._unseen(later), *(message for message in missed if _place(message) not in known)
+        ]  # fmt: skip
+
+    def _unseen(self, messages: Sequence[Message]) -> list[Message]:
+        return [each for each in messages if not (self._was_early(each) or _place(each) in self._seen)]
 
     def _skip(self, member: Occupant, lines: list[Message], *, told: bool = False) -> None:
         """Show `member` the last lines only; unless `told`, it is told that some may be missing before."""

@@ -9,7 +9,7 @@ from reactor import HandedOver
 from reactor.apps.chat import Hall
 from reactor.apps.chat_member import SLOWDOWN
 from reactor.apps.chat_message import SAID, Message
-from reactor.backplane import LocalBackplane, RedisBackplane
+from reactor.backplane import BackplaneState, LocalBackplane, RedisBackplane
 from reactor.testing import MemoryNetwork, MemoryReactor, Recorder
 from tests.backplane.broker import Broker
 
@@ -708,6 +708,58 @@ def test_a_member_whose_place_the_history_has_no_more_is_told(far, loss):
     heard = moved["ann"].hear()
     assert heard.index(GAP) < heard.index("* the last 5 lines:")
     assert heard[heard.index(GAP) + 2 :][:5] == [f"cat: {number}" for number in range(4, 9)]
+
+
+def test_last_lines_that_are_shown_afterwards_come_before_those_that_have_come_since(far):
+    here, there = far.host(), far.host()
+    here("ann"), there("cat")
+    away(far)
+    moved = restart(far, 0)
+    moved["ann"].hear()
+    far.broker.flush()
+    far.broker.start()
+    backplanes = [far.halls[number].backplane for number in (1, 2)]
+    while not all(backplane.state is BackplaneState.UP for backplane in backplanes):
+        far.network.advance(0.01)
+    assert far.halls[2].apart  # the history was not read yet
+    post, posted = far.broker.post, []
+
+    def post_first(channel, payload):
+        if not channel.endswith(b":lobby"):
+            return post(channel, payload)
+        posted.append(payload)
+        return post(channel, payload) if len(posted) == 1 else 0
+
+    far.broker.post = post_first  # so that the history has more than has come
+    publish(far, *said(*range(1, 31)))
+    far.broker.post = post
+    far.network.advance(1)
+    publish(far, *said(31))
+    heard = heard_of(moved["ann"])
+    heard.remove(AGAIN)
+    assert heard == [GAP, *(f"elsewhere: {number}" for number in range(1, 32))]
+
+
+def test_answer_for_a_name_that_is_used_already_is_none_for_the_next_one(far):
+    here, there = far.host(), far.host()
+    ann, bob = here("ann"), there("bob")
+    ann.hear()
+    away(far)
+    far.broker.start()
+    while far.halls[0].backplane.state is not BackplaneState.UP:
+        far.network.advance(0.01)
+    assert far.halls[0].apart  # for a moment
+    far.broker.hang()
+    ann.say("/nick eve")
+    while far.halls[0].apart:
+        far.network.advance(0.01)
+    ann.say("/nick dan")
+    far.broker.resume()
+    ann.say("/nick zoe")
+    renamed = [line for line in ann.hear() if " is now " in line]
+    assert renamed == ["* ann is now eve", "* eve is now dan", "* dan is now zoe"]
+    bob.say("/nick zoe", "/nick eve", "/nick dan")
+    assert bob.hear()[-3:] == ["* zoe is taken", "* bob is now eve", "* eve is now dan"]
 
 
 def test_who_enters_while_others_cannot_be_reached_is_shown_the_last_lines_afterwards(far):
