@@ -75,6 +75,7 @@ class Hall:
     _members: dict[int, Member] = attrs.field(factory=dict, init=False)
     _slowed: set[tuple[str, int]] = attrs.field(factory=set, init=False)
     _unheard: int = attrs.field(default=0, init=False)  # looks in a row that found the backplane not up
+    _adopted: int = attrs.field(default=0, init=False)  # messages of the process before, since the last look
     _watch: Handle | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -145,6 +146,10 @@ class Hall:
         else:
             self.replace_name(member, name)
         again = known.get("again", "")
+        self._tell(member, apart=known.get("apart", False))
+        unsent = known.get("unsent")
+        if unsent:
+            self._adopted += self._room(room, member.connection.reactor).adopt(unsent)
         if known.get("arriving"):
             self.enter(member, room, again)
         else:
@@ -232,21 +237,38 @@ class Hall:
         backplane.subscribe(_node_topic(self.node), self._on_slow)
         self._watch = reactor.call_later(_LOOK, self._look, backplane, reactor)
 
+    def _tell(self, member: Member, *, apart: bool) -> None:
+        """Go on with what a member of another process was told of the others; apart: it can't reach them."""
+        if apart and not self.apart and self._is_away():
+            self._set_apart(True)
+        elif apart is not self.apart:
+            member.reply(_APART if self.apart else _JOINED_AGAIN)
+
+    def _is_away(self) -> bool:
+        return self._backplane is not None and self._backplane.state is not BackplaneState.UP
+
     def _look(self, backplane: Backplane, reactor: Reactor) -> None:
         if backplane.state is BackplaneState.CLOSED:
             return
         self._watch = reactor.call_later(_LOOK, self._look, backplane, reactor)
+        if self._adopted:
+            count, self._adopted = self._adopted, 0
+            log.info("chat: %d messages that the process before had not sent are queued here", count)
         up = backplane.state is BackplaneState.UP
         self._unheard = 0 if up else self._unheard + 1
         if self.apart is not (apart := self._unheard >= 2 or (self.apart and not up)):
-            self.apart = apart
-            if apart:
-                log.warning("chat: other processes can't be reached, members here are a chat of their own")
-            else:
-                log.info("chat: other processes can be reached again")
-            for room in self.rooms.values():
-                room.notify(_APART if apart else _JOINED_AGAIN)
-                room.set_apart(apart)
+            self._set_apart(apart)
+
+    def _set_apart(self, apart: bool) -> None:
+        """Tell the members here, and show what they say at once from now on, or when it comes back."""
+        self.apart = apart
+        if apart:
+            log.warning("chat: other processes can't be reached, members here are a chat of their own")
+        else:
+            log.info("chat: other processes can be reached again")
+        for room in list(self.rooms.values()):  # members whose commands go on leave rooms, and enter others
+            room.notify(_APART if apart else _JOINED_AGAIN)
+            room.set_apart(apart)
 
     def _slow(self, message: Message) -> None:
         """Slow down the speaker of `message`, here or in another process."""

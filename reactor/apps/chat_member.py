@@ -239,7 +239,7 @@ class Member:
     def _on_taken(self, name: str, taken: bool) -> None:
         if self._frozen:
             return
-        if self._claim is None:  # it is used already
+        if self._claim is None or self._claim.name != name.casefold():  # it is used already
             self._on_kept(name, taken)
         elif taken:
             self._use_claim(name)
@@ -392,8 +392,10 @@ class Member:
             "token": self.token,
             "room": self.room,
             "arriving": self not in room,
-            "position": room.position(),
+            "position": room.position(self),
             "again": self._asked,
+            "apart": self.hall.apart,
+            "unsent": room.unsent(),
         }
         room.freeze(self)
         self._frozen = True

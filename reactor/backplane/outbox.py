@@ -8,7 +8,12 @@ from secrets import token_hex
 
 import attrs
 
-__all__ = ["Outbox"]
+__all__ = ["ON_THE_WAY", "ON_THE_WAY_BYTES", "Outbox"]
+
+#: Messages, and about as many bytes, that are sent before the first of them is acknowledged: other commands,
+#: as heartbeats and what is read, wait behind them.
+ON_THE_WAY = 1000
+ON_THE_WAY_BYTES = 256 * 1024
 
 
 def _new_id() -> str:
@@ -32,6 +37,7 @@ class Outbox:
     size: int = 0
     acknowledged: int = 0
     _sent: deque[tuple[str, bytes]] = attrs.field(factory=deque)
+    _sent_size: int = 0
     _unsent: deque[tuple[str, bytes]] = attrs.field(factory=deque)
 
     def __attrs_post_init__(self) -> None:
@@ -39,6 +45,11 @@ class Outbox:
 
     def __len__(self) -> int:
         return len(self._sent) + len(self._unsent)
+
+    @property
+    def may_send(self) -> bool:
+        """Whether another message may be sent before some of those on their way are acknowledged."""
+        return len(self._sent) < ON_THE_WAY and self._sent_size < ON_THE_WAY_BYTES
 
     def add(self, topic: str, data: bytes) -> None:
         """Add a message at the end."""
@@ -51,11 +62,14 @@ class Outbox:
             return None
         message = self._unsent.popleft()
         self._sent.append(message)
+        self._sent_size += len(message[1])
         return self.acknowledged + len(self._sent), *message
 
     def acknowledge(self) -> None:
         """Remove the first of the messages that were sent: the broker has it."""
-        self.size -= len(self._sent.popleft()[1])
+        size = len(self._sent.popleft()[1])
+        self.size -= size
+        self._sent_size -= size
         self.acknowledged += 1
 
     def resume(self, last: int | None) -> None:
@@ -66,6 +80,7 @@ class Outbox:
         """
         self._unsent.extendleft(reversed(self._sent))
         self._sent.clear()
+        self._sent_size = 0
         if self.acknowledged > (last or 0):
             self.publisher = self.new_id()
 
@@ -74,5 +89,5 @@ class Outbox:
         count = len(self)
         self._sent.clear()
         self._unsent.clear()
-        self.size = 0
+        self.size = self._sent_size = 0
         return count

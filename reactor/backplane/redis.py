@@ -309,7 +309,7 @@ class RedisBackplane(Backplane):
 
     def _send_queued(self) -> None:
         link = self._commands.link
-        while link is not None and link.writable:
+        while link is not None and link.writable and self._outbox.may_send:
             message = self._outbox.next()
             if message is None:
                 return
@@ -328,6 +328,7 @@ class RedisBackplane(Backplane):
     def _acknowledged(self, _: int) -> None:
         self._outbox.acknowledge()
         self._counts.acknowledged += 1
+        self._send_queued()
 
     def _queued(self) -> tuple[int, int]:
         return len(self._outbox), self._outbox.size
@@ -533,7 +534,7 @@ class RedisBackplane(Backplane):
             connector.cancel()
         commands = self._commands.link
         if commands is None:
-            self._drop("closed while the broker is away; %d messages that wait for it are dropped")
+            self._drop("closed without a connection to the broker; %d messages that wait for it are dropped")
             self._presence.end()
         else:
             self._send_rest(commands)

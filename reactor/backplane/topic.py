@@ -155,7 +155,8 @@ class Topic:
                 self.offset, self.last = offset, ident
                 on_message(data)
         if complete:
-            self._go_back(offset_of(read.head), on_gap)
+            undone = _order_of(read.head) < _order_of(self.last)  # by a broker whose clock is behind
+            self._go_back(offset_of(read.head), on_gap, undone=undone)
             self._advance(offset_of(read.head), on_gap)
             self.last = read.head
             if self._gap_after is not None:
@@ -184,9 +185,12 @@ class Topic:
             self.offset, self.last, self._gap_after = base, read.base, None
             on_gap(None)
 
-    def _go_back(self, offset: int, on_gap: Callable[[int | None], object]) -> None:
-        """Go on after `offset` if that is an earlier one: the broker has lost some, and does not know it."""
-        if offset < self.offset:
+    def _go_back(self, offset: int, on_gap: Callable[[int | None], object], *, undone: bool = False) -> None:
+        """Go on after `offset` if that is an earlier one: the broker has lost some, and does not know it.
+
+        undone: the last one was lost, whatever the offset: others have got those offsets since.
+        """
+        if undone or offset < self.offset:
             self.offset = offset
             on_gap(None)
 

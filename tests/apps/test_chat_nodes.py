@@ -129,6 +129,34 @@ def test_a_broker_that_is_killed_and_comes_back(tmp_path, redis):
 
 
 @pytest.mark.slow
+def test_a_restart_while_the_broker_is_away_loses_no_line(tmp_path, redis):
+    with chat(tmp_path, redis) as deployment:
+        with one_in_each(deployment.address, ["ann", "bob"]) as (ann, bob):
+            redis.kill()
+            for member in (ann, bob):
+                hear(member, b"* the others can't be reached")
+            ann.sendall(b"before\r\n")
+            hear(ann, b"ann: before")
+            deployment.signal(signal.SIGHUP)
+            deployment.wait_for("all workers are restarted")
+            deployment.wait_for_all(4, r"connections: \d handed over")
+            ann.sendall(b"after\r\n")
+            hear(ann, b"ann: after")
+            redis.start()
+            heard = {member: hear(member, b"* the others can be reached again") for member in (ann, bob)}
+            while "ann: after" not in heard[bob]:
+                heard[bob] += hear(bob, b"ann: after")
+            bob.sendall(b"yes\r\n")
+            for member in (ann, bob):
+                heard[member] += hear(member, b"bob: yes")
+            assert [line for line in heard[bob] if ": " in line and line[0] != "*"] == [
+                "ann: before", "ann: after", "bob: yes",
+            ]  # fmt: skip
+            assert not [line for line in heard[ann] if line.startswith("ann: ")]
+        deployment.wait_for_all(1, "messages that the process before had not sent are queued here")
+
+
+@pytest.mark.slow
 def test_names_of_a_worker_that_was_killed_are_free_again(tmp_path, redis):
     with chat(tmp_path, redis) as deployment:
         with one_in_each(deployment.address, ["ann", "bob"]) as (ann, bob):

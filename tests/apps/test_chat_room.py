@@ -9,7 +9,7 @@ from reactor import HandedOver
 from reactor.apps.chat import Hall
 from reactor.apps.chat_member import SLOWDOWN
 from reactor.apps.chat_message import SAID, Message
-from reactor.backplane import LocalBackplane, RedisBackplane
+from reactor.backplane import BackplaneState, LocalBackplane, RedisBackplane
 from reactor.testing import MemoryNetwork, MemoryReactor, Recorder
 from tests.backplane.broker import Broker
 
@@ -562,3 +562,409 @@ def test_a_hall_without_a_broker_serves_and_says_so(far):
     ann.say("/nick ann", "hello", "/who")
     assert ann.hear()[-3:] == [heard[-1].replace("has joined lobby", "is now ann"), "ann: hello",
                                "* in lobby: ann; others can't be reached"]  # fmt: skip
+
+
+# Restarted, and entered, while the broker is away
+
+
+def restart(far, number, *, keep=(), **options):
+    """Hand the members of a hall over to a new one, as a restart does; return the clients by their names.
+
+    keep: names of those whose transfer fails: they stay.
+    """
+    old = far.halls[number]
+    frozen = [(name, each.connection.get_protocol()) for name, each in list(old.names.items())]
+    states = {name: protocol.hand_over() for name, protocol in frozen}
+    far.host(**options)
+    hall, reactor = far.halls[-1], far.network.reactors[-2]
+    moved = {}
+    for name, protocol in frozen:
+        if name in keep:
+            protocol.reading_resumed()
+            continue
+        connection, client = reactor.pair(Recorder, Recorder)
+        far.network.settle()
+        connection.set_protocol(hall.take_over(connection, states[name]))
+        protocol.connection.abort(HandedOver("it goes on elsewhere"))
+        moved[name] = Guest(client, lambda: far.network.advance(0.3))
+    if not keep:
+        old.backplane.close()
+    return moved
+
+
+def away(far):
+    """Stop the broker, and wait until the members know."""
+    far.broker.stop()
+    far.network.advance(DEAF)
+
+
+def back(far):
+    far.broker.start()
+    far.network.advance(DEAF)
+
+
+def heard_of(guest):
+    """Return the lines that were said, without those about members."""
+    return [line for line in guest.hear() if not line.startswith("* ") or line in {APART, AGAIN, GAP}]
+
+
+GAP = "* some lines may be missing here"
+
+
+def test_lines_that_wait_for_the_broker_go_on_with_the_members_at_a_restart(far):
+    here, there = far.host(), far.host()
+    ann, bob, cat = here("ann"), here("bob"), there("cat")
+    away(far)
+    ann.say("1")
+    bob.say("2")
+    cat.say("3")
+    assert heard_of(ann)[-3:] == [APART, "ann: 1", "bob: 2"]
+    heard_of(cat)
+    moved = restart(far, 0)
+    moved = restart(far, 2)  # and once more
+    moved["ann"].say("4")
+    assert heard_of(moved["ann"]) == heard_of(moved["bob"]) == ["ann: 4"]
+    back(far)
+    moved["bob"].say("5")
+    heard = heard_of(moved["ann"])
+    assert heard == heard_of(moved["bob"])
+    assert sorted(heard) == sorted(["cat: 3", AGAIN, "bob: 5"])
+    assert [line for line in heard_of(cat) if line != AGAIN] == ["ann: 1", "bob: 2", "ann: 4", "bob: 5"]
+    bob = there()
+    lines = bob.hear()
+    first = lines.index("* the last 5 lines:") + 1
+    assert sorted(lines[first : first + 5]) == ["ann: 1", "ann: 4", "bob: 2", "bob: 5", "cat: 3"]
+
+
+def test_line_that_was_not_shown_yet_at_a_restart_is_shown_by_the_next_process(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    ann.hear()
+    far.broker.stop()
+    far.network.advance(0.1)
+    ann.connection.write(b"hello\r\n")
+    far.network.advance(0.1)
+    assert ann.hear() == []
+    moved = restart(far, 0)
+    far.network.advance(DEAF)
+    heard = heard_of(moved["ann"])
+    back(far)
+    assert heard + heard_of(moved["ann"]) == [APART, "ann: hello", AGAIN]
+    assert "ann: hello" in heard_of(cat)
+
+
+def test_lines_that_both_processes_send_are_shown_once(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    here("bob")
+    away(far)
+    ann.say("1", "2")
+    heard_of(cat)
+    moved = restart(far, 0, keep=["bob"])
+    back(far)
+    moved["ann"].say("3")
+    assert heard_of(moved["ann"]) == [AGAIN, "ann: 3"]
+    assert [line for line in heard_of(cat) if line != AGAIN] == ["ann: 1", "ann: 2", "ann: 3"]
+    assert there().hear()[1:5] == ["* the last 3 lines:", "ann: 1", "ann: 2", "ann: 3"]
+
+
+def test_what_others_said_before_the_next_process_was_connected_is_shown_in_its_order(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    cat.say("before")
+    away(far)
+    assert heard_of(ann)[-2:] == ["cat: before", APART]
+    cat.say(*(f"{number}" for number in range(120)))
+    moved = restart(far, 0)
+    far.cut_off(2)
+    moved["ann"].say("mine")
+    back(far)
+    cat.say("later")
+    assert heard_of(moved["ann"]) == ["ann: mine"]
+    far.network.heal()
+    for number in range(20):
+        cat.say(f"live {number}")
+    heard = heard_of(moved["ann"])
+    heard.remove(AGAIN)
+    said = [*range(120), "later", *(f"live {number}" for number in range(20))]
+    assert heard == [f"cat: {what}" for what in said]
+
+
+@pytest.mark.parametrize("loss", ["trimmed", "empty"])
+def test_a_member_whose_place_the_history_has_no_more_is_told(far, loss):
+    here, there = far.host(), far.host(history=5)
+    ann, cat = here("ann"), there("cat")
+    cat.say("before")
+    away(far)
+    heard_of(ann)
+    cat.say(*(f"{number}" for number in range(9)))
+    moved = restart(far, 0)
+    far.cut_off(2)
+    if loss == "empty":
+        far.broker.flush()
+    back(far)
+    far.network.heal()
+    far.network.advance(DEAF)
+    heard = moved["ann"].hear()
+    assert heard.index(GAP) < heard.index("* the last 5 lines:")
+    assert heard[heard.index(GAP) + 2 :][:5] == [f"cat: {number}" for number in range(4, 9)]
+
+
+def test_last_lines_that_are_shown_afterwards_come_before_those_that_have_come_since(far):
+    here, there = far.host(), far.host()
+    here("ann"), there("cat")
+    away(far)
+    moved = restart(far, 0)
+    moved["ann"].hear()
+    far.broker.flush()
+    far.broker.start()
+    backplanes = [far.halls[number].backplane for number in (1, 2)]
+    while not all(backplane.state is BackplaneState.UP for backplane in backplanes):
+        far.network.advance(0.01)
+    assert far.halls[2].apart  # the history was not read yet
+    post, posted = far.broker.post, []
+
+    def post_first(channel, payload):
+        if not channel.endswith(b":lobby"):
+            return post(channel, payload)
+        posted.append(payload)
+        return post(channel, payload) if len(posted) == 1 else 0
+
+    far.broker.post = post_first  # so that the history has more than has come
+    publish(far, *said(*range(1, 31)))
+    far.broker.post = post
+    far.network.advance(1)
+    publish(far, *said(31))
+    heard = heard_of(moved["ann"])
+    heard.remove(AGAIN)
+    assert heard == [GAP, *(f"elsewhere: {number}" for number in range(1, 32))]
+
+
+def test_answer_for_a_name_that_is_used_already_is_none_for_the_next_one(far):
+    here, there = far.host(), far.host()
+    ann, bob = here("ann"), there("bob")
+    ann.hear()
+    away(far)
+    far.broker.start()
+    while far.halls[0].backplane.state is not BackplaneState.UP:
+        far.network.advance(0.01)
+    assert far.halls[0].apart  # for a moment
+    far.broker.hang()
+    ann.say("/nick eve")
+    while far.halls[0].apart:
+        far.network.advance(0.01)
+    ann.say("/nick dan")
+    far.broker.resume()
+    ann.say("/nick zoe")
+    renamed = [line for line in ann.hear() if " is now " in line]
+    assert renamed == ["* ann is now eve", "* eve is now dan", "* dan is now zoe"]
+    bob.say("/nick zoe", "/nick eve", "/nick dan")
+    assert bob.hear()[-3:] == ["* zoe is taken", "* bob is now eve", "* eve is now dan"]
+
+
+def test_who_enters_while_others_cannot_be_reached_is_shown_the_last_lines_afterwards(far):
+    here, there = far.host(), far.host()
+    cat = there("cat")
+    cat.say("/join garden")
+    far.cut_off(0)
+    far.network.advance(DEAF)
+    dan = here()
+    dan.say("/join garden", "hello")
+    cat.say(*(f"{number}" for number in range(12)))
+    dan.hear()
+    far.network.heal()
+    far.network.advance(DEAF)
+    heard = heard_of(dan)
+    assert sorted(heard) == sorted([AGAIN, *(f"cat: {number}" for number in range(2, 12))])
+    eve = here()
+    eve.say("/join garden")
+    assert "* the last 10 lines:" in eve.hear()
+    cat.say("after")
+    assert dan.hear()[-1] == "cat: after"
+
+
+def test_member_whose_transfer_fails_while_the_history_is_read_is_told_what_it_may_miss(far):
+    here, there = far.host(), far.host()
+    here("ann")
+    cat = there("cat")
+    away(far)
+    moved = restart(far, 0)
+    cat.say("1")
+    moved["ann"].hear()
+    member = far.halls[2].names["ann"]
+    protocol = member.connection.get_protocol()
+    protocol.hand_over()
+    back(far)
+    cat.say("2")
+    assert moved["ann"].hear() == []
+    protocol.reading_resumed()
+    cat.say("3")
+    heard = moved["ann"].hear()
+    assert GAP in heard
+    assert heard[-2:] == ["cat: 2", "cat: 3"]
+
+
+def test_line_that_was_shown_early_is_not_shown_again_after_a_restart(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    far.cut_off(0)
+    far.network.advance(DEAF)
+    ann.say("early")
+    cat.say("meanwhile")
+    far.network.heal()
+    far.network.advance(DEAF)
+    assert "cat: meanwhile" in heard_of(ann)
+    assert "ann: early" in heard_of(cat)
+    moved = restart(far, 0)
+    cat.say("after")
+    assert heard_of(moved["ann"]) == ["cat: after"]
+
+
+def said(*numbers, node="elsewhere"):
+    return [Message(SAID, node, f"{n}", "lobby", 1.0, node, n, 1).encode() for n in numbers]
+
+
+def publish(far, *messages):
+    for message in messages:
+        far.halls[1].backplane.publish("chat:room:lobby", message)
+    far.network.advance(0.02)
+
+
+def test_place_of_a_member_may_be_a_message_that_came_twice(far):
+    here, there = far.host(), far.host()
+    ann, cat = here("ann"), there("cat")
+    publish(far, *said(1), *said(1, node="other"), *said(1))
+    assert heard_of(ann) == ["elsewhere: 1", "other: 1"]
+    moved = restart(far, 0)
+    cat.say("after")
+    assert heard_of(moved["ann"]) == ["cat: after"]
+
+
+def test_messages_that_were_published_twice_are_shown_once_when_the_history_can_be_read(far):
+    here, there = far.host(), far.host()
+    here("ann"), there("cat")
+    away(far)
+    moved = restart(far, 0)
+    far.cut_off(2)
+    moved["ann"].hear()
+    back(far)
+    publish(far, *said(1, 2, 3), *said(1, node="other"))
+    far.network.heal()
+    for number in range(4, 100):  # while the other process connects, and reads
+        publish(far, *said((number - 4) % 3 + 1), *said(number))
+    far.network.advance(DEAF)
+    heard = heard_of(moved["ann"])
+    heard.remove(AGAIN)
+    numbers = [f"elsewhere: {number}" for number in range(1, 100)]
+    assert heard == [*numbers[:3], "other: 1", *numbers[3:]]
+
+
+@pytest.mark.parametrize("times", [1, 30])
+def test_history_that_cannot_be_read_at_once_is_read_later_and_nothing_is_shown_twice(far, times):
+    here, there = far.host(), far.host()
+    here("ann"), there("cat")
+    away(far)
+    moved = restart(far, 0)
+    dan = there()
+    failures = []
+
+    def cut(session, command):
+        if command[0] == b"XREVRANGE" and len(failures) < times:
+            failures.append(session)
+            session.connection.abort()
+            return b"nil"
+        return None
+
+    far.broker.fault = cut
+    heard_of(dan)
+    far.broker.start()
+    for number in range(1, 200):
+        publish(far, *said(number))
+    while len(failures) < times:
+        far.network.advance(1)
+    far.network.advance(DEAF)
+    numbers = [f"elsewhere: {number}" for number in range(1, 200)]
+    heard = heard_of(moved["ann"])
+    shown = [line for line in heard if line not in {APART, AGAIN}]
+    assert sorted(shown) == sorted(numbers)
+    assert shown == numbers or times > 1  # after two seconds they are shown what has come
+    assert heard.count(AGAIN) == heard.count(APART) + 1
+
+
+def test_member_whose_transfer_fails_while_the_history_is_read_is_shown_it_too(far):
+    here, there = far.host(), far.host()
+    here("ann")
+    cat = there("cat")
+    away(far)
+    moved = restart(far, 0)
+    cat.say("1")
+    moved["ann"].hear()
+    protocol = far.halls[2].names["ann"].connection.get_protocol()
+    room = far.halls[2].rooms["lobby"]
+    protocol.hand_over()
+    far.broker.start()
+    while room.loaded:
+        far.network.advance(0.001)
+    protocol.reading_resumed()
+    far.network.advance(DEAF)
+    cat.say("2")
+    assert [line for line in heard_of(moved["ann"]) if line != AGAIN] == ["cat: 1", "cat: 2"]
+
+
+def test_lines_that_come_with_two_members_are_shown_once(far):
+    here, there = far.host(), far.host()
+    ann = here("ann")
+    here("bob")
+    cat = there("cat")
+    away(far)
+    ann.say("1")
+    heard_of(cat)
+    states = []
+    for name in ("ann", "bob"):  # one after the other, as from two processes
+        protocol = far.halls[0].names[name].connection.get_protocol()
+        states.append(protocol.hand_over())
+        protocol.reading_resumed()
+    far.host()
+    clients = []
+    for state in states:
+        connection, client = far.network.reactors[-2].pair(Recorder, Recorder)
+        connection.set_protocol(far.halls[-1].take_over(connection, state))
+        clients.append(Guest(client, lambda: far.network.advance(0.3)))
+    assert [heard_of(client) for client in clients] == [[], []]
+    back(far)
+    assert "ann: 1" in heard_of(cat)
+
+
+def test_member_is_told_when_the_next_process_knows_more_of_the_others(far):
+    here, there = far.host(), far.host()
+    ann = here("ann")
+    away(far)
+    assert heard_of(ann) == [APART]
+    state = far.halls[0].names["ann"].connection.get_protocol().hand_over()
+    back(far)
+    connection, client = far.network.reactors[3].pair(Recorder, Recorder)
+    there()
+    connection.set_protocol(far.halls[1].take_over(connection, state))
+    moved = Guest(client, lambda: far.network.advance(0.3))
+    assert heard_of(moved) == [AGAIN]
+
+
+def test_command_that_waits_for_a_line_goes_on_when_others_cannot_be_reached(far):
+    here = far.host()
+    ann, bob, dan = here("ann"), here("bob"), here("dan")
+    dan.say("/join kitchen")
+    for guest in (ann, bob, dan):
+        guest.hear()
+    far.broker.hang()
+    ann.say("hello", "/join garden")
+    bob.say("still here")
+    dan.say("me too")
+    far.network.advance(DEAF)
+    assert [line for line in bob.hear() if line != "* ann went to garden"] == [
+        APART, "ann: hello", "bob: still here",
+    ]  # fmt: skip
+    assert dan.hear() == [APART, "dan: me too"]
+    heard = ann.hear()
+    assert [line for line in heard if line != "bob: still here"] == [
+        APART, "ann: hello", "* ann has joined garden",
+    ]  # fmt: skip

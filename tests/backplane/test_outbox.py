@@ -5,7 +5,37 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.backplane.outbox import Outbox
+from reactor.backplane.outbox import ON_THE_WAY, ON_THE_WAY_BYTES, Outbox
+
+
+def send(outbox, size, count):
+    """Add messages, and send what may be sent; return how many."""
+    for _ in range(count):
+        outbox.add("topic", bytes(size))
+    sent = 0
+    while outbox.may_send and outbox.next():
+        sent += 1
+    return sent
+
+
+def test_few_messages_and_bytes_are_on_their_way():
+    outbox = Outbox()
+    assert send(outbox, 0, 2 * ON_THE_WAY) == ON_THE_WAY
+    outbox.acknowledge()
+    assert send(outbox, 0, 0) == 1
+    outbox.resume(1)
+    assert send(outbox, 0, 0) == ON_THE_WAY
+    outbox.clear()
+    size = ON_THE_WAY_BYTES // 4
+    assert send(outbox, size, 9) == 4
+    outbox.acknowledge()
+    assert send(outbox, size, 0) == 1
+    outbox.resume(2)
+    assert send(outbox, size, 0) == 4
+    outbox.clear()
+    assert send(outbox, 2 * ON_THE_WAY_BYTES, 2) == 1
+    outbox.acknowledge()
+    assert send(outbox, 0, 0) == 1
 
 
 def test_messages_are_numbered_and_counted():

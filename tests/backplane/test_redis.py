@@ -545,6 +545,75 @@ def test_messages_on_their_way_at_the_reactor_s_end_are_counted(shared_redis, ca
     assert "1 messages may not have arrived: the reactor was closed" in caplog.text
 
 
+@pytest.mark.parametrize("behind", [0, 3600])
+@pytest.mark.parametrize("meanwhile", [0, 2, 3, 4])
+def test_data_of_an_older_backup_is_a_gap_and_messages_with_its_offsets_are_new(
+    network, far, meanwhile, behind
+):
+    broker, make = far
+    node, other = make(), make()
+    own, heard = subscribed(node), subscribed(other)
+    network.advance(1)
+    node.publish("topic", b"0")
+    network.advance(1)
+    saved = broker.save()
+    (topic,) = broker.data.topics.values()
+    topic["time"] += behind * 1000  # seconds by which the clock of the other machine is behind
+    for number in range(1, 4):
+        node.publish("topic", b"%d" % number)
+    network.advance(1)
+    network.partition("10.0.0.1", "10.0.0.3")
+    broker.restart(saved)
+    network.advance(8)
+    published = [b"new %d" % number for number in range(meanwhile)]
+    for data in published:
+        node.publish("topic", data)
+    network.advance(1)
+    network.heal()
+    network.advance(5)
+    node.publish("topic", b"after")
+    network.advance(1)
+    known = [b"0", b"1", b"2", b"3", None]
+    assert own.events == [*known, *published, b"after"]
+    assert heard.events == [*known, *([] if behind else published), b"after"]  # the gap tells of them
+
+
+def test_heartbeats_and_questions_do_not_wait_behind_all_that_is_queued(network, far):
+    broker, make = far
+    node = make()
+    heard, answers = subscribed(node), []
+    network.advance(2)
+    broker.stop()
+    network.advance(1)
+    published = [b"%d" % number for number in range(3000)]
+    for data in published:
+        node.publish("topic", data)
+    executed = []
+
+    def execute_slowly(session, command):
+        executed.append(command[0])
+        if command[0] == b"EVALSHA" and len(executed) % 25 == 0 and not broker.hung:
+            broker.hang()
+            broker.reactor.call_later(0.01, broker.resume)
+
+    broker.fault = execute_slowly  # 2,500 messages a second
+    broker.start()
+    while not up(node):
+        network.advance(0.1)
+    asked = len(executed)
+    assert asked < 2700
+    node.members("group", answers.append)
+    while not answers:
+        network.advance(0.1)
+    assert len(executed) - asked < 1500
+    while node.stats().queued:
+        network.advance(1)
+        assert up(node)
+    network.advance(1)
+    assert heard.events == published
+    assert node.stats().deaf == 0
+
+
 def test_close_waits_for_the_acknowledgements(world):
     node = world.node()
     for _ in range(100):

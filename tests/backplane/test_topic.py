@@ -139,6 +139,14 @@ def test_a_broker_that_has_lost_messages_without_a_new_epoch_is_found_out_by_the
     assert topic.receive(b"e", later(11), b"11") is Live.DELIVER
 
 
+@pytest.mark.parametrize("head", [7, 8, 9])
+def test_a_broker_that_has_lost_messages_and_whose_clock_is_behind_is_found_out(head):
+    topic = topic_at(8)
+    read = Read(b"e", b"4-%d" % head, b"", ident(0), [])
+    assert caught_up(topic, read) == [None]
+    assert topic.receive(b"e", b"4-%d" % (head + 1), b"") is Live.DELIVER
+
+
 def test_lost_connections_are_noted():
     topic = topic_at(3)
     topic.receive(b"e", ident(5), b"")
