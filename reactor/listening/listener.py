@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import sys
 from collections import Counter
@@ -242,6 +243,7 @@ class Listener:
     def _accept(self, sock: socket.socket) -> None:
         """Accept what waits on a listening socket, up to `Limits.accept_batch` and the end of the budget."""
         loop = self._loop
+        limited = loop.slice_end < math.inf
         for _ in range(self._settings.limits.accept_batch):
             if self._holds or sock not in self._sockets:
                 return
@@ -262,7 +264,7 @@ class Listener:
                 self._admit(accepted, sockaddr)
                 if self._left_in_backlog:
                     self._count_backlog(sock)
-                if loop.time() >= loop.slice_end:
+                if limited and loop.time() >= loop.slice_end:
                     break
         self._accept_again(sock)
 
