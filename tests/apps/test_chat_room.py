@@ -911,6 +911,30 @@ def test_member_whose_transfer_fails_while_the_history_is_read_is_shown_it_too(f
     assert [line for line in heard_of(moved["ann"]) if line != AGAIN] == ["cat: 1", "cat: 2"]
 
 
+def test_line_that_is_said_while_the_history_is_read_is_shown_to_who_entered_in_the_outage(far, monkeypatch):
+    here, there = far.host(), far.host()
+    cat = there("cat")
+    cat.say("/join garden")
+    far.cut_off(0)
+    far.network.advance(DEAF)
+    dan = here("dan")
+    dan.say("/join garden")
+    dan.hear()
+    room = far.halls[0].rooms["garden"]
+    read_last, call_later = RedisBackplane.read_last, far.network.reactors[1].call_later
+    monkeypatch.setattr(RedisBackplane, "read_last", lambda *args: call_later(0.3, read_last, *args))
+    far.network.heal()
+    while room.loaded:
+        cat.connection.write(b"hello\r\n")
+        far.network.advance(0.01)
+    assert far.halls[0].apart  # for a moment
+    dan.connection.write(b"mine\r\n")
+    far.network.advance(DEAF)
+    heard = heard_of(dan)
+    assert heard.count("dan: mine") == 1
+    assert "cat: hello" in heard
+
+
 def test_lines_that_come_with_two_members_are_shown_once(far):
     here, there = far.host(), far.host()
     ann = here("ann")
