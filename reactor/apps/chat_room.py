@@ -227,14 +227,13 @@ class Room:
         hold = self._audience.hold_of(member, Reason.BEHIND)
         if hold is None or hold.position is None:
             return
-        later = after(hold.position, decode_history(history))
-        if later is None:
-            return
-        later = self._outbox.without_echoed(later)
-        while later and later[-1].position != self._history.last:
-            later.pop()  # it is to come
-        hold.missed = _joined(later, hold.missed)
-        self._audience.release(member)
+        messages = decode_history(history)
+        while messages and messages[-1].position != self._history.last:
+            messages.pop()  # it is to come
+        later = after(hold.position, messages)
+        if later is not None:
+            hold.missed = _joined(self._outbox.without_echoed(later), hold.missed)
+            self._audience.release(member)
 
     def _stop_waiting(self, member: Occupant) -> None:
         """Show `member` what comes, if its position has not come."""

@@ -840,6 +840,24 @@ def test_place_of_a_member_may_be_a_message_that_came_twice(far):
     assert heard_of(moved["ann"]) == ["cat: after"]
 
 
+def test_place_of_a_member_may_be_a_message_that_the_history_has_and_that_is_still_to_come(far):
+    here, there = far.host(), far.host()
+    here("ann"), there("cat")
+    state = far.halls[0].names["ann"].connection.get_protocol().hand_over()
+    post = far.broker.post
+    far.broker.post = lambda channel, payload: 0 if channel.endswith(b":lobby") else post(channel, payload)
+    publish(far, *said(1))
+    known = {**json.loads(state), "position": ["elsewhere", 1]}
+    connection, client = far.network.reactors[3].pair(Recorder, Recorder)
+    far.network.settle()
+    connection.set_protocol(far.halls[1].take_over(connection, json.dumps(known).encode()))
+    moved = Guest(client, lambda: far.network.advance(0.3))
+    assert heard_of(moved) == []
+    far.broker.post = post
+    publish(far, *said(2))
+    assert heard_of(moved) == ["elsewhere: 2"]
+
+
 def test_messages_that_were_published_twice_are_shown_once_when_the_history_can_be_read(far):
     here, there = far.host(), far.host()
     here("ann"), there("cat")
