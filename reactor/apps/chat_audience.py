@@ -49,7 +49,7 @@ class Reason(Enum):
 
 @attrs.define(eq=False)
 class Hold:
-    """What is kept for a member that is held.
+    """The messages that are kept for a member that is held, and the reason.
 
     missed: messages that it is shown when it is released. position: of the message that a member which is
     BEHIND waits for. may_lack: a FROZEN one may lack messages of an outage; it is told when it is released.
