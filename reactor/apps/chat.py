@@ -1,9 +1,9 @@
 """Chat: each line is sent to all members of a room, under nicknames, in one process or in many.
 
 What joins the processes is a backplane: a room is a topic of it, and a nickname is a name that is taken
-there. `chat_room` has the rooms, `chat_message` what is published, `chat_member` the members with their
-commands, `chat_web` the page for browsers; here are the hall that has them all, and the clients that speak
-lines, as telnet does.
+there. `chat_room` has the rooms, and `chat_audience`, `chat_history` and `chat_outbox` their parts;
+`chat_message` has what is published, `chat_member` the members with their commands, `chat_web` the page for
+browsers. Here are the hall that has them all, and the clients that speak lines, as telnet does.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import Any
 
 import attrs
 
+from reactor.apps.chat_audience import Client
+from reactor.apps.chat_history import KEPT
 from reactor.apps.chat_member import HELP, LOBBY, SLOWDOWN, Member
-from reactor.apps.chat_message import JOINED, LEFT, Message
-from reactor.apps.chat_room import KEPT, Client, Position, Room
+from reactor.apps.chat_message import JOINED, LEFT, Message, Position
+from reactor.apps.chat_room import Room
 from reactor.backplane import Backplane, BackplaneState, LocalBackplane
 from reactor.connection.connection import Connection
 from reactor.errors import HandedOver

@@ -14,8 +14,9 @@ from typing import Protocol as Interface
 
 import attrs
 
+from reactor.apps.chat_audience import Client
 from reactor.apps.chat_message import RENAMED, SAID
-from reactor.apps.chat_room import ROOM_LIMIT, Client, Room
+from reactor.apps.chat_room import ROOM_LIMIT, Room
 from reactor.backplane import Backplane, Membership
 from reactor.connection.connection import Connection
 from reactor.loop.timers import Handle

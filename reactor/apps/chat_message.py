@@ -10,10 +10,13 @@ import json
 
 import attrs
 
-__all__ = ["JOINED", "LEFT", "RENAMED", "SAID", "Message"]
+__all__ = ["JOINED", "LEFT", "RENAMED", "SAID", "Message", "Position"]
 
 #: The kinds of messages; `text` is the line, nothing, the way in which the member has left, the new name.
 SAID, JOINED, LEFT, RENAMED = KINDS = ("said", "joined", "left", "renamed")
+
+#: A message by its process and number, as a place in the order of the topic.
+Position = tuple[str, int]
 
 
 @attrs.frozen
@@ -57,6 +60,11 @@ class Message:
         if not valid or not all(value.isprintable() for value in values[:4]):
             raise ValueError(f"not a message of a chat: {data[:100]!r}")
         return cls(*values)
+
+    @property
+    def position(self) -> Position:
+        """Its process and number: the same each time that it is published."""
+        return self.node, self.number
 
     @property
     def notice(self) -> str | None:

@@ -17,9 +17,9 @@ from typing import Any
 import attrs
 
 from reactor.apps.chat import LINE_LIMIT, LINES_PER_TICK, Hall, reason_of
+from reactor.apps.chat_audience import Client
 from reactor.apps.chat_member import LOBBY, Member, is_name
 from reactor.apps.chat_message import SAID, Message
-from reactor.apps.chat_room import Client
 from reactor.http import HTTP, Request, Response
 from reactor.http.websocket import WebSocket, encode_message
 

@@ -840,6 +840,24 @@ def test_place_of_a_member_may_be_a_message_that_came_twice(far):
     assert heard_of(moved["ann"]) == ["cat: after"]
 
 
+def test_place_of_a_member_may_be_a_message_that_the_history_has_and_that_is_still_to_come(far):
+    here, there = far.host(), far.host()
+    here("ann"), there("cat")
+    state = far.halls[0].names["ann"].connection.get_protocol().hand_over()
+    post = far.broker.post
+    far.broker.post = lambda channel, payload: 0 if channel.endswith(b":lobby") else post(channel, payload)
+    publish(far, *said(1))
+    known = {**json.loads(state), "position": ["elsewhere", 1]}
+    connection, client = far.network.reactors[3].pair(Recorder, Recorder)
+    far.network.settle()
+    connection.set_protocol(far.halls[1].take_over(connection, json.dumps(known).encode()))
+    moved = Guest(client, lambda: far.network.advance(0.3))
+    assert heard_of(moved) == []
+    far.broker.post = post
+    publish(far, *said(2))
+    assert heard_of(moved) == ["elsewhere: 2"]
+
+
 def test_messages_that_were_published_twice_are_shown_once_when_the_history_can_be_read(far):
     here, there = far.host(), far.host()
     here("ann"), there("cat")
@@ -909,6 +927,30 @@ def test_member_whose_transfer_fails_while_the_history_is_read_is_shown_it_too(f
     far.network.advance(DEAF)
     cat.say("2")
     assert [line for line in heard_of(moved["ann"]) if line != AGAIN] == ["cat: 1", "cat: 2"]
+
+
+def test_line_that_is_said_while_the_history_is_read_is_shown_to_who_entered_in_the_outage(far, monkeypatch):
+    here, there = far.host(), far.host()
+    cat = there("cat")
+    cat.say("/join garden")
+    far.cut_off(0)
+    far.network.advance(DEAF)
+    dan = here("dan")
+    dan.say("/join garden")
+    dan.hear()
+    room = far.halls[0].rooms["garden"]
+    read_last, call_later = RedisBackplane.read_last, far.network.reactors[1].call_later
+    monkeypatch.setattr(RedisBackplane, "read_last", lambda *args: call_later(0.3, read_last, *args))
+    far.network.heal()
+    while room.loaded:
+        cat.connection.write(b"hello\r\n")
+        far.network.advance(0.01)
+    assert far.halls[0].apart  # for a moment
+    dan.connection.write(b"mine\r\n")
+    far.network.advance(DEAF)
+    heard = heard_of(dan)
+    assert heard.count("dan: mine") == 1
+    assert "cat: hello" in heard
 
 
 def test_lines_that_come_with_two_members_are_shown_once(far):
