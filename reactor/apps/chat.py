@@ -240,7 +240,11 @@ class Hall:
         self._watch = reactor.call_later(_LOOK, self._look, backplane, reactor)
 
     def _tell(self, member: Member, *, apart: bool) -> None:
-        """Go on with what a member of another process was told of the others; apart: it can't reach them."""
+        """Tell `member`, which has come from another process, if the other processes can be reached or not.
+
+        apart: what it was told last, there: that they can't be reached. It is told what has changed. If they
+        can't be reached from here either, this process is apart at once, and nobody is told it twice.
+        """
         if apart and not self.apart and self._is_away():
             self._set_apart(True)
         elif apart is not self.apart:

@@ -52,7 +52,8 @@ class Hold:
     """The messages that are kept for a member that is held, and the reason.
 
     missed: messages that it is shown when it is released. position: of the message that a member which is
-    BEHIND waits for. may_lack: a FROZEN one may lack messages of an outage; it is told when it is released.
+    BEHIND waits for. may_lack: whether messages of an outage, which were not read for a FROZEN member, may be
+    missing from `missed`; it is told so when it is released.
     """
 
     reason: Reason
