@@ -100,6 +100,18 @@ def test_two_workers_are_one_chat_through_a_restart(tmp_path, redis):
                 assert hear(cat, b"taken")[-1] == "* bob is taken"
 
 
+def together_again(redis, ann, bob, line):
+    """Start the broker again, and have bob answer when he is shown `line`; return what each has heard."""
+    redis.start()
+    heard = {member: hear(member, b"* the others can be reached again") for member in (ann, bob)}
+    while line not in heard[bob]:
+        heard[bob] += hear(bob, line.encode())
+    bob.sendall(b"yes\r\n")
+    for member in (ann, bob):
+        heard[member] += hear(member, b"bob: yes")
+    return heard
+
+
 def talk(client, stop):
     number = 0
     while not stop.wait(0.005):
@@ -115,13 +127,7 @@ def test_a_broker_that_is_killed_and_comes_back(tmp_path, redis):
                 hear(member, b"* the others can't be reached")
             ann.sendall(b"is anybody there?\r\n")
             assert hear(ann, b"there?")[-1] == "ann: is anybody there?"
-            redis.start()
-            heard = {member: hear(member, b"* the others can be reached again") for member in (ann, bob)}
-            while "ann: is anybody there?" not in heard[bob]:
-                heard[bob] += hear(bob, b"there?")
-            bob.sendall(b"yes\r\n")
-            for member in (ann, bob):
-                heard[member] += hear(member, b"bob: yes")
+            heard = together_again(redis, ann, bob, "ann: is anybody there?")
             assert heard[ann].count("ann: is anybody there?") == 0
             assert heard[bob].count("ann: is anybody there?") == 1
             bob.sendall(b"/who\r\n")
@@ -142,13 +148,7 @@ def test_a_restart_while_the_broker_is_away_loses_no_line(tmp_path, redis):
             deployment.wait_for_all(4, r"connections: \d handed over")
             ann.sendall(b"after\r\n")
             hear(ann, b"ann: after")
-            redis.start()
-            heard = {member: hear(member, b"* the others can be reached again") for member in (ann, bob)}
-            while "ann: after" not in heard[bob]:
-                heard[bob] += hear(bob, b"ann: after")
-            bob.sendall(b"yes\r\n")
-            for member in (ann, bob):
-                heard[member] += hear(member, b"bob: yes")
+            heard = together_again(redis, ann, bob, "ann: after")
             assert [line for line in heard[bob] if ": " in line and line[0] != "*"] == [
                 "ann: before", "ann: after", "bob: yes",
             ]  # fmt: skip

@@ -608,6 +608,18 @@ def heard_of(guest):
     return [line for line in guest.hear() if not line.startswith("* ") or line in {APART, AGAIN, GAP}]
 
 
+def moved_in_an_outage(far):
+    """Return ann, who was moved to another process while the broker was away, and cat, who said 1 then."""
+    here, there = far.host(), far.host()
+    here("ann")
+    cat = there("cat")
+    away(far)
+    ann = restart(far, 0)["ann"]
+    cat.say("1")
+    ann.hear()
+    return ann, cat
+
+
 GAP = "* some lines may be missing here"
 
 
@@ -784,22 +796,16 @@ def test_who_enters_while_others_cannot_be_reached_is_shown_the_last_lines_after
 
 
 def test_member_whose_transfer_fails_while_the_history_is_read_is_told_what_it_may_miss(far):
-    here, there = far.host(), far.host()
-    here("ann")
-    cat = there("cat")
-    away(far)
-    moved = restart(far, 0)
-    cat.say("1")
-    moved["ann"].hear()
+    ann, cat = moved_in_an_outage(far)
     member = far.halls[2].names["ann"]
     protocol = member.connection.get_protocol()
     protocol.hand_over()
     back(far)
     cat.say("2")
-    assert moved["ann"].hear() == []
+    assert ann.hear() == []
     protocol.reading_resumed()
     cat.say("3")
-    heard = moved["ann"].hear()
+    heard = ann.hear()
     assert GAP in heard
     assert heard[-2:] == ["cat: 2", "cat: 3"]
 
@@ -910,13 +916,7 @@ def test_history_that_cannot_be_read_at_once_is_read_later_and_nothing_is_shown_
 
 
 def test_member_whose_transfer_fails_while_the_history_is_read_is_shown_it_too(far):
-    here, there = far.host(), far.host()
-    here("ann")
-    cat = there("cat")
-    away(far)
-    moved = restart(far, 0)
-    cat.say("1")
-    moved["ann"].hear()
+    ann, cat = moved_in_an_outage(far)
     protocol = far.halls[2].names["ann"].connection.get_protocol()
     room = far.halls[2].rooms["lobby"]
     protocol.hand_over()
@@ -926,7 +926,7 @@ def test_member_whose_transfer_fails_while_the_history_is_read_is_shown_it_too(f
     protocol.reading_resumed()
     far.network.advance(DEAF)
     cat.say("2")
-    assert [line for line in heard_of(moved["ann"]) if line != AGAIN] == ["cat: 1", "cat: 2"]
+    assert [line for line in heard_of(ann) if line != AGAIN] == ["cat: 1", "cat: 2"]
 
 
 def test_line_that_is_said_while_the_history_is_read_is_shown_to_who_entered_in_the_outage(far, monkeypatch):
