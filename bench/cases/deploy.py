@@ -23,6 +23,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Self
 
 from rich.progress import Progress
@@ -162,12 +163,14 @@ class _Datagrams(_Load):
 def _dropped(port: int) -> int:
     """Return what the sockets at a port and its clients have dropped, their receive buffers being full.
 
-    The supervisor keeps the sockets over all restarts, and with them their counts (proc_net_udp(5)).
+    The supervisor keeps the sockets over all restarts, and with them their "drops", proc(5).
     """
-    with open("/proc/net/udp", encoding="ascii") as table:
-        sockets = [line.split() for line in table][1:]
-    suffix = f":{port:04X}"
-    return sum(int(words[-1]) for words in sockets if suffix in {words[1][-5:], words[2][-5:]})
+    dropped = 0
+    for line in Path("/proc/net/udp").read_text().splitlines()[1:]:
+        _, local, peer, *_, drops = line.split()
+        if port in {int(address.partition(":")[2], 16) for address in (local, peer)}:
+            dropped += int(drops)
+    return dropped
 
 
 def _losses(options: argparse.Namespace, result: Result) -> None:
